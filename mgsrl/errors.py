@@ -1,0 +1,65 @@
+"""Every error that `mgsrl` raises on purpose; each is also a standard exception type.
+
+`UserError` and its children are the user's to mend: the command line prints their message
+without a traceback and exits with 2. Everything else exits with 1.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MgsrlError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class UserError(MgsrlError, ValueError):
+    """Something the user can mend: a configuration, a path, a data file."""
+
+
+class ConfigError(UserError):
+    """A configuration key, value or combination that cannot work."""
+
+
+class DataError(UserError):
+    """A data file or row that is not what it should be."""
+
+
+class MissingPathError(UserError, FileNotFoundError):
+    """A model, data set or checkpoint that is not where the configuration says."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is incomplete, damaged or of another run."""
+
+
+class WaitTimeoutError(MgsrlError, TimeoutError):
+    """A bounded wait ran out; the message says what was waited for and how long."""
+
+
+class WorkerDiedError(MgsrlError, RuntimeError):
+    """An actor died and could not be brought back."""
+
+
+class StaleWeightsError(MgsrlError, RuntimeError):
+    """The rollout engine does not compute with the weights that were published to it."""
+
+
+class AbstentionError(MgsrlError, RuntimeError):
+    """Too large a share of the rewards abstained to go on."""
+
+
+class InvariantError(MgsrlError, AssertionError):
+    """A run-time check of one of the design's invariants failed: a defect of mgsrl."""
+
+
+def explain(problem: str, *, expected: str, found: str, todo: str) -> str:
+    """One message in the house form: what is wrong, what was expected and found, what to do."""
+    return f"{problem}\n  expected: {expected}\n  found:    {found}\n  to do:    {todo}"
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`"Did you mean 'x'? "` when one of `valid` is close to `name`, and the list of all."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}valid: {', '.join(names) or '(none)'}"

@@ -1,0 +1,174 @@
+"""The vocabulary: frozen records that pass between the stages of one training step.
+
+Shape suffixes used throughout the package:
+    _B sequences of a micro-batch   _L token positions (prompt + response, right-padded)
+    _G samples of a group           _T response tokens of one sequence
+    _D domains                      _M modules
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+Message = Mapping[str, str]
+"""One chat turn: `{"role": "system" | "user" | "assistant", "content": str}`."""
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One task for the policy, already templated and tokenized."""
+
+    id: str
+    """Unique within its domain and split."""
+    domain: str
+    messages: tuple[Message, ...]
+    """The conversation as the data source gave it (what a reward model is shown)."""
+    token_ids: tuple[int, ...]
+    """The policy's prompt tokens, generation prompt included."""
+    reference: Mapping[str, Any] = field(default_factory=dict)
+    """What the domain's reward needs: `answer` | `instruction_id_list` + `kwargs` [+ `gates`]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one response is sampled."""
+
+    temperature: float
+    max_new_tokens: int
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One response to generate; equal requests on equal weights give equal tokens."""
+
+    id: str
+    token_ids: tuple[int, ...]
+    seed: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One response of the policy."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    """[T] response tokens, the end-of-sequence token included when it was sampled."""
+    logprobs: tuple[float, ...]
+    """[T] natural-log probabilities under the sampling distribution (temperature included)."""
+    text: str
+    """The response decoded without special tokens; never contains the prompt."""
+    finish_reason: FinishReason
+    weight_version: int
+    """The version of the weights that sampled it (the number of optimizer steps behind them)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What a reward worker says of one response. `value is None` means it abstained."""
+
+    value: float | None
+    format_ok: bool = True
+    """Whether the response held a complete `<response>` block."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """JSON-able: `extracted` (math), `followed` (constraints), `raw_score` (reward model), ..."""
+    error: str | None = None
+    """Why it abstained."""
+
+    @property
+    def abstained(self) -> bool:
+        return self.value is None
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutGroup:
+    """The `G` responses to one prompt; later stages fill in `rewards` and `advantages`."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+    """[G]"""
+    rewards: tuple[Reward, ...] = ()
+    """[G] once scored."""
+    advantages: tuple[float, ...] = ()
+    """[G] once computed; 0 where the reward abstained (such samples are not trained on)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Sequences of ONE domain, right-padded. Position `t` of a `_BL` tensor describes token `t`.
+
+    A micro-batch of weight zero (`response_mask_BL` all zero) keeps ranks in lockstep when a
+    rank has nothing left: it is run like any other and adds nothing.
+    """
+
+    domain: str
+    token_ids_BL: torch.Tensor
+    """int64"""
+    attention_mask_BL: torch.Tensor
+    """int64, 1 on real tokens."""
+    response_mask_BL: torch.Tensor
+    """float32, 1 on the response tokens that are trained on."""
+    rollout_logprobs_BL: torch.Tensor
+    """float32, the engine's log-probabilities; 0 outside the response."""
+    advantages_B: torch.Tensor
+    """float32"""
+    temperature: float
+    """The sampling temperature; log-probabilities are of `logits / temperature`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTotals:
+    """Global denominators: over all ranks, all domains and the whole batch of one update."""
+
+    num_tokens: int
+    """Response tokens trained on."""
+    num_sequences: int
+    max_response_length: int
+    """The configured response limit; the constant of `sequence_sum_norm` (Dr. GRPO)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainStats:
+    """Means over one domain's trained tokens in one update (already reduced over ranks)."""
+
+    loss: float
+    kl: float
+    entropy: float
+    mismatch: float
+    """mean |log p_learner - log p_engine| over response tokens, in nats."""
+    clip_fraction: float
+    truncated_fraction: float
+    """Share of tokens whose importance weight hit the truncation cap."""
+    num_tokens: int
+    num_sequences: int
+
+
+@dataclass(frozen=True, slots=True)
+class SurgeryReport:
+    """What gradient surgery saw and did in one update; `D` domains, `M` modules."""
+
+    domains: tuple[str, ...]
+    modules: tuple[str, ...]
+    gram_MDD: torch.Tensor
+    """float64 [M, D, D], inner products of the domains' gradients per module."""
+    weights_MD: torch.Tensor
+    """float64 [M, D], the update of module m is `sum_d weights[m, d] * gradient[m, d]`."""
+    scalars: Mapping[str, float]
+    """Ready-made metrics: `surgery/conflict_rate`, `surgery/cosine/<a>-<b>`,
+    `surgery/projected_share/<d>`, `grad_norm/<d>`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """One optimizer step."""
+
+    grad_norm: float
+    """Global norm of the resolved gradient before clipping."""
+    learning_rate: float
+    skipped: bool
+    """True when a non-finite gradient made the step be skipped."""
