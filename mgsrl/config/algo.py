@@ -1,0 +1,59 @@
+"""GRPO: group sizes, advantages, the clipped loss and its regularisers."""
+
+from dataclasses import dataclass
+
+from mgsrl.config.require import at_least, one_of
+
+AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum_norm")
+KL_ESTIMATORS = ("k1", "k2", "k3")
+
+
+@dataclass
+class AlgoConfig:
+    samples_per_prompt: int = 8
+    """Responses per prompt: the GRPO group size, at least 2."""
+    prompts_per_domain: int = 8
+    """Prompts of each domain per step; `domains.<name>.prompts_per_step` overrides it."""
+    normalize_std: bool = True
+    """Divide the advantage by the group's standard deviation (GRPO); false is Dr. GRPO."""
+    whiten_per_domain: bool = False
+    """Standardise the advantages over each domain's whole batch (the normalised-advantage
+    baseline)."""
+    aggregation: str = "token_mean"
+    """`token_mean` | `sequence_mean` (mean of sequence means) | `sequence_sum_norm` (token sum
+    over the response limit, Dr. GRPO). Denominators are global over ranks and domains."""
+    clip_low: float = 0.2
+    """Ratio clip: lower bound is 1 - clip_low."""
+    clip_high: float = 0.2
+    """Ratio clip: upper bound is 1 + clip_high."""
+    dual_clip: float | None = None
+    """Dual-clip constant c > 1 for negative advantages (arXiv 1912.09729); usual value 3."""
+    kl_coef: float = 0.001
+    """Weight of the KL to the frozen reference in the loss; 0 loads no reference model."""
+    kl_estimator: str = "k3"
+    """`k1` | `k2` | `k3` (http://joschu.net/blog/kl-approx.html)."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    importance_cap: float | None = 2.0
+    """Truncation cap of the engine-to-learner importance weight; null switches it off."""
+    updates_per_batch: int = 1
+    """Optimizer steps per batch of rollouts. With 1 the old log-probabilities are the current
+    ones and cost no extra forward pass."""
+
+    def validate(self) -> None:
+        at_least(
+            "algo.samples_per_prompt",
+            self.samples_per_prompt,
+            2,
+            "GRPO compares the samples of one prompt with each other.",
+        )
+        at_least("algo.prompts_per_domain", self.prompts_per_domain, 1)
+        at_least("algo.updates_per_batch", self.updates_per_batch, 1)
+        one_of("algo.aggregation", self.aggregation, AGGREGATIONS)
+        one_of("algo.kl_estimator", self.kl_estimator, KL_ESTIMATORS)
+        for key in ("clip_low", "clip_high", "kl_coef", "entropy_coef"):
+            at_least(f"algo.{key}", getattr(self, key), 0.0)
+        if self.dual_clip is not None:
+            at_least("algo.dual_clip", self.dual_clip, 1.0)
+        if self.importance_cap is not None:
+            at_least("algo.importance_cap", self.importance_cap, 1.0)

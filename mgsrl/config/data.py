@@ -1,0 +1,86 @@
+"""Domains: where each one's prompts come from, how they are sampled and rewarded."""
+
+from dataclasses import dataclass, field
+
+from mgsrl.config.require import at_least, one_of
+from mgsrl.config.reward import RewardConfig
+from mgsrl.errors import ConfigError, explain
+
+SOURCE_KINDS = ("pocket", "file", "hub")
+OVERLONG = ("truncate_left", "drop", "error")
+
+
+@dataclass
+class SourceConfig:
+    kind: str = "pocket"
+    """`pocket` (generated), `file` (.jsonl, .json, .parquet, .csv) or `hub` (datasets id)."""
+    path: str = ""
+    """File path or hub id; for `pocket` the generator's domain (default: the domain's name)."""
+    split: str = "train"
+    """Split of a hub data set, or `train` | `heldout` of the pocket generator."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our column -> theirs: `prompt` | `messages`, `answer`, `instruction_id_list`, `kwargs`,
+    `id`. A dotted name reaches into nested records (`reward_model.ground_truth`)."""
+    answer_pattern: str = ""
+    """Regular expression whose first group is the answer inside the answer column."""
+    start: int = 0
+    """First row used."""
+    limit: int | None = None
+    """Number of rows used; null takes all."""
+    size: int = 2000
+    """`pocket`: how many prompts the generator makes."""
+
+    def validate(self, key: str) -> None:
+        one_of(f"{key}.kind", self.kind, SOURCE_KINDS)
+        if self.kind != "pocket" and not self.path:
+            raise ConfigError(
+                explain(
+                    f"{key}.path is empty.",
+                    expected="a file path or a hub id",
+                    found="''",
+                    todo=f"set {key}.path",
+                )
+            )
+
+
+@dataclass
+class DomainConfig:
+    source: SourceConfig = field(default_factory=SourceConfig)
+    """Training prompts."""
+    heldout: SourceConfig | None = None
+    """Prompts for the evaluation before, during and after the run; null skips the domain."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    """How its responses are scored."""
+    prompts_per_step: int | None = None
+    """Quota of this domain per step; null takes `algo.prompts_per_domain`."""
+    temperature: float | None = None
+    """Overrides `rollout.temperature`."""
+    top_p: float | None = None
+    """Overrides `rollout.top_p`."""
+    max_new_tokens: int | None = None
+    """Overrides `rollout.max_new_tokens`."""
+    num_workers: int = 1
+    """Rollout workers of this domain under `rollout.assignment=dedicated`."""
+
+    def validate(self, key: str) -> None:
+        self.source.validate(f"{key}.source")
+        if self.heldout is not None:
+            self.heldout.validate(f"{key}.heldout")
+        self.reward.validate(f"{key}.reward")
+        if self.prompts_per_step is not None:
+            at_least(f"{key}.prompts_per_step", self.prompts_per_step, 1)
+        at_least(f"{key}.num_workers", self.num_workers, 1)
+
+
+@dataclass
+class DataConfig:
+    max_prompt_tokens: int = 896
+    """Longest templated prompt in tokens."""
+    overlong: str = "truncate_left"
+    """Longer prompts: `truncate_left` keeps their end, `drop` leaves them out, `error` stops."""
+    shuffle: bool = True
+    """Seeded shuffle of each domain at every epoch."""
+
+    def validate(self) -> None:
+        at_least("data.max_prompt_tokens", self.max_prompt_tokens, 8)
+        one_of("data.overlong", self.overlong, OVERLONG)

@@ -1,0 +1,66 @@
+"""DeepSpeed-ZeRO learners: parallelism, precision, optimizer and learning-rate schedule."""
+
+from dataclasses import dataclass, field
+
+from mgsrl.config.require import at_least, one_of, within
+
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("float32", "bfloat16")
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclass
+class OptimizerConfig:
+    lr: float = 1e-6
+    """Peak learning rate of AdamW."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    warmup_steps: int = 0
+    """Steps of linear warm-up from lr / warmup_steps."""
+    schedule: str = "constant"
+    """After the warm-up: `constant`, `linear` to 0 or `cosine` to 0 at `train.num_steps`."""
+    max_grad_norm: float = 1.0
+    """Global-norm clip of the resolved gradient; 0 switches it off."""
+
+    def validate(self) -> None:
+        at_least("learner.optimizer.lr", self.lr, 0.0)
+        within("learner.optimizer.beta1", self.beta1, 0.0, 1.0)
+        within("learner.optimizer.beta2", self.beta2, 0.0, 1.0)
+        at_least("learner.optimizer.warmup_steps", self.warmup_steps, 0)
+        at_least("learner.optimizer.max_grad_norm", self.max_grad_norm, 0.0)
+        one_of("learner.optimizer.schedule", self.schedule, SCHEDULES)
+
+
+@dataclass
+class LearnerConfig:
+    world_size: int = 1
+    """Learner actors, one torch rank (and one GPU, if there are any) each."""
+    zero_stage: int = 2
+    """DeepSpeed ZeRO stage 0, 1, 2 or 3."""
+    device: str = "auto"
+    """`cuda` (NCCL), `cpu` (gloo) or `auto`."""
+    dtype: str = "float32"
+    """Compute: `float32`, or `bfloat16` with fp32 master weights and fp32 domain gradients."""
+    micro_batch_size: int = 16
+    """Sequences per rank and micro-step; changes speed and memory, never the update."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    offload_optimizer: bool = False
+    """Keep the optimizer state in CPU memory (ZeRO offload, GPUs only)."""
+    threads_per_rank: int = 0
+    """CPU threads of one rank; 0 divides the machine's cores by the ranks on it."""
+    assert_purity: bool = True
+    """Check at every micro-step that all ranks hold the same domain (one tiny all-reduce)."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    time_limit_s: float = 1800.0
+    """Longest wait for one learner call."""
+
+    def validate(self) -> None:
+        at_least("learner.world_size", self.world_size, 1)
+        within("learner.zero_stage", self.zero_stage, 0, 3)
+        one_of("learner.device", self.device, DEVICES)
+        one_of("learner.dtype", self.dtype, DTYPES)
+        at_least("learner.micro_batch_size", self.micro_batch_size, 1)
+        self.optimizer.validate()

@@ -1,0 +1,76 @@
+"""Rollout workers and the weight synchronisation that feeds them."""
+
+from dataclasses import dataclass, field
+
+from mgsrl.config.require import at_least, one_of, within
+
+ENGINES = ("vllm", "transformers")
+ASSIGNMENTS = ("shared", "dedicated")
+DTYPES = ("float32", "bfloat16")
+TRANSFERS = ("auto", "object_store", "nccl")
+
+
+@dataclass
+class SyncConfig:
+    transfer: str = "auto"
+    """How weights travel: `nccl` (vLLM's built-in engine, GPUs), `object_store` (Ray's shared
+    memory, any machine), `auto` picks by device."""
+    canary_sequences: int = 4
+    """Sequences whose log-probabilities are compared after every sync."""
+    canary_threshold: float = 0.02
+    """Largest mean |log p_engine - log p_learner| in nats; above it the run stops."""
+
+    def validate(self) -> None:
+        one_of("rollout.sync.transfer", self.transfer, TRANSFERS)
+        at_least("rollout.sync.canary_sequences", self.canary_sequences, 1)
+        at_least("rollout.sync.canary_threshold", self.canary_threshold, 0.0)
+
+
+@dataclass
+class RolloutConfig:
+    engine: str = "vllm"
+    """`vllm`, or `transformers` (slow, light: tests and odd models)."""
+    assignment: str = "shared"
+    """`shared`: every worker serves all domains; `dedicated`: `domains.<name>.num_workers` each."""
+    num_workers: int = 1
+    """Workers under `assignment=shared`."""
+    temperature: float = 1.0
+    """Sampling temperature; log-probabilities are of the tempered distribution."""
+    top_p: float = 1.0
+    """Only 1.0 trains: with nucleus sampling the engine's log-probabilities are not those of the
+    distribution it samples from. Smaller values are refused for training, allowed in evaluation."""
+    max_new_tokens: int = 64
+    """Response limit in tokens."""
+    max_prompts_in_flight: int = 256
+    """Sequences an engine decodes at once (vLLM `max_num_seqs`)."""
+    dtype: str = "float32"
+    """Engine weights and compute: `float32` | `bfloat16`."""
+    tensor_parallel_size: int = 1
+    """GPUs per engine."""
+    num_gpus: float = 1.0
+    """GPUs per worker when the machine has GPUs."""
+    gpu_memory_utilization: float = 0.85
+    """Share of the GPU's memory that vLLM takes."""
+    kv_cache_gib: float = 1.0
+    """KV cache of one engine on a CPU, GiB."""
+    enforce_eager: bool = True
+    """Skip compilation: faster start, slower decode on GPUs."""
+    max_restarts: int = 3
+    """Times one worker may die and be brought back before the run stops."""
+    time_limit_s: float = 900.0
+    """Longest wait for one worker's answer."""
+    start_limit_s: float = 600.0
+    """Longest wait for a worker to load."""
+    sync: SyncConfig = field(default_factory=SyncConfig)
+
+    def validate(self) -> None:
+        one_of("rollout.engine", self.engine, ENGINES)
+        one_of("rollout.assignment", self.assignment, ASSIGNMENTS)
+        one_of("rollout.dtype", self.dtype, DTYPES)
+        at_least("rollout.num_workers", self.num_workers, 1)
+        at_least("rollout.max_new_tokens", self.max_new_tokens, 1)
+        at_least("rollout.temperature", self.temperature, 0.01, "GRPO needs sampled responses.")
+        within("rollout.top_p", self.top_p, 0.01, 1.0)
+        at_least("rollout.tensor_parallel_size", self.tensor_parallel_size, 1)
+        at_least("rollout.kv_cache_gib", self.kv_cache_gib, 0.1)
+        self.sync.validate()

@@ -1,0 +1,45 @@
+"""The whole configuration. Only `train/build.py` (and the command line) may see it."""
+
+from dataclasses import dataclass, field
+
+from mgsrl.config.algo import AlgoConfig
+from mgsrl.config.data import DataConfig, DomainConfig
+from mgsrl.config.learner import LearnerConfig
+from mgsrl.config.policy import PolicyConfig
+from mgsrl.config.rollout import RolloutConfig
+from mgsrl.config.run import (
+    CheckpointConfig,
+    ClusterConfig,
+    EvaluateConfig,
+    RunConfig,
+    TrackersConfig,
+    TrainConfig,
+)
+from mgsrl.config.strategy import StrategyConfig
+from mgsrl.config.surgery import SurgeryConfig
+
+
+@dataclass
+class Config:
+    seed: int = 0
+    """Seeds data order, sampling, projection orders and initial states."""
+    resume: str = "auto"
+    """`auto` continues from the newest complete checkpoint of `run.dir`, `never` starts anew,
+    or the path of a checkpoint."""
+    max_abstained_share: float = 0.5
+    """Stop when a larger share of one domain's rewards abstains in a step."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    domains: dict[str, DomainConfig] = field(default_factory=dict)
+    """The domains by name, in order."""
+    data: DataConfig = field(default_factory=DataConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    algo: AlgoConfig = field(default_factory=AlgoConfig)
+    surgery: SurgeryConfig = field(default_factory=SurgeryConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    trackers: TrackersConfig = field(default_factory=TrackersConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    run: RunConfig = field(default_factory=RunConfig)

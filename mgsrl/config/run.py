@@ -1,0 +1,86 @@
+"""The run around the training: folder, length, checkpoints, evaluation, trackers, cluster."""
+
+from dataclasses import dataclass
+
+from mgsrl.config.require import at_least, one_of
+
+WANDB_MODES = ("offline", "online", "disabled")
+
+
+@dataclass
+class RunConfig:
+    name: str = "run"
+    """First part of the default folder's name."""
+    dir: str = "runs/${run.name}-${strategy.name}-seed${seed}"
+    """Run folder: configuration, metrics, rollouts, surgery, checkpoints, report."""
+
+
+@dataclass
+class TrainConfig:
+    num_steps: int = 30
+    """Batches of rollouts to train on."""
+
+    def validate(self) -> None:
+        at_least("train.num_steps", self.num_steps, 1)
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = 10
+    """Steps between checkpoints; 0 saves only at the end."""
+    keep: int = 2
+    """Newest checkpoints kept; 0 keeps all."""
+
+    def validate(self) -> None:
+        at_least("checkpoint.every", self.every, 0)
+        at_least("checkpoint.keep", self.keep, 0)
+
+
+@dataclass
+class EvaluateConfig:
+    every: int = 0
+    """Steps between evaluations on held-out prompts; 0 evaluates before and after the run."""
+    prompts_per_domain: int = 128
+    """Held-out prompts per domain; 0 switches evaluation off."""
+    samples_per_prompt: int = 1
+    """Responses per held-out prompt."""
+    temperature: float = 1.0
+    """Sampling temperature of the evaluation."""
+    top_p: float = 1.0
+    """Nucleus of the evaluation (any value: nothing is trained on these samples)."""
+
+    def validate(self) -> None:
+        at_least("evaluate.every", self.every, 0)
+        at_least("evaluate.prompts_per_domain", self.prompts_per_domain, 0)
+        at_least("evaluate.samples_per_prompt", self.samples_per_prompt, 1)
+        at_least("evaluate.temperature", self.temperature, 0.0)
+
+
+@dataclass
+class TrackersConfig:
+    console: bool = True
+    """Live progress in the terminal."""
+    wandb: str = "offline"
+    """`offline` | `online` | `disabled`."""
+    wandb_project: str = "mgsrl"
+    tensorboard: bool = False
+    """Write TensorBoard event files (needs the `tensorboard` extra)."""
+    samples_per_domain: int = 2
+    """Generated groups stored per domain and step in `rollouts/`; 0 stores none."""
+
+    def validate(self) -> None:
+        one_of("trackers.wandb", self.wandb, WANDB_MODES)
+        at_least("trackers.samples_per_domain", self.samples_per_domain, 0)
+
+
+@dataclass
+class ClusterConfig:
+    address: str = "local"
+    """`local` starts Ray on this machine (loopback only); `auto` or HOST:PORT joins a cluster."""
+    object_store_gib: float = 1.0
+    """Shared memory of a local Ray."""
+    num_gpus: int | None = None
+    """GPUs to use; null takes what Ray sees."""
+
+    def validate(self) -> None:
+        at_least("cluster.object_store_gib", self.object_store_gib, 0.1)

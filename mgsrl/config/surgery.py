@@ -1,0 +1,26 @@
+"""How the domains' gradients are combined (Modular Gradient Surgery, arXiv 2602.02301)."""
+
+from dataclasses import dataclass
+
+from mgsrl.config.require import one_of
+
+METHODS = ("pcgrad", "none")
+GRANULARITIES = ("parameter", "module", "layer", "global")
+ORDERS = ("random", "all")
+
+
+@dataclass
+class SurgeryConfig:
+    method: str = "pcgrad"
+    """`pcgrad` projects conflicting gradients; `none` is the plain sum (Mixed RL)."""
+    granularity: str = "module"
+    """Where conflicts are resolved: `parameter` | `module` (attention, MLP, norms, embeddings,
+    LM head) | `layer` | `global` (PCGrad on the flattened gradient)."""
+    order: str = "random"
+    """`random`: one seeded projection order per module, domain and step; `all`: the mean over
+    all orders (deterministic)."""
+
+    def validate(self) -> None:
+        one_of("surgery.method", self.method, METHODS)
+        one_of("surgery.granularity", self.granularity, GRANULARITIES)
+        one_of("surgery.order", self.order, ORDERS)
