@@ -1,0 +1,1 @@
+"""Ray: the session, pools of interchangeable actors, bounded waits, preflight checks."""

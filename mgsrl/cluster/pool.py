@@ -1,0 +1,163 @@
+"""A pool of interchangeable actors: idle ones pull the next batch, dead ones are replaced.
+
+A worker that dies, or does not answer within its limit, is made again and its batch is done
+again, so the death of a rollout or reward worker loses nothing. Work must therefore be
+repeatable: equal batches give equal results. Learners are not a pool (their ranks hold state).
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from mgsrl.cluster.wait import get, unwrapped
+from mgsrl.errors import WaitTimeoutError, WorkerDiedError
+
+MakeActor = Callable[[int], Any]
+"""Slot number -> actor handle. Every actor has a method `ready()` that returns once it is."""
+
+
+@dataclass
+class _Call:
+    index: int
+    slot: int
+    deadline: float
+
+
+class ActorPool:
+    """`size` actors made by `make`.
+
+    Args:
+        name: for messages, e.g. `"rollout"`.
+        make: creates the actor of one slot; it is called again when that actor dies.
+        max_restarts: deaths of one slot after which the pool gives up.
+        start_limit_s: longest wait for one actor's `ready()`.
+        on_restart: called with the new handle before it gets work (e.g. to send it weights).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make: MakeActor,
+        size: int,
+        *,
+        max_restarts: int = 3,
+        start_limit_s: float = 300.0,
+        on_restart: Callable[[Any], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.on_restart = on_restart
+        self._make = make
+        self._max_restarts = max_restarts
+        self._start_limit_s = start_limit_s
+        self.handles: list[Any] = [make(slot) for slot in range(size)]
+        self.restarts = [0] * size
+
+    def wait_ready(self) -> list[Any]:
+        """Wait until every actor is up; returns what their `ready()` returned."""
+        return get(
+            [handle.ready.remote() for handle in self.handles],
+            self._start_limit_s,
+            f"the {self.name} workers to start",
+        )
+
+    def map(
+        self,
+        method: str,
+        batches: Sequence[tuple[Any, ...]],
+        *,
+        limit_s: float,
+        on_done: Callable[[int, int], None] | None = None,
+    ) -> list[Any]:
+        """`actor.method(*batch)` for every batch, in parallel; results in the batches' order.
+
+        Raises:
+            WorkerDiedError: a slot died more than `max_restarts` times.
+            Exception: what the remote method raised (an error in the work is not a death).
+        """
+        results: list[Any] = [None] * len(batches)
+        waiting = deque(range(len(batches)))
+        idle = deque(range(len(self.handles)))
+        running: dict[Any, _Call] = {}
+        done = 0
+        while waiting or running:
+            while waiting and idle:
+                index, slot = waiting.popleft(), idle.popleft()
+                ref = getattr(self.handles[slot], method).remote(*batches[index])
+                running[ref] = _Call(index, slot, time.monotonic() + limit_s)
+            ref, call = self._next_finished(running)
+            try:
+                if time.monotonic() > call.deadline and not ray.wait([ref], timeout=0)[0]:
+                    raise WaitTimeoutError(f"{method} took longer than {limit_s:.0f} s")
+                results[call.index] = ray.get(ref, timeout=limit_s)
+                done += 1
+                if on_done is not None:
+                    on_done(done, len(batches))
+            except (RayActorError, WaitTimeoutError) as error:
+                self._restart(call.slot, error)
+                waiting.appendleft(call.index)
+            except RayTaskError as error:
+                raise unwrapped(error) from error
+            idle.append(call.slot)
+        return results
+
+    def _next_finished(self, running: dict[Any, _Call]) -> tuple[Any, _Call]:
+        """The next call that finished, or the one whose time ran out first."""
+        first = min(running, key=lambda ref: running[ref].deadline)
+        wait_s = max(0.0, running[first].deadline - time.monotonic()) + 0.01
+        ready, _ = ray.wait(list(running), num_returns=1, timeout=wait_s)
+        ref = ready[0] if ready else first
+        return ref, running.pop(ref)
+
+    def broadcast(self, method: str, *args: Any, limit_s: float) -> list[Any]:
+        """`actor.method(*args)` on every actor; the results by slot."""
+        return get(
+            [getattr(handle, method).remote(*args) for handle in self.handles],
+            limit_s,
+            f"{method} on the {self.name} workers",
+        )
+
+    def revive_dead(self) -> int:
+        """Replace every actor that no longer answers `ready()`; returns how many."""
+        revived = 0
+        for slot, handle in enumerate(self.handles):
+            try:
+                get(handle.ready.remote(), self._start_limit_s, f"{self.name} worker {slot}")
+            except (WorkerDiedError, WaitTimeoutError) as error:
+                self._restart(slot, error)
+                revived += 1
+        return revived
+
+    def _restart(self, slot: int, reason: Exception) -> None:
+        """Replace the actor of one slot.
+
+        A death during the restart itself counts like any other, so a worker that cannot come
+        up ends the run after `max_restarts` tries.
+        """
+        while True:
+            self.restarts[slot] += 1
+            if self.restarts[slot] > self._max_restarts:
+                raise WorkerDiedError(
+                    f"{self.name} worker {slot} died {self.restarts[slot]} times; giving up. "
+                    f"Last reason: {reason}. The run can be resumed with the same command."
+                ) from reason
+            ray.kill(self.handles[slot], no_restart=True)
+            self.handles[slot] = self._make(slot)
+            try:
+                what = f"{self.name} worker {slot} to restart"
+                get(self.handles[slot].ready.remote(), self._start_limit_s, what)
+                if self.on_restart is not None:
+                    self.on_restart(self.handles[slot])
+                return
+            except (WorkerDiedError, WaitTimeoutError, RayActorError) as error:
+                reason = error
+
+    def stop(self) -> None:
+        """Kill the actors; safe to call twice."""
+        for handle in self.handles:
+            ray.kill(handle, no_restart=True)
+        self.handles = []
