@@ -1,0 +1,1 @@
+"""Versioned weight publish (learner side) and receive (rollout side), and the proof of it."""
