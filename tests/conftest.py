@@ -1,0 +1,75 @@
+"""Shared parts of the tests: tiny random models with a real tokenizer, made once per session."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+CORPUS = [
+    "What is two plus three? Two plus three is five.",
+    "Write about the sea in one sentence. The sea is wide and blue.",
+    "Name a fruit. An apple is a fruit that grows on a tree.",
+    "<think> </think> <response> </response> 0123456789 + - * / = \\boxed{}",
+    "the quick brown fox jumps over the lazy dog",
+]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def build_tiny_model(folder: Path, *, tied: bool, seed: int = 0) -> Path:
+    """A random 2-layer Llama (hidden 64, head_dim 32, about 300 tokens) with a BPE tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(CORPUS, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token="<pad>", eos_token="<eos>", model_max_length=512
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():  # a plain random model is almost uniform: sharpen it
+        model.get_input_embeddings().weight.mul_(20.0)
+        if not tied:
+            model.get_output_embeddings().weight.mul_(20.0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of a tiny Llama with tied embeddings."""
+    yield build_tiny_model(tmp_path_factory.mktemp("tiny_tied"), tied=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_untied_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of a tiny Llama whose LM head has its own weights."""
+    yield build_tiny_model(tmp_path_factory.mktemp("tiny_untied"), tied=False)
