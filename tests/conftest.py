@@ -1,6 +1,5 @@
 """Shared parts of the tests: tiny random models with a real tokenizer, made once per session."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,12 +63,12 @@ def build_tiny_model(folder: Path, *, tied: bool, seed: int = 0) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny Llama with tied embeddings."""
-    yield build_tiny_model(tmp_path_factory.mktemp("tiny_tied"), tied=True)
+    return build_tiny_model(tmp_path_factory.mktemp("tiny_tied"), tied=True)
 
 
 @pytest.fixture(scope="session")
-def tiny_untied_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def tiny_untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny Llama whose LM head has its own weights."""
-    yield build_tiny_model(tmp_path_factory.mktemp("tiny_untied"), tied=False)
+    return build_tiny_model(tmp_path_factory.mktemp("tiny_untied"), tied=False)
