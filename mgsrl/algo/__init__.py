@@ -1,0 +1,1 @@
+"""GRPO as pure tensor functions: advantages, KL estimators and the clipped loss."""

@@ -1,0 +1,170 @@
+"""The GRPO loss of one micro-batch, normalised by denominators of the whole batch.
+
+Per response token, with A the advantage of its sequence, r = exp(logp - logp_old) and
+w = min(exp(logp_old - logp_engine), cap):
+
+    loss = w * max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high))     clipped surrogate, PPO
+           (for A < 0 at most -A c: dual clip, arXiv 1912.09729)
+         + kl_coef * KL(policy, reference) - entropy_coef * entropy
+
+`w` corrects for the rollout engine sampling from slightly different probabilities than the
+learner's (truncated importance sampling); it carries no gradient and touches the policy term
+only. Because the denominators are global (`BatchTotals`), the loss of a batch is the plain sum
+over its micro-batches, whatever their size, rank or domain: the sum of the domains' gradients is
+the gradient of the mixed loss.
+
+Left out: per-micro-batch means (they make the update depend on the micro-batch size) and
+sequence-level ratios (GSPO).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mgsrl.algo.kl import LOG_RATIO_LIMIT, kl_estimate
+from mgsrl.config.algo import AGGREGATIONS, AlgoConfig
+from mgsrl.types import BatchTotals, MicroBatch
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """One micro-batch's part of the global loss, and what the metrics are made of."""
+
+    loss: Tensor
+    """Scalar. Summed over all micro-batches, ranks and domains it is the mixed loss."""
+    sums: dict[str, Tensor]
+    """Detached float64 scalars, sums over the trained response tokens: `loss`, `kl`, `entropy`,
+    `mismatch` (nats), `clipped`, `truncated` (counts), `num_tokens`, `num_sequences`."""
+
+
+def grpo_loss(
+    logprobs_BL: Tensor,
+    batch: MicroBatch,
+    totals: BatchTotals,
+    config: AlgoConfig,
+    *,
+    old_logprobs_BL: Tensor | None = None,
+    ref_logprobs_BL: Tensor | None = None,
+    entropy_BL: Tensor | None = None,
+) -> LossOutput:
+    """The GRPO loss of one micro-batch.
+
+    Args:
+        logprobs_BL: log-probabilities of the tokens under the policy being trained. What stands
+            outside the response mask is ignored, even NaN.
+        batch: masks, advantages and the engine's log-probabilities. With an all-zero mask the
+            loss is exactly 0 and so is its gradient, while the autograd graph stays connected
+            (under ZeRO-3 such a backward must still run).
+        totals: the denominators of the whole batch of one update.
+        config: clip, KL, entropy, importance cap and aggregation.
+        old_logprobs_BL: the policy's log-probabilities before the first update on this batch;
+            None means `logprobs_BL.detach()`, right for the first update.
+        ref_logprobs_BL: the frozen reference's; needed when `config.kl_coef > 0`.
+        entropy_BL: entropy of the next-token distributions; needed when
+            `config.entropy_coef > 0`. Without it the metric is the estimate `-logp`.
+
+    Raises:
+        ValueError: a tensor that the configuration needs is missing.
+    """
+    if config.kl_coef > 0 and ref_logprobs_BL is None:
+        raise ValueError("kl_coef > 0 should come with ref_logprobs_BL, found None")
+    if config.entropy_coef > 0 and entropy_BL is None:
+        raise ValueError("entropy_coef > 0 should come with entropy_BL, found None")
+    mask_BL = batch.response_mask_BL > 0
+    logp_BL = _masked(logprobs_BL, mask_BL)
+    old_BL = logp_BL.detach() if old_logprobs_BL is None else _masked(old_logprobs_BL, mask_BL)
+    rollout_BL = _masked(batch.rollout_logprobs_BL, mask_BL)
+
+    advantages_B1 = batch.advantages_B.to(logp_BL).unsqueeze(-1)
+    loss_BL, clipped_BL = clipped_surrogate(logp_BL - old_BL.detach(), advantages_B1, config)
+    weight_BL, truncated_BL = importance_weight(old_BL, rollout_BL, config.importance_cap)
+    loss_BL = loss_BL * weight_BL
+
+    kl_BL = torch.zeros_like(logp_BL)
+    if ref_logprobs_BL is not None:
+        ref_BL = _masked(ref_logprobs_BL, mask_BL).detach()
+        kl_BL = kl_estimate(logp_BL, ref_BL, config.kl_estimator)
+        if config.kl_coef > 0:
+            loss_BL = loss_BL + config.kl_coef * kl_BL
+    masked_entropy_BL = -logp_BL if entropy_BL is None else _masked(entropy_BL, mask_BL)
+    if config.entropy_coef > 0:
+        loss_BL = loss_BL - config.entropy_coef * masked_entropy_BL
+
+    per_token = {
+        "loss": loss_BL,
+        "kl": kl_BL,
+        "entropy": masked_entropy_BL,
+        "mismatch": (old_BL - rollout_BL).abs(),
+        "clipped": clipped_BL,
+        "truncated": truncated_BL,
+        "num_tokens": mask_BL,
+    }
+    sums = {name: _sum(value_BL, mask_BL) for name, value_BL in per_token.items()}
+    sums["num_sequences"] = mask_BL.any(-1).sum(dtype=torch.float64)
+    return LossOutput(aggregate(loss_BL, mask_BL, totals, config.aggregation), sums)
+
+
+def clipped_surrogate(
+    log_ratio_BL: Tensor, advantages_B1: Tensor, config: AlgoConfig
+) -> tuple[Tensor, Tensor]:
+    """Per-token PPO loss (to be minimised) and where a clip removed the gradient (bool)."""
+    ratio_BL = torch.clamp(log_ratio_BL, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    plain_BL = -advantages_B1 * ratio_BL
+    bounded_BL = -advantages_B1 * ratio_BL.clamp(1.0 - config.clip_low, 1.0 + config.clip_high)
+    loss_BL = torch.maximum(plain_BL, bounded_BL)
+    clipped_BL = bounded_BL > plain_BL
+    if config.dual_clip is not None:
+        ceiling_BL = -advantages_B1 * config.dual_clip
+        dual_BL = (advantages_B1 < 0) & (loss_BL > ceiling_BL)
+        loss_BL = torch.where(dual_BL, ceiling_BL, loss_BL)
+        clipped_BL = clipped_BL | dual_BL
+    return loss_BL, clipped_BL
+
+
+def importance_weight(
+    old_logprobs_BL: Tensor, rollout_logprobs_BL: Tensor, cap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Truncated importance weight `min(exp(old - rollout), cap)`, detached, and where it was cut.
+
+    `cap=None` switches the correction off: weight 1 everywhere.
+    """
+    if cap is None:
+        ones = torch.ones_like(old_logprobs_BL)
+        return ones, torch.zeros_like(ones, dtype=torch.bool)
+    weight_BL = (old_logprobs_BL - rollout_logprobs_BL).detach().exp()
+    return weight_BL.clamp(max=cap), weight_BL > cap
+
+
+def aggregate(value_BL: Tensor, mask_BL: Tensor, totals: BatchTotals, aggregation: str) -> Tensor:
+    """This micro-batch's contribution to the global mean of a per-token value.
+
+    `token_mean`: sum over tokens / tokens of the whole batch. `sequence_mean`: sum over sequences
+    of their token means / sequences of the whole batch. `sequence_sum_norm` (Dr. GRPO): sum over
+    tokens / (response limit * sequences of the whole batch).
+
+    Raises:
+        ValueError: unknown aggregation.
+    """
+    if aggregation not in AGGREGATIONS:
+        raise ValueError(
+            f"aggregation should be one of {', '.join(AGGREGATIONS)}, found {aggregation!r}"
+        )
+    kept_BL = torch.where(mask_BL, value_BL, torch.zeros_like(value_BL))
+    # An empty batch (all samples abstained) has totals of 0 and a numerator of exactly 0.
+    if aggregation == "token_mean":
+        return kept_BL.sum() / max(totals.num_tokens, 1)
+    if aggregation == "sequence_mean":
+        means_B = kept_BL.sum(-1) / mask_BL.sum(-1).clamp(min=1)
+        return means_B.sum() / max(totals.num_sequences, 1)
+    return kept_BL.sum() / (totals.max_response_length * max(totals.num_sequences, 1))
+
+
+def _masked(value_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    """At least float32, and 0 outside the mask: NaN there reaches neither value nor gradient."""
+    value_BL = value_BL.to(torch.promote_types(value_BL.dtype, torch.float32))
+    return torch.where(mask_BL, value_BL, torch.zeros_like(value_BL))
+
+
+def _sum(value_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    return (value_BL.detach() * mask_BL).sum(dtype=torch.float64)

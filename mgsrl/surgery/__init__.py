@@ -1,0 +1,21 @@
+"""Gradient surgery in Gramian space (Modular Gradient Surgery, arXiv 2602.02301).
+
+The path: `module_map` (parameter name -> module), `gramian` (gradients -> [M, D, D]),
+`surgery_weights` (Gramian -> weights), `combine_` (weights -> the update, in place),
+`surgery_report` (what happened). Pure tensors: who owns which shard, and the one all-reduce of
+the Gramian, are the learner's business.
+"""
+
+from mgsrl.surgery.gramian import combine_, gramian
+from mgsrl.surgery.modules import module_map
+from mgsrl.surgery.report import surgery_report
+from mgsrl.surgery.weights import surgery_coefficients, surgery_weights
+
+__all__ = [
+    "combine_",
+    "gramian",
+    "module_map",
+    "surgery_coefficients",
+    "surgery_report",
+    "surgery_weights",
+]

@@ -1,0 +1,9 @@
+"""`none`: no surgery. The update is the sum of the domains' gradients, which is Mixed RL."""
+
+import torch
+from torch import Tensor
+
+
+def none_coefficients(gram_MDD: Tensor, orders_MDE: Tensor) -> Tensor:
+    """Identity coefficients [M, D, D]: every domain keeps its gradient. `orders_MDE` is unused."""
+    return torch.eye(gram_MDD.shape[-1], dtype=gram_MDD.dtype).expand(gram_MDD.shape).clone()

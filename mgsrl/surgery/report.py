@@ -1,0 +1,84 @@
+"""What the surgery saw and did in one update, computed from the Gramian alone."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mgsrl.types import SurgeryReport
+
+
+def surgery_report(
+    domains: Sequence[str],
+    modules: Sequence[str],
+    gram_MDD: Tensor,
+    weights_MD: Tensor,
+    coefficients_MDD: Tensor | None = None,
+) -> SurgeryReport:
+    """The record of one update.
+
+    Args:
+        domains, modules: names, in the order of the tensors' dimensions.
+        gram_MDD: [M, D, D] inner products (already summed over ranks).
+        weights_MD: [M, D] from `surgery_weights`.
+        coefficients_MDD: [M, D, D] from `surgery_coefficients`, for methods that project each
+            domain's gradient; without them there is no `surgery/projected_share/<d>`.
+
+    The scalars, all over the whole model:
+        `surgery/conflict_rate`: share of (module, pair of domains) with a negative inner product.
+        `surgery/cosine/<a>-<b>`: cosine of the two domains' gradients; 0 when one is zero.
+        `surgery/projected_share/<d>`: `1 - |p_d|^2 / |g_d|^2`, the share of the squared norm of
+            domain d's gradient that projections took away (0 for a zero gradient).
+        `grad_norm/<d>`: norm of the domain's gradient.
+
+    Raises:
+        ValueError: shapes that do not fit the names.
+    """
+    shape = (len(modules), len(domains), len(domains))
+    for name, tensor, expected in (
+        ("gram_MDD", gram_MDD, shape),
+        ("weights_MD", weights_MD, shape[:2]),
+        ("coefficients_MDD", coefficients_MDD, shape),
+    ):
+        if tensor is not None and tuple(tensor.shape) != expected:
+            raise ValueError(f"{name} should be {list(expected)}, found {list(tensor.shape)}")
+    gram_MDD = gram_MDD.detach().to(device="cpu", dtype=torch.float64)
+    weights_MD = weights_MD.detach().to(device="cpu", dtype=torch.float64)
+    total_DD = gram_MDD.sum(0)
+    norms_D = total_DD.diagonal().clamp(min=0).sqrt()
+    cosine_DD = cosines(total_DD)
+    pairs = [(a, b) for a in range(len(domains)) for b in range(a + 1, len(domains))]
+
+    scalars = {"surgery/conflict_rate": conflict_rate(gram_MDD)}
+    for a, b in pairs:
+        scalars[f"surgery/cosine/{domains[a]}-{domains[b]}"] = cosine_DD[a, b].item()
+    if coefficients_MDD is not None:
+        for domain, share in zip(domains, projected_share(gram_MDD, coefficients_MDD).tolist()):
+            scalars[f"surgery/projected_share/{domain}"] = share
+    for domain, norm in zip(domains, norms_D.tolist()):
+        scalars[f"grad_norm/{domain}"] = norm
+    return SurgeryReport(tuple(domains), tuple(modules), gram_MDD, weights_MD, scalars)
+
+
+def cosines(gram: Tensor) -> Tensor:
+    """Cosines [..., D, D] from Gramians [..., D, D]; 0 where a gradient is zero."""
+    norms = gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    scale = norms.unsqueeze(-1) * norms.unsqueeze(-2)
+    return torch.where(scale > 0, gram / scale.where(scale > 0, 1.0), 0.0).clamp(-1.0, 1.0)
+
+
+def conflict_rate(gram_MDD: Tensor) -> float:
+    """Share of (module, unordered pair of domains) in conflict; 0 for a single domain."""
+    num_modules, num_domains, _ = gram_MDD.shape
+    above_DD = torch.ones(num_domains, num_domains, dtype=torch.bool).triu(diagonal=1)
+    pairs_MP = gram_MDD[:, above_DD]
+    return (pairs_MP < 0).double().mean().item() if pairs_MP.numel() else 0.0
+
+
+def projected_share(gram_MDD: Tensor, coefficients_MDD: Tensor) -> Tensor:
+    """[D] share of each domain's squared gradient norm removed: `1 - |p_d|^2 / |g_d|^2`."""
+    coefficients_MDD = coefficients_MDD.to(gram_MDD)
+    kept_MD = ((coefficients_MDD @ gram_MDD) * coefficients_MDD).sum(-1)
+    norm_D = gram_MDD.diagonal(dim1=-2, dim2=-1).sum(0)
+    share_D = 1.0 - kept_MD.sum(0) / norm_D.where(norm_D > 0, 1.0)
+    return torch.where(norm_D > 0, share_D, 0.0).clamp(0.0, 1.0)

@@ -1,0 +1,152 @@
+"""From Gramians to weights: the one entry point of all surgery methods.
+
+A method is a function (Gramian, projection orders) -> coefficients; this file finds it by name,
+checks the input, makes the orders and averages over them. Everything runs in float64 on the CPU:
+a few thousand numbers, and every rank must come to the same bits.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+from mgsrl.errors import ConfigError, explain, nearest
+from mgsrl.surgery.none import none_coefficients
+from mgsrl.surgery.pcgrad import pcgrad_coefficients
+
+CoefficientMethod = Callable[[Tensor, Tensor], Tensor]
+"""(gram_MDD, orders_MDE) -> coefficients_MDD, all float64 on the CPU."""
+
+COEFFICIENT_METHODS: dict[str, CoefficientMethod] = {
+    "pcgrad": pcgrad_coefficients,
+    "none": none_coefficients,
+}
+EXACT_DOMAINS = 5
+"""`orders="all"` is exact up to this many domains (24 orders per domain)."""
+SAMPLED_ORDERS = 256
+"""Seeded random orders per module and domain that stand for all of them above that."""
+
+
+def surgery_weights(
+    gram_MDD: Tensor, method: str = "pcgrad", orders: str | Tensor = "random", seed: int = 0
+) -> Tensor:
+    """Weights of the resolved update: module m moves along `sum_d weights[m, d] g[m, d]`.
+
+    Args:
+        gram_MDD: [modules, domains, domains] inner products, any float dtype and device.
+        method: `pcgrad` or `none`.
+        orders: `"random"`: one order per module and domain from a generator seeded by `seed`
+            alone (so every rank draws the same). `"all"`: the mean over all orders, exact for
+            5 domains or fewer, over 256 seeded samples above. Or an int64 tensor [M, D, D - 1]:
+            for each module and domain the sequence of the other domains.
+        seed: seeds the random orders; the caller mixes run seed and step into it.
+
+    Returns:
+        float64 [M, D] on the CPU. One domain gets weight 1. A domain that is zero in a module
+        changes nothing there.
+
+    Raises:
+        ValueError: a NaN or infinite entry (the caller skips that step, or checks
+            `torch.isfinite` first), a wrong shape, or `orders` that are not permutations.
+        ConfigError: unknown method or order.
+    """
+    return surgery_coefficients(gram_MDD, method, orders, seed).sum(dim=1)
+
+
+def surgery_coefficients(
+    gram_MDD: Tensor, method: str = "pcgrad", orders: str | Tensor = "random", seed: int = 0
+) -> Tensor:
+    """What each domain contributes: `p[m, d] = sum_e C[m, d, e] g[m, e]`, float64 [M, D, D].
+
+    `surgery_weights` is its sum over d. Arguments and errors as there.
+    """
+    gram_MDD = checked_gramian(gram_MDD)
+    if method not in COEFFICIENT_METHODS:
+        raise _unknown("surgery.method", method, COEFFICIENT_METHODS)
+    resolve = COEFFICIENT_METHODS[method]
+    num_modules, num_domains, _ = gram_MDD.shape
+    if isinstance(orders, Tensor):
+        return resolve(gram_MDD, _checked_orders(orders, num_modules, num_domains))
+    if orders == "random":
+        generator = torch.Generator().manual_seed(seed)
+        return resolve(gram_MDD, random_orders(num_modules, num_domains, generator))
+    if orders == "all":
+        return _mean_over_orders(resolve, gram_MDD, seed)
+    raise _unknown("surgery.order", orders, ("random", "all"))
+
+
+def checked_gramian(gram_MDD: Tensor) -> Tensor:
+    """The Gramian as float64 on the CPU; ValueError when its shape or an entry is impossible."""
+    if gram_MDD.ndim != 3 or gram_MDD.shape[1] != gram_MDD.shape[2] or gram_MDD.shape[1] == 0:
+        raise ValueError(
+            "gram_MDD should have shape [modules, domains, domains] with one domain or more, "
+            f"found {list(gram_MDD.shape)}"
+        )
+    gram_MDD = gram_MDD.detach().to(device="cpu", dtype=torch.float64)
+    finite_M = torch.isfinite(gram_MDD).all(-1).all(-1)
+    if not finite_M.all():
+        bad = torch.nonzero(~finite_M).flatten().tolist()
+        raise ValueError(f"gram_MDD should be finite, found NaN or inf in modules {bad[:10]}")
+    return gram_MDD
+
+
+def random_orders(num_modules: int, num_domains: int, generator: torch.Generator) -> Tensor:
+    """int64 [M, D, D - 1]: for each module and domain a random order of the other domains."""
+    shape = (num_modules, num_domains, max(num_domains - 1, 0))
+    positions = torch.rand(shape, generator=generator, dtype=torch.float64).argsort(dim=-1)
+    return _skip_self(positions, num_domains)
+
+
+def _skip_self(positions_xDE: Tensor, num_domains: int) -> Tensor:
+    """Indices 0..D-2 among "the others" -> domain indices: those from d upwards shift by one."""
+    own_D1 = torch.arange(num_domains).unsqueeze(-1)
+    return positions_xDE + (positions_xDE >= own_D1).long()
+
+
+def _mean_over_orders(resolve: CoefficientMethod, gram_MDD: Tensor, seed: int) -> Tensor:
+    num_modules, num_domains, _ = gram_MDD.shape
+    others = num_domains - 1
+    exact = num_domains <= EXACT_DOMAINS
+    num_orders = math.factorial(others) if exact else SAMPLED_ORDERS
+    generator = torch.Generator().manual_seed(seed)
+    total_MDD = torch.zeros_like(gram_MDD)
+    permuted = permutations(range(others))
+    for _ in range(num_orders):
+        if exact:
+            positions = torch.tensor(next(permuted), dtype=torch.int64)
+            orders = _skip_self(positions.expand(num_modules, num_domains, others), num_domains)
+        else:
+            orders = random_orders(num_modules, num_domains, generator)
+        total_MDD += resolve(gram_MDD, orders)
+    return total_MDD / num_orders
+
+
+def _checked_orders(orders: Tensor, num_modules: int, num_domains: int) -> Tensor:
+    shape = [num_modules, num_domains, num_domains - 1]
+    if list(orders.shape) != shape or orders.dtype != torch.int64:
+        raise ValueError(
+            f"orders should be an int64 tensor [modules, domains, domains - 1] = {shape}, "
+            f"found {orders.dtype} {list(orders.shape)}"
+        )
+    orders = orders.cpu()
+    expected = _skip_self(torch.arange(num_domains - 1).expand(shape), num_domains)
+    if not torch.equal(orders.sort(dim=-1).values, expected):
+        raise ValueError(
+            "orders[m, d] should hold every other domain once and never d itself, found "
+            f"{orders.tolist() if orders.numel() <= 60 else 'other values'}"
+        )
+    return orders
+
+
+def _unknown(key: str, found: object, valid: object) -> ConfigError:
+    names = sorted(str(name) for name in valid)  # type: ignore[attr-defined]
+    return ConfigError(
+        explain(
+            f"{key} has an unknown value.",
+            expected=f"one of {', '.join(names)}",
+            found=repr(found),
+            todo=f"set {key} ({nearest(str(found), names)})",
+        )
+    )
