@@ -1,0 +1,153 @@
+"""Live progress for people: which stage the run is in, a bar with the time left, a line per step.
+
+In a terminal one live line sits below the finished lines. In a plain log (no TTY) there are no
+control characters: one line per stage of start-up and one per step.
+Left out: tables that redraw, logging levels, the metrics that no one reads while waiting.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TextIO
+
+import rich.console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+# The time left is extrapolated from the steps of the last half hour.
+ETA_WINDOW_S = 1800.0
+
+
+class Console:
+    """Progress of a run of `total_steps` steps; `first_step` steps were done before (resume).
+
+    `enabled=False` silences everything but notes. Steps count from 1: step 7 is the seventh.
+    """
+
+    def __init__(
+        self,
+        enabled: bool,
+        total_steps: int,
+        *,
+        first_step: int = 0,
+        file: TextIO | None = None,
+    ) -> None:
+        self._enabled = enabled
+        self._total = total_steps
+        self._out = rich.console.Console(file=file or sys.stdout, highlight=False, soft_wrap=True)
+        self._live = enabled and self._out.is_terminal
+        self._begin = self._last = time.monotonic()
+        self._durations: list[float] = []
+        self._progress: Progress | None = None
+        if self._live:
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=self._out,
+                speed_estimate_period=ETA_WINDOW_S,
+                refresh_per_second=4,
+            )
+            self._task = self._progress.add_task(
+                "starting", total=total_steps, completed=first_step
+            )
+            self._progress.start()
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @contextmanager
+    def stage(self, text: str, *, step: int | None = None) -> Iterator[None]:
+        """Show `text` while the block runs; with `step` it is a stage of that step.
+
+        A stage outside the steps (start-up, evaluation) also leaves a line: when it starts in a
+        plain log, so that the log says what is being waited for; when it ends in a terminal,
+        with its duration.
+        """
+        inside_step = step is not None
+        label = f"step {step}/{self._total} | {text}" if inside_step else text
+        begin = time.monotonic()
+        if self._progress is not None:
+            self._progress.update(self._task, description=label)
+        elif self._enabled and not inside_step:
+            self._print(f"[{_clock(begin - self._begin)}] {text}")
+        yield
+        if self._progress is not None and not inside_step:
+            seconds = time.monotonic() - begin
+            self._print(Text.assemble(("✓ ", "green"), text, (f"  {seconds:.0f} s", "dim")))
+        if not inside_step:
+            self._last = time.monotonic()
+
+    def step_line(self, step: int, scalars: Mapping[str, float]) -> None:
+        """One line for a finished step: rewards per domain, conflict rate, seconds, time left."""
+        if not self._enabled:
+            return
+        now = time.monotonic()
+        self._durations = [*self._durations[-9:], now - self._last]
+        self._last = now
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step)
+            self._print(step_text(step, self._total, scalars))
+        else:
+            mean_s = sum(self._durations) / len(self._durations)
+            left = _clock(mean_s * (self._total - step))
+            line = step_text(step, self._total, scalars).plain
+            self._print(f"[{_clock(now - self._begin)}] {line} | {left} left")
+
+    def note(self, text: str) -> None:
+        """A line of its own, shown even when the console is off: the user should read it."""
+        self._print(Text(text) if not self._live else Text.assemble(("• ", "yellow"), text))
+
+    def close(self) -> None:
+        """Stop the live line; finished lines stay. Safe to call twice."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _print(self, line: str | Text) -> None:
+        # Text, not markup: rewards and file names may hold square brackets
+        self._out.print(line if isinstance(line, Text) else Text(line))
+        self._out.file.flush()
+
+
+def step_text(step: int, total: int, scalars: Mapping[str, float]) -> Text:
+    """`step  7/30 | reward math 0.45  chat 0.31 | conflicts 12% | kl 0.002 | 4.7 s`."""
+    width = len(str(total))
+    text = Text.assemble((f"step {step:>{width}}/{total}", "bold"), " | reward")
+    for name, value in _family(scalars, "reward").items():
+        text.append(f" {name} ")
+        text.append(f"{value:.3f} ", style="cyan")
+    parts = []
+    conflict = scalars.get("surgery/conflict_rate", math.nan)
+    if math.isfinite(conflict):
+        parts.append(f"conflicts {conflict:.0%}")
+    kls = [v for v in _family(scalars, "kl").values() if math.isfinite(v)]
+    if kls:
+        parts.append(f"kl {max(kls):.4f}")
+    if scalars.get("skipped"):
+        parts.append("SKIPPED (non-finite gradient)")
+    if math.isfinite(scalars.get("time/step", math.nan)):
+        parts.append(f"{scalars['time/step']:.1f} s")
+    for part in parts:
+        text.append("| " if part is parts[0] else " | ")
+        text.append(part)
+    return text
+
+
+def _family(scalars: Mapping[str, float], family: str) -> dict[str, float]:
+    prefix = f"{family}/"
+    return {key.removeprefix(prefix): v for key, v in scalars.items() if key.startswith(prefix)}
+
+
+def _clock(seconds: float) -> str:
+    """`m:ss`, or `h:mm:ss` from an hour on."""
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, secs = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"

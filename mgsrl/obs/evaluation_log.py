@@ -1,0 +1,61 @@
+"""`evaluations.jsonl`: one line per step and domain with the held-out score and its error.
+
+The record lives here, below `evaluate/` (which computes it) and `report/` (which shows it), so
+that neither has to import the other. Left out: per-prompt scores.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mgsrl.obs.jsonl import dump_line, read_rows, write_atomic
+
+FILE = "evaluations.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """One domain's held-out score at one step."""
+
+    step: int
+    """Optimizer steps behind the evaluated weights; 0 is the policy before training."""
+    domain: str
+    mean: float
+    """Mean over prompts of the prompt's mean reward; NaN if everything abstained."""
+    standard_error: float
+    """Of `mean`, over prompts; NaN with fewer than two prompts."""
+    n: int
+    """Prompts with at least one scored response."""
+    num_samples: int
+    """Responses generated, abstained ones included."""
+    mean_length: float
+    """Response tokens."""
+    format_ok: float
+    """Share of responses with a complete `<response>` block."""
+    abstained: float
+    """Share of responses whose reward abstained."""
+
+
+def append_evaluations(run_dir: Path, results: Iterable[EvalResult]) -> None:
+    """Add `results`; an earlier line of the same step and domain is replaced."""
+    path = run_dir / FILE
+    new = [asdict(result) for result in results]
+    replaced = {(row["step"], row["domain"]) for row in new}
+    kept = [r for r in read_rows(path) if (r.get("step"), r.get("domain")) not in replaced]
+    write_atomic(path, "".join(dump_line(row) for row in kept + new))
+
+
+def read_evaluations(run_dir: Path) -> list[EvalResult]:
+    """All results by step, in the order of writing within a step; none if never evaluated."""
+    results = [_from_row(row) for row in read_rows(run_dir / FILE)]
+    return sorted(results, key=lambda result: result.step)
+
+
+def _from_row(row: Mapping[str, Any]) -> EvalResult:
+    # null stands for NaN in the file; fields that a newer version added are ignored
+    values: dict[str, Any] = {
+        f.name: math.nan if row.get(f.name) is None else row[f.name] for f in fields(EvalResult)
+    }
+    return EvalResult(**values)

@@ -1,0 +1,65 @@
+"""JSON lines with a `step` in each: append, read, and rewind to a step without a torn file.
+
+Every log of a run folder that grows line by line goes through here, so that resuming cannot
+leave two lines of the same step behind. Left out: file locks (one driver writes a run folder).
+"""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def jsonable(value: Any) -> Any:
+    """`value` with non-finite floats as null (JSON has no NaN) and unknown objects as text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int | bool) or value is None:
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, Iterable):
+        return [jsonable(item) for item in value]
+    return str(value)
+
+
+def dump_line(row: Mapping[str, Any]) -> str:
+    return json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of `path`, in order; none if the file is missing.
+
+    A last line that a killed process left unfinished is not a row: it is left out.
+
+    Raises:
+        json.JSONDecodeError: a damaged line that is not the last.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows = [json.loads(line) for line in lines[:-1] if line.strip()]
+    if lines[-1].strip():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(lines[-1]))
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def rewrite(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Keep the rows for which `keep` is true, atomically; a missing file stays missing."""
+    if path.exists():
+        write_atomic(path, "".join(dump_line(row) for row in read_rows(path) if keep(row)))

@@ -1,0 +1,134 @@
+"""Scalars of one training step, under the names that dashboards and the report rely on.
+
+Pure functions from the records of `types.py` to `dict[str, float]`. With many domains the
+per-domain families are folded into means, least telling first, so that a step never logs much
+more than `MAX_SCALARS`; what is folded away stays in `surgery/` and `rollouts/`.
+Left out: histograms and per-module values (`surgery_log`), moving averages (the report's).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
+
+MAX_SCALARS = 60
+
+# Per-domain families in the order in which they are folded; `reward` never is.
+FOLD_ORDER = (
+    "surgery/cosine",
+    "truncated",
+    "abstained",
+    "loss",
+    "surgery/projected_share",
+    "format_ok",
+    "entropy",
+    "mismatch",
+    "grad_norm",
+    "live_groups",
+    "kl",
+    "response_length",
+)
+
+Scalars = dict[str, float]
+
+
+def mean(values: Iterable[float]) -> float:
+    """Arithmetic mean; NaN of nothing."""
+    items = list(values)
+    return sum(items) / len(items) if items else math.nan
+
+
+def rollout_metrics(groups: Mapping[str, Sequence[RolloutGroup]]) -> Scalars:
+    """What the policy wrote and earned, per domain, from scored groups with advantages.
+
+    `reward` is the mean over responses that were scored (NaN if all abstained),
+    `response_length` is in tokens, `live_groups` the share of groups with a non-zero advantage,
+    `abstained`, `format_ok` and `truncated` (cut at the token limit) are shares of responses.
+    """
+    scalars: Scalars = {}
+    for domain, domain_groups in groups.items():
+        rollouts = [r for group in domain_groups for r in group.rollouts]
+        rewards = [r for group in domain_groups for r in group.rewards]
+        live = [float(any(a != 0.0 for a in group.advantages)) for group in domain_groups]
+        scored = [r.value for r in rewards if r.value is not None]
+        scalars |= {
+            f"reward/{domain}": mean(scored),
+            f"response_length/{domain}": mean(len(r.token_ids) for r in rollouts),
+            f"live_groups/{domain}": mean(live),
+            f"abstained/{domain}": mean(float(r.abstained) for r in rewards),
+            f"format_ok/{domain}": mean(float(r.format_ok) for r in rewards),
+            f"truncated/{domain}": mean(float(r.finish_reason == "length") for r in rollouts),
+        }
+    return scalars
+
+
+def learner_metrics(stats: Mapping[str, DomainStats]) -> Scalars:
+    """`loss`, `kl`, `entropy` and `mismatch` (nats) per domain."""
+    scalars: Scalars = {}
+    for domain, s in stats.items():
+        scalars |= {
+            f"loss/{domain}": s.loss,
+            f"kl/{domain}": s.kl,
+            f"entropy/{domain}": s.entropy,
+            f"mismatch/{domain}": s.mismatch,
+        }
+    return scalars
+
+
+def step_metrics(stats: StepStats) -> Scalars:
+    """`grad_norm` (before clipping), `learning_rate` and `skipped` (1 for a skipped step)."""
+    return {
+        "grad_norm": stats.grad_norm,
+        "learning_rate": stats.learning_rate,
+        "skipped": float(stats.skipped),
+    }
+
+
+def throughput(groups: Mapping[str, Sequence[RolloutGroup]], step_seconds: float) -> Scalars:
+    """`throughput/tokens_per_second`: response tokens made and trained on per second of step."""
+    tokens = sum(len(r.token_ids) for gs in groups.values() for g in gs for r in g.rollouts)
+    rate = tokens / step_seconds if step_seconds > 0 else math.nan
+    return {"throughput/tokens_per_second": rate}
+
+
+def step_scalars(
+    *,
+    groups: Mapping[str, Sequence[RolloutGroup]],
+    domain_stats: Mapping[str, DomainStats],
+    surgery: SurgeryReport,
+    step: StepStats,
+    times: Mapping[str, float],
+    weight_version: int,
+    canary_error: float,
+) -> Scalars:
+    """Everything a step logs, folded to about `MAX_SCALARS`; `canary_error` is in nats."""
+    scalars = {
+        **rollout_metrics(groups),
+        **learner_metrics(domain_stats),
+        **surgery.scalars,
+        **step_metrics(step),
+        **throughput(groups, times["time/step"]),
+        **times,
+        "weights/version": float(weight_version),
+        "sync/canary_error": canary_error,
+    }
+    return fold(scalars)
+
+
+def fold(scalars: Mapping[str, float], limit: int = MAX_SCALARS) -> Scalars:
+    """Replace whole per-domain families by `<family>/mean` until at most `limit` remain.
+
+    Cosines keep their minimum as well, because a mean hides the one pair that conflicts.
+    """
+    folded = dict(scalars)
+    for family in FOLD_ORDER:
+        if len(folded) <= limit:
+            break
+        keys = [key for key in folded if key.startswith(f"{family}/")]
+        values = [folded.pop(key) for key in keys]
+        finite = [v for v in values if math.isfinite(v)]
+        if keys:
+            folded[f"{family}/mean"] = mean(finite)
+        if keys and family == "surgery/cosine":
+            folded[f"{family}/min"] = min(finite, default=math.nan)
+    return folded

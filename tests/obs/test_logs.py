@@ -1,0 +1,106 @@
+import json
+import math
+
+import pytest
+
+from mgsrl.obs import evaluation_log, rollout_log, surgery_log
+from mgsrl.obs.evaluation_log import EvalResult, append_evaluations, read_evaluations
+from mgsrl.obs.jsonl import read_rows, rewrite
+from mgsrl.obs.rewind import rewind_logs
+from mgsrl.obs.rollout_log import read_rollouts, stored_steps, write_rollouts
+from mgsrl.obs.surgery_log import read_surgery, write_surgery
+from tests.obs.records import group, surgery_report
+
+
+def result(step, domain="math", mean=0.5):
+    return EvalResult(step, domain, mean, 0.1, 8, 8, 20.0, 1.0, 0.0)
+
+
+def test_rollouts_come_back_as_written(tmp_path):
+    groups = {d: [group(d, i) for i in range(3)] for d in ("math", "chat")}
+    path = write_rollouts(tmp_path, 7, groups, groups_per_domain=2)
+    assert path == tmp_path / "rollouts" / "step_000007.jsonl"
+    rows = read_rollouts(tmp_path, 7)
+    assert len(rows) == 2 * 2 * 2
+    first = rows[0]
+    assert first["domain"] == "math"
+    assert first["messages"] == [{"role": "user", "content": "What is 1 + 1?"}]
+    assert first["response"] == "<think>\n1</think><response>0</response>"
+    assert (first["reward"], first["advantage"], first["finish_reason"]) == (1.0, 1.0, "stop")
+    assert first["weight_version"] == 4
+    assert first["details"] == {"extracted": "2"}
+    assert list(stored_steps(tmp_path)) == [7]
+
+
+def test_no_samples_no_file(tmp_path):
+    assert write_rollouts(tmp_path, 1, {"math": [group()]}, groups_per_domain=0) is None
+    assert stored_steps(tmp_path) == {}
+    assert read_rollouts(tmp_path, 1) == []
+
+
+def test_surgery_parts_read_back_as_one_table(tmp_path):
+    report = surgery_report()
+    for step in (1, 2, 2):
+        write_surgery(tmp_path, step, report)
+    table = read_surgery(tmp_path)
+    assert table.num_rows == 2 * 2 * 6
+    rows = table.to_pylist()
+    assert sorted({r["step"] for r in rows}) == [1, 2]
+    pair = next(r for r in rows if (r["domain_a"], r["domain_b"]) == ("math", "chat"))
+    gram = report.gram_MDD[0]
+    assert pair["inner"] == gram[0, 1].item()
+    assert pair["cosine"] == pytest.approx((gram[0, 1] / (gram[0, 0] * gram[1, 1]).sqrt()).item())
+    assert pair["conflict"] == (gram[0, 1].item() < 0)
+    assert pair["weight"] is None
+    diagonal = next(r for r in rows if r["domain_a"] == r["domain_b"])
+    assert (diagonal["cosine"], diagonal["weight"]) == (pytest.approx(1.0), 1.0)
+
+
+def test_a_module_without_gradient_has_no_cosine(tmp_path):
+    report = surgery_report()
+    report.gram_MDD.zero_()
+    write_surgery(tmp_path, 1, report)
+    assert set(read_surgery(tmp_path)["cosine"].to_pylist()) == {None}
+
+
+def test_empty_surgery_folder_reads_as_an_empty_table(tmp_path):
+    assert read_surgery(tmp_path).num_rows == 0
+
+
+def test_evaluations_replace_the_same_step_and_domain(tmp_path):
+    append_evaluations(tmp_path, [result(0), result(0, "chat")])
+    append_evaluations(tmp_path, [result(3, mean=math.nan)])
+    append_evaluations(tmp_path, [result(0, mean=0.9)])
+    back = read_evaluations(tmp_path)
+    assert [(r.step, r.domain) for r in back] == [(0, "chat"), (0, "math"), (3, "math")]
+    assert back[1].mean == 0.9
+    assert math.isnan(back[2].mean)
+
+
+def test_an_unfinished_last_line_is_left_out_and_other_damage_is_not(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert read_rows(path) == [{"step": 1}, {"step": 2}]
+    rewrite(path, lambda row: row["step"] < 2)
+    assert path.read_text() == '{"step": 1}\n'
+    path.write_text('{"st\n{"step": 2}\n')
+    with pytest.raises(json.JSONDecodeError):
+        read_rows(path)
+
+
+def test_rewind_takes_back_every_log(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {s}}}\n' for s in range(1, 6)))
+    append_evaluations(tmp_path, [result(0), result(3), result(5)])
+    for step in range(1, 6):
+        write_rollouts(tmp_path, step, {"math": [group()]}, 1)
+        write_surgery(tmp_path, step, surgery_report())
+    rewind_logs(tmp_path, next_step=4, weight_version=3)
+    assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    assert [r.step for r in read_evaluations(tmp_path)] == [0, 3]
+    assert list(stored_steps(tmp_path)) == [1, 2, 3]
+    assert sorted(set(read_surgery(tmp_path)["step"].to_pylist())) == [1, 2, 3]
+
+
+def test_folder_names_are_the_designs():
+    assert (rollout_log.FOLDER, surgery_log.FOLDER) == ("rollouts", "surgery")
+    assert evaluation_log.FILE == "evaluations.jsonl"

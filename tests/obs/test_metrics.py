@@ -1,0 +1,70 @@
+import math
+
+import pytest
+
+from mgsrl.obs import metrics
+from mgsrl.obs.timers import StageTimers
+from tests.obs.records import domain_stats, group, step_stats, surgery_report
+
+
+def scalars_of(domains):
+    return metrics.step_scalars(
+        groups={d: [group(d, i) for i in range(2)] for d in domains},
+        domain_stats={d: domain_stats() for d in domains},
+        surgery=surgery_report(domains),
+        step=step_stats(),
+        times={**StageTimers().finish_step(), "time/step": 2.0},
+        weight_version=5,
+        canary_error=1e-6,
+    )
+
+
+def test_rollout_metrics_by_hand():
+    groups = {
+        "math": [
+            group(values=(1.0, 0.0), advantages=(1.0, -1.0), lengths=(3, 5)),
+            group(index=1, values=(None, 0.5), advantages=(0.0, 0.0), lengths=(4, 8)),
+        ]
+    }
+    m = metrics.rollout_metrics(groups)
+    assert m["reward/math"] == pytest.approx(0.5)
+    assert m["response_length/math"] == pytest.approx(5.0)
+    assert m["live_groups/math"] == 0.5
+    assert m["abstained/math"] == 0.25
+    assert m["format_ok/math"] == 0.75
+    assert m["truncated/math"] == 0.5
+
+
+def test_a_domain_that_abstained_altogether_has_no_reward():
+    m = metrics.rollout_metrics({"chat": [group("chat", values=(None, None), advantages=(0, 0))]})
+    assert math.isnan(m["reward/chat"])
+    assert m["abstained/chat"] == 1.0
+
+
+def test_three_domains_log_everything_in_at_most_sixty_scalars():
+    domains = ("math", "chat", "if")
+    scalars = scalars_of(domains)
+    assert len(scalars) <= 60
+    assert set(metrics.FOLD_ORDER) - {"surgery/cosine"} < {k.rpartition("/")[0] for k in scalars}
+    for family in ("reward", *metrics.FOLD_ORDER[1:]):
+        assert all(f"{family}/{d}" in scalars for d in domains), family
+    assert scalars["surgery/cosine/math-chat"] == -0.5
+    assert scalars["weights/version"] == 5.0
+    assert scalars["throughput/tokens_per_second"] == 3 * 2 * 8 / 2.0
+
+
+def test_eight_domains_fold_the_least_telling_families():
+    domains = tuple(f"domain{i}" for i in range(8))
+    scalars = scalars_of(domains)
+    assert len(scalars) <= 62
+    assert all(f"reward/{d}" in scalars for d in domains)
+    assert all(f"response_length/{d}" in scalars for d in domains)
+    assert scalars["surgery/cosine/min"] == -0.5
+    assert scalars["abstained/mean"] == 0.0
+    assert "abstained/domain0" not in scalars
+    assert scalars["grad_norm"] == 0.7
+
+
+def test_folding_means_skip_what_is_not_finite():
+    folded = metrics.fold({"loss/a": math.nan, "loss/b": 2.0, "reward/a": 1.0}, limit=1)
+    assert folded == {"loss/mean": 2.0, "reward/a": 1.0}
