@@ -1,0 +1,46 @@
+# Two commands: `make quickstart` trains the bundled model, `make test` runs the tests.
+# Both set up a virtual environment first when there is none. Needs Python 3.11, g++ and make.
+PYTHON ?= python3.11
+VENV ?= .venv
+# Overrides for `mgsrl train`, e.g. make quickstart ARGS="strategy=mixed seed=1"
+ARGS ?=
+# Options for pip, e.g. --extra-index-url with PyTorch's CPU wheel index (see README, Install)
+PIP_ARGS ?=
+BIN = $(VENV)/bin
+
+.PHONY: help setup quickstart test test-slow lint clean
+
+help:
+	@echo "make quickstart   set up if needed, train the bundled model, write report.html"
+	@echo "make test         set up if needed, lint, type-check, default tests"
+	@echo "make test-slow    the tests marked slow"
+	@echo "make setup        only the virtual environment ($(VENV)) from requirements.lock"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11)' 2>/dev/null \
+	  || { echo "Python 3.11 is needed: expected it as '$(PYTHON)'; set PYTHON=/path/to/python3.11"; exit 2; }
+	@command -v g++ >/dev/null || { echo "g++ is needed (DeepSpeed compiles a small op); install it"; exit 2; }
+	@echo "Setting up $(VENV) from requirements.lock (about 2 minutes, 4 GB)..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(PIP_ARGS) -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+quickstart: setup
+	$(BIN)/mgsrl train $(ARGS)
+
+test: setup lint
+	$(BIN)/pytest
+
+test-slow: setup
+	$(BIN)/pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,107 @@
+"""Rules across configuration groups; each group's own rules stand beside its fields."""
+
+from mgsrl.config.require import one_of
+from mgsrl.config.root import Config
+from mgsrl.errors import ConfigError, explain, nearest
+
+
+def check_config(config: Config) -> None:
+    """Raise `ConfigError` for the first rule that does not hold. Looks at nothing but `config`."""
+    for group in (
+        config.policy,
+        config.data,
+        config.strategy,
+        config.rollout,
+        config.algo,
+        config.surgery,
+        config.learner,
+        config.train,
+        config.checkpoint,
+        config.evaluate,
+        config.trackers,
+        config.cluster,
+    ):
+        group.validate()
+    for name, domain in config.domains.items():
+        domain.validate(f"domains.{name}")
+    _check_domains(config)
+    _check_sampling(config)
+    _check_devices(config)
+
+
+def _check_domains(config: Config) -> None:
+    if not config.domains:
+        raise ConfigError(
+            explain(
+                "There is no domain to train on.",
+                expected="at least one entry under `domains`",
+                found="none",
+                todo="choose a set with domains=NAME (see configs/domains/)",
+            )
+        )
+    named = [("strategy.domain_order", name) for name in config.strategy.domain_order]
+    for index, phase in enumerate(config.strategy.phases):
+        named += [(f"strategy.phases[{index}].domains", name) for name in phase.domains]
+    for key, name in named:
+        if name not in config.domains:
+            raise ConfigError(
+                explain(
+                    f"{key} names a domain that does not exist.",
+                    expected=f"one of {', '.join(config.domains)}",
+                    found=repr(name),
+                    todo=f"correct the name ({nearest(name, config.domains)})",
+                )
+            )
+    for index, phase in enumerate(config.strategy.phases):
+        if not phase.domains:
+            raise ConfigError(f"strategy.phases[{index}].domains is empty; name its domains")
+    fixed_steps = sum(phase.steps for phase in config.strategy.phases)
+    if config.strategy.phases and fixed_steps > config.train.num_steps:
+        raise ConfigError(
+            explain(
+                "The phases are longer than the run.",
+                expected=f"at most train.num_steps={config.train.num_steps} steps",
+                found=f"{fixed_steps}",
+                todo="raise train.num_steps or shorten strategy.phases",
+            )
+        )
+
+
+def _check_sampling(config: Config) -> None:
+    for key, top_p in [
+        ("rollout.top_p", config.rollout.top_p),
+        *((f"domains.{n}.top_p", d.top_p) for n, d in config.domains.items()),
+    ]:
+        if top_p is not None and top_p != 1.0:
+            raise ConfigError(
+                explain(
+                    f"{key} must be 1 for training.",
+                    expected="1.0: the learner's log-probabilities are of the full distribution, "
+                    "so a nucleus would bias every importance weight",
+                    found=str(top_p),
+                    todo=f"set {key}=1.0 and steer with temperature (evaluate.top_p may differ)",
+                )
+            )
+
+
+def _check_devices(config: Config) -> None:
+    if config.learner.device == "cpu" and config.rollout.sync.transfer == "nccl":
+        raise ConfigError(
+            explain(
+                "NCCL needs GPUs.",
+                expected="learner.device=cuda with rollout.sync.transfer=nccl",
+                found="learner.device=cpu",
+                todo="set rollout.sync.transfer=auto",
+            )
+        )
+    if config.learner.offload_optimizer and config.learner.device == "cpu":
+        raise ConfigError(
+            explain(
+                "learner.offload_optimizer moves the optimizer state from a GPU to the CPU.",
+                expected="learner.device=cuda",
+                found="learner.device=cpu",
+                todo="set learner.offload_optimizer=false",
+            )
+        )
+    if config.resume not in ("auto", "never") and "/" not in config.resume:
+        one_of("resume", config.resume, ("auto", "never", "PATH/TO/CHECKPOINT"))

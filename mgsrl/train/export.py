@@ -1,0 +1,65 @@
+"""A checkpoint's fp32 master weights as a plain Hugging Face folder, without any actor.
+
+The shards of all ranks are put together tensor by tensor; nothing but safetensors and JSON is
+read. The result loads with `AutoModelForCausalLM.from_pretrained` and in any engine.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from mgsrl.config.compose import config_from_yaml
+from mgsrl.errors import MissingPathError, explain
+from mgsrl.train.checkpoint import load_checkpoint, newest_checkpoint
+
+
+def export_model(source: Path, output: Path) -> Path:
+    """Write model, configuration and tokenizer to `output`.
+
+    Args:
+        source: a run folder (its newest checkpoint) or one checkpoint.
+        output: a folder that does not exist yet.
+
+    Raises:
+        MissingPathError: no checkpoint in `source`, or `output` exists.
+        CheckpointError: the checkpoint is damaged.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from mgsrl.learner.checkpoint import read_master_weights
+    from mgsrl.learner.model import resolve_model_path
+
+    if (source / "manifest.json").is_file():
+        checkpoint = load_checkpoint(source)
+    else:
+        found = newest_checkpoint(source / "checkpoints", print)
+        if found is None:
+            raise MissingPathError(
+                explain(
+                    "There is nothing to export.",
+                    expected="a run folder with a checkpoint, or a checkpoint",
+                    found=str(source),
+                    todo="name a folder such as runs/pocket-mgs-seed0",
+                )
+            )
+        checkpoint = found
+    if output.exists():
+        raise MissingPathError(
+            explain(
+                "The output exists.",
+                expected="a new folder",
+                found=str(output),
+                todo="choose another name or remove it",
+            )
+        )
+    policy = config_from_yaml(checkpoint.path.parent.parent / "config.yaml").policy
+    path = resolve_model_path(policy.path)
+    options = {"trust_remote_code": policy.trust_remote_code}
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="float32", **options)
+    model.load_state_dict(read_master_weights(checkpoint.path / "learner"), strict=False)
+    draft = output.with_name(f".{output.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    model.save_pretrained(draft)
+    AutoTokenizer.from_pretrained(path, **options).save_pretrained(draft)
+    os.replace(draft, output)
+    return output

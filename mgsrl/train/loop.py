@@ -1,0 +1,38 @@
+"""The training loop: one batch of rollouts after the other, whatever the strategy or the engine.
+
+Baselines are choices of schedule and surgery method, never a second loop. What each line does is
+one room of the package, in the order of the design's "one prompt's walk".
+"""
+
+from mgsrl.algo.advantages import with_advantages
+from mgsrl.data.packing import pack
+from mgsrl.train.run import Run
+
+
+def train(run: Run) -> None:
+    """Train from where `run` stands (a fresh start or a checkpoint) to its last step."""
+    run.restore()
+    run.publish_weights()
+    run.evaluate_if_due()
+    while run.step < run.num_steps:
+        phase = run.enter_phase()
+        prompts = run.mixture.next_prompts(phase.quotas)  # {domain: [Prompt]}
+        with run.stage("rollout"):
+            groups = run.sampler.rollout(prompts, run.step)  # {domain: [RolloutGroup]}
+        with run.stage("reward"):
+            groups = with_advantages(run.scorer.score(groups), run.algo)
+        batch = pack(groups, **run.packing)
+        with run.stage("logprob"):
+            run.learners.load_batch(batch)
+        for _ in range(run.algo.updates_per_batch):
+            with run.stage("backward"):  # forward, loss, backward; each domain's own shards
+                losses = {domain: run.learners.accumulate(domain) for domain in batch.domains}
+            with run.stage("surgery"):  # Gramian per module -> weights -> one gradient
+                report = run.learners.resolve_conflicts(run.step)
+            with run.stage("step"):
+                outcome = run.learners.optimizer_step(run.step)
+        run.step += 1
+        with run.stage("sync"):
+            run.publish_weights()
+        run.after_step(groups, losses, report, outcome)
+    run.finish()

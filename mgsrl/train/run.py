@@ -1,0 +1,209 @@
+"""One run: its parts, where it stands, and what happens around the steps of the loop.
+
+`build.py` puts the parts together; `loop.py` tells the story. Here are restoring, publishing
+with the canary, evaluation, metrics and checkpoints.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mgsrl.cluster.pool import ActorPool
+from mgsrl.config import AlgoConfig, CheckpointConfig, EvaluateConfig, SyncConfig
+from mgsrl.data.mixture import Mixture
+from mgsrl.errors import WorkerDiedError
+from mgsrl.evaluate.heldout import evaluate_groups
+from mgsrl.learner.group import LearnerGroup
+from mgsrl.obs.console import Console
+from mgsrl.obs.evaluation_log import append_evaluations, read_evaluations
+from mgsrl.obs.metrics import step_scalars
+from mgsrl.obs.rewind import rewind_logs
+from mgsrl.obs.rollout_log import write_rollouts
+from mgsrl.obs.surgery_log import write_surgery
+from mgsrl.obs.timers import StageTimers
+from mgsrl.obs.trackers import Trackers
+from mgsrl.rewards.scorer import Scorer
+from mgsrl.rollout.sampler import Sampler
+from mgsrl.sync.canary import check_canary, compare_logprobs
+from mgsrl.train.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
+from mgsrl.train.schedule import Phase, Schedule
+from mgsrl.types import DomainStats, Prompt, RolloutGroup, StepStats, SurgeryReport
+
+Groups = Mapping[str, Sequence[RolloutGroup]]
+
+
+@dataclass
+class Run:
+    """The parts of one training run and its position, `step` (optimizer batches done)."""
+
+    folder: Path
+    num_steps: int
+    schedule: Schedule
+    mixture: Mixture
+    sampler: Sampler
+    scorer: Scorer
+    learners: LearnerGroup
+    rollout_pools: Sequence[ActorPool]
+    heldout: Mapping[str, Sequence[Prompt]]
+    algo: AlgoConfig
+    sync: SyncConfig
+    checkpoints: CheckpointConfig
+    evaluation: EvaluateConfig
+    packing: Mapping[str, Any]
+    """Keyword arguments of `data.packing.pack`."""
+    console: Console
+    open_trackers: Callable[[int], Trackers]
+    """Opens the trackers once the first step that will be logged is known."""
+    samples_per_domain: int
+    checkpoint: Checkpoint | None
+    """Where to go on; None starts anew."""
+    step: int = 0
+    trackers: Trackers = field(default_factory=lambda: Trackers([]))
+    timers: StageTimers = field(default_factory=StageTimers)
+    canary_sequences: list[tuple[int, ...]] = field(default_factory=list)
+    canary_error: float = 0.0
+
+    # ---- stages ----------------------------------------------------------------------------
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage of the step and show it."""
+        with self.console.stage(name, step=self.step + 1), self.timers.stage(name):
+            yield
+
+    # ---- before the first step ---------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Weights, optimizer, data cursors and logs as they were at the checkpoint."""
+        if self.checkpoint is not None:
+            with self.console.stage(f"restoring {self.checkpoint.path.name}"):
+                self.learners.load(self.checkpoint.path / "learner")
+                self.mixture.restore(self.checkpoint.state["mixture"])
+            self.step = self.checkpoint.step
+            self.console.note(f"resumed after step {self.step} from {self.checkpoint.path}")
+        rewind_logs(self.folder, self.step + 1)
+        self.trackers = self.open_trackers(self.step + 1)
+        prompts = [prompt for group in self.heldout.values() for prompt in group]
+        prompts = prompts or self.mixture.peek(self.sync.canary_sequences)
+        self.canary_sequences = [p.token_ids for p in prompts[: self.sync.canary_sequences]]
+
+    def enter_phase(self) -> Phase:
+        """The phase of the coming step, its resets done when the step is its first."""
+        self.timers.start_step()
+        phase = self.schedule.phase(self.step)
+        if self.step == phase.start and self.step > 0:
+            if phase.reset_optimizer:
+                self.learners.reset_optimizer()
+            if phase.move_reference:
+                self.learners.move_reference()
+        return phase
+
+    # ---- weights -------------------------------------------------------------------------------
+
+    def publish_weights(self) -> None:
+        """Send weight version `step` to every rollout worker and prove that it arrived.
+
+        A worker found dead is replaced and everything is sent again; a learner's death is final.
+        """
+        while True:
+            try:
+                self.learners.publish(self.step)
+                self._check_canary()
+                return
+            except WorkerDiedError:
+                if not sum(pool.revive_dead() for pool in self.rollout_pools):
+                    raise
+
+    def _check_canary(self) -> None:
+        expected = self.learners.logprobs(self.canary_sequences, temperature=1.0)
+        limit_s = self.sampler.time_limit_s
+        self.canary_error = 0.0
+        for pool in self.rollout_pools:
+            scored = pool.broadcast("score", self.canary_sequences, 1.0, limit_s=limit_s)
+            for slot, logprobs in enumerate(scored):
+                error = compare_logprobs(logprobs, expected)
+                self.canary_error = max(self.canary_error, error.mean)
+                check_canary(
+                    error,
+                    threshold=self.sync.canary_threshold,
+                    weight_version=self.step,
+                    worker=f"{pool.name} worker {slot}",
+                    probes=lambda pool=pool, slot=slot: (
+                        pool.broadcast("probe", limit_s=limit_s)[slot],
+                        self.learners.probe(),
+                    ),
+                )
+
+    def republish_weights(self, _handle: Any) -> None:
+        """A rollout worker was replaced: connect it and send it the current version."""
+        self.connect_rollouts()
+        self.learners.publish(self.step)
+
+    def connect_rollouts(self) -> None:
+        """Tell the learners who receives their weights."""
+        self.learners.connect_rollouts(
+            [handle for pool in self.rollout_pools for handle in pool.handles], self.sync.transfer
+        )
+
+    # ---- after a step ----------------------------------------------------------------------------
+
+    def after_step(
+        self,
+        groups: Groups,
+        losses: Mapping[str, DomainStats],
+        report: SurgeryReport,
+        outcome: StepStats,
+    ) -> None:
+        """Metrics and samples of the step just done; evaluation and checkpoint when due."""
+        scalars = step_scalars(
+            groups=groups,
+            domain_stats=losses,
+            surgery=report,
+            step=outcome,
+            times=self.timers.finish_step(),
+            weight_version=self.step,
+            canary_error=self.canary_error,
+        )
+        self.trackers.log(self.step, scalars)
+        write_rollouts(self.folder, self.step, groups, self.samples_per_domain)
+        write_surgery(self.folder, self.step, report)
+        self._refresh_canary(groups)
+        self.evaluate_if_due()
+        every = self.checkpoints.every
+        if self.step == self.num_steps or (every and self.step % every == 0):
+            self._save_checkpoint()
+
+    def evaluate_if_due(self) -> None:
+        """Held-out rewards before the first step, every `evaluate.every` steps and at the end."""
+        every = self.evaluation.every
+        due = self.step in (0, self.num_steps) or (every > 0 and self.step % every == 0)
+        done = any(result.step == self.step for result in read_evaluations(self.folder))
+        if not due or done or not self.heldout:
+            return
+        with self.console.stage(f"evaluating on held-out prompts after step {self.step}"):
+            groups = self.scorer.score(self.sampler.evaluate(self.heldout, self.step))
+        results = evaluate_groups(groups, self.step)
+        append_evaluations(self.folder, results)
+        for result in results:
+            self.console.note(
+                f"held-out {result.domain} after {self.step} steps: "
+                f"{result.mean:.3f} ± {result.standard_error:.3f} (n={result.n})"
+            )
+
+    def finish(self) -> None:
+        """The end of the run: nothing is due any more."""
+        self.trackers.close()
+
+    def _save_checkpoint(self) -> None:
+        folder, state = self.folder / "checkpoints", {"mixture": self.mixture.state()}
+        with self.console.stage(f"saving checkpoint {self.step}"):
+            save_checkpoint(folder, self.step, state, self.learners.save)
+        prune_checkpoints(folder, self.checkpoints.keep)
+
+    def _refresh_canary(self, groups: Groups) -> None:
+        """From now on check with whole sequences: prompts alone may not reach what has changed."""
+        firsts = [domain_groups[0] for domain_groups in groups.values() if domain_groups]
+        sequences = [group.prompt.token_ids + group.rollouts[0].token_ids for group in firsts]
+        self.canary_sequences = sequences[: self.sync.canary_sequences]
