@@ -1,0 +1,177 @@
+"""Packs scored groups into domain-pure micro-batches for all learner ranks.
+
+At every micro-step all ranks hold the same domain (ZeRO's collectives then reduce one domain's
+gradient and nothing else), so every rank gets the same number of micro-batches per domain. A rank
+with nothing left gets one of weight zero.
+
+Ranks wait for each other at every micro-step, so sequences are sorted by length and dealt in runs
+of `world_size * micro_batch_size`: what is computed at the same time is about equally long, which
+also keeps padding low. The last, incomplete run holds the shortest sequences.
+
+Left out: token budgets instead of a micro-batch size and sequence packing without padding. Both
+change speed only, and both want attention kernels that a CPU does not have.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mgsrl.errors import InvariantError, explain
+from mgsrl.types import BatchTotals, MicroBatch, Prompt, Rollout, RolloutGroup
+
+_FILLER_LENGTH = 2
+"""Shortest sequence with a next token to predict."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """The batch of one update."""
+
+    per_rank: tuple[dict[str, tuple[MicroBatch, ...]], ...]
+    """[world_size] micro-batches by domain; the same domains and counts on every rank."""
+    totals: BatchTotals
+    """One denominator for all domains together: the sum of the domains' gradients is then the
+    gradient of the mixed batch."""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains with something to train on, in the order of the groups."""
+        return tuple(self.per_rank[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    prompt: Prompt
+    rollout: Rollout
+    advantage: float
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt.token_ids) + len(self.rollout.token_ids)
+
+
+def pack(
+    groups: Mapping[str, Sequence[RolloutGroup]],
+    *,
+    micro_batch_size: int,
+    world_size: int,
+    max_response_length: int,
+    pad_token_id: int,
+    temperatures: Mapping[str, float],
+) -> PackedBatch:
+    """Distribute every trainable response over ranks and micro-batches; deterministic.
+
+    Responses whose reward abstained, and responses without a token, are left out. A domain in
+    which nothing is left is absent on all ranks.
+
+    Args:
+        groups: scored groups with advantages, by domain.
+        micro_batch_size: sequences per rank and micro-step.
+        world_size: learner ranks.
+        max_response_length: the response limit, the constant of `sequence_sum_norm`.
+        pad_token_id: fills the right of shorter sequences; masked everywhere.
+        temperatures: sampling temperature by domain.
+
+    Raises:
+        InvariantError: a group that was not scored, or log-probabilities that do not match its
+            tokens.
+    """
+    per_rank: tuple[dict[str, tuple[MicroBatch, ...]], ...] = tuple({} for _ in range(world_size))
+    num_tokens = num_sequences = 0
+    for domain, domain_groups in groups.items():
+        sequences = _trainable(domain, domain_groups)
+        if not sequences:
+            continue
+        num_sequences += len(sequences)
+        num_tokens += sum(len(sequence.rollout.token_ids) for sequence in sequences)
+        steps = _deal(sequences, micro_batch_size, world_size)
+        for rank in range(world_size):
+            per_rank[rank][domain] = tuple(
+                _micro_batch(domain, step[rank], pad_token_id, temperatures[domain])
+                for step in steps
+            )
+    return PackedBatch(per_rank, BatchTotals(num_tokens, num_sequences, max_response_length))
+
+
+def _trainable(domain: str, groups: Sequence[RolloutGroup]) -> list[_Sequence]:
+    sequences = []
+    for group in groups:
+        size = len(group.rollouts)
+        if len(group.rewards) != size or len(group.advantages) != size:
+            raise _mismatch(
+                f"{domain}/{group.prompt.id}",
+                f"{size} rewards and advantages, one per response",
+                f"{len(group.rewards)} rewards, {len(group.advantages)} advantages",
+            )
+        for rollout, reward, advantage in zip(group.rollouts, group.rewards, group.advantages):
+            if len(rollout.logprobs) != len(rollout.token_ids):
+                raise _mismatch(
+                    f"{domain}/{rollout.request_id}",
+                    f"{len(rollout.token_ids)} log-probabilities, one per response token",
+                    f"{len(rollout.logprobs)}",
+                )
+            if not reward.abstained and rollout.token_ids:
+                sequences.append(_Sequence(group.prompt, rollout, advantage))
+    return sequences
+
+
+def _deal(
+    sequences: list[_Sequence], micro_batch_size: int, world_size: int
+) -> list[list[list[_Sequence]]]:
+    """[steps][ranks][<= micro_batch_size] longest first; each run is dealt to and fro."""
+    # sorted() is stable: equal lengths keep the order of prompts and samples.
+    by_length = sorted(sequences, key=lambda sequence: -sequence.length)
+    run = micro_batch_size * world_size
+    steps = []
+    for start in range(0, len(by_length), run):
+        ranks: list[list[_Sequence]] = [[] for _ in range(world_size)]
+        for index, sequence in enumerate(by_length[start : start + run]):
+            lap, place = divmod(index, world_size)
+            ranks[place if lap % 2 == 0 else world_size - 1 - place].append(sequence)
+        steps.append(ranks)
+    return steps
+
+
+def _micro_batch(
+    domain: str, sequences: list[_Sequence], pad_token_id: int, temperature: float
+) -> MicroBatch:
+    """Right-padded to the longest sequence; of weight zero when there is none."""
+    num_rows = max(len(sequences), 1)
+    length = max((sequence.length for sequence in sequences), default=0)
+    length = max(length, _FILLER_LENGTH)
+    token_ids_BL = torch.full((num_rows, length), pad_token_id, dtype=torch.int64)
+    attention_mask_BL = torch.zeros(num_rows, length, dtype=torch.int64)
+    response_mask_BL = torch.zeros(num_rows, length)
+    rollout_logprobs_BL = torch.zeros(num_rows, length)
+    if not sequences:
+        # A row that attends to nothing gives NaN in some attention kernels.
+        attention_mask_BL.fill_(1)
+    for row, sequence in enumerate(sequences):
+        begin, end = len(sequence.prompt.token_ids), sequence.length
+        token_ids_BL[row, :begin] = torch.tensor(sequence.prompt.token_ids)
+        token_ids_BL[row, begin:end] = torch.tensor(sequence.rollout.token_ids)
+        attention_mask_BL[row, :end] = 1
+        response_mask_BL[row, begin:end] = 1
+        rollout_logprobs_BL[row, begin:end] = torch.tensor(sequence.rollout.logprobs)
+    advantages = [sequence.advantage for sequence in sequences] or [0.0]
+    return MicroBatch(
+        domain=domain,
+        token_ids_BL=token_ids_BL,
+        attention_mask_BL=attention_mask_BL,
+        response_mask_BL=response_mask_BL,
+        rollout_logprobs_BL=rollout_logprobs_BL,
+        advantages_B=torch.tensor(advantages, dtype=torch.float32),
+        temperature=temperature,
+    )
+
+
+def _mismatch(what: str, expected: str, found: str) -> InvariantError:
+    return InvariantError(
+        explain(
+            f"{what} cannot be packed.",
+            expected=expected,
+            found=found,
+            todo="report this: scoring and advantages come before packing",
+        )
+    )

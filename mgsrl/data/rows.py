@@ -1,0 +1,308 @@
+"""Turns one record of any data source into a `Row`: conversation plus what its reward needs.
+
+A record is read through the source's column mapping (our name -> theirs, dotted names reach into
+nested records). Without a mapping three layouts are understood: our own column names, IFEval's,
+and verl's (`prompt` a list of messages, `reward_model.ground_truth`).
+
+Left out: guesses at columns such as `question` or `problem`. A wrong guess trains on wrong data
+in silence; a mapping takes one line of YAML.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mgsrl.config import SourceConfig
+from mgsrl.errors import ConfigError, DataError, explain, nearest
+from mgsrl.types import Message
+
+ROLES = ("system", "user", "assistant")
+COLUMNS = ("prompt", "messages", "answer", "instruction_id_list", "kwargs", "gates", "id")
+_ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One task of a data source, not yet templated."""
+
+    id: str
+    """Unique within its source."""
+    messages: tuple[Message, ...]
+    reference: Mapping[str, Any] = field(default_factory=dict)
+    """What the domain's reward needs: `answer` | `instruction_id_list` + `kwargs` [+ `gates`]."""
+
+
+class RowReader:
+    """Reads records of one source for one kind of reward.
+
+    Args:
+        source: mapping and answer pattern.
+        key: the configuration key of the source, for messages.
+        reward_kind: `math` rows need an `answer`, `constraints` rows `instruction_id_list` and
+            `kwargs`, `reward_model` rows only a prompt.
+        validate: an extra check of a reference (the constraint checker's); a `ValueError` that it
+            raises is reported with the row.
+
+    Raises:
+        ConfigError: a mapping or an answer pattern that cannot work.
+    """
+
+    def __init__(
+        self,
+        source: SourceConfig,
+        *,
+        key: str,
+        reward_kind: str,
+        validate: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self._columns = dict(source.columns)
+        self._key = key
+        self._reward_kind = reward_kind
+        self._validate = validate
+        self._pattern = _compile(source.answer_pattern, key) if source.answer_pattern else None
+        for name in self._columns:
+            if name not in COLUMNS:
+                raise ConfigError(
+                    explain(
+                        f"{key}.columns maps an unknown column.",
+                        expected=f"our names on the left: {', '.join(COLUMNS)}",
+                        found=repr(name),
+                        todo=f"rename it ({nearest(name, COLUMNS)})",
+                    )
+                )
+
+    def read(self, record: Mapping[str, Any], default_id: str) -> Row:
+        """The row of one record.
+
+        Raises:
+            DataError: a value that is missing or of the wrong type. The message has no place in
+                it: the caller knows file and row (see `RowProblem`).
+        """
+        messages = self._messages(record)
+        reference = self._reference(record)
+        if self._validate is not None and reference:
+            try:
+                self._validate(reference)
+            except ValueError as error:
+                raise RowProblem("a reference that the reward accepts", str(error)) from error
+        id_ = self._get(record, "id")
+        if id_ is _ABSENT or id_ is None:
+            return Row(default_id, messages, reference)
+        if isinstance(id_, bool) or not isinstance(id_, int | str):
+            raise RowProblem("an id that is a string or an integer", _show(id_))
+        return Row(str(id_), messages, reference)
+
+    def _get(self, record: Mapping[str, Any], name: str) -> Any:
+        """The value of our column `name`, or `_ABSENT`; a mapped column must be there."""
+        theirs = self._columns.get(name)
+        if theirs is None:
+            return record.get(name, _ABSENT)
+        value: Any = record
+        for part in _path_in(record, theirs):
+            if not isinstance(value, Mapping) or part not in value:
+                raise RowProblem(
+                    f"the column {theirs!r} ({self._key}.columns.{name})",
+                    f"the columns {', '.join(map(str, record))}",
+                    f"set {self._key}.columns.{name} to the right name",
+                )
+            value = value[part]
+        return value
+
+    # --- conversation -----------------------------------------------------------------------------
+
+    def _messages(self, record: Mapping[str, Any]) -> tuple[Message, ...]:
+        names = [name for name in ("messages", "prompt") if name in self._columns]
+        value: Any = _ABSENT
+        for name in names or ["messages", "prompt"]:
+            value = self._get(record, name)
+            if value is not _ABSENT and value is not None:
+                break
+        if value is _ABSENT or value is None:
+            raise RowProblem(
+                "a prompt: the column `prompt` (a string or messages) or `messages`",
+                f"the columns {', '.join(map(str, record))}",
+                f"say which column it is: {self._key}.columns.prompt=NAME",
+            )
+        if isinstance(value, str):
+            value = [{"role": "user", "content": value}]
+        if not isinstance(value, list) or not value:
+            raise RowProblem("a prompt that is a string or a list of messages", _show(value))
+        messages = tuple(_message(item) for item in value)
+        if messages[-1]["role"] != "user":
+            raise RowProblem(
+                "a conversation that ends with the user's turn",
+                f"a last message of the {messages[-1]['role']}",
+                "remove the last answer: the policy is to write it",
+            )
+        return messages
+
+    # --- reference --------------------------------------------------------------------------------
+
+    def _reference(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        if self._reward_kind == "math":
+            return {"answer": self._answer(record)}
+        if self._reward_kind == "constraints":
+            return self._constraints(record)
+        return {}
+
+    def _answer(self, record: Mapping[str, Any]) -> str:
+        value = self._get(record, "answer")
+        if value is _ABSENT and _is_verl(record):
+            value = record["reward_model"].get("ground_truth", _ABSENT)
+        if value is _ABSENT or value is None:
+            raise RowProblem(
+                "the answer of a math task: the column `answer`",
+                f"the columns {', '.join(map(str, record))}",
+                f"say which column it is: {self._key}.columns.answer=NAME",
+            )
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise RowProblem("an answer that is a string or a number", _show(value))
+        text = str(value)
+        if self._pattern is not None:
+            match = self._pattern.search(text)
+            if match is None:
+                raise RowProblem(
+                    f"an answer that matches {self._pattern.pattern!r}",
+                    _show(text[-80:]),
+                    f"change {self._key}.answer_pattern or mend the row",
+                )
+            text = match.group(1)
+        if not text.strip():
+            raise RowProblem("an answer that is not empty", _show(value))
+        return text.strip()
+
+    def _constraints(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        ids = self._get(record, "instruction_id_list")
+        kwargs = self._get(record, "kwargs")
+        if ids is _ABSENT and _is_verl(record):
+            ids, kwargs = _verl_constraints(record["reward_model"].get("ground_truth"))
+        if ids is _ABSENT or kwargs is _ABSENT or ids is None or kwargs is None:
+            raise RowProblem(
+                "the constraints: the columns `instruction_id_list` and `kwargs`",
+                f"the columns {', '.join(map(str, record))}",
+                f"map them with {self._key}.columns",
+            )
+        ids, kwargs = _from_json(ids), _from_json(kwargs)
+        if not isinstance(ids, list) or not ids or not all(isinstance(i, str) for i in ids):
+            raise RowProblem("`instruction_id_list` that is a list of strings", _show(ids))
+        if not isinstance(kwargs, list) or len(kwargs) != len(ids):
+            raise RowProblem(f"`kwargs` that is a list of {len(ids)} objects", _show(kwargs))
+        reference = {
+            "instruction_id_list": list(ids),
+            "kwargs": [_without_nones(item) for item in kwargs],
+        }
+        gates = self._get(record, "gates")
+        if gates is not _ABSENT and gates is not None:
+            reference["gates"] = [_gate(gate) for gate in _as_list(_from_json(gates))]
+        return reference
+
+
+class RowProblem(DataError):
+    """What is wrong with one record; `at` adds the place."""
+
+    def __init__(self, expected: str, found: str, todo: str = "mend or remove the row") -> None:
+        super().__init__(explain("A row is not usable.", expected=expected, found=found, todo=todo))
+        self.expected, self.found, self.todo = expected, found, todo
+
+    def at(self, place: str) -> DataError:
+        """The error for the user: `place` is the file and the row."""
+        return DataError(
+            explain(
+                f"{place}: the row is not usable.",
+                expected=self.expected,
+                found=self.found,
+                todo=self.todo,
+            )
+        )
+
+
+def _compile(pattern: str, key: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern)
+        problem = "" if compiled.groups else "a pattern without a group"
+    except re.error as error:
+        problem = str(error)
+    if problem:
+        raise ConfigError(
+            explain(
+                f"{key}.answer_pattern cannot be used.",
+                expected="a regular expression whose first group is the answer, as '#### (.+)'",
+                found=f"{pattern!r}: {problem}",
+                todo=f"mend {key}.answer_pattern",
+            )
+        )
+    return compiled
+
+
+def _path_in(record: Mapping[str, Any], dotted: str) -> list[str]:
+    """The keys to follow; a column whose own name holds dots wins over nesting."""
+    return [dotted] if dotted in record else dotted.split(".")
+
+
+def _is_verl(record: Mapping[str, Any]) -> bool:
+    return "data_source" in record and isinstance(record.get("reward_model"), Mapping)
+
+
+def _verl_constraints(ground_truth: Any) -> tuple[Any, Any]:
+    """Ids and kwargs in a verl `ground_truth`: an object (or a list of one), maybe as JSON."""
+    value = _from_json(ground_truth)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, Mapping):
+        return _ABSENT, _ABSENT
+    ids = value.get("instruction_id_list", value.get("instruction_id", _ABSENT))
+    return ids, value.get("kwargs", _ABSENT)
+
+
+def _message(item: object) -> Message:
+    if not isinstance(item, Mapping):
+        raise RowProblem("messages that are objects with `role` and `content`", _show(item))
+    role, content = item.get("role"), item.get("content")
+    if role not in ROLES:
+        raise RowProblem(f"messages whose role is one of {', '.join(ROLES)}", _show(role))
+    if not isinstance(content, str) or not content.strip():
+        raise RowProblem(f"text in the {role}'s message", _show(content))
+    return {"role": role, "content": content}
+
+
+def _without_nones(item: object) -> dict[str, Any]:
+    """One constraint's arguments. Parquet gives every row the union of all arguments, the absent
+    ones as None; a constraint without arguments may be None altogether."""
+    item = _from_json(item)
+    if item is None:
+        return {}
+    if not isinstance(item, Mapping):
+        raise RowProblem("`kwargs` whose items are objects", _show(item))
+    return {name: value for name, value in item.items() if value is not None}
+
+
+def _gate(gate: object) -> dict[str, Any]:
+    if not isinstance(gate, Mapping) or not isinstance(gate.get("instruction_id"), str):
+        raise RowProblem("`gates` whose items have `instruction_id` and `kwargs`", _show(gate))
+    return {
+        "instruction_id": gate["instruction_id"],
+        "kwargs": _without_nones(gate.get("kwargs")),
+    }
+
+
+def _as_list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise RowProblem("`gates` that is a list", _show(value))
+    return value
+
+
+def _from_json(value: object) -> Any:
+    """`value`, parsed when it is a JSON string (CSV columns, and tables that avoid nesting)."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise RowProblem("a value that is JSON", f"{value[:60]!r} ({error.msg})") from error
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"

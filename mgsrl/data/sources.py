@@ -1,0 +1,146 @@
+"""Loads one domain's rows from the pocket generator, a local file or a hub data set.
+
+The order of the rows is the source's own; `start` and `limit` cut a window out of it, so train and
+held-out rows can come from one file. Every row that is used is checked before the run starts.
+
+Left out: streaming. All prompts of a run fit into memory, and a resumable shuffle wants them all.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mgsrl.config import SourceConfig
+from mgsrl.data.files import NumberedRecord, read_records
+from mgsrl.data.pocket import pocket_rows
+from mgsrl.data.rows import Row, RowProblem, RowReader
+from mgsrl.errors import DataError, MissingPathError, explain
+
+POCKET_SEED = 0
+"""The pocket prompts are one fixed data set; the run's seed only shuffles them."""
+
+
+def load_rows(
+    source: SourceConfig,
+    domain: str,
+    *,
+    key: str,
+    reward_kind: str = "reward_model",
+    validate: Callable[[dict[str, Any]], None] | None = None,
+) -> list[Row]:
+    """All rows of a source, read and checked.
+
+    Args:
+        source: where the rows come from.
+        domain: the domain's name; the pocket generator's default domain.
+        key: the configuration key of the source (`domains.math.source`), for messages.
+        reward_kind: decides what a row must hold, see `RowReader`.
+        validate: an extra check of each reference; raises `ValueError` for a bad one.
+
+    Raises:
+        MissingPathError: no such file, hub id or split.
+        DataError: a file or row that is not what it should be, no rows, an id that occurs twice.
+        ConfigError: a mapping that cannot work.
+    """
+    reader = RowReader(source, key=key, reward_kind=reward_kind, validate=validate)
+    name = source_name(source, domain)
+    stem = Path(source.path).stem or domain
+    rows: list[Row] = []
+    first_place: dict[str, str] = {}
+    for index, (where, record) in window(open_records(source, domain, key=key), source):
+        try:
+            row = reader.read(record, default_id=f"{stem}-{index}")
+        except RowProblem as problem:
+            raise problem.at(f"{name}, {where}") from problem
+        if row.id in first_place:
+            raise RowProblem(
+                "every id once",
+                f"the id {row.id!r} also in {first_place[row.id]}",
+                f"remove one of the rows, or map another column with {key}.columns.id",
+            ).at(f"{name}, {where}")
+        first_place[row.id] = where
+        rows.append(row)
+    if not rows:
+        raise DataError(
+            explain(
+                f"{name}: there are no rows to use.",
+                expected=f"rows from number {source.start} on ({key}.start, {key}.limit)",
+                found="none",
+                todo=f"check the file, {key}.start={source.start} and {key}.limit={source.limit}",
+            )
+        )
+    return rows
+
+
+def source_name(source: SourceConfig, domain: str) -> str:
+    """How messages call a source."""
+    if source.kind == "pocket":
+        return f"pocket {source.path or domain} ({source.split})"
+    return source.path if source.kind == "file" else f"{source.path} ({source.split})"
+
+
+def window(
+    records: Iterator[NumberedRecord], source: SourceConfig
+) -> Iterator[tuple[int, NumberedRecord]]:
+    """The records that `start` and `limit` leave, each with its index in the whole source."""
+    stop = None if source.limit is None else source.start + source.limit
+    return islice(enumerate(records), source.start, stop)
+
+
+def open_records(source: SourceConfig, domain: str, *, key: str) -> Iterator[NumberedRecord]:
+    """The raw records of a source in its own order, each with its place for messages."""
+    if source.kind == "pocket":
+        return _pocket_records(source, domain)
+    if source.kind == "file":
+        return read_records(Path(source.path).expanduser(), key=f"{key}.path")
+    return _hub_records(source, key)
+
+
+def _pocket_records(source: SourceConfig, domain: str) -> Iterator[NumberedRecord]:
+    rows = pocket_rows(source.path or domain, source.split, source.size, POCKET_SEED)
+    return ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _hub_records(source: SourceConfig, key: str) -> Iterator[NumberedRecord]:
+    """Records of a hub data set through the `datasets` library.
+
+    `path` is `owner/name`, with `:config` for a named configuration, or with a file inside the
+    repository behind it (`owner/name/folder/train.parquet`).
+    """
+    # Imported here: it takes seconds, and only hub sources need it.
+    import datasets
+
+    repo, config, data_files = split_hub_path(source.path)
+    try:
+        table = datasets.load_dataset(repo, name=config, data_files=data_files, split=source.split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        # A data set that is not there, one that needs a login, an unknown split or configuration
+        # and no network are all the user's to mend, and the library's own words say which it is.
+        raise MissingPathError(
+            explain(
+                f"{key}: the hub data set {source.path!r} could not be loaded.",
+                expected=f"a data set that this machine can reach, with a split {source.split!r}",
+                found=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
+                todo=f"check {key}.path and {key}.split, log in if it is gated, or download it "
+                f"and use {key}.kind=file",
+            )
+        ) from error
+    return ((f"row {number}", dict(record)) for number, record in enumerate(table, start=1))
+
+
+def split_hub_path(path: str) -> tuple[str, str | None, str | None]:
+    """(repository, configuration, file) of a hub path; a local folder is its own repository.
+
+    >>> split_hub_path("openai/gsm8k:main")
+    ('openai/gsm8k', 'main', None)
+    >>> split_hub_path("owner/name/folder/train.parquet")
+    ('owner/name', None, 'folder/train.parquet')
+    """
+    if Path(path).is_dir():
+        return path, None, None
+    repo, _, config = path.partition(":")
+    parts = repo.split("/", 2)
+    if len(parts) == 3:
+        return "/".join(parts[:2]), config or None, parts[2]
+    return repo, config or None, None

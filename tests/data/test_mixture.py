@@ -1,0 +1,87 @@
+"""Quotas, epochs, seeds and resumption of the mixture."""
+
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mgsrl.data.mixture import Mixture
+from mgsrl.errors import CheckpointError, ConfigError, DataError
+from mgsrl.types import Prompt
+
+
+def prompts(domain: str, size: int) -> list[Prompt]:
+    return [Prompt(f"p{i}", domain, (), (i,)) for i in range(size)]
+
+
+def mixture(seed: int = 0, shuffle: bool = True, **sizes: int) -> Mixture:
+    return Mixture(
+        {d: prompts(d, n) for d, n in sizes.items()}, dict.fromkeys(sizes, 3), seed, shuffle
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.integers(1, 12), data=st.data(), seed=st.integers(0, 5), shuffle=st.booleans())
+def test_epochs_hold_every_prompt_once_and_steps_none_twice(
+    size: int, data: st.DataObject, seed: int, shuffle: bool
+) -> None:
+    quota = data.draw(st.integers(1, size))
+    mix = Mixture({"d": prompts("d", size)}, {"d": quota}, seed, shuffle)
+    drawn: list[str] = []
+    for _ in range(3 * size):
+        step = [prompt.id for prompt in mix.next_prompts(["d"])["d"]]
+        assert len(set(step)) == len(step) == quota
+        drawn += step
+    for start in range(0, len(drawn) - size + 1, size):
+        assert Counter(drawn[start : start + size]) == Counter(f"p{i}" for i in range(size))
+    assert mix.epochs()["d"] == pytest.approx(len(drawn) / size)
+
+
+@settings(max_examples=30, deadline=None)
+@given(size=st.integers(3, 10), before=st.integers(0, 12), after=st.integers(1, 12))
+def test_restoring_gives_what_going_on_would_have_given(size: int, before: int, after: int) -> None:
+    one = mixture(a=size, b=size + 1)
+    for _ in range(before):
+        one.next_prompts(["a", "b"])
+    state = json.loads(json.dumps(one.state()))
+    two = mixture(a=size, b=size + 1)
+    two.restore(state)
+    for _ in range(after):
+        assert one.next_prompts(["b", "a"]) == two.next_prompts(["b", "a"])
+
+
+def test_a_domain_does_not_depend_on_the_others() -> None:
+    alone, mixed = mixture(a=7), mixture(a=7, b=5)
+    for _ in range(6):
+        assert alone.next_prompts(["a"])["a"] == mixed.next_prompts(["b", "a"])["a"]
+
+
+def test_domains_come_in_the_order_asked_for() -> None:
+    assert list(mixture(a=5, b=5).next_prompts(["b", "a"])) == ["b", "a"]
+
+
+def test_seeds_and_shuffle() -> None:
+    first = [mixture(seed=s, a=50).next_prompts(["a"])["a"] for s in (0, 0, 1)]
+    assert first[0] == first[1] != first[2]
+    plain = mixture(shuffle=False, a=50)
+    assert [p.id for p in plain.next_prompts(["a"])["a"]] == ["p0", "p1", "p2"]
+
+
+def test_a_quota_larger_than_the_data() -> None:
+    with pytest.raises(DataError, match="fewer prompts than one step takes"):
+        mixture(a=2)
+
+
+def test_an_unknown_domain_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'math'"):
+        mixture(math=3).next_prompts(["maths"])
+
+
+def test_a_checkpoint_of_other_data_is_refused() -> None:
+    state = mixture(a=5).state()
+    with pytest.raises(CheckpointError, match="other data"):
+        mixture(a=6).restore(state)
+    with pytest.raises(CheckpointError, match="other domains"):
+        mixture(b=5).restore(state)

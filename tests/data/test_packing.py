@@ -1,0 +1,179 @@
+"""Packing: nothing lost, nothing doubled, whatever the ranks and the micro-batch size."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mgsrl.data.packing import PackedBatch, pack
+from mgsrl.errors import InvariantError
+from mgsrl.types import MicroBatch, Prompt, Reward, Rollout, RolloutGroup
+
+PAD = 0
+DOMAINS = ("math", "chat", "if")
+
+
+def group(domain: str, number: int, prompt_length: int, responses: list[int]) -> RolloutGroup:
+    """Responses of the given lengths; a negative length is one whose reward abstained."""
+    prompt = Prompt(f"p{number}", domain, (), tuple(range(1, prompt_length + 1)))
+    rollouts, rewards = [], []
+    for sample, length in enumerate(responses):
+        tokens = tuple(100 * (number + 1) + sample for _ in range(abs(length)))
+        logprobs = tuple(-0.5 - t for t in range(abs(length)))
+        name = f"{number}/{sample}"
+        rollouts.append(Rollout(name, tokens, logprobs, "", "stop", 0))
+        rewards.append(Reward(None if length < 0 else 1.0))
+    advantages = tuple(float(number) + sample / 10 for sample in range(len(responses)))
+    return RolloutGroup(prompt, tuple(rollouts), tuple(rewards), advantages)
+
+
+lengths = st.integers(-6, 6).filter(lambda n: n != 0)
+rows = st.tuples(st.integers(1, 9), st.lists(lengths, min_size=2, max_size=4))
+batches = st.dictionaries(st.sampled_from(DOMAINS), st.lists(rows, max_size=5))
+
+
+def packed(batch: dict[str, list[Any]], micro_batch_size: int, world_size: int) -> PackedBatch:
+    groups = {
+        domain: [group(domain, i, p, responses) for i, (p, responses) in enumerate(rows)]
+        for domain, rows in batch.items()
+    }
+    return pack(
+        groups,
+        micro_batch_size=micro_batch_size,
+        world_size=world_size,
+        max_response_length=8,
+        pad_token_id=PAD,
+        temperatures={"math": 1.0, "chat": 0.7, "if": 1.0},
+    )
+
+
+def sequences(batch: PackedBatch) -> Counter[tuple[Any, ...]]:
+    """Every trained sequence with all that belongs to it, read back from the tensors."""
+    found: Counter[tuple[Any, ...]] = Counter()
+    for rank in batch.per_rank:
+        for domain, micro_batches in rank.items():
+            for micro in micro_batches:
+                for row in range(len(micro.advantages_B)):
+                    mask = micro.response_mask_BL[row].bool()
+                    if mask.any():
+                        length = int(micro.attention_mask_BL[row].sum())
+                        found[
+                            domain,
+                            tuple(micro.token_ids_BL[row, :length].tolist()),
+                            tuple(micro.rollout_logprobs_BL[row][mask].tolist()),
+                            round(float(micro.advantages_B[row]), 4),
+                        ] += 1
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch=batches, micro_batch_size=st.integers(1, 5), world_size=st.integers(1, 4))
+def test_every_trainable_sequence_once(
+    batch: dict[str, list[Any]], micro_batch_size: int, world_size: int
+) -> None:
+    result = packed(batch, micro_batch_size, world_size)
+    alive = [n for rows in batch.values() for _, responses in rows for n in responses if n > 0]
+    found = sequences(result)
+    assert found.total() == len(alive) == result.totals.num_sequences
+    assert result.totals.num_tokens == sum(alive)
+    assert sum(len(key[2]) for key in found.elements()) == sum(alive)
+    assert found == sequences(packed(batch, 100, 1))
+    assert result.domains == tuple(
+        d for d in batch if any(n > 0 for _, responses in batch[d] for n in responses)
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch=batches, micro_batch_size=st.integers(1, 5), world_size=st.integers(1, 4))
+def test_ranks_stay_in_lockstep(
+    batch: dict[str, list[Any]], micro_batch_size: int, world_size: int
+) -> None:
+    result = packed(batch, micro_batch_size, world_size)
+    assert len(result.per_rank) == world_size
+    for domain in result.domains:
+        counts = {len(rank[domain]) for rank in result.per_rank}
+        total = sum(n > 0 for _, responses in batch[domain] for n in responses)
+        assert counts == {-(-total // (micro_batch_size * world_size))}
+        for rank in result.per_rank:
+            for micro in rank[domain]:
+                check_shapes(micro, domain, micro_batch_size)
+    assert all(tuple(rank) == result.domains for rank in result.per_rank)
+
+
+def check_shapes(micro: MicroBatch, domain: str, micro_batch_size: int) -> None:
+    rows, length = micro.token_ids_BL.shape
+    assert micro.domain == domain
+    assert 1 <= rows <= micro_batch_size
+    assert length >= 2
+    for tensor in (micro.attention_mask_BL, micro.response_mask_BL, micro.rollout_logprobs_BL):
+        assert tensor.shape == (rows, length)
+    assert (micro.attention_mask_BL.diff(dim=1) <= 0).all()  # right-padded
+    assert micro.attention_mask_BL.sum(1).max() == length  # to the longest
+    assert (micro.token_ids_BL[micro.attention_mask_BL == 0] == PAD).all()
+    assert (micro.response_mask_BL <= micro.attention_mask_BL).all()
+    assert (micro.rollout_logprobs_BL[micro.response_mask_BL == 0] == 0).all()
+
+
+def test_a_rank_with_nothing_left_gets_weight_zero() -> None:
+    result = packed({"math": [(2, [3, 2])]}, 4, 3)
+    filler = result.per_rank[2]["math"][0]
+    assert filler.response_mask_BL.sum() == 0
+    assert filler.attention_mask_BL.bool().all()
+    assert filler.advantages_B.tolist() == [0.0]
+
+
+def test_a_domain_that_abstained_altogether_is_absent_everywhere() -> None:
+    result = packed({"math": [(2, [-3, -2])], "chat": [(2, [1, 1])]}, 4, 2)
+    assert result.domains == ("chat",)
+    assert packed({"math": [(2, [-3, -2])]}, 4, 2).totals.num_sequences == 0
+
+
+def test_dtypes_and_temperature() -> None:
+    micro = packed({"chat": [(2, [3, 2])]}, 4, 1).per_rank[0]["chat"][0]
+    assert micro.token_ids_BL.dtype == micro.attention_mask_BL.dtype == torch.int64
+    assert micro.response_mask_BL.dtype == micro.rollout_logprobs_BL.dtype == torch.float32
+    assert micro.advantages_B.dtype == torch.float32
+    assert micro.temperature == 0.7
+
+
+def test_ranks_get_equally_long_work() -> None:
+    """What the ranks compute side by side differs little in length, and padding is low."""
+    rows = [(5, [1 + (7 * i + 3 * j) % 60 for j in range(8)]) for i in range(16)]
+    result = packed({"math": rows}, 4, 4)
+    widths = [[micro.token_ids_BL.shape[1] for micro in rank["math"]] for rank in result.per_rank]
+    assert all(max(step) - min(step) <= 4 for step in zip(*widths, strict=True))
+    padded = sum(m.token_ids_BL.numel() for rank in result.per_rank for m in rank["math"])
+    real = sum(int(m.attention_mask_BL.sum()) for rank in result.per_rank for m in rank["math"])
+    assert real / padded > 0.9
+
+
+def test_the_same_groups_give_the_same_tensors() -> None:
+    batch = {"math": [(3, [2, 2, 2]), (3, [2, 2])], "chat": [(1, [4, 1])]}
+    one, two = packed(batch, 2, 2), packed(batch, 2, 2)
+    for first, second in zip(one.per_rank, two.per_rank, strict=True):
+        for domain in one.domains:
+            for a, b in zip(first[domain], second[domain], strict=True):
+                assert torch.equal(a.token_ids_BL, b.token_ids_BL)
+
+
+def test_groups_that_were_not_scored_are_refused() -> None:
+    unscored = RolloutGroup(
+        Prompt("p", "math", (), (1,)), (Rollout("r", (1,), (0.0,), "", "stop", 0),)
+    )
+    options: dict[str, Any] = {
+        "micro_batch_size": 1,
+        "world_size": 1,
+        "max_response_length": 8,
+        "pad_token_id": 0,
+        "temperatures": {"math": 1.0},
+    }
+    with pytest.raises(InvariantError, match="one per response"):
+        pack({"math": [unscored]}, **options)
+    short = RolloutGroup(
+        unscored.prompt, (Rollout("r", (1, 2), (0.0,), "", "stop", 0),), (Reward(1.0),), (0.0,)
+    )
+    with pytest.raises(InvariantError, match="one per response token"):
+        pack({"math": [short]}, **options)
