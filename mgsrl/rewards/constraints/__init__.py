@@ -1,0 +1,29 @@
+"""Checkable constraints (IFEval and its kin), one function each, filed in `spec.REGISTRY`."""
+
+from mgsrl.rewards.constraints import format, keywords, length, style
+from mgsrl.rewards.constraints.check import (
+    BoundConstraint,
+    BoundReference,
+    bind,
+    follows,
+    loose_variants,
+    parse_reference,
+    validate_reference,
+)
+from mgsrl.rewards.constraints.spec import REGISTRY, CannotDecideError, Constraint
+
+FAMILIES = (format, keywords, length, style)
+
+__all__ = [
+    "FAMILIES",
+    "REGISTRY",
+    "BoundConstraint",
+    "BoundReference",
+    "CannotDecideError",
+    "Constraint",
+    "bind",
+    "follows",
+    "loose_variants",
+    "parse_reference",
+    "validate_reference",
+]

@@ -1,0 +1,157 @@
+"""What a constraint is: an id, typed arguments, a meaning, a check, and examples that are tests.
+
+    @constraint("punctuation:no_comma", "The response holds no comma.",
+                statement="Do not use any commas.",
+                examples=[follows("None here."), breaks("One, two.")])
+    def no_comma(text: str) -> bool:
+        return "," not in text
+
+The decorator files the constraint in `REGISTRY`; the function stays an ordinary function.
+`statement` (the sentence that asks for it, with `{argument}` places) and `draw` (random
+arguments) are what a generator of training prompts needs.
+"""
+
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class CannotDecideError(Exception):
+    """A check that has no means to judge this response; the reward abstains with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """The type of an argument: `parse` returns the value the check gets or raises ValueError."""
+
+    type: str
+    """For messages: "an integer of at least 1"."""
+    parse: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    response: str
+    kwargs: Mapping[str, Any]
+    expected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    id: str
+    meaning: str
+    check: Callable[..., bool]
+    """`check(text, **arguments)`; deterministic, no I/O."""
+    arguments: Mapping[str, Argument]
+    examples: tuple[Example, ...]
+    statement: str = ""
+    draw: Callable[[random.Random], dict[str, Any]] | None = None
+    consistent: Callable[..., str | None] | None = None
+    """Rules across arguments: returns what is wrong, or None."""
+
+
+REGISTRY: dict[str, Constraint] = {}
+
+
+def constraint(
+    id_: str,
+    meaning: str,
+    *,
+    arguments: Mapping[str, Argument] | None = None,
+    examples: Sequence[Example],
+    statement: str = "",
+    draw: Callable[[random.Random], dict[str, Any]] | None = None,
+    consistent: Callable[..., str | None] | None = None,
+) -> Callable[[Callable[..., bool]], Callable[..., bool]]:
+    """File the decorated check in `REGISTRY`."""
+
+    def register(check: Callable[..., bool]) -> Callable[..., bool]:
+        assert id_ not in REGISTRY, f"{id_} is registered twice"
+        REGISTRY[id_] = Constraint(
+            id_, meaning, check, arguments or {}, tuple(examples), statement, draw, consistent
+        )
+        return check
+
+    return register
+
+
+def follows(response: str, **kwargs: Any) -> Example:
+    return Example(response, kwargs, True)
+
+
+def breaks(response: str, **kwargs: Any) -> Example:
+    return Example(response, kwargs, False)
+
+
+# --- argument types -------------------------------------------------------------------------------
+
+
+def _integer(value: Any) -> int:
+    # Columnar files turn integers beside nulls into floats, so 3.0 is 3 and 3.5 is an error.
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ValueError
+    return int(value)
+
+
+def _at_least(low: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        number = _integer(value)
+        if number < low:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        raise ValueError
+    return tuple(_text(item) for item in value)
+
+
+def choice(*names: str) -> Argument:
+    def parse(value: Any) -> str:
+        if value not in names:
+            raise ValueError
+        return str(value)
+
+    return Argument("one of " + ", ".join(map(repr, names)), parse)
+
+
+def _letter(value: Any) -> str:
+    letter = _text(value).strip().lower()
+    if len(letter) != 1:
+        raise ValueError
+    return letter
+
+
+COUNT = Argument("an integer of at least 0", _at_least(0))
+POSITIVE = Argument("an integer of at least 1", _at_least(1))
+TEXT = Argument("a non-empty string", _text)
+TEXTS = Argument("a non-empty list of non-empty strings", _texts)
+LETTER = Argument("one character", _letter)
+RELATION = choice("less than", "at least", "at most", "more than", "exactly")
+
+
+def compare(actual: int, relation: str, threshold: int) -> bool:
+    """IFEval has `less than` and `at least`; the others are natural extensions."""
+    return {
+        "less than": actual < threshold,
+        "at least": actual >= threshold,
+        "at most": actual <= threshold,
+        "more than": actual > threshold,
+        "exactly": actual == threshold,
+    }[relation]
+
+
+def occurrences(phrase: str, text: str) -> int:
+    """How often `phrase` occurs, ignoring case, inside longer words too; literal, not a pattern."""
+    return len(re.findall(re.escape(phrase), text, flags=re.IGNORECASE))

@@ -1,0 +1,62 @@
+"""Words as IFEval counts capital words: sentences, then the Penn Treebank conventions (NLTK's).
+
+Contractions are two words ("DON'T" = DO + N'T), hyphenated words are one, a full stop leaves its
+word only at the end of a sentence.
+"""
+
+import re
+
+from mgsrl.rewards.constraints.sentences import sentences
+
+_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        ("([«“‘„]|[`]+)", r" \1 "),
+        (r"^\"", r"``"),
+        (r"(``)", r" \1 "),
+        (r"([ \(\[{<])(\"|\'{2})", r"\1 `` "),
+        (r"(?i)(\')(?!re|ve|ll|m|t|s|d|n)(\w)\b", r"\1 \2"),
+        (r"([^\.])(\.)([\]\)}>\"\'»”’ ]*)\s*$", r"\1 \2 \3 "),
+        (r"([:,])([^\d])", r" \1 \2"),
+        (r"([:,])$", r" \1 "),
+        (r"\.{2,}", r" \g<0> "),
+        (r"[;@#$%&]", r" \g<0> "),
+        (r"[?!]", r" \g<0> "),
+        (r"([^'])' ", r"\1 ' "),
+        (r"[*]", r" \g<0> "),
+        (r"[\]\[\(\)\{\}\<\>]", r" \g<0> "),
+        (r"--", r" -- "),
+    )
+)
+_ENDINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"([»”’])", r" \1 "),
+        (r"''", " '' "),
+        (r'"', " '' "),
+        (r"([^' ])('[sS]|'[mM]|'[dD]|') ", r"\1 \2 "),
+        (r"([^' ])('ll|'LL|'re|'RE|'ve|'VE|n't|N'T) ", r"\1 \2 "),
+        (r"(?i)\b(can)(not)\b", r" \1 \2 "),
+        (r"(?i)\b(d)('ye)\b", r" \1 \2 "),
+        (r"(?i)\b(gim|lem)(me)\b", r" \1 \2 "),
+        (r"(?i)\b(gon)(na)\b", r" \1 \2 "),
+        (r"(?i)\b(got)(ta)\b", r" \1 \2 "),
+        (r"(?i)\b(more)('n)\b", r" \1 \2 "),
+        (r"(?i)\b(wan)(na)(?=\s)", r" \1 \2 "),
+        (r"(?i) ('t)(is|was)\b", r" \1 \2 "),
+    )
+)
+
+
+def word_tokens(text: str) -> list[str]:
+    """The words and punctuation marks of `text`."""
+    return [token for sentence in sentences(text) for token in _sentence_tokens(sentence)]
+
+
+def _sentence_tokens(sentence: str) -> list[str]:
+    for pattern, replacement in _RULES:
+        sentence = pattern.sub(replacement, sentence)
+    sentence = f" {sentence} "
+    for pattern, replacement in _ENDINGS:
+        sentence = pattern.sub(replacement, sentence)
+    return sentence.split()
