@@ -1,0 +1,1 @@
+"""Data sources, their validation, mixture and packing."""
