@@ -1,11 +1,16 @@
 """Gramians of gradients, and combining gradients, at the speed of memory.
 
-The domains' gradients are the rows of one [D, N] buffer; a *piece* is a column range of it that
-belongs to one module. Both functions walk each piece in column blocks that fit the cache, so each
-element is read from memory once, and need no temporary larger than a block.
+The domains' gradients are the rows of one [D, N] buffer; a *piece* is a range of its columns that
+belongs to one module. Both functions hand whole pieces to batched BLAS calls that read each
+element from memory once and run on all cores; looping over rows or pairs of rows reads it D times
+or more. Temporaries are a few numbers per 4096 columns.
+
+Left out: compiled kernels (these calls already take about what reading the memory takes), and
+anything distributed: under data parallelism each rank calls these on the columns it owns and adds
+the Gramians up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,35 +19,68 @@ Piece = tuple[int, Tensor]
 """(module index, [D, n] view of the [D, N] buffer of gradients)"""
 
 CHUNK = 4096
-"""Columns multiplied as one small matrix product; partial products are summed in float64."""
-BLOCK = 65536
-"""Columns per block of the combination: D rows of it fit in a core's L2 cache."""
+"""Columns whose products are summed in float32; the partial sums are added up in float64."""
+BLOCK = 1 << 18
+"""Columns converted at a time where the buffer is not in a type or place that BLAS sums well."""
 
 
 def gramian(pieces: Sequence[Piece], num_modules: int) -> Tensor:
     """Inner products of the rows per module, `G[m, d, e] = sum over pieces of m of <row d, row e>`.
 
     Args:
-        pieces: at least one; all with the same number of rows D. Modules may have many or none.
+        pieces: at least one, all with the same number of rows D; float32 or float64, or bfloat16
+            and float16 (multiplied in float32). A module may have many pieces or none.
         num_modules: M.
 
     Returns:
-        float64 [M, D, D] on the CPU; zero for modules without a piece. Under data parallelism
-        these are partial sums: add them up over ranks.
+        float64 [M, D, D] on the CPU, symmetric; zero for modules without a piece. Under data
+        parallelism these are partial sums: add them up over ranks.
 
     Raises:
-        ValueError: no piece, or pieces that do not fit each other.
+        ValueError: no piece, pieces that do not fit each other, a module index out of range.
     """
-    num_domains = _num_rows(pieces)
+    num_domains = _num_rows(pieces, num_modules)
     gram_MDD = torch.zeros(num_modules, num_domains, num_domains, dtype=torch.float64)
-    for module, piece in pieces:
+    for module, piece in _merged(pieces):
         gram_MDD[module] += _gramian_of(piece).to("cpu")
     return (gram_MDD + gram_MDD.transpose(1, 2)) / 2
 
 
+def combine_(pieces: Sequence[Piece], weights_MD: Tensor) -> None:
+    """Write `sum_d weights[m, d] * row d` into row 0 of each piece, in place.
+
+    Rows 1.. are left as they are; a row of weight 0 is not the same as an absent one when it
+    holds NaN (check the Gramian first).
+
+    Args:
+        pieces: as for `gramian`.
+        weights_MD: [M, D].
+
+    Raises:
+        ValueError: no piece, or weights that do not fit the pieces.
+    """
+    num_domains = _num_rows(pieces, weights_MD.shape[0])
+    if weights_MD.ndim != 2 or weights_MD.shape[1] != num_domains:
+        raise ValueError(
+            f"weights_MD should be [modules, {num_domains}], found {list(weights_MD.shape)}"
+        )
+    for module, piece in _merged(pieces):
+        _combine_piece(piece, weights_MD[module])
+
+
 def _gramian_of(piece: Tensor) -> Tensor:
+    """float64 [D, D] of one [D, n] piece."""
     num_rows, columns = piece.shape
     total_DD = torch.zeros(num_rows, num_rows, dtype=torch.float64, device=piece.device)
+    if piece.device.type != "cpu":
+        # float64 here, since float32 products may silently be TF32 on a GPU.
+        for block in piece.split(BLOCK * 16, dim=1):
+            total_DD += block.double() @ block.double().T
+        return total_DD
+    if piece.dtype not in (torch.float32, torch.float64):
+        for block in piece.split(BLOCK, dim=1):
+            total_DD += _gramian_of(block.float())
+        return total_DD
     whole = columns - columns % CHUNK
     if whole:
         chunks = piece[:, :whole].unflatten(1, (-1, CHUNK)).transpose(0, 1)
@@ -53,36 +91,58 @@ def _gramian_of(piece: Tensor) -> Tensor:
     return total_DD
 
 
-def combine_(pieces: Sequence[Piece], weights_MD: Tensor) -> None:
-    """Write `sum_d weights[m, d] * row d` into row 0 of each piece, in place.
+def _combine_piece(piece: Tensor, weights_D: Tensor) -> None:
+    target, rest = piece[0], piece[1:]
+    own = weights_D[0].item()
+    if len(rest) == 0:
+        target.mul_(own)
+    elif piece.dtype in (torch.float32, torch.float64):
+        others = weights_D[1:].to(piece)
+        target.addmv_(rest.T, others, beta=own)
+    else:
+        weights = weights_D.to(device=piece.device, dtype=torch.float32)
+        for block in piece.split(BLOCK, dim=1):
+            block[0].copy_(weights @ block.float())
 
-    Args:
-        pieces: as for `gramian`; rows 1.. are left as they are.
-        weights_MD: [M, D].
 
-    Raises:
-        ValueError: no piece, or weights that do not fit the pieces.
+def _merged(pieces: Sequence[Piece]) -> Iterator[Piece]:
+    """The same pieces, neighbours in the buffer that share a module joined into one view.
+
+    Fewer, longer calls: q, k, v and o of a layer are usually neighbours.
     """
-    num_domains = _num_rows(pieces)
-    if weights_MD.ndim != 2 or weights_MD.shape[1] != num_domains:
-        raise ValueError(
-            f"weights_MD should be [modules, {num_domains}], found {list(weights_MD.shape)}"
-        )
-    weights = weights_MD.tolist()
+    pending: Piece | None = None
     for module, piece in pieces:
-        row_weights = weights[module]
-        for start in range(0, piece.shape[1], BLOCK):
-            block = piece[:, start : start + BLOCK]
-            target = block[0].mul_(row_weights[0])
-            for row, weight in zip(block[1:], row_weights[1:]):
-                target.add_(row, alpha=weight)
+        if pending is not None and pending[0] == module and _adjacent(pending[1], piece):
+            left = pending[1]
+            size = (left.shape[0], left.shape[1] + piece.shape[1])
+            pending = (module, left.as_strided(size, left.stride(), left.storage_offset()))
+            continue
+        if pending is not None:
+            yield pending
+        pending = (module, piece)
+    if pending is not None:
+        yield pending
 
 
-def _num_rows(pieces: Sequence[Piece]) -> int:
+def _adjacent(left: Tensor, right: Tensor) -> bool:
+    return (
+        left.dtype == right.dtype
+        and left.stride() == right.stride()
+        and left.stride(1) == 1
+        and left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
+        and left.storage_offset() + left.shape[1] == right.storage_offset()
+        # Rows of the joined view must not overlap.
+        and left.shape[1] + right.shape[1] <= max(left.stride(0), 1)
+    )
+
+
+def _num_rows(pieces: Sequence[Piece], num_modules: int) -> int:
     if not pieces:
         raise ValueError("pieces should hold at least one piece, found none")
-    rows = {piece.shape[0] for _, piece in pieces if piece.ndim == 2}
-    if len(rows) != 1 or any(piece.ndim != 2 for _, piece in pieces):
+    if any(piece.ndim != 2 for _, piece in pieces) or len({p.shape[0] for _, p in pieces}) != 1:
         shapes = sorted({tuple(piece.shape) for _, piece in pieces})[:5]
         raise ValueError(f"pieces should be [D, n] with the same D, found {shapes}")
-    return rows.pop()
+    outside = sorted({module for module, _ in pieces if not 0 <= module < num_modules})
+    if outside:
+        raise ValueError(f"module indices should be 0..{num_modules - 1}, found {outside[:5]}")
+    return pieces[0][1].shape[0]

@@ -1,0 +1,131 @@
+"""Gramian and combination against explicit float64 arithmetic."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mgsrl.surgery.gramian import CHUNK, combine_, gramian
+
+Pieces = list[tuple[int, Tensor]]
+
+
+def _buffer(num_domains: int, sizes: list[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(num_domains, sum(sizes), generator=generator).to(dtype)
+
+
+def _pieces(buffer: Tensor, sizes: list[int], modules: list[int]) -> Pieces:
+    return list(zip(modules, buffer.split(sizes, dim=1)))
+
+
+def _explicit(pieces: Pieces, num_modules: int) -> Tensor:
+    rows = pieces[0][1].shape[0]
+    gram = torch.zeros(num_modules, rows, rows, dtype=torch.float64)
+    for module, piece in pieces:
+        gram[module] += piece.double() @ piece.double().T
+    return gram
+
+
+sizes_and_modules = st.lists(
+    st.tuples(
+        st.sampled_from([1, 2, 7, 100, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]),
+        st.integers(0, 3),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(layout=sizes_and_modules, num_domains=st.integers(1, 8))
+@settings(max_examples=60, deadline=None)
+def test_gramian_and_combination_equal_explicit_sums(
+    layout: list[tuple[int, int]], num_domains: int
+) -> None:
+    sizes, modules = [size for size, _ in layout], [module for _, module in layout]
+    buffer = _buffer(num_domains, sizes)
+    pieces = _pieces(buffer, sizes, modules)
+    gram = gramian(pieces, 4)
+    torch.testing.assert_close(gram, _explicit(pieces, 4), rtol=1e-5, atol=1e-3)
+    assert torch.equal(gram, gram.transpose(1, 2))
+
+    weights = torch.randn(4, num_domains, generator=torch.Generator().manual_seed(1)).double()
+    expected = torch.cat([weights[m] @ piece.double() for m, piece in pieces])
+    before = buffer[1:].clone()
+    combine_(pieces, weights)
+    torch.testing.assert_close(buffer[0].double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(buffer[1:], before), "only row 0 is written"
+
+
+def test_neighbours_across_the_end_of_a_row_are_not_joined() -> None:
+    # Column ranges [2:4] then [0:2]: the storage offsets of other rows would line up.
+    buffer = _buffer(3, [4])
+    pieces = [(0, buffer[:, 2:]), (0, buffer[:, :2])]
+    torch.testing.assert_close(gramian(pieces, 1), _explicit(pieces, 1), rtol=1e-6, atol=1e-6)
+    expected = 2.0 * buffer[0] + buffer[1] - buffer[2]
+    combine_(pieces, torch.tensor([[2.0, 1.0, -1.0]]))
+    torch.testing.assert_close(buffer[0], expected)
+
+
+def test_separate_buffers_with_equal_layout_are_not_joined() -> None:
+    pieces = [(0, _buffer(2, [5])), (0, _buffer(2, [6]))]
+    torch.testing.assert_close(gramian(pieces, 1), _explicit(pieces, 1), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-6), (torch.bfloat16, 1e-5)]
+)
+def test_precision_by_buffer_type(dtype: torch.dtype, tolerance: float) -> None:
+    sizes = [300_000, 17]
+    pieces = _pieces(_buffer(3, sizes, dtype), sizes, [0, 1])
+    expected = _explicit(pieces, 2)
+    norms = expected.diagonal(dim1=1, dim2=2).sqrt()
+    error = (gramian(pieces, 2) - expected).abs() / (norms.unsqueeze(1) * norms.unsqueeze(2))
+    assert error.max() < tolerance
+
+
+def test_bfloat16_rows_are_combined_in_float32() -> None:
+    buffer = _buffer(3, [1000], torch.bfloat16)
+    expected = (torch.tensor([1.0, 0.301, -0.777]) @ buffer.float()).bfloat16()
+    combine_([(0, buffer)], torch.tensor([[1.0, 0.301, -0.777]]))
+    torch.testing.assert_close(buffer[0], expected, rtol=8e-3, atol=8e-3)
+
+
+def test_partial_gramians_of_shards_add_up() -> None:
+    buffer = _buffer(3, [10_000])
+    whole = gramian([(0, buffer)], 1)
+    shards = gramian([(0, buffer[:, :3333])], 1) + gramian([(0, buffer[:, 3333:])], 1)
+    torch.testing.assert_close(shards, whole, rtol=1e-6, atol=1e-4)
+
+
+def test_modules_without_a_piece_are_zero() -> None:
+    gram = gramian([(2, _buffer(2, [3]))], 4)
+    assert gram.shape == (4, 2, 2)
+    assert gram[[0, 1, 3]].abs().max() == 0
+
+
+def test_non_finite_gradients_stay_visible_in_the_gramian() -> None:
+    buffer = _buffer(2, [2 * CHUNK])
+    buffer[1, 17] = float("nan")
+    assert not torch.isfinite(gramian([(0, buffer)], 1)).all()
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [],
+        [(0, torch.zeros(3))],
+        [(0, torch.zeros(2, 3)), (0, torch.zeros(3, 3))],
+        [(5, torch.zeros(2, 3))],
+        [(-1, torch.zeros(2, 3))],
+    ],
+)
+def test_impossible_pieces_are_refused(pieces: Pieces) -> None:
+    with pytest.raises(ValueError, match="should"):
+        gramian(pieces, 2)
+
+
+def test_weights_of_another_number_of_domains_are_refused() -> None:
+    with pytest.raises(ValueError, match="weights_MD should be"):
+        combine_([(0, torch.zeros(2, 3))], torch.ones(1, 3))
