@@ -12,6 +12,7 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from mgsrl.errors import CheckpointError, ConfigError, DataError, explain, nearest
@@ -23,7 +24,6 @@ class _Cursor:
     """One domain's place. `order` follows from the other fields."""
 
     prompts: list[Prompt]
-    quota: int
     digest: str
     epoch: int = 0
     position: int = 0
@@ -34,11 +34,12 @@ class _Cursor:
 
 
 class Mixture:
-    """Draws `quotas[domain]` prompts of each domain per step.
+    """Draws each step's prompts.
 
     Args:
         prompts: the prompts by domain.
-        quotas: prompts per step by domain.
+        quotas: the most prompts that any step of the run takes, by domain; checked at once, so
+            that a later phase cannot fail on it.
         seed: the run's seed; the order of a domain follows from seed, domain and epoch.
         shuffle: false keeps the order of the source in every epoch.
 
@@ -56,24 +57,19 @@ class Mixture:
         self._seed, self._shuffle = seed, shuffle
         self._cursors: dict[str, _Cursor] = {}
         for domain, domain_prompts in prompts.items():
-            quota = quotas[domain]
-            if quota > len(domain_prompts):
-                raise DataError(
-                    explain(
-                        f"The domain {domain} has fewer prompts than one step takes.",
-                        expected=f"at least {quota} prompts (its quota per step)",
-                        found=f"{len(domain_prompts)} usable prompts",
-                        todo=f"lower domains.{domain}.prompts_per_step or "
-                        "algo.prompts_per_domain, or give it more data",
-                    )
-                )
-            cursor = _Cursor(list(domain_prompts), quota, _digest(domain_prompts))
+            _check_quota(domain, quotas.get(domain, 1), len(domain_prompts))
+            cursor = _Cursor(list(domain_prompts), _digest(domain_prompts))
             cursor.order = self._order(domain, cursor)
             self._cursors[domain] = cursor
 
-    def next_prompts(self, domains: Sequence[str]) -> dict[str, list[Prompt]]:
-        """The next step's prompts of `domains`, in their order; moves only their cursors."""
-        for domain in domains:
+    def next_prompts(self, quotas: Mapping[str, int]) -> dict[str, list[Prompt]]:
+        """The next `quotas[domain]` prompts of each domain named; moves only their cursors.
+
+        Raises:
+            ConfigError: a domain that this mixture does not have.
+            DataError: a quota larger than the domain's data.
+        """
+        for domain, quota in quotas.items():
             if domain not in self._cursors:
                 raise ConfigError(
                     explain(
@@ -83,7 +79,14 @@ class Mixture:
                         todo=nearest(domain, self._cursors),
                     )
                 )
-        return {domain: self._take(domain, self._cursors[domain]) for domain in domains}
+            _check_quota(domain, quota, len(self._cursors[domain].prompts))
+        return {d: self._take(d, self._cursors[d], quota) for d, quota in quotas.items()}
+
+    def peek(self, count: int) -> list[Prompt]:
+        """Up to `count` coming prompts, the domains in turn; moves no cursor."""
+        coming = [[c.prompts[i] for i in c.order[:count]] for c in self._cursors.values()]
+        in_turn = [prompt for turn in zip_longest(*coming) for prompt in turn if prompt is not None]
+        return in_turn[:count]
 
     def epochs(self) -> dict[str, float]:
         """Passes over each domain's data so far."""
@@ -127,10 +130,10 @@ class Mixture:
             cursor.deferred = list(saved["deferred"])
             cursor.order = self._order(domain, cursor)
 
-    def _take(self, domain: str, cursor: _Cursor) -> list[Prompt]:
-        taken = cursor.order[cursor.position : cursor.position + cursor.quota]
+    def _take(self, domain: str, cursor: _Cursor, quota: int) -> list[Prompt]:
+        taken = cursor.order[cursor.position : cursor.position + quota]
         cursor.position += len(taken)
-        missing = cursor.quota - len(taken)
+        missing = quota - len(taken)
         if missing:
             cursor.epoch += 1
             # Two copies in one step would get the same sampling seeds, hence the same responses.
@@ -147,6 +150,19 @@ class Mixture:
             random.Random(f"{self._seed}/{domain}/{cursor.epoch}").shuffle(order)
         late = set(cursor.deferred)
         return [i for i in order if i not in late] + [i for i in order if i in late]
+
+
+def _check_quota(domain: str, quota: int, num_prompts: int) -> None:
+    if quota > num_prompts:
+        raise DataError(
+            explain(
+                f"The domain {domain} has fewer prompts than one step takes.",
+                expected=f"at least {quota} prompts (its largest quota per step)",
+                found=f"{num_prompts} usable prompts",
+                todo=f"lower domains.{domain}.prompts_per_step or algo.prompts_per_domain, "
+                "or give it more data",
+            )
+        )
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:

@@ -77,8 +77,7 @@ class RowReader:
         """The row of one record.
 
         Raises:
-            DataError: a value that is missing or of the wrong type. The message has no place in
-                it: the caller knows file and row (see `RowProblem`).
+            RowProblem: a value that is missing or of the wrong type; the caller adds file and row.
         """
         messages = self._messages(record)
         reference = self._reference(record)
@@ -86,7 +85,8 @@ class RowReader:
             try:
                 self._validate(reference)
             except ValueError as error:
-                raise RowProblem("a reference that the reward accepts", str(error)) from error
+                found = "; ".join(line.strip() for line in str(error).splitlines())
+                raise RowProblem("a reference that the reward accepts", found) from error
         id_ = self._get(record, "id")
         if id_ is _ABSENT or id_ is None:
             return Row(default_id, messages, reference)

@@ -31,7 +31,7 @@ def test_epochs_hold_every_prompt_once_and_steps_none_twice(
     mix = Mixture({"d": prompts("d", size)}, {"d": quota}, seed, shuffle)
     drawn: list[str] = []
     for _ in range(3 * size):
-        step = [prompt.id for prompt in mix.next_prompts(["d"])["d"]]
+        step = [prompt.id for prompt in mix.next_prompts({"d": quota})["d"]]
         assert len(set(step)) == len(step) == quota
         drawn += step
     for start in range(0, len(drawn) - size + 1, size):
@@ -44,39 +44,62 @@ def test_epochs_hold_every_prompt_once_and_steps_none_twice(
 def test_restoring_gives_what_going_on_would_have_given(size: int, before: int, after: int) -> None:
     one = mixture(a=size, b=size + 1)
     for _ in range(before):
-        one.next_prompts(["a", "b"])
+        one.next_prompts({"a": 3, "b": 3})
     state = json.loads(json.dumps(one.state()))
     two = mixture(a=size, b=size + 1)
     two.restore(state)
     for _ in range(after):
-        assert one.next_prompts(["b", "a"]) == two.next_prompts(["b", "a"])
+        assert one.next_prompts({"b": 1, "a": 2}) == two.next_prompts({"b": 1, "a": 2})
 
 
 def test_a_domain_does_not_depend_on_the_others() -> None:
     alone, mixed = mixture(a=7), mixture(a=7, b=5)
     for _ in range(6):
-        assert alone.next_prompts(["a"])["a"] == mixed.next_prompts(["b", "a"])["a"]
+        assert alone.next_prompts({"a": 3})["a"] == mixed.next_prompts({"b": 2, "a": 3})["a"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(size=st.integers(1, 9), data=st.data())
+def test_quotas_may_change_from_step_to_step(size: int, data: st.DataObject) -> None:
+    mix = Mixture({"d": prompts("d", size)}, {"d": size}, 0, True)
+    drawn: list[str] = []
+    for quota in data.draw(st.lists(st.integers(1, size), min_size=1, max_size=20)):
+        step = [prompt.id for prompt in mix.next_prompts({"d": quota})["d"]]
+        assert len(set(step)) == len(step) == quota
+        drawn += step
+    counts = Counter(drawn)
+    assert max(counts.values()) - min(counts[f"p{i}"] for i in range(size)) <= 1
+
+
+def test_peek_takes_the_domains_in_turn_and_moves_nothing() -> None:
+    mix = mixture(a=5, b=3)
+    peeked = mix.peek(7)
+    assert [prompt.domain for prompt in peeked] == ["a", "b", "a", "b", "a", "b", "a"]
+    assert mix.next_prompts({"a": 3})["a"] == peeked[0::2][:3]
+    assert len(mix.peek(100)) == 8
 
 
 def test_domains_come_in_the_order_asked_for() -> None:
-    assert list(mixture(a=5, b=5).next_prompts(["b", "a"])) == ["b", "a"]
+    assert list(mixture(a=5, b=5).next_prompts({"b": 1, "a": 1})) == ["b", "a"]
 
 
 def test_seeds_and_shuffle() -> None:
-    first = [mixture(seed=s, a=50).next_prompts(["a"])["a"] for s in (0, 0, 1)]
+    first = [mixture(seed=s, a=50).next_prompts({"a": 3})["a"] for s in (0, 0, 1)]
     assert first[0] == first[1] != first[2]
     plain = mixture(shuffle=False, a=50)
-    assert [p.id for p in plain.next_prompts(["a"])["a"]] == ["p0", "p1", "p2"]
+    assert [p.id for p in plain.next_prompts({"a": 3})["a"]] == ["p0", "p1", "p2"]
 
 
 def test_a_quota_larger_than_the_data() -> None:
     with pytest.raises(DataError, match="fewer prompts than one step takes"):
         mixture(a=2)
+    with pytest.raises(DataError, match="at least 6 prompts"):
+        mixture(a=5).next_prompts({"a": 6})
 
 
 def test_an_unknown_domain_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'math'"):
-        mixture(math=3).next_prompts(["maths"])
+        mixture(math=3).next_prompts({"maths": 1})
 
 
 def test_a_checkpoint_of_other_data_is_refused() -> None:
