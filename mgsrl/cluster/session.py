@@ -67,7 +67,6 @@ def _init(config: ClusterConfig) -> None:
             logging_level="warning",
             num_gpus=config.num_gpus,
             object_store_memory=int(config.object_store_gib * GIB),
-            _node_ip_address="127.0.0.1",
         )
         return
     try:

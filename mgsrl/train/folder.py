@@ -1,4 +1,4 @@
-"""The run folder before a run: whose it is, whether to go on in it, and that nobody else writes it."""
+"""The run folder before a run: whose it is, where to go on, and that nobody else writes it."""
 
 import fcntl
 from collections.abc import Callable, Iterator

@@ -1,0 +1,135 @@
+"""Pools on a real local Ray: order, replacement of killed and stuck workers, errors in the work."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import ray
+
+from mgsrl.cluster.pool import ActorPool
+from mgsrl.cluster.session import ray_session
+from mgsrl.cluster.wait import get
+from mgsrl.config import ClusterConfig
+from mgsrl.errors import UserError, WaitTimeoutError, WorkerDiedError
+
+pytestmark = pytest.mark.ray_cluster
+
+
+@ray.remote(num_cpus=0)
+class Squarer:
+    def __init__(self) -> None:
+        self.restored = False
+
+    def ready(self) -> dict[str, int]:
+        return {"pid": os.getpid()}
+
+    def restore(self) -> None:
+        self.restored = True
+
+    def square(self, x: int) -> tuple[int, bool]:
+        return x * x, self.restored
+
+    def die_once(self, marker: str, x: int) -> tuple[int, bool]:
+        if not os.path.exists(marker):
+            open(marker, "w").close()
+            os._exit(1)
+        return self.square(x)
+
+    def hang_once(self, marker: str, x: int) -> tuple[int, bool]:
+        if not os.path.exists(marker):
+            open(marker, "w").close()
+            time.sleep(60)
+        return self.square(x)
+
+    def die(self) -> None:
+        os._exit(1)
+
+    def refuse(self) -> None:
+        raise UserError("bad input")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    with ray_session(ClusterConfig(object_store_gib=0.2)):
+        yield
+
+
+def _pool(size: int = 2, **options: int) -> ActorPool:
+    pool = ActorPool(
+        "test",
+        lambda slot: Squarer.remote(),
+        size,
+        start_limit_s=60,
+        on_restart=lambda handle: get(handle.restore.remote(), 30, "restore"),
+        **options,
+    )
+    pool.wait_ready()
+    return pool
+
+
+def test_nothing_listens_beyond_loopback() -> None:
+    assert ray.util.get_node_ip_address() == "127.0.0.1"
+    me = psutil.Process()
+    listening = {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in [me, *me.children(recursive=True)]
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening <= {"127.0.0.1", "::1"}, listening
+
+
+def test_results_keep_the_order_and_report_progress() -> None:
+    pool, seen = _pool(), []
+    batches = [(x,) for x in range(9)]
+    results = pool.map("square", batches, limit_s=30, on_done=lambda n, of: seen.append((n, of)))
+    assert [value for value, _ in results] == [x * x for x in range(9)]
+    assert seen == [(n, 9) for n in range(1, 10)]
+    assert [value for value, _ in pool.broadcast("square", 3, limit_s=30)] == [9, 9]
+    pool.stop()
+
+
+@pytest.mark.parametrize("method", ["die_once", "hang_once"])
+def test_a_dead_or_stuck_worker_loses_nothing(method: str, tmp_path: object) -> None:
+    pool = _pool()
+    marker = f"{tmp_path}/marker"
+    results = pool.map(method, [(marker, x) for x in range(6)], limit_s=5)
+    assert [value for value, _ in results] == [x * x for x in range(6)]
+    assert sum(pool.restarts) == 1
+    restored = [done for _, done in pool.broadcast("square", 1, limit_s=30)]
+    assert restored == [count == 1 for count in pool.restarts], "the new worker got no state"
+    pool.stop()
+
+
+def test_a_killed_idle_worker_is_revived() -> None:
+    pool = _pool()
+    pid = get(pool.handles[0].ready.remote(), 30, "pid")["pid"]
+    psutil.Process(pid).kill()
+    assert pool.revive_dead() == 1
+    assert len(pool.broadcast("square", 2, limit_s=30)) == 2
+    pool.stop()
+
+
+def test_giving_up_says_so() -> None:
+    pool = _pool(1, max_restarts=1)
+    with pytest.raises(WorkerDiedError, match="resumed with the same command"):
+        pool.map("die", [()], limit_s=30)
+    pool.stop()
+
+
+def test_an_error_in_the_work_is_not_a_death() -> None:
+    pool = _pool(1)
+    with pytest.raises(UserError, match="bad input"):
+        pool.map("refuse", [()], limit_s=30)
+    assert pool.restarts == [0]
+    pool.stop()
+
+
+def test_waits_are_bounded_and_say_for_what(tmp_path: object) -> None:
+    pool = _pool(1)
+    ref = pool.handles[0].hang_once.remote(f"{tmp_path}/marker", 1)
+    with pytest.raises(WaitTimeoutError, match="a slow square"):
+        get(ref, 0.5, "a slow square")
+    pool.stop()

@@ -1,0 +1,112 @@
+"""Every experiment composes; every mistake is one clear message within seconds."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mgsrl.config.compose import (
+    compose_config,
+    config_from_yaml,
+    config_to_yaml,
+    differences,
+    list_choices,
+)
+from mgsrl.errors import ConfigError, MissingPathError
+
+
+@pytest.mark.parametrize("name", list_choices("experiment"))
+def test_every_experiment_composes(name: str) -> None:
+    with_plus = compose_config([f"+experiment={name}"])
+    without = compose_config([f"experiment={name}"])
+    assert with_plus == without
+    assert set(with_plus.domains) == {"math", "chat", "instruction_following"}
+
+
+@pytest.mark.parametrize("name", list_choices("strategy"))
+def test_every_strategy_composes_and_names_itself(name: str) -> None:
+    config = compose_config([f"strategy={name}"])
+    assert config.strategy.name == name
+    assert name in config.run.dir
+
+
+def test_the_default_is_the_bundled_pocket() -> None:
+    config = compose_config([])
+    assert config.policy.path == "pocket"
+    assert config.surgery.method == "pcgrad"
+    assert config.run.dir == "runs/pocket-mgs-seed0"
+
+
+def test_strategies_differ_only_in_schedule_and_surgery() -> None:
+    mgs = compose_config(["+experiment=qwen_mgs"])
+    mixed = compose_config(["+experiment=qwen_mixed"])
+    keys = {line.split(":")[0] for line in differences(mgs, mixed)}
+    assert keys == {"strategy.name", "surgery.method", "run.dir"}
+
+
+def test_the_published_recipe() -> None:
+    config = compose_config(["+experiment=qwen_mgs"])
+    assert sum(d.prompts_per_step or 0 for d in config.domains.values()) == 64
+    assert config.algo.samples_per_prompt == 8
+    assert (config.rollout.temperature, config.rollout.top_p) == (0.7, 1.0)
+    assert (config.data.max_prompt_tokens, config.rollout.max_new_tokens) == (896, 4096)
+    optimizer = config.learner.optimizer
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.max_grad_norm) == (1e-6, 0.01, 1.0)
+    assert (config.algo.kl_coef, config.algo.kl_estimator) == (0.001, "k3")
+    assert config.algo.entropy_coef == 0.001
+    assert config.policy.prompt_template == "prompted"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["+experiment=qwen_msg"], ["qwen_mgs", "found"]),
+        (["strategy=mixd"], ["mixed"]),
+        (["algo.samples_per_promt=4"], ["samples_per_prompt"]),
+        (["algoo.clip_low=1"], ["algo"]),
+        (["domains.maths.prompts_per_step=2"], ["math"]),
+        (["domains.math.sorce.path=x"], ["source"]),
+        (["strategy=single", "strategy.domain_order=[mth]"], ["math"]),
+        (["algo.samples_per_prompt=1"], [">= 2"]),
+        (["algo.samples_per_prompt=many"], ["samples_per_prompt", "many"]),
+        (["rollout.top_p=0.9"], ["1.0"]),
+        (["rollout.engine=vlm"], ["vllm"]),
+        (["surgery.method=pcgrd"], ["pcgrad"]),
+        (["surgery.granularity=modul"], ["module"]),
+        (["learner.zero_stage=4"], ["0", "3"]),
+        (["learner.device=cpu", "rollout.sync.transfer=nccl"], ["NCCL"]),
+        (["resume=latest"], ["auto"]),
+        (["rubbish"], ["KEY=VALUE"]),
+    ],
+)
+def test_mistakes_name_the_nearest(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_config(overrides)
+    message = str(caught.value)
+    assert "Traceback" not in message
+    for word in [*words, "expected", "found", "to do"]:
+        assert word in message, message
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    config = compose_config(["seed=3", "strategy=sequential"])
+    (tmp_path / "config.yaml").write_text(config_to_yaml(config))
+    assert differences(config, config_from_yaml(tmp_path / "config.yaml")) == []
+    with pytest.raises(MissingPathError):
+        config_from_yaml(tmp_path / "absent.yaml")
+
+
+def test_a_mistake_exits_with_2_at_once() -> None:
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "mgsrl.cli", "train", "+experiment=nope"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "pocket_mgs" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - begin < 10

@@ -1,0 +1,77 @@
+"""Checkpoints are complete or absent, whatever is torn off."""
+
+from pathlib import Path
+
+import pytest
+
+from mgsrl.errors import CheckpointError
+from mgsrl.train.checkpoint import (
+    load_checkpoint,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+
+
+def _write(folder: Path) -> None:
+    (folder / "rank_0.safetensors").write_bytes(b"weights" * 100)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 3, {"mixture": {"a": 1}}, _write)
+    assert path == tmp_path / "step_3"
+    loaded = load_checkpoint(path)
+    assert loaded.step == 3
+    assert loaded.state["mixture"] == {"a": 1}
+
+
+@pytest.mark.parametrize("damage", ["cut", "change", "remove", "manifest", "state"])
+def test_damage_is_found_and_passed_over(tmp_path: Path, damage: str) -> None:
+    save_checkpoint(tmp_path, 1, {}, _write)
+    path = save_checkpoint(tmp_path, 2, {}, _write)
+    shard = path / "learner" / "rank_0.safetensors"
+    if damage == "cut":
+        shard.write_bytes(shard.read_bytes()[:-1])
+    elif damage == "change":
+        shard.write_bytes(b"Weights" * 100)
+    elif damage == "remove":
+        shard.unlink()
+    elif damage == "manifest":
+        (path / "manifest.json").write_text("{")
+    else:
+        (path / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="expected"):
+        load_checkpoint(path)
+    notes: list[str] = []
+    found = newest_checkpoint(tmp_path, notes.append)
+    assert found is not None
+    assert found.step == 1
+    assert len(notes) == 1
+
+
+def test_a_failed_save_leaves_the_old_one_and_the_next_save_clears_up(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        _write(folder)
+        raise RuntimeError("disk full")
+
+    save_checkpoint(tmp_path, 1, {}, _write)
+    with pytest.raises(RuntimeError):
+        save_checkpoint(tmp_path, 2, {}, fail)
+    found = newest_checkpoint(tmp_path, print)
+    assert found is not None
+    assert found.step == 1
+    save_checkpoint(tmp_path, 3, {}, _write)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_1", "step_3"]
+
+
+def test_prune_keeps_the_newest_by_number(tmp_path: Path) -> None:
+    for step in (2, 9, 10):
+        save_checkpoint(tmp_path, step, {}, _write)
+    prune_checkpoints(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_10", "step_9"]
+    prune_checkpoints(tmp_path, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "checkpoints", print) is None
