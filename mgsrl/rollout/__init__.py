@@ -1,0 +1,1 @@
+"""Responses of the policy: engine adapters, the rollout actor, the sampler."""

@@ -1,0 +1,49 @@
+"""What a rollout engine is: the protocol that both adapters implement.
+
+The four weight methods are those of vLLM's `VLLMWeightSyncClient`, so the same senders feed
+both engines. Left out: streaming, chat templates and stop strings. Prompts arrive as tokens and
+responses leave as the very tokens that were sampled; nothing is re-tokenized in between.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from mgsrl.types import GenerationRequest, Rollout
+
+
+class Engine(Protocol):
+    """One policy that can generate, score and take new weights in place."""
+
+    weight_version: int
+    """Version of the weights it computes with; -1 until the first publish."""
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Rollout]:
+        """One response per request, in the requests' order."""
+        ...
+
+    def score(
+        self, sequences: Sequence[Sequence[int]], temperature: float = 1.0
+    ) -> list[list[float]]:
+        """Log-probability of each token given its prefix; 0.0 for the first of a sequence."""
+        ...
+
+    def probe(self, seed: int) -> dict[str, torch.Tensor]:
+        """What every parameter does to a seeded vector on the engine's real compute path.
+
+        Hugging Face parameter name -> float32 [n], as `sync.canary.probe_parameter`.
+        """
+        ...
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None: ...
+
+    def start_weight_update(self) -> None: ...
+
+    def update_weights(self, update_info: dict[str, Any]) -> None: ...
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None: ...
+
+    def close(self) -> None:
+        """Free memory and helper processes; safe to call twice."""
+        ...

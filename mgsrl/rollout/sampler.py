@@ -1,0 +1,262 @@
+"""Prompts -> groups of responses, from whichever rollout workers are assigned to the domain.
+
+Every request has a seed made from (run seed, purpose, step, domain, prompt, sample index) alone,
+so a response does not depend on which worker makes it, on the order of the batches, or on
+whether a worker died half-way and the batch was done again.
+Left out: asynchronous rollouts; they would be another class with the same `rollout` signature.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from mgsrl.cluster.pool import ActorPool
+from mgsrl.config.data import DomainConfig
+from mgsrl.config.rollout import RolloutConfig
+from mgsrl.errors import ConfigError, InvariantError, explain
+from mgsrl.types import GenerationRequest, Prompt, Rollout, RolloutGroup, Sampling
+
+BATCHES_PER_WORKER = 3
+"""With several workers, each is dealt about so many batches: enough for the idle to pull work
+from the slow, few enough for vLLM to keep its batches full."""
+EVALUATION_STEP = -1
+"""Step in the seeds of evaluations: all evaluations of a run share their random numbers, so
+that before and after differ by the policy and not by luck."""
+
+OnProgress = Callable[[int, int], None]
+"""(responses done, responses in all)"""
+
+
+def request_seed(run_seed: int, step: int, prompt_id: str, sample: int) -> int:
+    """A 63-bit seed, the same on every machine and Python version (BLAKE2b, not `hash()`)."""
+    key = f"{run_seed}\x1f{step}\x1f{prompt_id}\x1f{sample}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+
+
+def training_sampling(
+    config: RolloutConfig, domains: Mapping[str, DomainConfig]
+) -> dict[str, Sampling]:
+    """The sampling settings of each domain: its own where set, else the rollout group's.
+
+    Raises:
+        ConfigError: top_p below 1. The engine's log-probabilities would be of the truncated
+            distribution and the learner's of the full one, which biases every importance weight.
+    """
+    settings = {}
+    for name, domain in domains.items():
+        top_p = config.top_p if domain.top_p is None else domain.top_p
+        temperature = config.temperature if domain.temperature is None else domain.temperature
+        if top_p != 1.0 or temperature <= 0.0:
+            raise ConfigError(
+                explain(
+                    f"domains.{name} cannot be trained with these sampling settings.",
+                    expected="top_p=1 and temperature > 0: the learner's log-probabilities are "
+                    "of the full distribution that was sampled from",
+                    found=f"top_p={top_p:g}, temperature={temperature:g}",
+                    todo="set top_p=1 and steer with temperature (evaluation may differ)",
+                )
+            )
+        limit = config.max_new_tokens if domain.max_new_tokens is None else domain.max_new_tokens
+        settings[name] = Sampling(temperature, limit, top_p)
+    return settings
+
+
+class Sampler:
+    """Rollouts from pools of workers.
+
+    Args:
+        pools: worker pool by domain; domains may share one pool object.
+        sampling: settings by domain (see `training_sampling`).
+        samples_per_prompt: group size G.
+        seed: the run's seed.
+        limit_s: longest wait for one batch of one worker, in seconds.
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[str, ActorPool],
+        sampling: Mapping[str, Sampling],
+        *,
+        samples_per_prompt: int,
+        seed: int,
+        limit_s: float,
+    ) -> None:
+        self.pools = dict(pools)
+        self.sampling = dict(sampling)
+        self.samples_per_prompt = samples_per_prompt
+        self.seed = seed
+        self.limit_s = limit_s
+
+    @property
+    def distinct_pools(self) -> list[ActorPool]:
+        """Each pool once, in the order of the domains."""
+        return list({id(pool): pool for pool in self.pools.values()}.values())
+
+    @property
+    def handles(self) -> list[Any]:
+        """All rollout actors, each once: where weights must go."""
+        return [handle for pool in self.distinct_pools for handle in pool.handles]
+
+    def wait_ready(self) -> list[dict[str, Any]]:
+        """Wait until every worker is up; what their `ready()` said, in the order of `handles`."""
+        return [facts for pool in self.distinct_pools for facts in pool.wait_ready()]
+
+    def rollout(
+        self,
+        prompts: Mapping[str, Sequence[Prompt]],
+        step: int,
+        on_progress: OnProgress | None = None,
+    ) -> dict[str, list[RolloutGroup]]:
+        """`samples_per_prompt` responses to every prompt; domains and prompts keep their order.
+
+        Raises:
+            WorkerDiedError: a worker died more often than `rollout.max_restarts`.
+        """
+        groups = self._groups(prompts, self.sampling, self.samples_per_prompt, step, on_progress)
+        versions = {
+            rollout.weight_version
+            for domain in groups.values()
+            for group in domain
+            for rollout in group.rollouts
+        }
+        if len(versions) > 1:
+            raise InvariantError(f"rollouts of one step have weight versions {sorted(versions)}")
+        return groups
+
+    def evaluate(
+        self,
+        prompts: Mapping[str, Sequence[Prompt]],
+        sampling: Mapping[str, Sampling] | None = None,
+        *,
+        samples_per_prompt: int = 1,
+        on_progress: OnProgress | None = None,
+    ) -> dict[str, list[RolloutGroup]]:
+        """Responses for evaluation: any `top_p`, temperature 0 (greedy) allowed.
+
+        Its seeds are a stream of their own, the same at every evaluation of the run.
+        """
+        settings = {**self.sampling, **(sampling or {})}
+        return self._groups(prompts, settings, samples_per_prompt, EVALUATION_STEP, on_progress)
+
+    def stop(self) -> None:
+        for pool in self.distinct_pools:
+            pool.stop()
+
+    def _groups(
+        self,
+        prompts: Mapping[str, Sequence[Prompt]],
+        sampling: Mapping[str, Sampling],
+        samples: int,
+        step: int,
+        on_progress: OnProgress | None,
+    ) -> dict[str, list[RolloutGroup]]:
+        requests = {
+            domain: [
+                self._request(prompt, sampling[domain], step, sample)
+                for prompt in of_domain
+                for sample in range(samples)
+            ]
+            for domain, of_domain in prompts.items()
+        }
+        rollouts = self._generate(requests, samples, on_progress)
+        return {
+            domain: [
+                RolloutGroup(
+                    prompt, tuple(rollouts[domain][index * samples : (index + 1) * samples])
+                )
+                for index, prompt in enumerate(of_domain)
+            ]
+            for domain, of_domain in prompts.items()
+        }
+
+    def _request(
+        self, prompt: Prompt, sampling: Sampling, step: int, sample: int
+    ) -> GenerationRequest:
+        key = f"{prompt.domain}/{prompt.id}"
+        seed = request_seed(self.seed, step, key, sample)
+        return GenerationRequest(f"{key}/{sample}", prompt.token_ids, seed, sampling)
+
+    def _generate(
+        self,
+        requests: Mapping[str, list[GenerationRequest]],
+        samples: int,
+        on_progress: OnProgress | None,
+    ) -> dict[str, list[Rollout]]:
+        """Send every pool its domains' requests, all pools at once."""
+        total = sum(len(of_domain) for of_domain in requests.values())
+        progress = _Progress(total, on_progress)
+        by_pool: dict[int, list[str]] = {}
+        for domain, of_domain in requests.items():
+            if of_domain:
+                by_pool.setdefault(id(self.pools[domain]), []).append(domain)
+        with ThreadPoolExecutor(max(1, len(by_pool)), thread_name_prefix="rollout") as threads:
+            waiting = [
+                threads.submit(self._run_pool, domains, requests, samples, progress)
+                for domains in by_pool.values()
+            ]
+            done = {id_: rollout for future in waiting for id_, rollout in future.result().items()}
+        return {
+            domain: [done[request.id] for request in of_domain]
+            for domain, of_domain in requests.items()
+        }
+
+    def _run_pool(
+        self,
+        domains: Sequence[str],
+        requests: Mapping[str, list[GenerationRequest]],
+        samples: int,
+        progress: "_Progress",
+    ) -> dict[str, Rollout]:
+        pool = self.pools[domains[0]]
+        mine = [request for domain in domains for request in requests[domain]]
+        batches = split_batches(mine, samples, len(pool.handles))
+        seen = 0
+
+        def on_done(done: int, _total: int) -> None:
+            nonlocal seen
+            progress.add((done - seen) * len(mine) // len(batches))
+            seen = done
+
+        results = pool.map(
+            "generate", [(batch,) for batch in batches], limit_s=self.limit_s, on_done=on_done
+        )
+        rollouts = [rollout for result in results for rollout in result]
+        return {rollout.request_id: rollout for rollout in rollouts}
+
+
+class _Progress:
+    """Adds up the responses of pools that work in parallel (rounded; a display, not a count)."""
+
+    def __init__(self, total: int, report: OnProgress | None) -> None:
+        self.done = 0
+        self.total = total
+        self.report = report
+
+    def add(self, responses: int) -> None:
+        self.done += responses
+        if self.report is not None:
+            self.report(min(self.done, self.total), self.total)
+
+
+def split_batches(
+    requests: Sequence[GenerationRequest], samples: int, num_workers: int
+) -> list[list[GenerationRequest]]:
+    """Deal requests into batches for idle workers to pull; one worker gets all in one batch.
+
+    The samples of one prompt stay together (they share their prefix in the KV cache). Groups
+    are dealt from the largest expected work (prompt plus response limit) down, each to the
+    batch with the least so far, so batches come out balanced. Deterministic.
+    """
+    if num_workers == 1 or not requests:
+        return [list(requests)] if requests else []
+    groups = [list(requests[i : i + samples]) for i in range(0, len(requests), samples)]
+    work = [sum(len(r.token_ids) + r.sampling.max_new_tokens for r in group) for group in groups]
+    count = min(len(groups), num_workers * BATCHES_PER_WORKER)
+    batches: list[list[GenerationRequest]] = [[] for _ in range(count)]
+    load = [0] * count
+    for index in sorted(range(len(groups)), key=lambda i: (-work[i], i)):
+        lightest = min(range(count), key=lambda batch: (load[batch], batch))
+        batches[lightest].extend(groups[index])
+        load[lightest] += work[index]
+    return batches

@@ -1,0 +1,264 @@
+"""The rollout actor: one engine in one Ray process, and the helper that makes pools of them.
+
+`RolloutWorker` is a plain class (tests use it without Ray); `rollout_pools` wraps it in actors
+with the threads, GPUs and environment that its engine needs.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from mgsrl.cluster.pool import ActorPool
+from mgsrl.config.rollout import RolloutConfig
+from mgsrl.errors import ConfigError, explain
+from mgsrl.rollout.decoding import Decoder, check_model_path
+from mgsrl.rollout.engine import Engine
+from mgsrl.types import GenerationRequest, Rollout
+
+SMALL_HIDDEN_SIZE = 512
+"""Below this width one CPU thread is fastest: the barriers of a second one cost more than it
+computes, and under load (learner and reward workers share the cores) tens of times more."""
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What one worker loads; the same for every worker of a run."""
+
+    config: RolloutConfig
+    model_path: str
+    max_model_len: int
+    """Longest prompt plus longest response, in tokens."""
+    device: str = "cpu"
+    tokenizer_path: str | None = None
+    """Defaults to `model_path`."""
+    trust_remote_code: bool = False
+    threads: int = 0
+    """CPU threads of the engine; 0 leaves them alone (outside Ray)."""
+
+
+def make_engine(spec: EngineSpec) -> Engine:
+    """The adapter named by `config.engine`. vLLM is imported only when it is the one."""
+    decoder = Decoder(
+        spec.tokenizer_path or spec.model_path, trust_remote_code=spec.trust_remote_code
+    )
+    if spec.config.engine == "transformers":
+        from mgsrl.rollout.transformers_engine import TransformersEngine
+
+        if spec.threads:
+            torch.set_num_threads(spec.threads)
+        return TransformersEngine(
+            spec.model_path,
+            spec.config,
+            decoder,
+            device=spec.device,
+            trust_remote_code=spec.trust_remote_code,
+        )
+    from mgsrl.rollout.vllm_engine import VllmEngine
+
+    return VllmEngine(
+        spec.model_path,
+        spec.config,
+        decoder,
+        max_model_len=spec.max_model_len,
+        device=spec.device,
+        trust_remote_code=spec.trust_remote_code,
+    )
+
+
+class RolloutWorker:
+    """One engine behind the methods that pools, samplers and weight senders call."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        started = time.monotonic()
+        self.spec = spec
+        self.engine = make_engine(spec)
+        self._start_s = time.monotonic() - started
+
+    def ready(self) -> dict[str, Any]:
+        """Engine facts for `run.json`; returns once the engine is loaded."""
+        import psutil
+
+        return {
+            "engine": self.spec.config.engine,
+            "device": self.spec.device,
+            "pid": os.getpid(),
+            "start_s": round(self._start_s, 2),
+            "rss_gib": round(psutil.Process().memory_info().rss / 2**30, 3),
+            "threads": torch.get_num_threads(),
+        }
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Rollout]:
+        return self.engine.generate(requests)
+
+    def score(
+        self, sequences: Sequence[Sequence[int]], temperature: float = 1.0
+    ) -> list[list[float]]:
+        return self.engine.score(sequences, temperature)
+
+    def probe(self, seed: int) -> dict[str, torch.Tensor]:
+        return self.engine.probe(seed)
+
+    def weight_version(self) -> int:
+        return self.engine.weight_version
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self.engine.init_weight_transfer_engine(init_info)
+
+    def start_weight_update(self) -> None:
+        self.engine.start_weight_update()
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self.engine.update_weights(update_info)
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self.engine.finish_weight_update(weight_version)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def check_rollout_resources(config: RolloutConfig, num_workers: int, num_gpus: float) -> str:
+    """The device of the rollout workers: `"cuda"` when there are GPUs, else `"cpu"`.
+
+    Args:
+        num_workers: workers over all domains.
+        num_gpus: GPUs left for rollouts.
+
+    Raises:
+        ConfigError: more GPUs wanted than there are; tensor parallelism without GPUs or vLLM.
+    """
+    parallel = config.tensor_parallel_size
+    if parallel > 1 and (num_gpus == 0 or config.engine != "vllm"):
+        raise ConfigError(
+            explain(
+                "rollout.tensor_parallel_size splits one vLLM engine over several GPUs.",
+                expected="1 without GPUs or with rollout.engine=transformers",
+                found=f"{parallel} with {num_gpus:g} GPUs and rollout.engine={config.engine}",
+                todo="set rollout.tensor_parallel_size=1",
+            )
+        )
+    if num_gpus == 0:
+        return "cpu"
+    wanted = num_workers * gpus_per_worker(config)
+    if wanted > num_gpus:
+        raise ConfigError(
+            explain(
+                "The rollout workers need more GPUs than there are.",
+                expected=f"at most {num_gpus:g} GPUs",
+                found=f"{num_workers} workers x {gpus_per_worker(config):g} = {wanted:g}",
+                todo="lower rollout.num_workers (or domains.NAME.num_workers), "
+                "rollout.tensor_parallel_size or rollout.num_gpus",
+            )
+        )
+    return "cuda"
+
+
+def gpus_per_worker(config: RolloutConfig) -> float:
+    """GPUs that one worker reserves; a tensor-parallel engine takes whole ones."""
+    return max(config.num_gpus, float(config.tensor_parallel_size))
+
+
+def cpu_threads(model_path: str, workers_per_machine: int) -> int:
+    """CPU threads per worker: one for small models, else an equal share of the cores."""
+    file = Path(model_path).expanduser() / "config.json"
+    hidden = json.loads(file.read_text()).get("hidden_size") if file.is_file() else None
+    if isinstance(hidden, int) and hidden < SMALL_HIDDEN_SIZE:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // max(1, workers_per_machine))
+
+
+def worker_environment(spec: EngineSpec) -> dict[str, str]:
+    """Environment of one actor, set before it imports anything."""
+    env = {
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    if spec.device == "cpu":
+        env |= {
+            "OMP_NUM_THREADS": str(max(1, spec.threads)),
+            # Waiting threads sleep instead of spinning on cores that other actors need.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            # Several actors share the machine: binding would pile them on the same cores.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # Saves 20 s of compiling one helper of vLLM's sampler at the first request.
+            "TORCHDYNAMO_DISABLE": "1",
+        }
+    if spec.config.tensor_parallel_size == 1:
+        env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return env
+
+
+def rollout_pools(
+    spec: EngineSpec,
+    domains: Mapping[str, int],
+    *,
+    on_restart: Callable[[Any], None] | None = None,
+) -> dict[str, ActorPool]:
+    """Pools of rollout actors by domain; under `assignment=shared` all domains share one.
+
+    Args:
+        spec: what the workers load; its `threads` is filled in here when 0.
+        domains: `dedicated` workers per domain (`domains.<name>.num_workers`).
+        on_restart: given the new handle of a worker that was replaced; must send it weights.
+            Never runs twice at once, though dedicated pools work in parallel.
+
+    Raises:
+        MissingPathError: before any actor starts.
+    """
+    check_model_path(spec.model_path)
+    config = spec.config
+    if config.assignment == "shared":
+        sizes = {"rollout": config.num_workers}
+    else:
+        sizes = {f"rollout/{domain}": count for domain, count in domains.items()}
+    options = _actor_options(spec, sum(sizes.values()))
+    lock = threading.Lock()
+
+    def restarted(handle: Any) -> None:
+        if on_restart is not None:
+            with lock:
+                on_restart(handle)
+
+    def make(_slot: int) -> Any:
+        return ray.remote(RolloutWorker).options(**options["actor"]).remote(options["spec"])
+
+    pools = {
+        name: ActorPool(
+            name,
+            make,
+            size,
+            max_restarts=config.max_restarts,
+            start_limit_s=config.start_limit_s,
+            on_restart=restarted,
+        )
+        for name, size in sizes.items()
+    }
+    if config.assignment == "shared":
+        return dict.fromkeys(domains, pools["rollout"])
+    return {domain: pools[f"rollout/{domain}"] for domain in domains}
+
+
+def _actor_options(spec: EngineSpec, num_workers: int) -> dict[str, Any]:
+    if spec.device == "cpu" and spec.threads == 0:
+        spec = replace(spec, threads=cpu_threads(spec.model_path, num_workers))
+    actor: dict[str, Any] = {
+        # Rollouts, rewards and learning take turns on a CPU machine, so cores are not reserved.
+        "num_cpus": 0 if spec.device == "cpu" else 1,
+        "num_gpus": 0 if spec.device == "cpu" else gpus_per_worker(spec.config),
+        "max_restarts": 0,
+        "runtime_env": {"env_vars": worker_environment(spec)},
+    }
+    return {"actor": actor, "spec": spec}

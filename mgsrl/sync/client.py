@@ -1,0 +1,60 @@
+"""The learner's line to all rollout actors: vLLM's `VLLMWeightSyncClient`, with time limits.
+
+vLLM's own `RayVLLMWeightSyncClient` waits without a limit, sends a payload once per actor and
+gives every actor the same NCCL rank offset; hence this one.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from mgsrl.cluster.wait import get
+
+
+class RolloutClient:
+    """Weight-sync calls to a list of rollout actors, all in parallel.
+
+    Args:
+        handles: actors with the four weight methods (`rollout.worker.RolloutWorker`).
+        limit_s: longest wait for one call on all actors, in seconds.
+        ranks_per_worker: tensor-parallel ranks behind one actor.
+    """
+
+    def __init__(
+        self, handles: Sequence[Any], limit_s: float, *, ranks_per_worker: int = 1
+    ) -> None:
+        self.handles = list(handles)
+        self.limit_s = limit_s
+        self.ranks_per_worker = ranks_per_worker
+        self.next_version: int | None = None
+        """Version of the update under way, for senders that do not pass it on (vLLM's NCCL)."""
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Open the transfer on every actor; under NCCL each gets its own rank offset."""
+        refs = []
+        for index, handle in enumerate(self.handles):
+            info = dict(init_info)
+            if "rank_offset" in info:
+                info["rank_offset"] += index * self.ranks_per_worker
+            refs.append(handle.init_weight_transfer_engine.remote(info))
+        get(refs, self.limit_s, "the rollout workers to open the weight transfer")
+
+    def start_weight_update(self) -> None:
+        self._all("start_weight_update")
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Hand one payload to every actor: one copy into the object store, read by all.
+
+        The copy is freed when the call returns and the actors have let go of it.
+        """
+        self._all("update_weights", ray.put(update_info))
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        if weight_version is None and self.next_version is not None:
+            weight_version = str(self.next_version)
+        self._all("finish_weight_update", weight_version)
+
+    def _all(self, method: str, *args: Any) -> None:
+        refs = [getattr(handle, method).remote(*args) for handle in self.handles]
+        get(refs, self.limit_s, f"{method} on the rollout workers")

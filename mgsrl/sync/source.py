@@ -1,0 +1,94 @@
+"""The learner's weights as a stream of whole tensors, one layer group at a time.
+
+The verbs are those of `vllm.distributed.weight_transfer.base.WeightSource` (vLLM's trainer
+engines take any object with them); restated here because importing vLLM costs the learner 12 s
+and 1 GiB. Names, dtypes and shapes are those of the Hugging Face model; a tied weight appears
+once. Under ZeRO-3 a group is gathered by all ranks together and released before the next one.
+"""
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class ParamMeta:
+    """Hugging Face name, wire dtype and whole shape of one parameter."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def layer_groups(names: list[str]) -> list[list[str]]:
+    """Partition parameter names: what comes before the layers, each layer, what comes after.
+
+    The layer is the outermost integer in a name, so a whole mixture-of-experts layer stays
+    together. The same partition as vLLM's `layerwise_groups`, for models in layer order.
+    """
+    groups: OrderedDict[tuple[str, ...], list[str]] = OrderedDict()
+    in_layers = False
+    for name in names:
+        parts = name.split(".")
+        index = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+        if index is None:
+            key: tuple[str, ...] = ("post",) if in_layers else ("pre",)
+        else:
+            in_layers = True
+            key = tuple(parts[: index + 1])
+        groups.setdefault(key, []).append(name)
+    post = groups.pop(("post",), None)
+    return [*groups.values(), *([post] if post else [])]
+
+
+class WeightSource:
+    """The weights of a Hugging Face model, partitioned by ZeRO-3 or not.
+
+    Iterating is a collective under ZeRO-3: every learner rank iterates, in the same order. The
+    yielded tensors stay valid while referenced, but they alias the model's own memory where that
+    is whole (ZeRO 0-2): use them before the next optimizer step.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._params: dict[str, nn.Parameter] = dict(model.named_parameters())  # tied ones once
+        order = [name for group in layer_groups(list(self._params)) for name in group]
+        self._params = {name: self._params[name] for name in order}
+
+    def metadata(self) -> list[ParamMeta]:
+        """What iterating yields, in order, without gathering anything."""
+        return [
+            ParamMeta(name, param.dtype, tuple(getattr(param, "ds_shape", param.shape)))
+            for name, param in self._params.items()
+        ]
+
+    def held_names(self) -> Collection[str] | None:
+        """Every rank yields every parameter."""
+        return None
+
+    def groups(self) -> list[list[str]]:
+        """Names by layer group, in the order of `metadata()`."""
+        return layer_groups(list(self._params))
+
+    def iter_groups(self) -> Iterator[tuple[list[str], list[torch.Tensor]]]:
+        """(names, whole detached tensors) of one layer group after the other."""
+        for names in self.groups():
+            params = [self._params[name] for name in names]
+            with _gathered(params):
+                yield names, [param.detach() for param in params]
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for names, tensors in self.iter_groups():
+            yield from zip(names, tensors)
+
+
+def _gathered(params: list[nn.Parameter]) -> "nullcontext[None]":
+    """Whole parameters inside the block; a collective under ZeRO-3, else nothing."""
+    if not any(hasattr(param, "ds_id") for param in params):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(params)  # type: ignore[no-any-return]
