@@ -8,8 +8,8 @@ and dequantized here, so they are close to, not the same as, the model's publish
     python scripts/get_smollm2.py --dtype bfloat16 --out DIR
 
 Needs about 1.7 GB of memory, 800 MB of disk while it works, half a minute, and the packages
-transformers, torch and gguf. Running it again does nothing when the folder is complete. The folder is built beside its
-place and renamed at the end: it is complete or not there.
+transformers, torch and gguf. Running it again does nothing when the folder is complete. The folder
+is built beside its place and renamed at the end: it is complete or not there.
 
 Left out: loading from a hub. `policy.path=HuggingFaceTB/SmolLM2-135M-Instruct` does that without
 a script.

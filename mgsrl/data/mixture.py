@@ -83,9 +83,12 @@ class Mixture:
         return {d: self._take(d, self._cursors[d], quota) for d, quota in quotas.items()}
 
     def peek(self, count: int) -> list[Prompt]:
-        """Up to `count` coming prompts, the domains in turn; moves no cursor."""
-        coming = [[c.prompts[i] for i in c.order[:count]] for c in self._cursors.values()]
-        in_turn = [prompt for turn in zip_longest(*coming) for prompt in turn if prompt is not None]
+        """Up to `count` prompts in the order of the sources, the domains in turn; moves nothing.
+
+        The same before and after a resumption.
+        """
+        firsts = [cursor.prompts[:count] for cursor in self._cursors.values()]
+        in_turn = [prompt for turn in zip_longest(*firsts) for prompt in turn if prompt is not None]
         return in_turn[:count]
 
     def epochs(self) -> dict[str, float]:
