@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 _NON_WORD = r"[?!)\";}\]\*:@'\({\[]"
@@ -115,7 +116,7 @@ def _candidates(text: str) -> Iterator[tuple[re.Match[str], str]]:
 
 def _has_break(context: str) -> bool:
     tokens = [token for line in context.split("\n") for token in _TOKEN.findall(line)]
-    return any(_ends_sentence(token, after) for token, after in zip(tokens, tokens[1:]))
+    return any(_ends_sentence(token, after) for token, after in pairwise(tokens))
 
 
 def sentences(text: str) -> list[str]:

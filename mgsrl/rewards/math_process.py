@@ -1,0 +1,130 @@
+"""The process in which untrusted mathematics is parsed and compared; see `math_verifier.py`.
+
+Run as a script (`python -P math_process.py TIME_LIMIT_S MEMORY_LIMIT_MIB`), it reads one JSON
+object a line from standard input, `{"gold": str, "text": str}`, and answers each with one line:
+`{"value": 0 | 1, "extracted": str | null}` or `{"error": str}`. It imports nothing of mgsrl, so it
+starts in half a second and stays small.
+
+Safety, each enforced by the kernel and therefore also while one long C call runs:
+- a real-time timer with the default action ends the process soon after the limit, even when the
+  parent is gone (the parent normally kills it first);
+- the address space is limited; no file can be written; no core is dumped;
+- end of input ends the process.
+math-verify's own time-outs are off: they use the same signal as the timer and cannot interrupt
+a long C call.
+"""
+
+import json
+import logging
+import os
+import re
+import resource
+import signal
+import sys
+from typing import Any
+
+GRACE_S = 1.0
+"""The timer fires this much later than the parent's limit, so the parent's message wins."""
+MAX_TEXT = 20_000
+"""Characters of a response that are searched, from its end, where the answer is."""
+
+_PLAIN = re.compile(r"[-+]?[$€£]?\s*[\d.,\s/]+%?")
+_LETTER = re.compile(r"\(?([A-J])\)?")
+_DELIMITED = re.compile(r"\\boxed|\\fbox|\$|\\\(|\\\[|\\begin\{(?:equation|align|gather|math)")
+_STYLED_LETTER = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{\s*\(?([A-J])\)?\s*\}")
+_PLUS = re.compile(r"(?<=[A-Za-z:=]\s)\+(?=\d)")
+_COMMAND = re.compile(r"\\(?:begin|end|text)\{[^{}]*\}|\\[A-Za-z]+")
+
+
+def limit_process(memory_mib: int) -> None:
+    size = memory_mib * 2**20
+    for what, limit in (
+        (resource.RLIMIT_AS, size),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(what, (limit, limit))
+
+
+def parse_gold(gold: str) -> list[Any]:
+    """Every reading of the reference answer: LaTeX with or without its own delimiters, number."""
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
+    gold = gold.replace(r"\$", "").rstrip("\\")
+    if _DELIMITED.search(gold):
+        return list(parse(gold, parsing_timeout=None))
+    readings = list(parse(rf"\boxed{{{gold}}}", [LatexExtractionConfig()], parsing_timeout=None))
+    plain = gold.strip().replace(r"\%", "%")
+    if _PLAIN.fullmatch(plain):
+        readings += parse(plain, [ExprExtractionConfig()], parsing_timeout=None)
+    return readings
+
+
+def is_bare_mathematics(text: str) -> bool:
+    r"""A response that is one formula without delimiters, such as `\frac{1}{2}` or `x^2 + 1`.
+
+    The last number of such a text would be a part of the formula, so it is read as a whole.
+    """
+    text = text.strip()
+    if not text or len(text) > 200 or "\n" in text or _DELIMITED.search(text):
+        return False
+    if _PLAIN.fullmatch(text):  # math-verify reads numbers such as "1 000" better as text
+        return False
+    return re.search(r"[^\W\d_]{3}", _COMMAND.sub(" ", text)) is None
+
+
+def judge(gold: str, text: str) -> dict[str, Any]:
+    """Whether the final answer in `text` equals `gold`."""
+    from math_verify import (
+        ExprExtractionConfig,
+        LatexExtractionConfig,
+        StringExtractionConfig,
+        parse,
+        verify,
+    )
+
+    text = _PLUS.sub("", text[-MAX_TEXT:])
+    letter = _LETTER.fullmatch(gold.strip())
+    configs = [LatexExtractionConfig(), ExprExtractionConfig()]
+    if letter:
+        golds = [letter[1].lower(), letter[1], *parse_gold(letter[1])]
+        configs = [StringExtractionConfig(strings=tuple("ABCDEFGHIJ")), LatexExtractionConfig()]
+        text = _STYLED_LETTER.sub(r"\1", text)
+    else:
+        golds = parse_gold(gold)
+    if not golds:
+        return {"error": f"the reference answer {gold!r} cannot be parsed"}
+    if is_bare_mathematics(text) and not letter:
+        text = rf"\boxed{{{text.strip().rstrip(chr(92))}}}"
+    found = parse(text, configs, parsing_timeout=None)
+    equal = bool(found) and verify(golds, found, timeout_seconds=None)
+    # The last reading is the text as it stands in the response; str() of the parsed expression
+    # could itself run for ever.
+    texts = [reading for reading in found if isinstance(reading, str)]
+    extracted = texts[-1][:500].encode(errors="replace").decode() if texts else None
+    return {"value": int(equal), "extracted": extracted}
+
+
+def serve(time_limit_s: float, memory_mib: int) -> None:
+    # Answers go to a private copy of standard output; whatever a library prints goes nowhere.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    limit_process(memory_mib)
+    logging.disable(logging.CRITICAL)
+    judge("1", r"\boxed{1}")  # the first parse builds the grammar: do it before any clock runs
+    answers.write('{"ready": true}\n')
+    answers.flush()
+    for line in sys.stdin:
+        request = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, time_limit_s + GRACE_S)
+        try:
+            reply = judge(request["gold"], request["text"])
+        except Exception as error:  # anything sympy may raise; the parent makes it an abstention
+            reply = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        answers.write(json.dumps(reply) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve(float(sys.argv[1]), int(sys.argv[2]))
