@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mgsrl.cluster.pool import ActorPool
 from mgsrl.config import AlgoConfig, CheckpointConfig, EvaluateConfig, SyncConfig
 from mgsrl.data.mixture import Mixture
 from mgsrl.errors import WorkerDiedError
-from mgsrl.evaluate.heldout import evaluate_groups
+from mgsrl.evaluate.heldout import heldout_results
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.obs.console import Console
 from mgsrl.obs.evaluation_log import append_evaluations, read_evaluations
@@ -26,10 +25,10 @@ from mgsrl.obs.timers import StageTimers
 from mgsrl.obs.trackers import Trackers
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rollout.sampler import Sampler
-from mgsrl.sync.canary import check_canary, compare_logprobs
+from mgsrl.sync.canary import PROBE_SEED, check_canary, compare_logprobs
 from mgsrl.train.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
 from mgsrl.train.schedule import Phase, Schedule
-from mgsrl.types import DomainStats, Prompt, RolloutGroup, StepStats, SurgeryReport
+from mgsrl.types import DomainStats, Prompt, RolloutGroup, Sampling, StepStats, SurgeryReport
 
 Groups = Mapping[str, Sequence[RolloutGroup]]
 
@@ -45,12 +44,12 @@ class Run:
     sampler: Sampler
     scorer: Scorer
     learners: LearnerGroup
-    rollout_pools: Sequence[ActorPool]
     heldout: Mapping[str, Sequence[Prompt]]
     algo: AlgoConfig
     sync: SyncConfig
     checkpoints: CheckpointConfig
     evaluation: EvaluateConfig
+    evaluation_sampling: Mapping[str, Sampling]
     packing: Mapping[str, Any]
     """Keyword arguments of `data.packing.pack`."""
     console: Console
@@ -83,7 +82,7 @@ class Run:
                 self.mixture.restore(self.checkpoint.state["mixture"])
             self.step = self.checkpoint.step
             self.console.note(f"resumed after step {self.step} from {self.checkpoint.path}")
-        rewind_logs(self.folder, self.step + 1)
+        rewind_logs(self.folder, next_step=self.step + 1, weight_version=self.step)
         self.trackers = self.open_trackers(self.step + 1)
         prompts = [prompt for group in self.heldout.values() for prompt in group]
         prompts = prompts or self.mixture.peek(self.sync.canary_sequences)
@@ -113,14 +112,14 @@ class Run:
                 self._check_canary()
                 return
             except WorkerDiedError:
-                if not sum(pool.revive_dead() for pool in self.rollout_pools):
+                if not sum(pool.revive_dead() for pool in self.sampler.distinct_pools):
                     raise
 
     def _check_canary(self) -> None:
         expected = self.learners.logprobs(self.canary_sequences, temperature=1.0)
-        limit_s = self.sampler.time_limit_s
+        limit_s = self.sampler.limit_s
         self.canary_error = 0.0
-        for pool in self.rollout_pools:
+        for pool in self.sampler.distinct_pools:
             scored = pool.broadcast("score", self.canary_sequences, 1.0, limit_s=limit_s)
             for slot, logprobs in enumerate(scored):
                 error = compare_logprobs(logprobs, expected)
@@ -131,7 +130,7 @@ class Run:
                     weight_version=self.step,
                     worker=f"{pool.name} worker {slot}",
                     probes=lambda pool=pool, slot=slot: (
-                        pool.broadcast("probe", limit_s=limit_s)[slot],
+                        pool.broadcast("probe", PROBE_SEED, limit_s=limit_s)[slot],
                         self.learners.probe(),
                     ),
                 )
@@ -143,9 +142,7 @@ class Run:
 
     def connect_rollouts(self) -> None:
         """Tell the learners who receives their weights."""
-        self.learners.connect_rollouts(
-            [handle for pool in self.rollout_pools for handle in pool.handles], self.sync.transfer
-        )
+        self.learners.connect_rollouts(self.sampler.handles, self.sync.transfer)
 
     # ---- after a step ----------------------------------------------------------------------------
 
@@ -183,8 +180,13 @@ class Run:
         if not due or done or not self.heldout:
             return
         with self.console.stage(f"evaluating on held-out prompts after step {self.step}"):
-            groups = self.scorer.score(self.sampler.evaluate(self.heldout, self.step))
-        results = evaluate_groups(groups, self.step)
+            groups = self.sampler.evaluate(
+                self.heldout,
+                self.evaluation_sampling,
+                samples_per_prompt=self.evaluation.samples_per_prompt,
+            )
+            groups = self.scorer.score(groups)
+        results = heldout_results(groups, self.step)
         append_evaluations(self.folder, results)
         for result in results:
             self.console.note(

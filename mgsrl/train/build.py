@@ -1,0 +1,263 @@
+"""Puts a run together from its configuration: the only room that sees all of it.
+
+`plan` does everything that can fail without an actor (models and data are found, read and
+checked); `build` starts the actors and yields the `Run`, and takes them down again.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from omegaconf import OmegaConf
+
+from mgsrl.cluster.preflight import check_resources
+from mgsrl.config import Config, DomainConfig, SourceConfig
+from mgsrl.data.mixture import Mixture
+from mgsrl.data.sources import load_rows
+from mgsrl.data.templates import PromptTokenizer
+from mgsrl.learner.group import LearnerGroup
+from mgsrl.learner.policy import load_tokenizer, resolve_policy
+from mgsrl.learner.spec import LearnerSpec
+from mgsrl.obs.console import Console
+from mgsrl.obs.run_record import write_run_record
+from mgsrl.obs.trackers import make_trackers
+from mgsrl.rewards.build import check_reward, reward_pool, validator
+from mgsrl.rewards.scorer import Scorer
+from mgsrl.rollout.sampler import Sampler, training_sampling
+from mgsrl.rollout.worker import EngineSpec, check_rollout_resources, rollout_pools
+from mgsrl.train.checkpoint import Checkpoint
+from mgsrl.train.run import Run
+from mgsrl.train.schedule import Schedule, make_schedule
+from mgsrl.types import Prompt, Sampling
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before any actor starts."""
+
+    model_path: str
+    pad_token_id: int
+    prompts: Mapping[str, list[Prompt]]
+    heldout: Mapping[str, list[Prompt]]
+    schedule: Schedule
+    mixture: Mixture
+    sampling: Mapping[str, Sampling]
+    learner: LearnerSpec
+
+
+def plan(config: Config) -> Plan:
+    """Find, read and check models and data.
+
+    Raises:
+        UserError: a model, file or row that is not what it should be.
+    """
+    model_path = resolve_policy(config.policy.path)
+    for name, domain in config.domains.items():
+        check_reward(domain.reward, f"domains.{name}.reward")
+    tokenizer = load_tokenizer(config.policy)
+    quotas = {
+        name: domain.prompts_per_step or config.algo.prompts_per_domain
+        for name, domain in config.domains.items()
+    }
+    schedule = make_schedule(config.strategy, quotas, config.train.num_steps)
+    templates = PromptTokenizer(config.policy, tokenizer, config.data)
+    active = {name for phase in schedule.phases for name in phase.quotas}
+    prompts, heldout = {}, {}
+    for name, domain in config.domains.items():
+        if name in active:
+            prompts[name] = _prompts(templates, name, domain, domain.source, "source")
+        if domain.heldout is not None and config.evaluate.prompts_per_domain:
+            source = replace(domain.heldout, limit=config.evaluate.prompts_per_domain)
+            heldout[name] = _prompts(templates, name, domain, source, "heldout")
+    most = {name: max(phase.quotas.get(name, 0) for phase in schedule.phases) for name in prompts}
+    return Plan(
+        model_path=model_path,
+        pad_token_id=tokenizer.pad_token_id or 0,  # padding is masked: any id will do
+        prompts=prompts,
+        heldout=heldout,
+        schedule=schedule,
+        mixture=Mixture(prompts, most, config.seed, config.data.shuffle),
+        sampling=training_sampling(config.rollout, config.domains),
+        learner=LearnerSpec(
+            policy=config.policy,
+            learner=config.learner,
+            algo=config.algo,
+            surgery=config.surgery,
+            seed=config.seed,
+            num_steps=config.train.num_steps,
+        ),
+    )
+
+
+def _prompts(
+    templates: PromptTokenizer, name: str, domain: DomainConfig, source: SourceConfig, field: str
+) -> list[Prompt]:
+    rows = load_rows(
+        source,
+        name,
+        key=f"domains.{name}.{field}",
+        reward_kind=domain.reward.kind,
+        validate=validator(domain.reward),
+    )
+    prompts = [templates.prompt(name, row) for row in rows]
+    return [prompt for prompt in prompts if prompt is not None]
+
+
+@contextmanager
+def build(
+    config: Config, plan: Plan, checkpoint: Checkpoint | None, console: Console
+) -> Iterator[Run]:
+    """Start the actors (inside a Ray session), yield the run, stop the actors."""
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    _check_gpus(config, num_gpus)
+    runs: list[Run] = []  # the pools know the run before it is built
+    with ExitStack() as stack:
+        # All actors load side by side: the pools return at once, the learners when they are up.
+        sampler = _sampler(
+            config, plan, num_gpus, on_restart=lambda handle: runs[0].republish_weights(handle)
+        )
+        stack.callback(sampler.stop)
+        scorer = Scorer(
+            {name: reward_pool(name, domain.reward) for name, domain in config.domains.items()},
+            max_abstained_share=config.max_abstained_share,
+        )
+        stack.callback(scorer.stop)
+        with console.stage("starting learners"):
+            learners = LearnerGroup(
+                plan.learner,
+                loopback=config.cluster.address == "local",
+                sync_limit_s=config.rollout.time_limit_s,
+                ranks_per_rollout_worker=config.rollout.tensor_parallel_size,
+            )
+        stack.callback(learners.stop)
+        hint = " (vLLM takes about half a minute)" if config.rollout.engine == "vllm" else ""
+        with console.stage(f"starting rollout workers{hint}"):
+            engine_facts = sampler.wait_ready()
+        with console.stage("starting reward workers"):
+            scorer.wait_ready()
+        runs.append(_run(config, plan, sampler, scorer, learners, console, checkpoint))
+        runs[0].connect_rollouts()
+        _record(config, learners, engine_facts, checkpoint)
+        yield runs[0]
+
+
+def _sampler(
+    config: Config, plan: Plan, num_gpus: int, on_restart: Callable[[Any], None]
+) -> Sampler:
+    on_gpus = num_gpus > 0 and config.learner.device != "cpu"
+    longest_response = max(sampling.max_new_tokens for sampling in plan.sampling.values())
+    engine = EngineSpec(
+        config=config.rollout,
+        model_path=plan.model_path,
+        max_model_len=config.data.max_prompt_tokens + longest_response,
+        device=check_rollout_resources(
+            config.rollout, _rollout_workers(config), num_gpus if on_gpus else 0
+        ),
+        trust_remote_code=config.policy.trust_remote_code,
+    )
+    workers = {name: domain.num_workers for name, domain in config.domains.items()}
+    return Sampler(
+        rollout_pools(engine, workers, on_restart=on_restart),
+        plan.sampling,
+        samples_per_prompt=config.algo.samples_per_prompt,
+        seed=config.seed,
+        limit_s=config.rollout.time_limit_s,
+    )
+
+
+def _run(
+    config: Config,
+    plan: Plan,
+    sampler: Sampler,
+    scorer: Scorer,
+    learners: LearnerGroup,
+    console: Console,
+    checkpoint: Checkpoint | None,
+) -> Run:
+    folder = Path(config.run.dir)
+    return Run(
+        folder=folder,
+        num_steps=config.train.num_steps,
+        schedule=plan.schedule,
+        mixture=plan.mixture,
+        sampler=sampler,
+        scorer=scorer,
+        learners=learners,
+        heldout=plan.heldout,
+        algo=config.algo,
+        sync=config.rollout.sync,
+        checkpoints=config.checkpoint,
+        evaluation=config.evaluate,
+        evaluation_sampling=_evaluation_sampling(config, plan),
+        packing={
+            "micro_batch_size": config.learner.micro_batch_size,
+            "world_size": config.learner.world_size,
+            "max_response_length": max(s.max_new_tokens for s in plan.sampling.values()),
+            "pad_token_id": plan.pad_token_id,
+            "temperatures": {name: s.temperature for name, s in plan.sampling.items()},
+        },
+        console=console,
+        open_trackers=lambda next_step: make_trackers(
+            config.trackers,
+            folder,
+            console=console,
+            run_name=folder.name,
+            run_config=OmegaConf.to_container(OmegaConf.structured(config), resolve=True),
+            next_step=next_step,
+        ),
+        samples_per_domain=config.trackers.samples_per_domain,
+        checkpoint=checkpoint,
+    )
+
+
+def _rollout_workers(config: Config) -> int:
+    if config.rollout.assignment == "shared":
+        return config.rollout.num_workers
+    return sum(domain.num_workers for domain in config.domains.values())
+
+
+def _check_gpus(config: Config, num_gpus: int) -> None:
+    per_worker = max(config.rollout.num_gpus, float(config.rollout.tensor_parallel_size))
+    rewards = [domain.reward for domain in config.domains.values()]
+    check_resources(
+        learner_gpus=config.learner.world_size,
+        rollout_gpus=_rollout_workers(config) * per_worker,
+        reward_gpus=sum(reward.num_gpus * reward.num_workers for reward in rewards),
+        available_gpus=num_gpus,
+        device=config.learner.device,
+    )
+
+
+def _evaluation_sampling(config: Config, plan: Plan) -> dict[str, Sampling]:
+    return {
+        name: Sampling(config.evaluate.temperature, sampling.max_new_tokens, config.evaluate.top_p)
+        for name, sampling in plan.sampling.items()
+    }
+
+
+def _record(
+    config: Config,
+    learners: LearnerGroup,
+    engine_facts: list[dict[str, Any]],
+    checkpoint: Checkpoint | None,
+) -> None:
+    write_run_record(
+        Path(config.run.dir),
+        first_step=checkpoint.step if checkpoint else 0,
+        engines={
+            "rollout": config.rollout.engine,
+            "learner": f"deepspeed zero {config.learner.zero_stage}, {learners.device}",
+            "transfer": config.rollout.sync.transfer,
+        },
+        placement={
+            "rollout_workers": engine_facts,
+            "assignment": config.rollout.assignment,
+            "learner_ranks": config.learner.world_size,
+            "reward_workers": {n: d.reward.num_workers for n, d in config.domains.items()},
+        },
+        command=["mgsrl", *sys.argv[1:]],
+    )
