@@ -7,6 +7,7 @@ from mgsrl.config.reward import RewardConfig
 from mgsrl.errors import ConfigError, explain
 
 SOURCE_KINDS = ("pocket", "file", "hub")
+BAD_ROWS = ("error", "skip")
 OVERLONG = ("truncate_left", "drop", "error")
 
 
@@ -29,9 +30,13 @@ class SourceConfig:
     """Number of rows used; null takes all."""
     size: int = 2000
     """`pocket`: how many prompts the generator makes."""
+    bad_rows: str = "error"
+    """A row without its prompt or reference, or with one that the reward cannot use: `error`
+    stops before the run starts, `skip` leaves it out with a warning that counts them."""
 
     def validate(self, key: str) -> None:
         one_of(f"{key}.kind", self.kind, SOURCE_KINDS)
+        one_of(f"{key}.bad_rows", self.bad_rows, BAD_ROWS)
         if self.kind != "pocket" and not self.path:
             raise ConfigError(
                 explain(

@@ -74,7 +74,8 @@ class RowReader:
                 )
 
     def read(self, record: Mapping[str, Any], default_id: str) -> Row:
-        """The row of one record.
+        """The row of one record; `default_id` serves where there is no id column, or where
+        `columns.id` is the empty string.
 
         Raises:
             RowProblem: a value that is missing or of the wrong type; the caller adds file and row.
@@ -87,7 +88,7 @@ class RowReader:
             except ValueError as error:
                 found = "; ".join(line.strip() for line in str(error).splitlines())
                 raise RowProblem("a reference that the reward accepts", found) from error
-        id_ = self._get(record, "id")
+        id_ = _ABSENT if self._columns.get("id") == "" else self._get(record, "id")
         if id_ is _ABSENT or id_ is None:
             return Row(default_id, messages, reference)
         if isinstance(id_, bool) or not isinstance(id_, int | str):

@@ -6,6 +6,7 @@ held-out rows can come from one file. Every row that is used is checked before t
 Left out: streaming. All prompts of a run fit into memory, and a resumable shuffle wants them all.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,8 @@ from mgsrl.data.files import NumberedRecord, read_records
 from mgsrl.data.pocket import pocket_rows
 from mgsrl.data.rows import Row, RowProblem, RowReader
 from mgsrl.errors import DataError, MissingPathError, explain
+
+logger = logging.getLogger(__name__)
 
 POCKET_SEED = 0
 """The pocket prompts are one fixed data set; the run's seed only shuffles them."""
@@ -41,32 +44,43 @@ def load_rows(
     Raises:
         MissingPathError: no such file, hub id or split.
         DataError: a file or row that is not what it should be, no rows, an id that occurs twice.
+            Rows that are not usable are left out instead under `bad_rows=skip`.
         ConfigError: a mapping that cannot work.
     """
     reader = RowReader(source, key=key, reward_kind=reward_kind, validate=validate)
     name = source_name(source, domain)
     stem = Path(source.path).stem or domain
     rows: list[Row] = []
+    problems: list[DataError] = []
     first_place: dict[str, str] = {}
     for index, (where, record) in window(open_records(source, domain, key=key), source):
         try:
             row = reader.read(record, default_id=f"{stem}-{index}")
+            if row.id in first_place:
+                raise RowProblem(
+                    "every id once",
+                    f"the id {row.id!r} also in {first_place[row.id]}",
+                    f"remove one of the rows, map another column with {key}.columns.id, or set "
+                    "it to '' to number the rows",
+                )
         except RowProblem as problem:
-            raise problem.at(f"{name}, {where}") from problem
-        if row.id in first_place:
-            raise RowProblem(
-                "every id once",
-                f"the id {row.id!r} also in {first_place[row.id]}",
-                f"remove one of the rows, or map another column with {key}.columns.id",
-            ).at(f"{name}, {where}")
+            problems.append(problem.at(f"{name}, {where}"))
+            if source.bad_rows == "skip":
+                continue
+            raise problems[0] from problem
         first_place[row.id] = where
         rows.append(row)
+    if problems:
+        logger.warning(
+            "%s: left out %d of %d rows (%s.bad_rows=skip). The first:\n%s",
+            *(name, len(problems), len(problems) + len(rows), key, problems[0]),
+        )
     if not rows:
         raise DataError(
             explain(
                 f"{name}: there are no rows to use.",
                 expected=f"rows from number {source.start} on ({key}.start, {key}.limit)",
-                found="none",
+                found=f"none, and {len(problems)} that cannot be used" if problems else "none",
                 todo=f"check the file, {key}.start={source.start} and {key}.limit={source.limit}",
             )
         )

@@ -256,6 +256,7 @@ def test_ids_that_occur_twice(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [row | {"id": 5} for row in MATH[:2]])
     with pytest.raises(DataError, match="'5' also in line 1"):
         load(path)
+    assert [row.id for row in load(path, columns={"id": ""})] == ["rows-0", "rows-1"]
 
 
 def test_a_pattern_that_does_not_match_names_the_row(tmp_path: Path) -> None:
@@ -285,6 +286,16 @@ def test_the_reward_room_may_refuse_a_reference(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", CONSTRAINTS)
     with pytest.raises(DataError, match=r"line 1.*\n.*\n.*unknown constraint punctuation"):
         load(path, kind="constraints", validate=validate)
+
+
+def test_bad_rows_may_be_left_out_with_a_warning(tmp_path: Path, caplog: Any) -> None:
+    path = write(tmp_path / "rows.jsonl", [MATH[0], {"prompt": "q"}, MATH[1], {"prompt": "r"}])
+    assert [row.id for row in load(path, bad_rows="skip")] == ["rows-0", "rows-2"]
+    (record,) = caplog.records
+    assert "left out 2 of 4 rows" in record.getMessage()
+    assert "line 2" in record.getMessage()
+    with pytest.raises(DataError, match="none, and 1 that cannot be used"):
+        load(path, bad_rows="skip", start=1, limit=1)
 
 
 @needs_shared
