@@ -1,0 +1,60 @@
+"""`report.html` of a run folder: one file, no links to elsewhere, readable after a crash too.
+
+Left out: anything interactive (the figures are inline SVG), and any verdict on the method: one
+run cannot carry one.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mgsrl.obs.jsonl import write_atomic
+from mgsrl.report.load import RunData, load_run
+from mgsrl.report.render import render
+from mgsrl.report.samples import sample_sections
+from mgsrl.report.tables import changes, facts, stage_rows
+
+FILE = "report.html"
+
+
+def build_report(run_dir: Path) -> Path:
+    """Write `run_dir/report.html` (whole or not at all) and return its path.
+
+    Raises:
+        MissingPathError: `run_dir` is not a run folder.
+    """
+    run = load_run(Path(run_dir))
+    path = run.run_dir / FILE
+    write_atomic(path, render("report.html.j2", _context(run)))
+    return path
+
+
+def _context(run: RunData) -> dict[str, Any]:
+    # matplotlib takes half a second to import: only when a report is really drawn
+    from mgsrl.report import figures
+    from mgsrl.report.style import STAGE_COLOURS, colours, drawing, window_for
+
+    with drawing():
+        drawn = {
+            "before_after": figures.before_after(run),
+            "rewards": figures.reward_curves(run),
+            "health": figures.training_health(run),
+            "conflicts": figures.conflicts(run),
+            "heat_map": figures.module_heat_map(run),
+            "times": figures.stage_times(run),
+            "throughput": figures.throughput(run),
+        }
+    return {
+        "title": run.run_dir.resolve().name,
+        "run": run,
+        "facts": facts(run),
+        "changes": changes(run),
+        "stages": stage_rows(run),
+        "samples": sample_sections(run),
+        "figures": drawn,
+        "colours": colours(run.domains),
+        "stage_colours": STAGE_COLOURS,
+        "window": window_for(len(run.steps)),
+        "strategy": run.setting("strategy.name", "unknown strategy"),
+        "model": run.setting("policy.path", "unknown model"),
+        "command": " ".join((run.record.get("sessions") or [{}])[0].get("command") or []),
+    }

@@ -1,0 +1,264 @@
+"""The figures of one run; each function returns an inline SVG, or "" when there is no data."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from mgsrl.obs.timers import STAGES
+from mgsrl.report.load import RunData
+from mgsrl.report.style import (
+    PAIR_COLOURS,
+    STAGE_COLOURS,
+    colours,
+    panels,
+    smooth,
+    svg,
+    window_for,
+)
+
+MODEL_COLUMN = "model"
+"""Heat-map column of modules that belong to no layer (embeddings, final norm, LM head)."""
+
+
+def before_after(run: RunData) -> str:
+    """Held-out reward per domain, first against last evaluation, with standard errors."""
+    domains = [d for d in run.domains if len(run.evaluations_of(d)) >= 2]
+    if not domains:
+        return ""
+    figure, axes = panels(len(domains), columns=max(3, min(4, len(domains))), height=2.3)
+    colour = colours(run.domains)
+    ends = {d: (run.evaluations_of(d)[0], run.evaluations_of(d)[-1]) for d in domains}
+    shared = all(0 <= e.mean <= 1 for pair in ends.values() for e in pair)
+    for axis, domain in zip(axes, domains):
+        means = [e.mean for e in ends[domain]]
+        errors = [e.standard_error if math.isfinite(e.standard_error) else 0 for e in ends[domain]]
+        bars = axis.bar(("before", "after"), means, width=0.55, color=colour[domain])
+        bars[0].set_alpha(0.4)
+        axis.errorbar((0, 1), means, errors, fmt="none", ecolor="#777777", capsize=4, lw=1.4)
+        for x, (mean, error) in enumerate(zip(means, errors)):
+            up = mean + error if mean >= 0 else mean - error
+            axis.annotate(
+                f"{mean:.3f}",
+                (x, up),
+                (0, 4 if mean >= 0 else -4),
+                textcoords="offset points",
+                ha="center",
+                va="bottom" if mean >= 0 else "top",
+            )
+        axis.set_title(domain)
+        axis.grid(False, axis="x")
+        axis.set_xlim(-0.6, 1.6)
+        if shared:
+            axis.set_ylim(0, 1.05)
+        else:
+            axis.margins(y=0.2)
+    axes[0].set_ylabel("mean held-out reward")
+    return svg(figure)
+
+
+def reward_curves(run: RunData) -> str:
+    """Training reward per domain (raw and smoothed) with the held-out evaluations."""
+    domains = run.domains
+    if not run.metrics or not domains:
+        return ""
+    figure, axes = panels(len(domains), height=2.6)
+    colour = colours(domains)
+    window = window_for(len(run.steps))
+    for axis, domain in zip(axes, domains):
+        values = run.series(f"reward/{domain}")
+        axis.plot(run.steps, values, color=colour[domain], alpha=0.35, lw=1, marker=".", ms=3)
+        axis.plot(run.steps, smooth(values, window), color=colour[domain], label="training")
+        results = run.evaluations_of(domain)
+        if results:
+            axis.errorbar(
+                [r.step for r in results],
+                [r.mean for r in results],
+                [0 if math.isnan(r.standard_error) else r.standard_error for r in results],
+                fmt="D",
+                ms=5,
+                color="#777777",
+                mfc=colour[domain],
+                capsize=3,
+                label="held-out ± s.e.",
+            )
+        axis.set_title(domain)
+        _step_axis(axis)
+        axis.legend(loc="best")
+    axes[0].set_ylabel("mean reward")
+    return svg(figure)
+
+
+def training_health(run: RunData) -> str:
+    """Response length, KL, entropy, and engine-learner mismatch with the canary's error."""
+    if not run.metrics:
+        return ""
+    figure, axes = panels(4, columns=2, height=2.5)
+    for axis, family, title, unit in (
+        (axes[0], "response_length", "Response length", "tokens"),
+        (axes[1], "kl", "KL to the reference", "nats per token"),
+        (axes[2], "entropy", "Entropy of the policy", "nats per token"),
+        (axes[3], "mismatch", "Engine against learner", "mean |Δ log p|, nats"),
+    ):
+        _domain_lines(axis, run, family)
+        axis.set_title(title)
+        axis.set_ylabel(unit)
+        _step_axis(axis)
+    canary = run.series("sync/canary_error")
+    if any(value > 0 for value in canary):
+        axes[3].plot(run.steps, canary, color="#888888", ls="--", lw=1.4, label="sync canary")
+    shown = [v for line in axes[3].get_lines() for v in line.get_ydata() if v > 0]  # type: ignore[union-attr]
+    if shown:
+        axes[3].set_yscale("log")
+    _legends(axes)
+    return svg(figure)
+
+
+def conflicts(run: RunData) -> str:
+    """Conflict rate, and the cosine of every pair of domains, over steps."""
+    pairs = [p for p in run.family("surgery/cosine")]
+    rate = run.series("surgery/conflict_rate")
+    if not pairs or all(math.isnan(v) for v in rate):
+        return ""
+    figure, axes = panels(2, columns=2, height=2.7)
+    window = window_for(len(run.steps))
+    axes[0].plot(run.steps, rate, color="#888888", alpha=0.4, lw=1, marker=".", ms=3)
+    axes[0].plot(run.steps, smooth(rate, window), color="#888888")
+    axes[0].set(title="Conflict rate", ylabel="share of (module, pair)", ylim=(0, 1))
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    for i, pair in enumerate(pairs):
+        values = run.series(f"surgery/cosine/{pair}")
+        colour = PAIR_COLOURS[i % len(PAIR_COLOURS)]
+        axes[1].plot(run.steps, values, color=colour, alpha=0.3, lw=1)
+        axes[1].plot(run.steps, smooth(values, window), color=colour, label=pair)
+    axes[1].axhline(0, color="#888888", lw=1)
+    axes[1].set(title="Cosine of the domains' gradients, whole model", ylabel="cosine")
+    axes[1].legend(loc="best")
+    for axis in axes:
+        _step_axis(axis)
+    return svg(figure)
+
+
+def module_heat_map(run: RunData) -> str:
+    """Mean cosine over steps, module kind x layer, one panel per pair of domains."""
+    cells = cosines_by_place(run)
+    if not cells:
+        return ""
+    kinds = list(dict.fromkeys(kind for values in cells.values() for kind, _ in values))
+    layers = sorted({layer for v in cells.values() for _, layer in v}, key=_layer_order)
+    limit = max(abs(c) for values in cells.values() for c in values.values()) or 1.0
+    height = 0.9 + 0.27 * len(kinds)
+    figure, axes = panels(len(cells), columns=1 if len(layers) > 12 else 3, height=height)
+    for i, (axis, (pair, values)) in enumerate(zip(axes, cells.items())):
+        grid = [[values.get((kind, layer), math.nan) for layer in layers] for kind in kinds]
+        image = axis.imshow(grid, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+        axis.set_title(pair)
+        axis.set_xlabel("layer")
+        axis.set_xticks(range(len(layers)), layers)
+        if len(layers) > 16:
+            axis.set_xticks(range(0, len(layers), 4), layers[::4])
+        axis.set_yticks(range(len(kinds)), kinds if i % 3 == 0 or len(layers) > 12 else [])
+        axis.grid(False)
+        axis.tick_params(length=0)
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+        if len(layers) <= 8:
+            _write_cells(axis, grid, limit)
+    bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.01, label="mean cosine")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return svg(figure)
+
+
+def cosines_by_place(run: RunData) -> dict[str, dict[tuple[str, str], float]]:
+    """Pair -> (module kind, layer) -> mean cosine over steps, from the surgery log."""
+    sums: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    columns = run.surgery.select(["module", "domain_a", "domain_b", "cosine"]).to_pydict()
+    for module, a, b, cosine in zip(*columns.values()):
+        if a != b and cosine is not None:
+            sums[f"{a} – {b}"][module_place(module)].append(cosine)
+    return {
+        pair: {place: sum(v) / len(v) for place, v in places.items()}
+        for pair, places in sums.items()
+    }
+
+
+def module_place(module: str) -> tuple[str, str]:
+    """(kind, layer) of a module's name: `layers.3.mlp` -> (`mlp`, `3`)."""
+    match = re.search(r"(?:^|\.)(?:layers|h|blocks|layer)\.(\d+)(?:\.(.+))?$", module)
+    if match is None:
+        return module, MODEL_COLUMN
+    kind = (match[2] or "layer").removesuffix(".weight")
+    return kind, match[1]
+
+
+def stage_times(run: RunData) -> str:
+    """Seconds per stage of every step, stacked."""
+    if not any(value > 0 for value in run.series("time/step")):
+        return ""
+    figure, (axis,) = panels(1, height=2.9)
+    figure.set_size_inches(9.6, 2.9)
+    bottom = [0.0] * len(run.steps)
+    for stage in (*STAGES, "other"):
+        values = [0.0 if math.isnan(v) else v for v in run.series(f"time/{stage}")]
+        if any(values):
+            axis.bar(
+                run.steps, values, 0.85, bottom=bottom, color=STAGE_COLOURS[stage], label=stage
+            )
+        bottom = [below + value for below, value in zip(bottom, values)]
+    axis.set(title="Time per step", ylabel="seconds")
+    axis.grid(False, axis="x")
+    _step_axis(axis)
+    handles, labels = axis.get_legend_handles_labels()
+    axis.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return svg(figure)
+
+
+def throughput(run: RunData) -> str:
+    """Response tokens per second of step time."""
+    values = run.series("throughput/tokens_per_second")
+    if not any(value > 0 for value in values):
+        return ""
+    figure, (axis,) = panels(1, height=2.0)
+    figure.set_size_inches(9.6, 2.0)
+    axis.plot(run.steps, values, color="#4e79a7", marker=".", ms=4)
+    axis.set(title="Throughput", ylabel="response tokens / s")
+    axis.set_ylim(bottom=0)
+    _step_axis(axis)
+    return svg(figure)
+
+
+def _domain_lines(axis: Axes, run: RunData, family: str) -> None:
+    colour = colours(run.domains)
+    for domain in run.domains:
+        values = run.series(f"{family}/{domain}")
+        if any(math.isfinite(v) for v in values):
+            axis.plot(run.steps, values, color=colour[domain], label=domain, lw=1.6)
+    folded = run.series(f"{family}/mean")  # many domains: only the mean was logged
+    if any(math.isfinite(v) for v in folded):
+        axis.plot(run.steps, folded, color="#888888", label="mean of domains", lw=1.6)
+
+
+def _legends(axes: Sequence[Axes]) -> None:
+    for axis in axes:
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(loc="best")
+
+
+def _step_axis(axis: Axes) -> None:
+    axis.set_xlabel("step")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+
+
+def _layer_order(layer: str) -> tuple[int, int]:
+    return (1, 0) if layer == MODEL_COLUMN else (0, int(layer))
+
+
+def _write_cells(axis: Axes, grid: Sequence[Sequence[float]], limit: float) -> None:
+    for y, row in enumerate(grid):
+        for x, value in enumerate(row):
+            if math.isfinite(value):
+                ink = "white" if abs(value) > 0.6 * limit else "#222222"
+                axis.text(x, y, f"{value:+.2f}", ha="center", va="center", color=ink, fontsize=8)

@@ -1,0 +1,184 @@
+"""A run folder as the report needs it; whatever is missing or damaged is said, never fatal.
+
+A report is wanted most after a run that crashed. So each file is read by itself, and a file that
+cannot be read becomes a line in `RunData.missing`. Left out: reading checkpoints.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mgsrl.errors import MissingPathError, explain
+from mgsrl.obs import evaluation_log, rollout_log, run_record, surgery_log
+from mgsrl.obs.evaluation_log import EvalResult
+from mgsrl.obs.jsonl import read_rows
+from mgsrl.obs.rewind import METRICS
+
+T = TypeVar("T")
+
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, YAMLError, OmegaConfBaseException)
+"""What reading a damaged file can raise (JSON, UTF-8 and Arrow errors are ValueErrors)."""
+
+
+@dataclass
+class RunData:
+    """What a run folder holds."""
+
+    run_dir: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    config_text: str = ""
+    record: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """One row a step, ascending."""
+    evaluations: list[EvalResult] = field(default_factory=list)
+    samples: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    """Step -> stored responses; only the first and the last stored step."""
+    surgery: pa.Table = field(default_factory=surgery_log.SCHEMA.empty_table)
+    missing: list[str] = field(default_factory=list)
+    """Sentences about what is not there."""
+
+    @property
+    def steps(self) -> list[int]:
+        return [row["step"] for row in self.metrics]
+
+    @property
+    def domains(self) -> list[str]:
+        """In the configuration's order, then any others that were logged."""
+        names = list(self.config.get("domains") or {})
+        names += self.family("reward")
+        names += [result.domain for result in self.evaluations]
+        logged = {*self.family("reward"), *(r.domain for r in self.evaluations)}
+        # a domain that the strategy leaves out has a configuration but no numbers
+        return [name for name in dict.fromkeys(names) if name in logged or not logged]
+
+    def series(self, name: str) -> list[float]:
+        """Metric `name` at each of `steps`; NaN where it is missing or was not finite."""
+        values = [row.get(name) for row in self.metrics]
+        return [float(v) if isinstance(v, int | float) else math.nan for v in values]
+
+    def family(self, prefix: str) -> list[str]:
+        """What follows `prefix/` in the metric names, in order of first appearance."""
+        start = f"{prefix}/"
+        names = [k.removeprefix(start) for row in self.metrics for k in row if k.startswith(start)]
+        return list(dict.fromkeys(names))
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """A configuration value by dotted key."""
+        node: Any = self.config
+        for part in key.split("."):
+            if not isinstance(node, dict) or part not in node:
+                return default
+            node = node[part]
+        return node
+
+    def evaluations_of(self, domain: str) -> list[EvalResult]:
+        """By step; results without a mean (everything abstained) are left out."""
+        return [r for r in self.evaluations if r.domain == domain and math.isfinite(r.mean)]
+
+
+def load_run(run_dir: Path) -> RunData:
+    """Read a run folder.
+
+    Raises:
+        MissingPathError: the folder does not exist or holds nothing of a run.
+    """
+    names = ("config.yaml", run_record.FILE, METRICS, evaluation_log.FILE)
+    if not any((run_dir / name).exists() for name in names):
+        raise MissingPathError(
+            explain(
+                "This is not a run folder.",
+                expected=f"a folder with {', '.join(names)}",
+                found=f"{run_dir} {'without any of them' if run_dir.is_dir() else '(no folder)'}",
+                todo="give the run.dir of a run, e.g. runs/pocket-mgs-seed0",
+            )
+        )
+    run = RunData(run_dir)
+    read = _Reader(run)
+    run.config_text = read(lambda: (run_dir / "config.yaml").read_text(), "", "config.yaml")
+    run.config = read(lambda: _parse(run.config_text), {}, "config.yaml")
+    run.record = read(lambda: run_record.read_run_record(run_dir), {}, run_record.FILE)
+    run.metrics = read(lambda: _metrics(run_dir), [], METRICS)
+    run.evaluations = read(
+        lambda: evaluation_log.read_evaluations(run_dir), [], evaluation_log.FILE
+    )
+    run.samples = read(lambda: _samples(run_dir), {}, "rollouts/")
+    run.surgery = read(lambda: surgery_log.read_surgery(run_dir), run.surgery, "surgery/")
+    run.missing += _gaps(run)
+    return run
+
+
+class _Reader:
+    def __init__(self, run: RunData) -> None:
+        self._run = run
+
+    def __call__(self, load: Callable[[], T], default: T, name: str) -> T:
+        if not (self._run.run_dir / name).exists():
+            return default
+        try:
+            return load()
+        except UNREADABLE as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._run.missing.append(f"{name} cannot be read: {reason}")
+            return default
+
+
+def _parse(text: str) -> dict[str, Any]:
+    config = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    return {str(k): v for k, v in config.items()} if isinstance(config, dict) else {}
+
+
+def _metrics(run_dir: Path) -> list[dict[str, Any]]:
+    rows = {row["step"]: row for row in read_rows(run_dir / METRICS) if "step" in row}
+    return [rows[step] for step in sorted(rows)]
+
+
+def _samples(run_dir: Path) -> dict[int, list[dict[str, Any]]]:
+    stored = list(rollout_log.stored_steps(run_dir))
+    chosen = dict.fromkeys(stored[:1] + stored[-1:])
+    return {step: rollout_log.read_rollouts(run_dir, step) for step in chosen}
+
+
+def _gaps(run: RunData) -> list[str]:
+    status = run.record.get("status")
+    wanted = run.setting("train.num_steps")
+    absent = [
+        (not run.config_text, "config.yaml is missing: settings are unknown."),
+        (not run.record, "run.json is missing: versions, hardware and duration are unknown."),
+        (not run.metrics, "No training step was logged."),
+        (not run.evaluations, "No evaluation on held-out prompts."),
+        (not run.samples, "No stored generations."),
+        (run.surgery.num_rows == 0, "No per-module surgery detail (one domain, or none stored)."),
+    ]
+    found = [text for is_absent, text in absent if is_absent]
+    if run.evaluations and max(r.step for r in run.evaluations) == 0:
+        found.append("No evaluation after training, only before it.")
+    if status == "running":
+        found.append("The run is still going on, or was killed: its end was never recorded.")
+    elif status is not None and status != "finished":
+        error = (run.record.get("sessions") or [{}])[-1].get("error")
+        found.append(f"The run ended as “{status}”{f': {error}' if error else ''}.")
+    if isinstance(wanted, int) and run.metrics and len(run.metrics) < wanted:
+        found.append(f"{len(run.metrics)} of {wanted} steps are logged.")
+    if run.metrics and _has_holes(run.steps):
+        found.append("Some steps in between are not logged.")
+    skipped = sum(value > 0 for value in run.series("skipped"))
+    if skipped:
+        found.append(f"{skipped} steps were skipped because of a non-finite gradient.")
+    return found
+
+
+def _has_holes(steps: Sequence[int]) -> bool:
+    return len(steps) != steps[-1] - steps[0] + 1
+
+
+def dump(value: Any) -> str:
+    """Compact JSON for showing small records."""
+    return json.dumps(value, ensure_ascii=False)

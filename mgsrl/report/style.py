@@ -1,0 +1,106 @@
+"""One look for all figures: colours, axes, and SVG that follows the page's light or dark theme."""
+
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Mid-tones of the Okabe-Ito palette (safe for colour-blind readers), legible on white and black.
+DOMAIN_COLOURS = (
+    *("#3d85c6", "#d98014", "#2a9d78", "#b5559d", "#c9503c", "#8b7bd8", "#8a8d3a", "#5aa9bf"),
+)
+PAIR_COLOURS = ("#7a6ff0", "#d0587e", "#4fa3a5", "#a58a3f", "#8c8c8c", "#c06fd0")
+STAGE_COLOURS = {
+    "rollout": "#4e79a7",
+    "reward": "#f0a04b",
+    "logprob": "#8f7fc4",
+    "backward": "#59a14f",
+    "surgery": "#e15759",
+    "step": "#76b7b2",
+    "sync": "#edc948",
+    "other": "#9d9d9d",
+}
+INK = "#010203"
+"""Stands for the page's text colour; replaced by `currentColor` in the SVG."""
+
+RC = {
+    "svg.fonttype": "none",  # text stays text: small, sharp, searchable
+    "svg.hashsalt": "mgsrl",  # the same run gives the same file
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.13,
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.9,
+    **{
+        key: INK
+        for key in (
+            *("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor"),
+            *("xtick.color", "ytick.color", "grid.color"),
+        )
+    },
+}
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """The same colour for the same domain in every figure."""
+    return {name: DOMAIN_COLOURS[i % len(DOMAIN_COLOURS)] for i, name in enumerate(names)}
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw inside this block to get the common look, whatever the user's own settings are."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(RC)
+        yield
+
+
+def panels(count: int, *, columns: int = 3, height: float = 2.5) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` equal panels (in inches: 3.4 wide, `height` high)."""
+    columns = max(1, min(columns, count))
+    rows = math.ceil(count / columns)
+    width = 9.6 if columns > 1 else 6.4
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+    return figure, axes
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an inline SVG element that scales with the page and follows its colours."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # pt sizes would fix the width; the viewBox alone lets CSS scale it
+    head, _, body = text.partition(">")
+    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
+    return f'{head} role="img">{body}'
+
+
+def smooth(values: Sequence[float], window: int) -> list[float]:
+    """Centred moving average over `window` values that ignores NaN and shrinks at the ends."""
+    half = window // 2
+    smoothed = []
+    for i in range(len(values)):
+        near = [v for v in values[max(0, i - half) : i + half + 1] if math.isfinite(v)]
+        smoothed.append(sum(near) / len(near) if near else math.nan)
+    return smoothed
+
+
+def window_for(num_steps: int) -> int:
+    """Smoothing window: about an eighth of the run, odd, between 3 and 25 steps."""
+    return min(25, max(3, num_steps // 8 | 1))
