@@ -6,11 +6,14 @@ Shape suffixes used throughout the package:
     _D domains                      _M modules
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+if TYPE_CHECKING:  # reward actors import this page and should not pay for torch (150 MB each)
+    import torch
 
 Message = Mapping[str, str]
 """One chat turn: `{"role": "system" | "user" | "assistant", "content": str}`."""
