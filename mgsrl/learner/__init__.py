@@ -1,0 +1,1 @@
+"""The DeepSpeed-ZeRO learners: forward, per-domain gradient shards, surgery, step, checkpoints."""

@@ -1,0 +1,163 @@
+"""Learner state on disk: safetensors shards that fit any number of ranks and any ZeRO stage.
+
+Every rank writes `rank_<r>.safetensors` with the pieces it owns, under keys
+`name|start|end|kind` (elements `[start, end)` of the flattened parameter; kind `master`,
+`exp_avg`, `exp_avg_sq` or `reference`), and rank 0 writes `learner.json`. Loading collects, for
+each piece a rank owns now, the overlapping pieces of whatever files there are. No pickle.
+
+Left out: DeepSpeed's own checkpoints (pickle, bound to stage and world size). Frozen parameters
+are not written: they are those of `policy.path`.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mgsrl.errors import CheckpointError, explain
+from mgsrl.learner.layout import STATES, ShardLayout
+from mgsrl.learner.reference import Reference
+
+FORMAT = 1
+MASTER = "master"
+REFERENCE = "reference"
+
+
+def save_state(folder: Path, layout: ShardLayout, reference: Reference | None) -> None:
+    """Write this rank's part into `folder` (which exists); every rank calls it."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    tensors = {
+        f"{name}|{start}|{start + tensor.numel()}|{kind}": tensor.to("cpu").contiguous()
+        for name, start, kind, tensor in _owned(layout, reference, rank, world_size)
+    }
+    save_file(_unshared(tensors), folder / f"rank_{rank}.safetensors")
+    if rank == 0:
+        state = {
+            "format": FORMAT,
+            "world_size": world_size,
+            "num_updates": layout.num_updates(),
+            "reference_moved": reference is not None and reference.moved,
+        }
+        (folder / "learner.json").write_text(json.dumps(state, indent=1))
+    dist.barrier()
+
+
+def load_state(folder: Path, layout: ShardLayout, reference: Reference | None) -> None:
+    """Read this rank's pieces from `folder`; every rank calls it.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or does not cover the model.
+    """
+    state = _read_state(folder)
+    layout.reset_optimizer(state["num_updates"])
+    with ExitStack() as stack:
+        pieces = _Pieces(folder, state["world_size"], stack)
+        for shard in layout.shards:
+            end = shard.start + shard.numel
+            pieces.read(shard.name, shard.start, end, MASTER, layout.master(shard))
+            for kind in STATES:
+                target = layout.state(shard, kind)
+                if target is not None:
+                    pieces.read(shard.name, shard.start, end, kind, target)
+        if reference is not None and state["reference_moved"]:
+            for name, param in reference.model.named_parameters():
+                start, target = _reference_target(param)
+                pieces.read(name, start, start + target.numel(), REFERENCE, target)
+            reference.moved = True
+            reference.refresh()
+    layout.refresh_weights()
+    dist.barrier()
+
+
+def _owned(
+    layout: ShardLayout, reference: Reference | None, rank: int, world_size: int
+) -> Iterator[tuple[str, int, str, torch.Tensor]]:
+    """(name, start, kind, flat tensor) of what this rank writes."""
+    for index, shard in enumerate(layout.shards):
+        if layout.replicated and index % world_size != rank:
+            continue  # every rank holds it: one writes it
+        yield shard.name, shard.start, MASTER, layout.master(shard)
+        for kind in STATES:
+            state = layout.state(shard, kind)
+            if state is not None:
+                yield shard.name, shard.start, kind, state
+    if reference is not None and reference.moved:
+        for name, (start, tensor) in reference.shards(rank, world_size).items():
+            if tensor.numel():
+                yield name, start, REFERENCE, tensor
+
+
+def _reference_target(param: Any) -> tuple[int, torch.Tensor]:
+    """(start, flat view) of what this rank holds of a reference parameter."""
+    if hasattr(param, "ds_tensor"):
+        share = param.ds_tensor.numel()
+        start = min(dist.get_rank() * share, int(param.ds_numel))
+        return start, param.ds_tensor.view(-1)[: min(share, int(param.ds_numel) - start)]
+    return 0, param.data.view(-1)
+
+
+def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """safetensors refuses views of one storage; a flat CPU master is one storage."""
+    return {key: tensor.clone() for key, tensor in tensors.items()}
+
+
+class _Pieces:
+    """All pieces of a checkpoint, read on demand."""
+
+    def __init__(self, folder: Path, world_size: int, stack: ExitStack) -> None:
+        self._folder = folder
+        self._index: dict[tuple[str, str], list[tuple[int, int, Any, str]]] = {}
+        for rank in range(world_size):
+            path = folder / f"rank_{rank}.safetensors"
+            if not path.is_file():
+                raise _damaged(folder, f"{world_size} files rank_*.safetensors", f"no {path.name}")
+            try:
+                file = stack.enter_context(safe_open(path, framework="pt"))
+            except SafetensorError as error:
+                raise _damaged(folder, "safetensors files", f"{path.name}: {error}") from error
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                name, start, end, kind = key.split("|")
+                self._index.setdefault((name, kind), []).append((int(start), int(end), file, key))
+
+    def read(self, name: str, start: int, end: int, kind: str, target: torch.Tensor) -> None:
+        """Fill `target` with elements `[start, end)`."""
+        covered = 0
+        for piece_start, piece_end, file, key in self._index.get((name, kind), []):
+            low, high = max(start, piece_start), min(end, piece_end)
+            if low < high:
+                piece = file.get_slice(key)[low - piece_start : high - piece_start]
+                target[low - start : high - start].copy_(piece)
+                covered += high - low
+        if covered != end - start:
+            raise _damaged(
+                self._folder,
+                f"{end - start} elements of {name} ({kind})",
+                f"{covered}; another model's checkpoint, or an incomplete one",
+            )
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((folder / "learner.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise _damaged(folder, "a readable learner.json", str(error)) from error
+    if state.get("format") != FORMAT:
+        raise _damaged(folder, f"format {FORMAT}", f"format {state.get('format')}")
+    return state  # type: ignore[no-any-return]
+
+
+def _damaged(folder: Path, expected: str, found: str) -> CheckpointError:
+    return CheckpointError(
+        explain(
+            f"The learner state in {folder} cannot be loaded.",
+            expected=expected,
+            found=found,
+            todo="resume from another checkpoint, or start anew with resume=never",
+        )
+    )

@@ -1,0 +1,175 @@
+"""Log-probabilities of response tokens without ever holding all logits.
+
+A causal language model's logits `[B, L, V]` are its largest activation (batch 8, length 4096,
+vocabulary 152k: 20 GB in fp32). Only response tokens are trained on, so the LM head runs on
+their positions only, chunk by chunk: the forward keeps one number per token (log-sum-exp), the
+backward computes each chunk's logits again. The idea is that of fused linear cross-entropy
+(Liger kernel, arXiv 2410.10989), with the gradient of the entropy added.
+
+Left out: models that change their logits after the LM head (refused in `policy.py`).
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+CHUNK_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 27}
+"""Logits held at once (64 MiB on a CPU, 512 MiB on a GPU, in fp32)."""
+
+
+class TokenLogprobs(torch.autograd.Function):
+    """(hidden [T, H], weight [V, H], bias [V] or None) -> (log-probability [T], entropy [T])."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_TH: torch.Tensor,
+        weight_VH: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        targets_T: torch.Tensor,
+        temperature: float,
+        chunk: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        wide = torch.promote_types(hidden_TH.dtype, torch.float32)
+        lse_T, logprobs_T, entropy_T = hidden_TH.new_empty(3, len(targets_T), dtype=wide)
+        for part in _chunks(len(targets_T), chunk):
+            logits = _logits(hidden_TH[part], weight_VH, bias_V, temperature, wide)
+            lse = logits.logsumexp(-1)
+            logprobs_T[part] = logits.gather(-1, targets_T[part, None]).squeeze(-1) - lse
+            probs = (logits - lse[:, None]).exp_()
+            entropy_T[part] = lse - torch.einsum("tv,tv->t", probs, logits)
+            lse_T[part] = lse
+        ctx.save_for_backward(hidden_TH, targets_T, lse_T, entropy_T)
+        # Not saved as a tensor: under ZeRO-3 the parameter's storage comes and goes.
+        ctx.weight_VH, ctx.bias_V = weight_VH, bias_V
+        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.set_materialize_grads(False)
+        return logprobs_T, entropy_T
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        hidden_TH, targets_T, lse_T, entropy_T = ctx.saved_tensors
+        weight_VH, bias_V = ctx.weight_VH, ctx.bias_V
+        grad_logprobs_T, grad_entropy_T = grads
+        parts = list(_chunks(len(targets_T), ctx.chunk))
+        grad_hidden_TH = torch.zeros_like(hidden_TH)
+        # Several chunks add up: in fp32, or bfloat16 would lose the small ones.
+        grad_dtype = weight_VH.dtype if len(parts) <= 1 else lse_T.dtype
+        grad_weight_VH = torch.zeros_like(weight_VH, dtype=grad_dtype)
+        grad_bias_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=lse_T.dtype)
+        for part in parts:
+            logits = _logits(hidden_TH[part], weight_VH, bias_V, ctx.temperature, lse_T.dtype)
+            grad = _grad_logits(
+                logits.sub_(lse_T[part, None]),
+                targets_T[part],
+                None if grad_logprobs_T is None else grad_logprobs_T[part],
+                None if grad_entropy_T is None else grad_entropy_T[part],
+                entropy_T[part],
+            ).div_(ctx.temperature)
+            if grad_bias_V is not None:
+                grad_bias_V += grad.sum(0)
+            grad = grad.to(hidden_TH.dtype)
+            grad_hidden_TH[part] = grad @ weight_VH
+            if grad_dtype == hidden_TH.dtype:
+                grad_weight_VH.addmm_(grad.T, hidden_TH[part])
+            else:
+                grad_weight_VH += grad.T @ hidden_TH[part]
+        bias_grad = None if bias_V is None or grad_bias_V is None else grad_bias_V.to(bias_V.dtype)
+        return grad_hidden_TH, grad_weight_VH.to(weight_VH.dtype), bias_grad, None, None, None
+
+
+def _chunks(length: int, chunk: int) -> list[slice]:
+    return [slice(start, start + chunk) for start in range(0, length, chunk)]
+
+
+def _logits(
+    hidden_TH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    temperature: float,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """[T, V] tempered logits; the product in the compute type, the rest in at least fp32."""
+    logits = (hidden_TH @ weight_VH.T).to(dtype)
+    if bias_V is not None:
+        logits += bias_V
+    return logits.div_(temperature)
+
+
+def _grad_logits(
+    logprobs_TV: torch.Tensor,
+    targets_T: torch.Tensor,
+    grad_logprobs_T: torch.Tensor | None,
+    grad_entropy_T: torch.Tensor | None,
+    entropy_T: torch.Tensor,
+) -> torch.Tensor:
+    """[T, V] gradient of both outputs with respect to the tempered logits.
+
+    d log p_target / d z_v = 1[v = target] - p_v;   d H / d z_v = -p_v (log p_v + H).
+    """
+    probs_TV = logprobs_TV.exp()
+    scale_TV = torch.zeros_like(logprobs_TV[:, :1])
+    if grad_logprobs_T is not None:
+        scale_TV = scale_TV - grad_logprobs_T[:, None]
+    if grad_entropy_T is not None:
+        scale_TV = scale_TV - grad_entropy_T[:, None] * (logprobs_TV + entropy_T[:, None])
+    grad = probs_TV.mul_(scale_TV)
+    if grad_logprobs_T is not None:
+        grad.scatter_add_(-1, targets_T[:, None], grad_logprobs_T[:, None])
+    return grad
+
+
+class ResponseHead(nn.Module):
+    """An LM head that gives token log-probabilities instead of logits.
+
+    It owns the original head's parameters under their own names, so checkpoints, weight sync
+    and export see an unchanged model; being a module, ZeRO-3 gathers its weight around it.
+    """
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        self.weight = head.weight
+        self.bias = head.bias
+
+    def forward(
+        self, hidden_TH: torch.Tensor, targets_T: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability and entropy (nats) of each position, both [T] in fp32."""
+        budget = CHUNK_ELEMENTS["cuda" if hidden_TH.is_cuda else "cpu"]
+        chunk = max(1, budget // self.weight.shape[0])
+        return TokenLogprobs.apply(  # type: ignore[no-any-return]
+            hidden_TH, self.weight, self.bias, targets_T, temperature, chunk
+        )
+
+
+class PolicyForward(nn.Module):
+    """A Hugging Face causal LM as a function from tokens to response log-probabilities."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        policy.set_output_embeddings(ResponseHead(policy.get_output_embeddings()))  # type: ignore[operator]
+        self.policy = policy
+
+    def forward(
+        self, token_ids_BL: torch.Tensor, response_mask_BL: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(log-probabilities [B, L], entropies [B, L]), 0 where the mask is 0.
+
+        Sequences are right-padded, so under causal attention no real token sees a pad and no
+        attention mask is needed; without one the fused causal kernels apply.
+        Position t is predicted from the hidden state of t - 1; position 0 must be masked out.
+        """
+        hidden_BLH = self.policy.base_model(input_ids=token_ids_BL, use_cache=False)[0]
+        selected = response_mask_BL.bool()
+        hidden_TH = hidden_BLH[:, :-1][selected[:, 1:]]
+        targets_T = token_ids_BL[:, 1:][selected[:, 1:]]
+        head = self.policy.get_output_embeddings()  # type: ignore[operator]
+        logprobs_T, entropy_T = head(hidden_TH, targets_T, temperature)
+        empty_BL = torch.zeros(
+            response_mask_BL.shape, dtype=logprobs_T.dtype, device=logprobs_T.device
+        )
+        return (
+            empty_BL.masked_scatter(selected, logprobs_T),
+            empty_BL.masked_scatter(selected, entropy_T),
+        )

@@ -1,0 +1,197 @@
+"""All learner ranks as one object: what the training loop talks to.
+
+Each verb runs on every rank at once and is bounded by `learner.time_limit_s`. The ranks share
+one model, so a rank that dies or fails cannot be replaced alone: the others would wait for it
+inside a collective. All are killed and the error says how to go on.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from mgsrl.cluster.wait import get
+from mgsrl.config.learner import LearnerConfig
+from mgsrl.data.packing import PackedBatch
+from mgsrl.errors import ConfigError, InvariantError, MgsrlError, WorkerDiedError, explain
+from mgsrl.learner.runtime import LOOPBACK
+from mgsrl.learner.spec import LearnerSpec
+from mgsrl.learner.worker import LearnerWorker
+from mgsrl.types import DomainStats, StepStats, SurgeryReport
+
+
+def choose_device(config: LearnerConfig, num_gpus: float) -> str:
+    """`cpu` or `cuda`, given the GPUs that Ray sees.
+
+    Raises:
+        ConfigError: `learner.device=cuda` with fewer GPUs than ranks.
+    """
+    if config.device == "cpu" or (config.device == "auto" and num_gpus < 1):
+        return "cpu"
+    if num_gpus < config.world_size:
+        raise ConfigError(
+            explain(
+                "There are fewer GPUs than learner ranks.",
+                expected=f"{config.world_size} GPUs (learner.world_size)",
+                found=f"{num_gpus:g}",
+                todo="lower learner.world_size, or set learner.device=cpu",
+            )
+        )
+    return "cuda"
+
+
+class LearnerGroup:
+    """The learner actors.
+
+    Args:
+        spec: what is trained and how.
+        loopback: all ranks are on this machine; they talk over the loopback interface only.
+        gpus_per_rank: GPU share that Ray reserves per rank when training on GPUs.
+        sync_limit_s: longest wait for the rollout actors during a publish.
+        ranks_per_rollout_worker: tensor-parallel ranks behind one rollout actor.
+        actor_options: further Ray options (e.g. a placement).
+    """
+
+    def __init__(
+        self,
+        spec: LearnerSpec,
+        *,
+        loopback: bool = True,
+        gpus_per_rank: float = 1.0,
+        sync_limit_s: float = 600.0,
+        ranks_per_rollout_worker: int = 1,
+        actor_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        config = spec.learner
+        self._limit_s = config.time_limit_s
+        self._sync = (sync_limit_s, ranks_per_rollout_worker)
+        self.world_size = config.world_size
+        self.device = choose_device(config, ray.cluster_resources().get("GPU", 0.0))
+        threads = config.threads_per_rank or _threads(config.world_size)
+        options: dict[str, Any] = {
+            "num_cpus": 1,
+            "num_gpus": gpus_per_rank if self.device == "cuda" else 0,
+            "max_restarts": 0,
+            "runtime_env": {
+                "env_vars": {
+                    "DS_ACCELERATOR": self.device,
+                    "OMP_NUM_THREADS": str(threads),
+                    "TOKENIZERS_PARALLELISM": "false",
+                }
+            },
+            **(actor_options or {}),
+        }
+        actor = ray.remote(LearnerWorker).options(**options)
+        self.handles: list[Any] = [
+            actor.remote(spec, rank, config.world_size, self.device, threads)
+            for rank in range(config.world_size)
+        ]
+        self._all("ready", what="the learners to start")
+        host = LOOPBACK if loopback else self._first("node_address")
+        self._all("start", self._first("offer_address", host), what="the learners to load")
+
+    # ---- one update ------------------------------------------------------------------------
+
+    def load_batch(self, batch: PackedBatch) -> None:
+        """Hand every rank its micro-batches; reference and old log-probabilities are computed."""
+        if len(batch.per_rank) != self.world_size:
+            raise InvariantError(
+                f"a batch packed for {len(batch.per_rank)} ranks, there are {self.world_size}"
+            )
+        self._each("load_batch", [(part, batch.totals) for part in batch.per_rank])
+
+    def accumulate(self, domain: str) -> DomainStats:
+        """Forward, loss and backward of one domain; its gradient is kept apart."""
+        return self._all("accumulate", domain)[0]  # type: ignore[no-any-return]
+
+    def resolve_conflicts(self, step: int) -> SurgeryReport:
+        """Gradient surgery: the domains' gradients become one."""
+        return self._all("resolve_conflicts", step)[0]  # type: ignore[no-any-return]
+
+    def optimizer_step(self, step: int) -> StepStats:
+        """Clip by the global norm and step."""
+        return self._all("optimizer_step", step)[0]  # type: ignore[no-any-return]
+
+    # ---- weights ---------------------------------------------------------------------------
+
+    def connect_rollouts(self, handles: Sequence[Any], transfer: str) -> None:
+        """Tell the learners who receives their weights, and how they travel."""
+        self._all("connect_rollouts", list(handles), transfer, *self._sync)
+
+    def publish(self, version: int) -> None:
+        """Send the current weights to the rollout actors as `version`."""
+        self._all("publish", version)
+
+    def logprobs(self, sequences: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
+        """Log-probability of every token given its prefix (first = 0.0), as the engine scores."""
+        return self._all("logprobs", list(sequences), temperature)[0]  # type: ignore[no-any-return]
+
+    def probe(self) -> dict[str, Any]:
+        """Parameter name -> product with the canary's probe vector."""
+        return self._all("probe")[0]  # type: ignore[no-any-return]
+
+    def export(self, path: str | Path) -> None:
+        """Write a plain Hugging Face folder with the tokenizer."""
+        self._all("export", str(path))
+
+    # ---- state -----------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the learners' part of a checkpoint into the existing folder `path`."""
+        self._all("save", str(path))
+
+    def load(self, path: str | Path) -> None:
+        """Continue from a checkpoint."""
+        self._all("load", str(path))
+
+    def reset_optimizer(self) -> None:
+        """Fresh AdamW moments."""
+        self._all("reset_optimizer")
+
+    def move_reference(self) -> None:
+        """Make the current policy the reference of the KL term."""
+        self._all("move_reference")
+
+    def stop(self) -> None:
+        """Kill the actors; safe to call twice."""
+        for handle in self.handles:
+            ray.kill(handle, no_restart=True)
+        self.handles = []
+
+    # ---- calls -----------------------------------------------------------------------------
+
+    def _all(self, method: str, *args: Any, what: str = "") -> list[Any]:
+        return self._each(method, [args] * self.world_size, what)
+
+    def _first(self, method: str, *args: Any) -> Any:
+        return get(
+            getattr(self.handles[0], method).remote(*args), self._limit_s, f"{method} on learner 0"
+        )
+
+    def _each(self, method: str, args: Sequence[tuple[Any, ...]], what: str = "") -> list[Any]:
+        """`method` on every rank with its own arguments; results by rank.
+
+        Whatever goes wrong on one rank ends all of them: they cannot go on without it.
+        """
+        if not self.handles:
+            raise WorkerDiedError(f"the learners are stopped; cannot {method}")
+        refs = [getattr(handle, method).remote(*own) for handle, own in zip(self.handles, args)]
+        try:
+            return get(refs, self._limit_s, what or f"{method} on the learners")  # type: ignore[no-any-return]
+        except WorkerDiedError as error:
+            self.stop()
+            raise WorkerDiedError(
+                f"A learner died during {method} ({error}). Its state is in the last checkpoint: "
+                "run the same command again to resume."
+            ) from error
+        except (MgsrlError, ray.exceptions.RayError):
+            self.stop()
+            raise
+
+
+def _threads(world_size: int) -> int:
+    """CPU threads per rank when the ranks spread evenly over the machines."""
+    machines = max(1, sum(1 for node in ray.nodes() if node["Alive"]))
+    return max(1, (os.cpu_count() or 1) // -(-world_size // machines))

@@ -1,0 +1,263 @@
+"""Which pieces of which parameters this rank owns, for every ZeRO stage.
+
+One list of shards serves four things: adding reduced gradients to a domain's row, the pieces of
+each module for surgery, handing the combined gradient back to DeepSpeed, and checkpoints.
+This is the only file that knows DeepSpeed's internals (checked with deepspeed 0.19).
+
+    stage 0     every rank owns everything; gradients in `param.grad`
+    stage 1, 2  one flat partition of all parameters laid end to end
+    stage 3     an equal share of every parameter (the last one padded)
+
+Left out: optimizer state on NVMe, mixtures of experts, several parameter groups.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+STATES = ("exp_avg", "exp_avg_sq")
+"""AdamW's moments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Elements `[start, start + numel)` of one flattened parameter."""
+
+    name: str
+    """Hugging Face parameter name."""
+    start: int
+    numel: int
+    column: int
+    """First column in the `[D, N]` gradient buffer."""
+    group: int
+    """Index into `ShardLayout.masters`."""
+    offset: int
+    """First element inside that master tensor."""
+
+
+class ShardLayout(ABC):
+    """This rank's shards, in the order of the model's parameters.
+
+    Attributes:
+        shards: the pieces; together, over all ranks, they cover every trained parameter once
+            (stage 0: once per rank).
+        num_columns: N, the length of a gradient row, padding included. Padding stays zero.
+        masters: fp32 weights that the optimizer steps, flat per group.
+    """
+
+    replicated = False
+    """Whether all ranks own the same elements."""
+
+    def __init__(self, engine: Any, names: Mapping[int, str]) -> None:
+        """`names`: id(parameter) -> Hugging Face name."""
+        self._engine = engine
+        self._names = names
+        self.shards: list[Shard] = []
+        self.masters: list[torch.Tensor] = []
+        self.num_columns = 0
+
+    @abstractmethod
+    def gradients(self) -> Iterator[tuple[int, int, torch.Tensor | None]]:
+        """(column, length, flat gradient or None) of the backward that just ran; the triples
+        cover every shard."""
+
+    @abstractmethod
+    def clear_gradients(self) -> None:
+        """Make DeepSpeed forget its gradients, so that the next backward starts from zero."""
+
+    @abstractmethod
+    def put_gradient(self, row_N: torch.Tensor) -> None:
+        """Give DeepSpeed `row_N` as the gradient of the coming `engine.step()`."""
+
+    @abstractmethod
+    def refresh_weights(self) -> None:
+        """Make the compute weights of all ranks those of the masters (a collective)."""
+
+    def master(self, shard: Shard) -> torch.Tensor:
+        """fp32 [shard.numel], a view."""
+        return self.masters[shard.group].detach().view(-1)[shard.offset :][: shard.numel]
+
+    def state(self, shard: Shard, kind: str) -> torch.Tensor | None:
+        """fp32 [shard.numel] view of one AdamW moment; None before the first step."""
+        state = self._optimizer_state(shard.group)
+        if kind not in state:
+            return None
+        flat: torch.Tensor = state[kind].view(-1)
+        return flat[shard.offset :][: shard.numel]
+
+    def num_updates(self) -> int:
+        """AdamW's step count."""
+        state = self._optimizer_state(0) if self.masters else {}
+        return int(state["step"].item()) if "step" in state else 0
+
+    def reset_optimizer(self, num_updates: int = 0) -> None:
+        """Zero moments at AdamW step `num_updates` (0: as before the first step)."""
+        optimizer = self._engine.basic_optimizer
+        for master in self.masters:
+            optimizer.state.pop(master, None)
+            if num_updates:
+                optimizer.state[master] = {
+                    "step": torch.tensor(float(num_updates), device=master.device),
+                    **{kind: torch.zeros_like(master.detach()) for kind in STATES},
+                }
+
+    def _optimizer_state(self, group: int) -> dict[str, torch.Tensor]:
+        state: dict[str, torch.Tensor] = self._engine.basic_optimizer.state.get(
+            self.masters[group], {}
+        )
+        return state
+
+
+class ReplicatedLayout(ShardLayout):
+    """ZeRO 0: plain data parallelism."""
+
+    replicated = True
+
+    def __init__(self, engine: Any, names: Mapping[int, str]) -> None:
+        super().__init__(engine, names)
+        self.masters = [p for group in engine.optimizer.param_groups for p in group["params"]]
+        for index, param in enumerate(self.masters):
+            name = names[id(param)]
+            self.shards.append(Shard(name, 0, param.numel(), self.num_columns, index, 0))
+            self.num_columns += param.numel()
+
+    def gradients(self) -> Iterator[tuple[int, int, torch.Tensor | None]]:
+        for shard in self.shards:
+            grad = self.masters[shard.group].grad
+            yield shard.column, shard.numel, None if grad is None else grad.reshape(-1)
+
+    def clear_gradients(self) -> None:
+        for param in self.masters:
+            param.grad = None
+
+    def put_gradient(self, row_N: torch.Tensor) -> None:
+        for shard in self.shards:
+            param = self.masters[shard.group]
+            param.grad = row_N[shard.column :][: shard.numel].view_as(param)
+
+    def refresh_weights(self) -> None:
+        """The masters are the weights."""
+
+
+class _FlatGradient(list[torch.Tensor]):
+    """A partition's gradient in the form that lets ZeRO-1/2 step without copying it."""
+
+    def __init__(self, views: list[torch.Tensor], flat_partition: torch.Tensor) -> None:
+        super().__init__(views)
+        self.flat_partition = flat_partition
+
+
+class PartitionedLayout(ShardLayout):
+    """ZeRO 1 and 2: rank r owns the r-th part of all parameters laid end to end."""
+
+    def __init__(self, engine: Any, names: Mapping[int, str]) -> None:
+        super().__init__(engine, names)
+        zero = engine.optimizer
+        self._zero = zero
+        self.masters = list(zero.single_partition_of_fp32_groups)
+        self._columns: list[int] = []
+        rank = torch.distributed.get_rank()
+        for group, params in enumerate(zero.params_in_partition):
+            size = int(zero.partition_size[group])
+            self._columns.append(self.num_columns)
+            for param in params:
+                key = zero.get_param_id(param)
+                start = int(zero.grad_start_offset[group][rank][key])
+                offset = int(zero.grad_partition_insertion_offset[group][rank][key])
+                numel = min(param.numel() - start, size - offset)
+                column = self.num_columns + offset
+                self.shards.append(Shard(names[id(param)], start, numel, column, group, offset))
+            self.num_columns += size
+
+    def gradients(self) -> Iterator[tuple[int, int, torch.Tensor | None]]:
+        for group, column in enumerate(self._columns):
+            for tensor in self._zero.averaged_gradients[group]:
+                yield column, tensor.numel(), tensor.reshape(-1)
+                column += tensor.numel()
+
+    def clear_gradients(self) -> None:
+        for group in range(len(self.masters)):
+            self._zero.averaged_gradients[group] = None
+            self._zero.all_grad_tensors[group] = None
+        self._zero.zero_grad(set_to_none=True)
+
+    def put_gradient(self, row_N: torch.Tensor) -> None:
+        for group, column in enumerate(self._columns):
+            views = [
+                row_N[shard.column :][: shard.numel]
+                for shard in self.shards
+                if shard.group == group
+            ]
+            flat = row_N[column:][: self.masters[group].numel()]
+            self._zero.averaged_gradients[group] = _FlatGradient(views, flat)
+
+    def refresh_weights(self) -> None:
+        self._zero.update_lp_params()
+
+
+class ParameterShardLayout(ShardLayout):
+    """ZeRO 3: rank r owns the r-th equal share of every parameter."""
+
+    def __init__(self, engine: Any, names: Mapping[int, str]) -> None:
+        super().__init__(engine, names)
+        zero = engine.optimizer
+        self._zero = zero
+        self.masters = list(zero.fp32_partitioned_groups_flat)
+        self._pieces: list[list[tuple[int, int]]] = []  # (column, padded length) per parameter
+        rank = torch.distributed.get_rank()
+        for group, params in enumerate(zero.fp16_groups):
+            base = self.num_columns
+            pieces: list[tuple[int, int]] = []
+            for param in params:
+                share = int(param.partition_numel())
+                start = rank * share
+                numel = max(0, min(share, int(param.ds_numel) - start))
+                column = self.num_columns
+                if numel:
+                    offset = column - base
+                    self.shards.append(Shard(names[id(param)], start, numel, column, group, offset))
+                pieces.append((column, share))
+                self.num_columns += share
+            self._pieces.append(pieces)
+        self._real = {shard.column: shard.numel for shard in self.shards}
+
+    def gradients(self) -> Iterator[tuple[int, int, torch.Tensor | None]]:
+        for group, pieces in enumerate(self._pieces):
+            for (column, _), tensor in zip(pieces, self._zero.averaged_gradients[group]):
+                numel = self._real.get(column, 0)
+                if numel:  # the rest is padding, whose content is undefined
+                    yield column, numel, tensor.view(-1)[:numel]
+
+    def clear_gradients(self) -> None:
+        for tensors in self._zero.averaged_gradients.values():
+            # DeepSpeed's own buffers: a parameter without gradient would keep the old one.
+            torch._foreach_zero_(tensors or [])
+        self._zero.averaged_gradients = {}
+        self._zero.zero_grad(set_to_none=True)  # also restarts its micro-step counter
+
+    def put_gradient(self, row_N: torch.Tensor) -> None:
+        for group, pieces in enumerate(self._pieces):
+            self._zero.averaged_gradients[group] = [
+                row_N[column:][:share] for column, share in pieces
+            ]
+
+    def refresh_weights(self) -> None:
+        for group in range(len(self.masters)):
+            self._zero._reassign_or_swap_out_partitioned_parameters(group)
+        # Small parameters stay gathered between uses: gather their new values.
+        persistent = self._zero.persistent_parameters
+        if persistent:
+            persistent[0].partition(param_list=persistent, has_been_updated=False)
+            persistent[0].all_gather(persistent)
+
+
+def make_layout(engine: Any, names: Mapping[int, str], zero_stage: int) -> ShardLayout:
+    """The layout of one rank's engine. `names`: id(parameter) -> Hugging Face name."""
+    if zero_stage == 0:
+        return ReplicatedLayout(engine, names)
+    if zero_stage in (1, 2):
+        return PartitionedLayout(engine, names)
+    return ParameterShardLayout(engine, names)

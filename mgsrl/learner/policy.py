@@ -1,0 +1,132 @@
+"""Loading the policy: the bundled pocket model, a local Hugging Face folder or a hub id.
+
+Left out: quantised weights and adapters; the learner trains all parameters of a causal LM.
+"""
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mgsrl.config.policy import PolicyConfig
+from mgsrl.errors import MissingPathError, UserError, explain
+
+POCKET = "pocket"
+LOGIT_CHANGES = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "output_multiplier_scale",
+)
+"""Configuration fields of models that change the logits after the LM head."""
+
+
+def resolve_policy(path: str) -> str:
+    """The folder or hub id behind `policy.path`.
+
+    Raises:
+        MissingPathError: it looks like a path, and nothing is there.
+    """
+    if path == POCKET:
+        folder = Path(str(resources.files("mgsrl"))) / "assets" / "pocket_policy"
+        if not (folder / "config.json").is_file():
+            raise MissingPathError(
+                explain(
+                    "The bundled pocket policy is not installed.",
+                    expected=f"{folder}/config.json",
+                    found="nothing there",
+                    todo="reinstall mgsrl, or rebuild the pocket model with its script",
+                )
+            )
+        return str(folder)
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                explain(
+                    "policy.path is not a Hugging Face model folder.",
+                    expected=f"{folder}/config.json",
+                    found=", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "(empty)",
+                    todo="set policy.path to a folder written by save_pretrained",
+                )
+            )
+        return str(folder)
+    if folder.exists() or path.startswith(("/", "./", "../", "~")) or not _is_hub_id(path):
+        raise MissingPathError(
+            explain(
+                "policy.path does not name a model.",
+                expected="'pocket', a folder with config.json, or a hub id OWNER/NAME",
+                found=f"{path!r}" + (" (a file)" if folder.exists() else " (nothing there)"),
+                todo="correct policy.path",
+            )
+        )
+    return path
+
+
+def _is_hub_id(path: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None
+
+
+def load_policy(config: PolicyConfig, dtype: torch.dtype) -> nn.Module:
+    """The causal LM on the CPU, dropout off, ready to train.
+
+    Raises:
+        MissingPathError, UserError: it cannot be loaded, or its logits are not `hidden @ W^T`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    path = resolve_policy(config.path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            explain(
+                "policy.path cannot be loaded as a causal language model.",
+                expected="a Hugging Face folder or hub id of a causal language model",
+                found=f"{config.path!r}: {error}",
+                todo="correct policy.path (policy.trust_remote_code=true runs a model's own code)",
+            )
+        ) from error
+    _check_head(model, config.path)
+    _switch_dropout_off(model)
+    return model  # type: ignore[no-any-return]
+
+
+def load_tokenizer(config: PolicyConfig) -> Any:
+    """The policy's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(
+        resolve_policy(config.path), trust_remote_code=config.trust_remote_code
+    )
+
+
+def _check_head(model: Any, path: str) -> None:
+    neutral = (None, 1, 1.0, False)
+    text_config = model.config.get_text_config()
+    changes = [key for key in LOGIT_CHANGES if getattr(text_config, key, None) not in neutral]
+    if not isinstance(model.get_output_embeddings(), nn.Linear):
+        changes.append(f"LM head {type(model.get_output_embeddings()).__name__}")
+    if changes:
+        raise UserError(
+            explain(
+                "The learner computes log-probabilities straight from the LM head.",
+                expected="a causal LM whose logits are a linear map of the last hidden state",
+                found=f"{path!r} with {', '.join(changes)}",
+                todo="use a Llama-, Qwen- or Mistral-like model",
+            )
+        )
+
+
+def _switch_dropout_off(model: Any) -> None:
+    """The learner's log-probabilities must be those of the sampler, which has no dropout."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0

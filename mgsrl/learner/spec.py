@@ -1,0 +1,47 @@
+"""Everything one learner rank needs to know, as one record that travels to the actors."""
+
+from dataclasses import dataclass
+
+from mgsrl.config.algo import AlgoConfig
+from mgsrl.config.learner import LearnerConfig
+from mgsrl.config.policy import PolicyConfig
+from mgsrl.config.surgery import SurgeryConfig
+from mgsrl.errors import ConfigError, explain
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    """What is trained and how; equal on all ranks.
+
+    Raises:
+        ConfigError: a combination that cannot work (checked before any actor starts).
+    """
+
+    policy: PolicyConfig
+    learner: LearnerConfig
+    algo: AlgoConfig
+    surgery: SurgeryConfig
+    seed: int
+    num_steps: int
+    """Length of the run in batches of rollouts: where the learning-rate schedule ends."""
+
+    def __post_init__(self) -> None:
+        self.learner.validate()
+        if self.learner.dtype == "bfloat16" and self.learner.zero_stage == 0:
+            raise ConfigError(
+                explain(
+                    "learner.zero_stage=0 keeps no fp32 master weights beside bfloat16 ones.",
+                    expected="learner.zero_stage 1, 2 or 3 with learner.dtype=bfloat16",
+                    found="learner.zero_stage=0, learner.dtype=bfloat16",
+                    todo="set learner.zero_stage=1 (same model memory, smaller optimizer state)",
+                )
+            )
+        if self.learner.offload_optimizer and self.learner.device == "cpu":
+            raise ConfigError(
+                explain(
+                    "learner.offload_optimizer moves optimizer state from a GPU to the CPU.",
+                    expected="learner.device=cuda",
+                    found="learner.device=cpu",
+                    todo="set learner.offload_optimizer=false",
+                )
+            )

@@ -1,0 +1,360 @@
+"""One learner rank: the verbs of a training step, each a collective over all ranks.
+
+A plain class: `group.py` makes a Ray actor of it, the tests spawn it with torch.multiprocessing.
+Every method is called on every rank with equal arguments (micro-batches apart), and returns the
+same on every rank unless its docstring says otherwise.
+"""
+
+import math
+import socket
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from mgsrl.algo.losses import grpo_loss
+from mgsrl.errors import InvariantError
+from mgsrl.learner import checkpoint, runtime
+from mgsrl.learner.domain_grads import DomainGradients
+from mgsrl.learner.engine import make_engine, set_learning_rate
+from mgsrl.learner.forward import PolicyForward
+from mgsrl.learner.layout import make_layout
+from mgsrl.learner.policy import load_policy, load_tokenizer
+from mgsrl.learner.reference import Reference
+from mgsrl.learner.schedule import learning_rate
+from mgsrl.learner.spec import LearnerSpec
+from mgsrl.surgery import module_map, surgery_coefficients, surgery_report
+from mgsrl.sync.canary import probe_parameter
+from mgsrl.sync.source import WeightSource
+from mgsrl.types import BatchTotals, DomainStats, MicroBatch, StepStats, SurgeryReport
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+STEP_SEED_STRIDE = 1_000_003
+"""Steps of one run and runs of neighbouring seeds draw different projection orders."""
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """One micro-batch with what stays fixed over the updates on it."""
+
+    batch: MicroBatch
+    old_logprobs_BL: torch.Tensor | None
+    ref_logprobs_BL: torch.Tensor | None
+
+
+class LearnerWorker:
+    """The learner of one rank.
+
+    Args:
+        spec: what is trained and how.
+        rank, world_size: this rank's place.
+        device: `cpu` or `cuda`.
+        num_threads: CPU threads; 0 leaves torch's choice.
+    """
+
+    def __init__(
+        self, spec: LearnerSpec, rank: int, world_size: int, device: str, num_threads: int = 0
+    ) -> None:
+        self._rank = runtime.prepare_process(rank, world_size, device, num_threads)
+        self._spec = spec
+        self._server: socket.socket | None = None
+        self._batch: dict[str, list[_Prepared]] = {}
+        self._totals = BatchTotals(0, 0, 1)
+        self._report: SurgeryReport | None = None
+        self._sender: Any = None
+
+    # ---- start -----------------------------------------------------------------------------
+
+    def ready(self) -> dict[str, Any]:
+        """Where this rank runs."""
+        return {"rank": self._rank.index, "device": str(self._rank.device)}
+
+    def node_address(self) -> str:
+        """The address of this rank's machine inside the Ray cluster."""
+        import ray
+
+        address: str = ray.util.get_node_ip_address()
+        return address
+
+    def offer_address(self, host: str) -> str:
+        """Rank 0 only: bind the rendezvous socket on `host`; the address the ranks join."""
+        self._server = runtime.listen(host)
+        return f"{host}:{self._server.getsockname()[1]}"
+
+    def start(self, address: str) -> None:
+        """Join the other ranks and load the policy (and the reference, if the KL needs one)."""
+        spec, config = self._spec, self._spec.learner
+        torch.manual_seed(spec.seed)
+        runtime.join(self._rank, address, config.time_limit_s, self._server)
+        dtype = DTYPES[config.dtype]
+        forward = PolicyForward(load_policy(spec.policy, dtype))
+        if config.gradient_checkpointing:
+            forward.policy.gradient_checkpointing_enable(  # type: ignore[operator]
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+        self.policy: Any = forward.policy
+        names = {id(param): name for name, param in self.policy.named_parameters()}
+        trained = [name for name, param in self.policy.named_parameters() if param.requires_grad]
+        module_of = module_map(trained, spec.surgery.granularity)
+        self._engine = make_engine(forward, config, self._rank.device.type)
+        self.layout = make_layout(self._engine, names, config.zero_stage)
+        self.grads = DomainGradients(
+            self.layout, module_of, list(dict.fromkeys(module_of.values())), self._rank.device
+        )
+        self.source = WeightSource(self.policy)
+        self.reference: Reference | None = None
+        if spec.algo.kl_coef > 0:
+            self.reference = Reference(spec.policy, config, dtype, self._rank.device)
+
+    # ---- one update ------------------------------------------------------------------------
+
+    def load_batch(
+        self, micro_batches: Mapping[str, Sequence[MicroBatch]], totals: BatchTotals
+    ) -> None:
+        """Take this rank's micro-batches; score them with the reference if the KL needs it, and
+        with the current policy if several updates will be made on them."""
+        self._totals = totals
+        counts = [len(batches) for batches in micro_batches.values()]
+        self._assert_lockstep([len(counts)], "the number of domains")
+        self._assert_lockstep(
+            [*map(_code, micro_batches), *counts], "domains and numbers of micro-batches"
+        )
+        self._batch = {
+            domain: [self._prepare(batch) for batch in batches]
+            for domain, batches in micro_batches.items()
+        }
+        self.grads.start(list(self._batch))
+
+    def _prepare(self, batch: MicroBatch) -> _Prepared:
+        batch = _moved(batch, self._rank.device)
+        old = ref = None
+        if self._spec.algo.updates_per_batch > 1:
+            old = self._score(batch)
+        if self.reference is not None:
+            ref = self.reference.logprobs(batch)
+        return _Prepared(batch, old, ref)
+
+    @torch.no_grad()
+    def _score(self, batch: MicroBatch) -> torch.Tensor:
+        logprobs_BL, _ = self._engine(batch.token_ids_BL, batch.response_mask_BL, batch.temperature)
+        return logprobs_BL  # type: ignore[no-any-return]
+
+    def accumulate(self, domain: str) -> DomainStats:
+        """Forward, loss, backward over one domain's micro-batches; its gradient is kept apart.
+
+        Raises:
+            InvariantError: the ranks hold different domains in one micro-step (on all ranks).
+        """
+        sums: dict[str, torch.Tensor] = {}
+        for item in self._batch[domain]:
+            if self._spec.learner.assert_purity:
+                self._assert_lockstep(
+                    [_code(domain), _code(item.batch.domain)],
+                    f"the domain of a micro-step ({domain})",
+                )
+            for name, value in self._micro_step(domain, item).items():
+                sums[name] = sums[name] + value if name in sums else value
+        return self._domain_stats(sums)
+
+    def _micro_step(self, domain: str, item: _Prepared) -> dict[str, torch.Tensor]:
+        batch, algo = item.batch, self._spec.algo
+        if batch.domain != domain:
+            raise InvariantError(f"a micro-batch of {batch.domain} among those of {domain}")
+        logprobs_BL, entropy_BL = self._engine(
+            batch.token_ids_BL, batch.response_mask_BL, batch.temperature
+        )
+        output = grpo_loss(
+            logprobs_BL,
+            batch,
+            self._totals,
+            algo,
+            old_logprobs_BL=item.old_logprobs_BL,
+            ref_logprobs_BL=item.ref_logprobs_BL,
+            # Detached, its backward is never computed: then it is a metric only.
+            entropy_BL=entropy_BL if algo.entropy_coef > 0 else entropy_BL.detach(),
+        )
+        # The denominators are global and DeepSpeed takes the mean over ranks: undo the mean.
+        self._engine.backward(output.loss * self._rank.world_size, scale_wrt_gas=False)
+        self.grads.add(domain)
+        return output.sums
+
+    def _domain_stats(self, sums: dict[str, torch.Tensor]) -> DomainStats:
+        names = sorted(sums)
+        total = torch.stack([sums[name].double() for name in names]).to(self._rank.device)
+        dist.all_reduce(total)
+        value = dict(zip(names, total.tolist()))
+        tokens = max(value["num_tokens"], 1.0)
+        return DomainStats(
+            loss=value["loss"] / tokens,
+            kl=value["kl"] / tokens,
+            entropy=value["entropy"] / tokens,
+            mismatch=value["mismatch"] / tokens,
+            clip_fraction=value["clipped"] / tokens,
+            truncated_fraction=value["truncated"] / tokens,
+            num_tokens=round(value["num_tokens"]),
+            num_sequences=round(value["num_sequences"]),
+        )
+
+    def resolve_conflicts(self, step: int) -> SurgeryReport:
+        """Gramian per module (one all-reduce), weights, and the combination in place.
+
+        A Gramian that is not finite gives weights of zero, and `optimizer_step` skips the step.
+        """
+        surgery, domains = self._spec.surgery, self.grads.domains
+        modules = self.grads.modules
+        gram_MDD = self.grads.gramian()
+        if gram_MDD.numel() and torch.isfinite(gram_MDD).all():
+            seed = self._spec.seed * STEP_SEED_STRIDE + step
+            coefficients_MDD = surgery_coefficients(gram_MDD, surgery.method, surgery.order, seed)
+            weights_MD = coefficients_MDD.sum(1)
+            self.grads.combine(weights_MD)
+            report = surgery_report(domains, modules, gram_MDD, weights_MD, coefficients_MDD)
+        else:
+            weights_MD = torch.zeros(gram_MDD.shape[:2], dtype=torch.float64)
+            report = SurgeryReport(domains, modules, gram_MDD, weights_MD, {})
+        self._report = report
+        return report
+
+    def optimizer_step(self, step: int) -> StepStats:
+        """Clip by the global norm and step AdamW, at the learning rate of step `step`.
+
+        Skipped, and said so, when the gradient is not finite or there was no domain.
+        """
+        report, self._report = self._report, None
+        if report is None:
+            raise InvariantError("optimizer_step should follow resolve_conflicts")
+        self.grads.start(self.grads.domains)  # the next update on the same batch, if any
+        lr = learning_rate(self._spec.learner.optimizer, step, self._spec.num_steps)
+        gram_MDD, weights_MD = report.gram_MDD, report.weights_MD
+        # |sum_d w_d g_d|^2 = w^T G w: the global norm, known on every rank already.
+        square = torch.einsum("md,mde,me->", weights_MD, gram_MDD, weights_MD).item()
+        if not gram_MDD.numel() or not math.isfinite(square):
+            return StepStats(math.nan, lr, skipped=True)
+        set_learning_rate(self._engine, lr)
+        self.layout.put_gradient(self.grads.combined())
+        self._engine.step()
+        self.layout.clear_gradients()
+        return StepStats(math.sqrt(max(square, 0.0)), lr, skipped=False)
+
+    # ---- weights ---------------------------------------------------------------------------
+
+    def logprobs(self, sequences: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
+        """Log-probability of every token given its prefix (0.0 for the first), per sequence."""
+        size = self._spec.learner.micro_batch_size
+        rows: list[list[float]] = []
+        for start in range(0, len(sequences), size):
+            part = sequences[start : start + size]
+            batch = _scoring_batch(part, temperature)
+            scored_BL = self._score(_moved(batch, self._rank.device)).cpu()
+            rows += [row[: len(tokens)].tolist() for row, tokens in zip(scored_BL, part)]
+        return rows
+
+    def probe(self) -> dict[str, torch.Tensor]:
+        """Parameter name -> `sync.canary.probe_parameter`; on rank 0, empty on the others."""
+        return {
+            name: probe_parameter(tensor) for name, tensor in self.source if self._rank.index == 0
+        }
+
+    def connect_rollouts(
+        self, handles: Sequence[Any], transfer: str, limit_s: float, ranks_per_worker: int
+    ) -> None:
+        """Open the line to the rollout actors: rank 0 speaks, the others help gathering."""
+        from mgsrl.sync.backend import choose_transfer
+        from mgsrl.sync.client import RolloutClient
+        from mgsrl.sync.object_store import ObjectStoreSender
+
+        client = RolloutClient(handles, limit_s, ranks_per_worker=ranks_per_worker)
+        if self._sender is not None:
+            self._sender.shutdown()
+        if choose_transfer(transfer, self._rank.device.type) == "nccl":
+            from mgsrl.sync.nccl import NcclSender
+
+            self._sender = NcclSender(self.source, client, self._rank.index)
+        else:
+            self._sender = ObjectStoreSender(self.source, client, self._rank.index == 0)
+
+    def publish(self, version: int) -> None:
+        """Send the current weights to the connected rollout actors as `version`."""
+        if self._sender is None:
+            raise InvariantError("publish should follow connect_rollouts")
+        self._sender.send_weights(version)
+
+    def export(self, path: str) -> None:
+        """Write a plain Hugging Face folder with the tokenizer (rank 0 writes)."""
+        weights = {
+            name: tensor.to("cpu", copy=True)
+            for name, tensor in self.source
+            if self._rank.index == 0
+        }
+        if self._rank.index == 0:
+            self.policy.save_pretrained(path, state_dict=weights)
+            load_tokenizer(self._spec.policy).save_pretrained(path)
+        dist.barrier()
+
+    # ---- state -----------------------------------------------------------------------------
+
+    def save(self, path: str) -> None:
+        """Write this rank's part of a checkpoint into the folder `path`."""
+        checkpoint.save_state(Path(path), self.layout, self.reference)
+
+    def load(self, path: str) -> None:
+        """Continue from a checkpoint, of any world size and ZeRO stage."""
+        checkpoint.load_state(Path(path), self.layout, self.reference)
+
+    def reset_optimizer(self) -> None:
+        """Fresh AdamW moments, as before the first step."""
+        self.layout.reset_optimizer()
+
+    def move_reference(self) -> None:
+        """Make the current policy the reference of the KL term (if there is one)."""
+        if self.reference is not None:
+            self.reference.move_to(self.policy)
+
+    def stop(self) -> None:
+        """Leave the process group."""
+        if self._sender is not None:
+            self._sender.shutdown()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _assert_lockstep(self, values: list[int], what: str) -> None:
+        if not runtime.all_equal(values, self._rank.device):
+            raise InvariantError(f"the learner ranks differ in {what}")
+
+
+def _code(name: str) -> int:
+    return zlib.crc32(name.encode())
+
+
+def _moved(batch: MicroBatch, device: torch.device) -> MicroBatch:
+    return replace(
+        batch,
+        token_ids_BL=batch.token_ids_BL.to(device),
+        attention_mask_BL=batch.attention_mask_BL.to(device),
+        response_mask_BL=batch.response_mask_BL.to(device),
+        rollout_logprobs_BL=batch.rollout_logprobs_BL.to(device),
+        advantages_B=batch.advantages_B.to(device),
+    )
+
+
+def _scoring_batch(sequences: Sequence[Sequence[int]], temperature: float) -> MicroBatch:
+    """Every token but the first is scored."""
+    shape = (len(sequences), max(2, *map(len, sequences)))
+    token_ids_BL = torch.zeros(shape, dtype=torch.int64)
+    mask_BL = torch.zeros(shape)
+    for row, tokens in enumerate(sequences):
+        token_ids_BL[row, : len(tokens)] = torch.tensor(tokens)
+        mask_BL[row, 1 : len(tokens)] = 1.0
+    return MicroBatch(
+        domain="",
+        token_ids_BL=token_ids_BL,
+        attention_mask_BL=mask_BL.long(),
+        response_mask_BL=mask_BL,
+        rollout_logprobs_BL=torch.zeros(shape),
+        advantages_B=torch.zeros(len(sequences)),
+        temperature=temperature,
+    )
