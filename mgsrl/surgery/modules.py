@@ -198,13 +198,16 @@ def _apply_patterns(names: Sequence[str], patterns: Mapping[str, str]) -> dict[s
 
 
 def _unknown_names(unknown: Sequence[str]) -> ConfigError:
-    example = re.escape(re.sub(r"\.(weight|bias)$", "", unknown[0]))
+    # The layer number becomes a group, so that one pattern serves all layers.
+    stem = re.escape(re.sub(r"\.(weight|bias)$", "", unknown[0]))
+    expression, numbers = re.subn(r"\d+(?=\\\.)", lambda _: r"(\d+)", stem, count=1)
+    template = r"layers.\1.my_module" if numbers else "my_module"
     return ConfigError(
         explain(
             f"{len(unknown)} parameters fit no module.",
             expected="attention, MLP, norm, embedding or LM head names of a transformer",
             found=_some(unknown, 20),
-            todo=f'add a pattern, for example {{r"{example}": "my_module"}}, '
+            todo=f'add a pattern, for example {{r"{expression}": r"{template}"}}, '
             "or use surgery.granularity=parameter",
         )
     )
