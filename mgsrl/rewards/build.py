@@ -1,0 +1,104 @@
+"""From a `RewardConfig` to its reward function, its check of references and its pool of actors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mgsrl.config.reward import RewardConfig
+from mgsrl.errors import ConfigError, explain
+from mgsrl.rewards.protocol import RewardFunction
+
+if TYPE_CHECKING:
+    from mgsrl.cluster.pool import ActorPool
+
+CheckReference = Callable[[Mapping[str, Any]], None]
+
+
+def make_reward(config: RewardConfig, special_tokens: Sequence[str] = ()) -> RewardFunction:
+    """The reward function of one domain, loaded. Imports only what its kind needs.
+
+    Args:
+        special_tokens: the policy's, which a reward model must not see.
+    """
+    if config.kind == "math":
+        from mgsrl.rewards.math_verifier import MathVerifier
+
+        return MathVerifier(time_limit_s=config.time_limit_s, missing_tag=config.missing_tag)
+    if config.kind == "constraints":
+        from mgsrl.rewards.constraint_checker import ConstraintChecker
+
+        return ConstraintChecker(
+            credit=config.credit, strict=config.strict, missing_tag=config.missing_tag
+        )
+    assert config.kind == "reward_model", config.kind
+    from mgsrl.rewards.reward_model import RewardModel
+
+    return RewardModel(
+        config.path,
+        transform=config.transform,
+        batch_size=config.batch_size,
+        max_length=config.max_length,
+        missing_tag=config.missing_tag,
+        special_tokens=special_tokens,
+    )
+
+
+def reference_check(kind: str) -> CheckReference:
+    """What raises DataError for a reference that rewards of `kind` cannot use."""
+    if kind == "math":
+        from mgsrl.rewards.math_verifier import validate_reference
+
+        return validate_reference
+    if kind == "constraints":
+        from mgsrl.rewards.constraints import validate_reference as validate_constraints
+
+        return validate_constraints
+    return lambda reference: None
+
+
+def check_reward(domain: str, config: RewardConfig) -> None:
+    """Raise the user's mistakes that can be seen without starting an actor."""
+    if config.kind != "reward_model":
+        return
+    if not config.path:
+        raise ConfigError(
+            explain(
+                f"domains.{domain}.reward.path is empty.",
+                expected="`pocket`, a folder or a hub id of a reward model",
+                found="''",
+                todo=f"set domains.{domain}.reward.path",
+            )
+        )
+    from mgsrl.rewards.reward_model import resolve_path
+
+    resolve_path(config.path)
+
+
+def reward_pool(
+    domain: str,
+    config: RewardConfig,
+    *,
+    special_tokens: Sequence[str] = (),
+    max_restarts: int = 3,
+    start_limit_s: float = 300.0,
+) -> "ActorPool":
+    """`config.num_workers` reward actors. Raises the user's mistakes before any actor starts."""
+    import ray
+
+    from mgsrl.cluster.pool import ActorPool
+    from mgsrl.rewards.worker import RewardWorker
+
+    check_reward(domain, config)
+    actor = ray.remote(RewardWorker).options(
+        # Rollouts, rewards and learning take turns on a CPU machine, so cores are not reserved.
+        num_cpus=0,
+        num_gpus=config.num_gpus,
+        max_restarts=0,
+        runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}},
+    )
+    return ActorPool(
+        f"reward/{domain}",
+        lambda _slot: actor.remote(config, tuple(special_tokens)),
+        config.num_workers,
+        max_restarts=max_restarts,
+        start_limit_s=start_limit_s,
+    )

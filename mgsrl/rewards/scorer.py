@@ -1,0 +1,99 @@
+"""Scores the responses of all domains at once on their pools of reward actors.
+
+Every domain's work is submitted before any is waited for: the math verifier's processes, the
+constraint checker and the reward model then share the machine instead of queueing. A worker that
+dies is replaced by its pool and its batch scored again. Abstentions are kept apart from rewards;
+when too large a share of a domain abstains the run stops, showing the first reason.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Protocol
+
+from mgsrl.errors import AbstentionError, explain
+from mgsrl.rewards.protocol import RewardItem
+from mgsrl.types import Reward, RolloutGroup
+
+GroupsByDomain = Mapping[str, Sequence[RolloutGroup]]
+
+
+class Pool(Protocol):
+    """What the scorer needs of `cluster.pool.ActorPool`."""
+
+    def map(
+        self, method: str, batches: list[tuple[list[RewardItem]]], *, limit_s: float
+    ) -> list[list[Reward]]: ...
+
+
+class Scorer:
+    """See the module.
+
+    Args:
+        pools: one per domain.
+        max_abstained_share: of one domain's responses in one call; above it AbstentionError.
+        batch_size: responses per remote call.
+        batch_limit_s: longest wait for one remote call.
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[str, Pool],
+        *,
+        max_abstained_share: float = 0.5,
+        batch_size: int = 32,
+        batch_limit_s: float = 600.0,
+    ) -> None:
+        self.pools = pools
+        self.max_abstained_share = max_abstained_share
+        self.batch_size = batch_size
+        self.batch_limit_s = batch_limit_s
+        self.abstained: Counter[str] = Counter()
+        """Abstentions by domain since the start."""
+
+    def score(self, groups_by_domain: GroupsByDomain) -> dict[str, list[RolloutGroup]]:
+        """The same groups with `rewards` filled in.
+
+        Raises:
+            AbstentionError: too large a share of a domain abstained.
+            WorkerDiedError: a pool could not keep its actors alive.
+        """
+        with ThreadPoolExecutor(max_workers=max(1, len(groups_by_domain))) as threads:
+            futures = {
+                domain: threads.submit(self._score_domain, domain, groups)
+                for domain, groups in groups_by_domain.items()
+            }
+            scored = {domain: future.result() for domain, future in futures.items()}
+        for domain, groups in scored.items():
+            self._count(domain, [reward for group in groups for reward in group.rewards])
+        return scored
+
+    def _score_domain(self, domain: str, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+        items = [
+            RewardItem(group.prompt.messages, rollout.text, group.prompt.reference)
+            for group in groups
+            for rollout in group.rollouts
+        ]
+        batches = [
+            (items[start : start + self.batch_size],)
+            for start in range(0, len(items), self.batch_size)
+        ]
+        results = self.pools[domain].map("score", batches, limit_s=self.batch_limit_s)
+        rewards = iter([reward for batch in results for reward in batch])
+        return [
+            replace(group, rewards=tuple(next(rewards) for _ in group.rollouts)) for group in groups
+        ]
+
+    def _count(self, domain: str, rewards: Sequence[Reward]) -> None:
+        abstained = [reward for reward in rewards if reward.abstained]
+        self.abstained[domain] += len(abstained)
+        if len(abstained) > self.max_abstained_share * len(rewards):
+            raise AbstentionError(
+                explain(
+                    f"Too many rewards of domain {domain!r} abstained.",
+                    expected=f"at most a share of {self.max_abstained_share:g}",
+                    found=f"{len(abstained)} of {len(rewards)}; the first: {abstained[0].error}",
+                    todo="mend the cause, or raise max_abstained_share",
+                )
+            )
