@@ -133,8 +133,8 @@ def step_text(step: int, total: int, scalars: Mapping[str, float]) -> Text:
         parts.append(f"kl {max(kls):.4f}")
     if scalars.get("skipped"):
         parts.append("SKIPPED (non-finite gradient)")
-    if math.isfinite(scalars.get("time/step", math.nan)):
-        parts.append(f"{scalars['time/step']:.1f} s")
+    if math.isfinite(scalars.get("time/total", math.nan)):
+        parts.append(f"{scalars['time/total']:.1f} s")
     for part in parts:
         text.append("| " if part is parts[0] else " | ")
         text.append(part)

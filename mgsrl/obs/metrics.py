@@ -107,7 +107,7 @@ def step_scalars(
         **learner_metrics(domain_stats),
         **surgery.scalars,
         **step_metrics(step),
-        **throughput(groups, times["time/step"]),
+        **throughput(groups, times["time/total"]),
         **times,
         "weights/version": float(weight_version),
         "sync/canary_error": canary_error,

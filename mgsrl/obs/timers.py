@@ -50,9 +50,10 @@ class StageTimers:
             self._running = None
 
     def finish_step(self) -> dict[str, float]:
-        """End the step: `time/<stage>` of every stage, `time/other` and `time/step`, in seconds.
+        """End the step: `time/<stage>` of every stage, `time/other` and `time/total`, in seconds.
 
-        `time/other` is what lies between the stages; the next step begins here.
+        `time/step` is the stage `step` (the optimizer's); `time/other` is what lies between the
+        stages, so that all of them sum to `time/total`. The next step begins here.
         """
         self._assert_idle("the step finished")
         total = self._clock() - self._begin
@@ -60,7 +61,7 @@ class StageTimers:
         other = max(0.0, total - sum(self._seconds.values()))
         times = {f"time/{name}": seconds for name, seconds in self._seconds.items()}
         self.start_step()
-        return {**times, "time/other": other, "time/step": total}
+        return {**times, "time/other": other, "time/total": total}
 
     def _assert_idle(self, what: str) -> None:
         if self._running is not None:

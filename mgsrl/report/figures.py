@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mgsrl.obs.timers import STAGES
@@ -49,7 +50,7 @@ def before_after(run: RunData) -> str:
                 ha="center",
                 va="bottom" if mean >= 0 else "top",
             )
-        axis.set_title(domain)
+        axis.set_title(domain, color=colour[domain])
         axis.grid(False, axis="x")
         axis.set_xlim(-0.6, 1.6)
         if shared:
@@ -85,9 +86,8 @@ def reward_curves(run: RunData) -> str:
                 capsize=3,
                 label="held-out ± s.e.",
             )
-        axis.set_title(domain)
+        axis.set_title(domain, color=colour[domain])
         _step_axis(axis)
-        axis.legend(loc="best")
     axes[0].set_ylabel("mean reward")
     return svg(figure)
 
@@ -110,16 +110,18 @@ def training_health(run: RunData) -> str:
     canary = run.series("sync/canary_error")
     if any(value > 0 for value in canary):
         axes[3].plot(run.steps, canary, color="#888888", ls="--", lw=1.4, label="sync canary")
-    shown = [v for line in axes[3].get_lines() for v in line.get_ydata() if v > 0]  # type: ignore[union-attr]
-    if shown:
+    gaps = [v for d in run.domains for v in run.series(f"mismatch/{d}")] + canary
+    positive = [v for v in gaps if v > 0]
+    if positive:
         axes[3].set_yscale("log")
-    _legends(axes)
+        axes[3].set_ylim(min(positive) / 3, max(positive) * 3)
+    _one_legend(figure, axes)
     return svg(figure)
 
 
 def conflicts(run: RunData) -> str:
     """Conflict rate, and the cosine of every pair of domains, over steps."""
-    pairs = [p for p in run.family("surgery/cosine")]
+    pairs = run.family("surgery/cosine")
     rate = run.series("surgery/conflict_rate")
     if not pairs or all(math.isnan(v) for v in rate):
         return ""
@@ -136,7 +138,7 @@ def conflicts(run: RunData) -> str:
         axes[1].plot(run.steps, smooth(values, window), color=colour, label=pair)
     axes[1].axhline(0, color="#888888", lw=1)
     axes[1].set(title="Cosine of the domains' gradients, whole model", ylabel="cosine")
-    axes[1].legend(loc="best")
+    _one_legend(figure, axes)
     for axis in axes:
         _step_axis(axis)
     return svg(figure)
@@ -168,7 +170,7 @@ def module_heat_map(run: RunData) -> str:
         if len(layers) <= 8:
             _write_cells(axis, grid, limit)
     bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.01, label="mean cosine")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return svg(figure)
 
 
@@ -196,7 +198,7 @@ def module_place(module: str) -> tuple[str, str]:
 
 def stage_times(run: RunData) -> str:
     """Seconds per stage of every step, stacked."""
-    if not any(value > 0 for value in run.series("time/step")):
+    if not any(value > 0 for value in run.series("time/total")):
         return ""
     figure, (axis,) = panels(1, height=2.9)
     figure.set_size_inches(9.6, 2.9)
@@ -241,10 +243,14 @@ def _domain_lines(axis: Axes, run: RunData, family: str) -> None:
         axis.plot(run.steps, folded, color="#888888", label="mean of domains", lw=1.6)
 
 
-def _legends(axes: Sequence[Axes]) -> None:
+def _one_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend above all panels: each name once, whichever panel draws it."""
+    named = {}
     for axis in axes:
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(loc="best")
+        for handle, label in zip(*axis.get_legend_handles_labels()):
+            named.setdefault(label, handle)
+    if named:
+        figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=5)
 
 
 def _step_axis(axis: Axes) -> None:

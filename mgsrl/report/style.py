@@ -28,6 +28,10 @@ STAGE_COLOURS = {
 INK = "#010203"
 """Stands for the page's text colour; replaced by `currentColor` in the SVG."""
 
+_INK_KEYS = (
+    *("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor"),
+    *("xtick.color", "ytick.color", "grid.color"),
+)
 RC = {
     "svg.fonttype": "none",  # text stays text: small, sharp, searchable
     "svg.hashsalt": "mgsrl",  # the same run gives the same file
@@ -44,13 +48,7 @@ RC = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "lines.linewidth": 1.9,
-    **{
-        key: INK
-        for key in (
-            *("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor"),
-            *("xtick.color", "ytick.color", "grid.color"),
-        )
-    },
+    **dict.fromkeys(_INK_KEYS, INK),
 }
 
 

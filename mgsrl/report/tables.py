@@ -40,11 +40,11 @@ class Change:
         if not math.isfinite(self.difference):
             return "unknown"
         if not math.isfinite(self.standard_error):
-            return "no standard error"
+            return "no s.e."
         if abs(self.difference) <= self.standard_error:
-            return "within one standard error"
+            return "within 1 s.e."
         ratio = abs(self.difference) / self.standard_error if self.standard_error else math.inf
-        size = f"{ratio:.1f} standard errors" if math.isfinite(ratio) else "exact"
+        size = f"{ratio:.1f} s.e." if math.isfinite(ratio) else "no error"
         return f"{'rise' if self.difference > 0 else 'fall'}, {size}"
 
 
@@ -60,11 +60,10 @@ def changes(run: RunData) -> list[Change]:
 
 def stage_rows(run: RunData) -> list[tuple[str, float, float]]:
     """(stage, mean seconds a step, share of the step), the warm-up step left out; sums last."""
-    stages = [*STAGES, "other", "step_total"]
     rows = []
-    total = mean(_timed(run, "step"))
-    for stage in stages:
-        seconds = total if stage == "step_total" else mean(_timed(run, stage))
+    total = mean(_timed(run, "total"))
+    for stage in (*STAGES, "other", "total"):
+        seconds = mean(_timed(run, stage))
         if math.isfinite(seconds) and total > 0:
             rows.append((stage, seconds, seconds / total))
     return rows
@@ -129,7 +128,7 @@ def _timed(run: RunData, stage: str) -> list[float]:
 
 def _duration(run: RunData) -> str:
     total, sessions = session_seconds(run.record), run.record.get("sessions", [])
-    training = sum(v for v in run.series("time/step") if math.isfinite(v))
+    training = sum(v for v in run.series("time/total") if math.isfinite(v))
     parts = [seconds_text(total) + " in all"] if total > 0 else []
     if training > 0:
         parts.append(f"{seconds_text(training)} in training steps")

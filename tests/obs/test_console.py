@@ -8,7 +8,7 @@ SCALARS = {
     "reward/chat": 0.31,
     "kl/math": 0.002,
     "surgery/conflict_rate": 0.12,
-    "time/step": 4.71,
+    "time/total": 4.71,
 }
 
 

@@ -13,7 +13,7 @@ def scalars_of(domains):
         domain_stats={d: domain_stats() for d in domains},
         surgery=surgery_report(domains),
         step=step_stats(),
-        times={**StageTimers().finish_step(), "time/step": 2.0},
+        times={**StageTimers().finish_step(), "time/total": 2.0},
         weight_version=5,
         canary_error=1e-6,
     )

@@ -86,7 +86,7 @@ def _one_step(run_dir, tracker, rng, step, steps, layers, domains):
         domain_stats={d: _stats(rng, i, step) for i, d in enumerate(domains)},
         surgery=report,
         step=StepStats(0.8, 2e-4, False),
-        times={**{f"time/{k}": v for k, v in noise.items()}, "time/step": sum(noise.values())},
+        times={**{f"time/{k}": v for k, v in noise.items()}, "time/total": sum(noise.values())},
         weight_version=step,
         canary_error=4e-7 * rng.uniform(0.8, 1.3),
     )
@@ -119,7 +119,7 @@ def _group(rng, domain, index, step, steps):
             f"{prompt.id}-{s}",
             tuple(range(n)),
             (-0.4,) * n,
-            "<think>\n12 + 7 = 19 </think><response>The answer is \\boxed{19} & <b>done</b></response>",
+            "<think>\n12 + 7 = 19 </think><response>It is \\boxed{19} & <b>done</b></response>",
             "length" if n > 38 else "stop",
             step - 1,
         )
