@@ -42,35 +42,39 @@ def make_reward(config: RewardConfig, special_tokens: Sequence[str] = ()) -> Rew
     )
 
 
-def reference_check(kind: str) -> CheckReference:
-    """What raises DataError for a reference that rewards of `kind` cannot use."""
-    if kind == "math":
+def validator(config: RewardConfig) -> CheckReference:
+    """What raises DataError for a reference that this reward cannot use."""
+    if config.kind == "math":
         from mgsrl.rewards.math_verifier import validate_reference
 
         return validate_reference
-    if kind == "constraints":
+    if config.kind == "constraints":
         from mgsrl.rewards.constraints import validate_reference as validate_constraints
 
         return validate_constraints
     return lambda reference: None
 
 
-def check_reward(domain: str, config: RewardConfig) -> None:
-    """Raise the user's mistakes that can be seen without starting an actor."""
+def check_reward(config: RewardConfig, key: str) -> None:
+    """Raise the user's mistakes that can be seen without starting an actor.
+
+    Args:
+        key: where the configuration stands (`domains.chat.reward`), for messages.
+    """
     if config.kind != "reward_model":
         return
     if not config.path:
         raise ConfigError(
             explain(
-                f"domains.{domain}.reward.path is empty.",
+                f"{key}.path is empty.",
                 expected="`pocket`, a folder or a hub id of a reward model",
                 found="''",
-                todo=f"set domains.{domain}.reward.path",
+                todo=f"set {key}.path",
             )
         )
     from mgsrl.rewards.reward_model import resolve_path
 
-    resolve_path(config.path)
+    resolve_path(config.path, key)
 
 
 def reward_pool(
@@ -87,7 +91,7 @@ def reward_pool(
     from mgsrl.cluster.pool import ActorPool
     from mgsrl.rewards.worker import RewardWorker
 
-    check_reward(domain, config)
+    check_reward(config, f"domains.{domain}.reward")
     actor = ray.remote(RewardWorker).options(
         # Rollouts, rewards and learning take turns on a CPU machine, so cores are not reserved.
         num_cpus=0,

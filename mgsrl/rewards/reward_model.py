@@ -153,7 +153,7 @@ class RewardModel:
         return Reward(value, format_ok, details={"raw_score": logit})
 
 
-def resolve_path(path: str) -> str:
+def resolve_path(path: str, key: str = "reward") -> str:
     """The folder of `pocket` or of a local path; a hub id stays as it is.
 
     Raises MissingPathError for what is neither: checked before any actor starts.
@@ -168,7 +168,7 @@ def resolve_path(path: str) -> str:
                 f"There is no reward model at {path!r}.",
                 expected="`pocket`, a folder with config.json, or a hub id such as org/name",
                 found="a file" if folder.is_file() else f"nothing at {folder}",
-                todo="correct domains.NAME.reward.path",
+                todo=f"correct {key}.path",
             )
         )
     return path
@@ -229,6 +229,6 @@ def _cannot_load(folder: str, error: Exception) -> ConfigError:
             f"The reward model {folder} cannot be loaded.",
             expected="a Hugging Face folder or hub id of a sequence classifier",
             found=lines[0][:300],
-            todo="correct domains.NAME.reward.path",
+            todo="correct the reward's path",
         )
     )
