@@ -70,21 +70,24 @@ def load_rows(
             raise problems[0] from problem
         first_place[row.id] = where
         rows.append(row)
-    if problems:
-        logger.warning(
-            "%s: left out %d of %d rows (%s.bad_rows=skip). The first:\n%s",
-            *(name, len(problems), len(problems) + len(rows), key, problems[0]),
-        )
+    if problems and rows:
+        total = len(problems) + len(rows)
+        logger.warning("%s: left out %d of %d rows.\n%s", name, len(problems), total, problems[0])
     if not rows:
-        raise DataError(
-            explain(
-                f"{name}: there are no rows to use.",
-                expected=f"rows from number {source.start} on ({key}.start, {key}.limit)",
-                found=f"none, and {len(problems)} that cannot be used" if problems else "none",
-                todo=f"check the file, {key}.start={source.start} and {key}.limit={source.limit}",
-            )
-        )
+        raise _no_rows(name, source, key, len(problems))
     return rows
+
+
+def _no_rows(name: str, source: SourceConfig, key: str, num_problems: int) -> DataError:
+    return DataError(
+        explain(
+            f"{name}: there are no rows to use.",
+            expected=f"rows from number {source.start} on ({key}.start, {key}.limit)",
+            found=f"none, and {num_problems} that cannot be used" if num_problems else "none",
+            todo=f"check the file, {key}.start={source.start} and {key}.limit={source.limit}"
+            + (f", or see what is wrong with {key}.bad_rows=error" if num_problems else ""),
+        )
+    )
 
 
 def source_name(source: SourceConfig, domain: str) -> str:
