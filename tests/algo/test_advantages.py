@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mgsrl.algo.advantages import group_advantages, is_live, with_advantages
 from mgsrl.config.algo import AlgoConfig
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
-from tests.algo.oracle import oracle_file
+from tests.oracle import oracle_file
 
 rewards = st.lists(
     st.floats(-100, 100, allow_subnormal=False).map(lambda x: round(x, 3)), min_size=2, max_size=16

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mgsrl.algo.kl import kl_estimate
-from tests.algo.oracle import oracle_file
+from tests.oracle import oracle_file
 
 logprob = st.floats(-60.0, 0.0, width=32)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from mgsrl.algo.losses import aggregate, grpo_loss, importance_weight
 from mgsrl.config.algo import AGGREGATIONS, AlgoConfig
 from mgsrl.types import BatchTotals, MicroBatch
-from tests.algo.oracle import oracle_file
+from tests.oracle import oracle_file
 
 AGGREGATION_OF = {
     "token-mean": "token_mean",

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def oracle_file(name: str) -> Path:

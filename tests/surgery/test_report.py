@@ -1,0 +1,68 @@
+"""The surgery report: every scalar against the same quantity on explicit gradients."""
+
+import pytest
+import torch
+
+from mgsrl.surgery.report import cosines, surgery_report
+from mgsrl.surgery.weights import surgery_coefficients
+from tests.surgery.test_weights import draw_gradients, gram
+
+DOMAINS, MODULES = ("math", "chat", "if"), ("a", "b", "c", "d")
+
+
+def test_every_scalar_equals_its_definition_on_explicit_gradients() -> None:
+    gradients = draw_gradients(2, 4, 3)
+    gramian = gram(gradients)
+    coefficients = surgery_coefficients(gramian, seed=3)
+    report = surgery_report(DOMAINS, MODULES, gramian, coefficients.sum(1), coefficients)
+    flat = gradients.transpose(0, 1).flatten(1)
+    projected = (coefficients @ gradients).transpose(0, 1).flatten(1)
+    expected = {
+        "surgery/cosine/math-chat": torch.cosine_similarity(flat[0], flat[1], dim=0).item(),
+        "surgery/cosine/math-if": torch.cosine_similarity(flat[0], flat[2], dim=0).item(),
+        "surgery/cosine/chat-if": torch.cosine_similarity(flat[1], flat[2], dim=0).item(),
+    }
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    conflicts = [bool(torch.dot(g[a], g[b]) < 0) for g in gradients for a, b in pairs]
+    expected["surgery/conflict_rate"] = sum(conflicts) / len(conflicts)
+    for d, domain in enumerate(DOMAINS):
+        expected[f"grad_norm/{domain}"] = flat[d].norm().item()
+        kept = (projected[d].norm() / flat[d].norm()) ** 2
+        expected[f"surgery/projected_share/{domain}"] = 1 - kept.item()
+    assert dict(report.scalars) == pytest.approx(expected, abs=1e-9)
+    assert 0 < expected["surgery/conflict_rate"] < 1
+
+
+def test_without_coefficients_there_is_no_projected_share() -> None:
+    gramian = gram(draw_gradients(2, 4, 3))
+    report = surgery_report(DOMAINS, MODULES, gramian, torch.ones(4, 3))
+    assert not any("projected" in name for name in report.scalars)
+    assert len(report.scalars) == 1 + 3 + 3
+
+
+@pytest.mark.parametrize("num_domains", [1, 3])
+def test_zero_gradients_report_zeros_not_nan(num_domains: int) -> None:
+    domains = DOMAINS[:num_domains]
+    gramian = torch.zeros(4, num_domains, num_domains)
+    coefficients = surgery_coefficients(gramian)
+    report = surgery_report(domains, MODULES, gramian, coefficients.sum(1), coefficients)
+    assert set(report.scalars.values()) == {0.0}
+
+
+def test_no_surgery_projects_nothing() -> None:
+    gramian = gram(draw_gradients(2, 4, 3))
+    coefficients = surgery_coefficients(gramian, "none")
+    report = surgery_report(DOMAINS, MODULES, gramian, coefficients.sum(1), coefficients)
+    shares = [v for k, v in report.scalars.items() if "projected" in k]
+    assert shares == pytest.approx([0.0] * 3, abs=1e-12)
+
+
+def test_cosines_stay_inside_one_and_are_defined_for_zero() -> None:
+    cosine = cosines(torch.tensor([[1.0, 1.0 + 1e-7, 0.0], [1.0 + 1e-7, 1.0, 0.0], [0.0] * 3]))
+    assert cosine.max() <= 1.0
+    assert torch.equal(cosine[2], torch.zeros(3))
+
+
+def test_shapes_that_do_not_fit_the_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="weights_MD should be"):
+        surgery_report(DOMAINS, MODULES, torch.zeros(4, 3, 3), torch.zeros(3, 4))
