@@ -234,7 +234,8 @@ class ParameterShardLayout(ShardLayout):
     def clear_gradients(self) -> None:
         for tensors in self._zero.averaged_gradients.values():
             # DeepSpeed's own buffers: a parameter without gradient would keep the old one.
-            torch._foreach_zero_(tensors or [])
+            for tensor in tensors or []:
+                tensor.zero_()
         self._zero.averaged_gradients = {}
         self._zero.zero_grad(set_to_none=True)  # also restarts its micro-step counter
 

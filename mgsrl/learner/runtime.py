@@ -49,7 +49,8 @@ def prepare_process(rank: int, world_size: int, device: str, num_threads: int) -
         torch.set_num_threads(num_threads)
     for name in ("DeepSpeed", "torch.distributed", "transformers"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*functorch.*", category=FutureWarning)
+    # DeepSpeed calls torch functions by their former names.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     return Rank(
         rank, world_size, torch.device("cuda", 0) if device == "cuda" else torch.device(device)
     )
