@@ -48,7 +48,7 @@ def grpo_loss(
     ref_logprobs_BL: Tensor | None = None,
     entropy_BL: Tensor | None = None,
 ) -> LossOutput:
-    """The GRPO loss of one micro-batch.
+    """The loss of one micro-batch, and what its metrics are made of.
 
     Args:
         logprobs_BL: log-probabilities of the tokens under the policy being trained. What stands
@@ -67,10 +67,7 @@ def grpo_loss(
     Raises:
         ValueError: a tensor that the configuration needs is missing.
     """
-    if config.kl_coef > 0 and ref_logprobs_BL is None:
-        raise ValueError("kl_coef > 0 should come with ref_logprobs_BL, found None")
-    if config.entropy_coef > 0 and entropy_BL is None:
-        raise ValueError("entropy_coef > 0 should come with entropy_BL, found None")
+    _check_inputs(config, ref_logprobs_BL, entropy_BL)
     mask_BL = batch.response_mask_BL > 0
     logp_BL = _masked(logprobs_BL, mask_BL)
     old_BL = logp_BL.detach() if old_logprobs_BL is None else _masked(old_logprobs_BL, mask_BL)
@@ -103,6 +100,13 @@ def grpo_loss(
     sums = {name: _sum(value_BL, mask_BL) for name, value_BL in per_token.items()}
     sums["num_sequences"] = mask_BL.any(-1).sum(dtype=torch.float64)
     return LossOutput(aggregate(loss_BL, mask_BL, totals, config.aggregation), sums)
+
+
+def _check_inputs(config: AlgoConfig, ref_BL: Tensor | None, entropy_BL: Tensor | None) -> None:
+    if config.kl_coef > 0 and ref_BL is None:
+        raise ValueError("kl_coef > 0 should come with ref_logprobs_BL, found None")
+    if config.entropy_coef > 0 and entropy_BL is None:
+        raise ValueError("entropy_coef > 0 should come with entropy_BL, found None")
 
 
 def clipped_surrogate(
