@@ -22,6 +22,7 @@ from mgsrl.config.rollout import RolloutConfig
 from mgsrl.errors import ConfigError, explain
 from mgsrl.rollout.decoding import Decoder, check_model_path
 from mgsrl.rollout.engine import Engine
+from mgsrl.rollout.vllm_engine import VllmEngine, vllm_environment
 from mgsrl.types import GenerationRequest, Rollout
 
 SMALL_HIDDEN_SIZE = 512
@@ -46,7 +47,7 @@ class EngineSpec:
 
 
 def make_engine(spec: EngineSpec) -> Engine:
-    """The adapter named by `config.engine`. vLLM is imported only when it is the one."""
+    """The adapter named by `config.engine`. vLLM itself is imported by its adapter's start."""
     decoder = Decoder(
         spec.tokenizer_path or spec.model_path, trust_remote_code=spec.trust_remote_code
     )
@@ -62,8 +63,6 @@ def make_engine(spec: EngineSpec) -> Engine:
             device=spec.device,
             trust_remote_code=spec.trust_remote_code,
         )
-    from mgsrl.rollout.vllm_engine import VllmEngine
-
     return VllmEngine(
         spec.model_path,
         spec.config,
@@ -180,24 +179,12 @@ def cpu_threads(model_path: str, workers_per_machine: int) -> int:
 
 def worker_environment(spec: EngineSpec) -> dict[str, str]:
     """Environment of one actor, set before it imports anything."""
-    env = {
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_NO_USAGE_STATS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
+    env = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     if spec.device == "cpu":
-        env |= {
-            "OMP_NUM_THREADS": str(max(1, spec.threads)),
-            # Waiting threads sleep instead of spinning on cores that other actors need.
-            "OMP_WAIT_POLICY": "PASSIVE",
-            # Several actors share the machine: binding would pile them on the same cores.
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            # Saves 20 s of compiling one helper of vLLM's sampler at the first request.
-            "TORCHDYNAMO_DISABLE": "1",
-        }
-    if spec.config.tensor_parallel_size == 1:
-        env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        # Waiting threads sleep instead of spinning on cores that other actors need.
+        env |= {"OMP_NUM_THREADS": str(max(1, spec.threads)), "OMP_WAIT_POLICY": "PASSIVE"}
+    if spec.config.engine == "vllm":
+        env |= vllm_environment(spec.config, spec.device)
     return env
 
 

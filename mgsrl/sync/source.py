@@ -91,4 +91,4 @@ def _gathered(params: list[nn.Parameter]) -> "nullcontext[None]":
         return nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters(params)  # type: ignore[no-any-return]
+    return deepspeed.zero.GatheredParameters(params)

@@ -1,0 +1,257 @@
+"""vLLM in this process: tokens in, tokens and log-probabilities out, weights swapped in place.
+
+What matters here:
+- `logprobs_mode="processed_logprobs"`: the log-probability of a token under the distribution it
+  was drawn from, temperature (and, in evaluation, the nucleus) included.
+- `generation_config="vllm"`: the model's own generation defaults (top-k 20 in Qwen2.5, ...) do
+  not bend that distribution. Stop tokens are passed explicitly instead.
+- Every request has its own seed; the prefix cache is emptied before each batch, so equal batches
+  give equal bits whatever ran before.
+- One GPU or the CPU: one process. Several GPUs per engine: vLLM's `mp` executor (not run here).
+Left out: LoRA, speculative decoding, sleep mode (rollout workers have GPUs of their own).
+"""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from mgsrl.config.rollout import RolloutConfig
+from mgsrl.errors import ConfigError, InvariantError, explain
+from mgsrl.rollout.decoding import Decoder, check_model_path
+from mgsrl.sync.backend import choose_transfer
+from mgsrl.types import FinishReason, GenerationRequest, Rollout, Sampling
+
+GIB = 1 << 30
+CPU_BLOCK_SIZE = 32
+"""KV-cache block in tokens. vLLM's CPU default, 128, would share no prefix shorter than that."""
+PREFILL_TOKENS = 8192
+"""Prompt tokens per scheduler step: all prompts of a small batch at once."""
+
+
+def vllm_environment(config: RolloutConfig, device: str) -> dict[str, str]:
+    """Environment that vLLM reads when it is imported; values already set win."""
+    env = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    if config.tensor_parallel_size == 1:
+        env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        # A process group of one: nobody else has to reach it.
+        env |= {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    if device == "cpu":
+        # Actors share the machine; binding would pile all of them on the same cores.
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        if config.enforce_eager:
+            # Saves 20 s: vLLM compiles one helper of its sampler at the first request.
+            env["TORCHDYNAMO_DISABLE"] = "1"
+    return {key: os.environ.get(key, value) for key, value in env.items()}
+
+
+class VllmEngine:
+    """`Engine` on vLLM.
+
+    Args:
+        model_path: folder or hub id of the weights.
+        config: the rollout settings.
+        decoder: the policy's tokenizer (vLLM gets none: nothing is tokenized there).
+        max_model_len: longest prompt plus response; cut to what the model's positions allow.
+        device: `"cpu"` or `"cuda"`.
+        trust_remote_code: run Python code that comes with the model.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        config: RolloutConfig,
+        decoder: Decoder,
+        *,
+        max_model_len: int,
+        device: str = "cpu",
+        trust_remote_code: bool = False,
+    ) -> None:
+        check_model_path(model_path)
+        os.environ.update(vllm_environment(config, device))
+        from vllm import LLM
+        from vllm.config import WeightTransferConfig
+
+        import mgsrl.sync.vllm_receiver  # noqa: F401  registers the `object_store` transfer
+
+        self.config = config
+        self.decoder = decoder
+        self.weight_version = -1
+        self.max_model_len = _max_model_len(model_path, max_model_len)
+        parallel = config.tensor_parallel_size
+        memory: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
+        if device == "cpu":
+            memory = {
+                "kv_cache_memory_bytes": _kv_cache_bytes(model_path, config, self.max_model_len),
+                "block_size": CPU_BLOCK_SIZE,
+            }
+        self.llm: Any = LLM(
+            model=model_path,
+            skip_tokenizer_init=True,
+            trust_remote_code=trust_remote_code,
+            dtype=config.dtype,
+            max_model_len=self.max_model_len,
+            max_num_seqs=config.max_prompts_in_flight,
+            max_num_batched_tokens=max(PREFILL_TOKENS, self.max_model_len),
+            tensor_parallel_size=parallel,
+            distributed_executor_backend="uni" if parallel == 1 else "mp",
+            enforce_eager=config.enforce_eager,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            generation_config="vllm",
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            weight_transfer_config=WeightTransferConfig(
+                backend=choose_transfer(config.sync.transfer, device)
+            ),
+            worker_extension_cls="mgsrl.sync.vllm_receiver.WorkerExtension",
+            **memory,
+        )
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Rollout]:
+        """All requests at once; vLLM schedules `max_prompts_in_flight` of them at a time."""
+        for request in requests:
+            self._check_fits(len(request.token_ids) + 1, request.id)
+        self.llm.reset_prefix_cache()
+        outputs = self._run(
+            [request.token_ids for request in requests],
+            [self._sampling_params(request.sampling, request.seed) for request in requests],
+        )
+        responses = [tuple(output.outputs[0].token_ids) for output in outputs]
+        texts = self.decoder.texts(responses)
+        return [
+            Rollout(
+                request_id=request.id,
+                token_ids=response,
+                logprobs=_sampled_logprobs(output.outputs[0].logprobs, response),
+                text=text,
+                finish_reason=cast(FinishReason, output.outputs[0].finish_reason),
+                weight_version=self.weight_version,
+            )
+            for request, output, response, text in zip(
+                requests, outputs, responses, texts, strict=True
+            )
+        ]
+
+    def score(
+        self, sequences: Sequence[Sequence[int]], temperature: float = 1.0
+    ) -> list[list[float]]:
+        """At temperature 1 only: vLLM takes prompt log-probabilities from the raw logits.
+
+        A sequence may have up to `max_model_len - 1` tokens.
+        """
+        if temperature != 1.0:
+            raise InvariantError(f"vLLM scores prompts at temperature 1 only, not {temperature}")
+        from vllm import SamplingParams
+
+        for sequence in sequences:
+            self._check_fits(len(sequence) + 1, "a sequence to score")
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        outputs = self._run(sequences, [params] * len(sequences))
+        return [
+            [
+                0.0 if at is None else at[token].logprob
+                for token, at in zip(sequence, output.prompt_logprobs, strict=True)
+            ]
+            for sequence, output in zip(sequences, outputs, strict=True)
+        ]
+
+    def probe(self, seed: int) -> dict[str, torch.Tensor]:
+        if self.config.tensor_parallel_size > 1:
+            return {}  # ranks hold slices, which the learner cannot compare one by one
+        return self.llm.collective_rpc("probe_parameters", args=(seed,))[0]
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self.llm.init_weight_transfer_engine({"init_info": init_info})
+
+    def start_weight_update(self) -> None:
+        self.llm.start_weight_update()
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self.llm.update_weights({"update_info": update_info})
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Also empties the prefix cache: its keys and values are of the old weights."""
+        self.llm.finish_weight_update(weight_version)
+        if not self.llm.reset_prefix_cache():
+            raise InvariantError("the prefix cache could not be emptied: requests are running")
+        if weight_version is not None:
+            self.weight_version = int(weight_version)
+
+    def close(self) -> None:
+        if self.llm is not None:
+            self.llm.llm_engine.engine_core.shutdown()
+            self.llm = None
+
+    def _sampling_params(self, sampling: Sampling, seed: int) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_new_tokens,
+            seed=seed,
+            stop_token_ids=list(self.decoder.stop_token_ids),
+            logprobs=0,  # of the sampled token alone
+            flat_logprobs=True,
+            detokenize=False,
+        )
+
+    def _run(self, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> list[Any]:
+        return self.llm.generate(
+            [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+            list(params),
+            use_tqdm=False,
+        )
+
+    def _check_fits(self, length: int, what: str) -> None:
+        if length > self.max_model_len:
+            raise ConfigError(
+                explain(
+                    f"{what} is longer than the engine's context.",
+                    expected=f"at most {self.max_model_len} tokens, one of them generated",
+                    found=f"{length} tokens",
+                    todo="lower data.max_prompt_tokens or rollout.max_new_tokens",
+                )
+            )
+
+
+def _sampled_logprobs(flat: Any, response: Sequence[int]) -> tuple[float, ...]:
+    """vLLM's `FlatLogprobs` with `logprobs=0`: one entry per position, the sampled token's."""
+    if tuple(flat.token_ids) != tuple(response):
+        raise InvariantError("vLLM returned log-probabilities of other tokens than it sampled")
+    return tuple(flat.logprobs)
+
+
+def _model_config(model_path: str) -> dict[str, Any]:
+    file = Path(model_path).expanduser() / "config.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _max_model_len(model_path: str, wanted: int) -> int:
+    """One token more than asked, so that full-length sequences can be scored, if it fits."""
+    positions = _model_config(model_path).get("max_position_embeddings")
+    return min(wanted + 1, positions) if isinstance(positions, int) else wanted + 1
+
+
+def _kv_cache_bytes(model_path: str, config: RolloutConfig, max_model_len: int) -> int:
+    """`rollout.kv_cache_gib`, or less when all sequences in flight fit into less.
+
+    vLLM takes the whole amount at the start; a small model would waste most of a GiB.
+    """
+    limit = int(config.kv_cache_gib * GIB)
+    model = _model_config(model_path)
+    try:
+        heads = model.get("num_key_value_heads") or model["num_attention_heads"]
+        width = model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"]
+        per_token = (
+            2 * model["num_hidden_layers"] * heads * width * (4 if config.dtype == "float32" else 2)
+        )
+    except KeyError:  # another family of configs: take what was granted
+        return limit
+    blocks = (math.ceil(max_model_len / CPU_BLOCK_SIZE) + 1) * (config.max_prompts_in_flight + 1)
+    return min(limit, blocks * CPU_BLOCK_SIZE * per_token)

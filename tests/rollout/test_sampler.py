@@ -1,0 +1,218 @@
+"""Seeds, batches and groups; then the same on real Ray actors, one of which dies."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mgsrl.config import DomainConfig, RolloutConfig
+from mgsrl.errors import ConfigError, InvariantError, MissingPathError
+from mgsrl.rollout.sampler import Sampler, request_seed, split_batches, training_sampling
+from mgsrl.rollout.worker import (
+    EngineSpec,
+    RolloutWorker,
+    check_rollout_resources,
+    cpu_threads,
+    rollout_pools,
+)
+from mgsrl.types import GenerationRequest, Prompt, Sampling
+
+SAMPLING = {"math": Sampling(1.0, 8), "chat": Sampling(0.7, 6)}
+
+
+def prompts() -> dict[str, list[Prompt]]:
+    return {
+        domain: [
+            Prompt(id=f"p{i}", domain=domain, messages=(), token_ids=(5 + i, 9, 30)[: 1 + i % 3])
+            for i in range(4)
+        ]
+        for domain in ("math", "chat")
+    }
+
+
+def test_seeds_are_stable_and_distinct() -> None:
+    assert request_seed(0, 1, "math/p0", 0) == 25871629189363182
+    seeds = {
+        request_seed(run, step, prompt, sample)
+        for run in range(3)
+        for step in range(-1, 4)
+        for prompt in ("a", "b", "1", "11")
+        for sample in range(8)
+    }
+    assert len(seeds) == 3 * 5 * 4 * 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def requests(count: int, samples: int) -> list[GenerationRequest]:
+    return [
+        GenerationRequest(f"{i}/{j}", (1,) * (1 + i * 7 % 40), 0, Sampling(1.0, 16))
+        for i in range(count)
+        for j in range(samples)
+    ]
+
+
+def test_one_worker_gets_everything_at_once() -> None:
+    all_of_them = requests(5, 4)
+    assert split_batches(all_of_them, 4, 1) == [all_of_them]
+    assert split_batches([], 4, 1) == split_batches([], 4, 3) == []
+
+
+@pytest.mark.parametrize("workers", [2, 3, 8])
+def test_batches_are_balanced_whole_and_deterministic(workers: int) -> None:
+    all_of_them = requests(24, 4)
+    batches = split_batches(all_of_them, 4, workers)
+    assert len(batches) == min(24, 3 * workers)
+    assert sorted(r.id for b in batches for r in b) == sorted(r.id for r in all_of_them)
+    for batch in batches:  # the samples of a prompt are neighbours
+        assert [r.id.split("/")[1] for r in batch] == ["0", "1", "2", "3"] * (len(batch) // 4)
+    loads = [sum(len(r.token_ids) + 16 for r in batch) for batch in batches]
+    heaviest_group = max(4 * (len(r.token_ids) + 16) for r in all_of_them)
+    assert max(loads) - min(loads) <= heaviest_group
+    assert batches == split_batches(all_of_them, 4, workers)
+
+
+def test_domains_override_sampling_and_nuclei_are_refused() -> None:
+    config = RolloutConfig(temperature=0.9, max_new_tokens=32)
+    domains = {"math": DomainConfig(), "chat": DomainConfig(temperature=0.7, max_new_tokens=64)}
+    assert training_sampling(config, domains) == {
+        "math": Sampling(0.9, 32),
+        "chat": Sampling(0.7, 64),
+    }
+    with pytest.raises(ConfigError, match=r"(?s)domains\.math.*full distribution"):
+        training_sampling(config, {"math": DomainConfig(top_p=0.95)})
+
+
+def test_resources_are_checked_before_anything_starts() -> None:
+    assert check_rollout_resources(RolloutConfig(), 2, 0) == "cpu"
+    assert check_rollout_resources(RolloutConfig(tensor_parallel_size=2), 2, 4) == "cuda"
+    with pytest.raises(ConfigError, match="more GPUs than there are"):
+        check_rollout_resources(RolloutConfig(tensor_parallel_size=2), 3, 4)
+    with pytest.raises(ConfigError, match="tensor_parallel_size"):
+        check_rollout_resources(RolloutConfig(tensor_parallel_size=2), 1, 0)
+
+
+def test_small_models_get_one_thread(tiny_model: Path) -> None:
+    assert cpu_threads(str(tiny_model), 1) == 1
+    assert cpu_threads("owner/large-model", 1) >= 1
+
+
+def spec(path: Path, **config: Any) -> EngineSpec:
+    return EngineSpec(
+        config=RolloutConfig(engine="transformers", start_limit_s=120, **config),
+        model_path=str(path),
+        max_model_len=64,
+    )
+
+
+def make_sampler(path: Path, on_restart: Any = None, **config: Any) -> Sampler:
+    pools = rollout_pools(spec(path, **config), {"math": 1, "chat": 1}, on_restart=on_restart)
+    return Sampler(pools, SAMPLING, samples_per_prompt=3, seed=11, limit_s=120)
+
+
+@pytest.fixture(scope="module")
+def ray_local() -> Iterator[None]:
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def in_this_process(path: Path, step: int) -> dict[str, list[tuple[tuple[int, ...], ...]]]:
+    """What one engine gives, without Ray."""
+    worker = RolloutWorker(spec(path))
+    return {
+        domain: [
+            tuple(
+                worker.generate(
+                    [
+                        GenerationRequest(
+                            "x",
+                            prompt.token_ids,
+                            request_seed(11, step, f"{domain}/{prompt.id}", sample),
+                            SAMPLING[domain],
+                        )
+                    ]
+                )[0].token_ids
+                for sample in range(3)
+            )
+            for prompt in of_domain
+        ]
+        for domain, of_domain in prompts().items()
+    }
+
+
+def tokens(groups: dict[str, Any]) -> dict[str, Any]:
+    return {
+        domain: [tuple(r.token_ids for r in group.rollouts) for group in of_domain]
+        for domain, of_domain in groups.items()
+    }
+
+
+def test_a_missing_model_stops_before_any_actor(tmp_path: Path) -> None:
+    with pytest.raises(MissingPathError):
+        rollout_pools(spec(tmp_path / "none"), {"math": 1})
+
+
+@pytest.mark.ray_cluster
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("assignment", ["shared", "dedicated"])
+def test_groups_come_in_order_whoever_makes_them(assignment: str, tiny_model: Path) -> None:
+    sampler = make_sampler(tiny_model, assignment=assignment, num_workers=2)
+    progress: list[tuple[int, int]] = []
+    try:
+        facts = sampler.wait_ready()
+        groups = sampler.rollout(prompts(), 5, lambda done, total: progress.append((done, total)))
+        again = sampler.evaluate(prompts(), samples_per_prompt=2)
+        greedy = sampler.evaluate(prompts(), {"math": Sampling(0.0, 8)}, samples_per_prompt=2)
+    finally:
+        sampler.stop()
+    assert len(facts) == len({f["pid"] for f in facts}) == 2
+    assert (len(sampler.distinct_pools) == 1) is (assignment == "shared")
+    assert [g.prompt.id for g in groups["chat"]] == ["p0", "p1", "p2", "p3"]
+    assert tokens(groups) == in_this_process(tiny_model, 5)
+    assert progress[-1] == (24, 24)
+    assert tokens(again) != {d: [g[:2] for g in of] for d, of in tokens(groups).items()}
+    assert all(a.token_ids == b.token_ids for a, b in (g.rollouts for g in greedy["math"]))
+
+
+@pytest.mark.ray_cluster
+@pytest.mark.usefixtures("ray_local")
+def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(tiny_model: Path) -> None:
+    import ray
+
+    restarted: list[Any] = []
+    sampler = make_sampler(tiny_model, restarted.append, num_workers=2)
+    try:
+        sampler.wait_ready()
+        expected = tokens(sampler.rollout(prompts(), 9))
+        victim = sampler.handles[0]
+        ray.kill(victim)
+        groups = sampler.rollout(prompts(), 9)
+        assert tokens(groups) == expected
+        assert len(restarted) == 1
+        assert victim not in sampler.handles
+    finally:
+        sampler.stop()
+
+
+@pytest.mark.ray_cluster
+@pytest.mark.usefixtures("ray_local")
+def test_a_replacement_without_the_current_weights_is_noticed(tiny_model: Path) -> None:
+    import ray
+
+    from mgsrl.sync.client import RolloutClient
+    from mgsrl.sync.object_store import ObjectStoreSender
+    from tests.sync.sources import ModuleSource, perturbed
+
+    sampler = make_sampler(tiny_model, num_workers=2)
+    try:
+        sampler.wait_ready()
+        source = ModuleSource(perturbed(tiny_model))
+        ObjectStoreSender(source, RolloutClient(sampler.handles, 60), True).send_weights(1)
+        ray.kill(sampler.handles[1])
+        with pytest.raises(InvariantError, match=r"\[-1, 1\]"):
+            sampler.rollout(prompts(), 2)
+    finally:
+        sampler.stop()

@@ -1,0 +1,241 @@
+"""Real vLLM in rollout actors: parity with transformers, seeds, weight updates, the stale head.
+
+Two actors (tied and untied embeddings) are started once for all tests of this file.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mgsrl.config import RolloutConfig
+from mgsrl.errors import StaleWeightsError
+from mgsrl.sync.canary import (
+    PROBE_SEED,
+    CanaryError,
+    check_canary,
+    compare_logprobs,
+    compare_probes,
+    probe_parameter,
+)
+from mgsrl.sync.client import RolloutClient
+from mgsrl.sync.object_store import ObjectStoreSender
+from mgsrl.types import GenerationRequest, Rollout, Sampling
+from tests.sync.sources import ModuleSource, perturbed
+
+pytestmark = [pytest.mark.vllm, pytest.mark.ray_cluster]
+
+MAX_MODEL_LEN = 96
+SEQUENCES = [(5, 9, 30, 31, 32, 77, 120), (8, 9, 10, 200, 201), tuple(range(40, 90))]
+
+
+@pytest.fixture(scope="module")
+def actors(tiny_model: Path, tiny_untied_model: Path) -> Iterator[dict[str, Any]]:
+    import ray
+
+    from mgsrl.rollout.worker import EngineSpec, rollout_pools
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    config = RolloutConfig(engine="vllm", start_limit_s=240)
+    pools = {
+        name: rollout_pools(EngineSpec(config, str(path), MAX_MODEL_LEN), {"math": 1})["math"]
+        for name, path in (("tied", tiny_model), ("untied", tiny_untied_model))
+    }
+    for pool in pools.values():
+        print(pool.wait_ready())
+    yield {name: pool.handles[0] for name, pool in pools.items()}
+    ray.shutdown()
+
+
+def call(handle: Any, method: str, *args: Any) -> Any:
+    import ray
+
+    return ray.get(getattr(handle, method).remote(*args), timeout=120)
+
+
+@pytest.fixture(scope="module")
+def tied(actors: dict[str, Any]) -> Any:
+    return actors["tied"]
+
+
+def request(seed: int, prompt: tuple[int, ...] = (5, 9, 30), **sampling: Any) -> GenerationRequest:
+    settings = {"temperature": 1.0, "max_new_tokens": 12, **sampling}
+    return GenerationRequest(f"r{seed}", prompt, seed, Sampling(**settings))
+
+
+@torch.no_grad()
+def logits_after(model: torch.nn.Module, prompt: Any, response: Any) -> torch.Tensor:
+    """[T, V] logits from which each response token was drawn."""
+    tokens = torch.tensor([[*prompt, *response]])
+    return model(tokens).logits[0, len(prompt) - 1 : -1]
+
+
+def expected_logprobs(
+    model: torch.nn.Module, prompt: Any, response: Any, temperature: float = 1.0
+) -> torch.Tensor:
+    logprobs = torch.log_softmax(logits_after(model, prompt, response) / temperature, dim=-1)
+    return logprobs.gather(1, torch.tensor(response)[:, None]).squeeze(1)
+
+
+def learner_scores(model: torch.nn.Module) -> list[list[float]]:
+    return [[0.0, *expected_logprobs(model, s[:1], s[1:]).tolist()] for s in SEQUENCES]
+
+
+def publish(handle: Any, model: torch.nn.Module, version: int) -> None:
+    ObjectStoreSender(ModuleSource(model), RolloutClient([handle], 60), True).send_weights(version)
+
+
+def canary_error(handle: Any, model: torch.nn.Module) -> CanaryError:
+    return compare_logprobs(call(handle, "score", SEQUENCES), learner_scores(model))
+
+
+def learner_probe(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: probe_parameter(value) for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
+def test_logprobs_are_of_the_sampling_distribution(
+    tied: Any, tiny_model: Path, temperature: float
+) -> None:
+    model = perturbed(tiny_model)
+    publish(tied, model, 1)
+    prompts = [(5, 9, 30), (7,), tuple(range(40, 80))]
+    requests = [request(s, prompts[s % 3], temperature=temperature) for s in range(12)]
+    rollouts: list[Rollout] = call(tied, "generate", requests)
+    assert [r.request_id for r in rollouts] == [r.id for r in requests]
+    for made, wanted in zip(rollouts, requests):
+        expected = expected_logprobs(model, wanted.token_ids, made.token_ids, temperature)
+        assert torch.allclose(torch.tensor(made.logprobs), expected, atol=1e-4)
+        assert made.weight_version == 1
+
+
+def test_a_nucleus_gives_the_logprobs_of_the_nucleus(tied: Any, tiny_model: Path) -> None:
+    model = perturbed(tiny_model)
+    publish(tied, model, 1)
+    for made in call(tied, "generate", [request(s, top_p=0.5) for s in range(8)]):
+        probs = torch.softmax(logits_after(model, (5, 9, 30), made.token_ids), dim=-1)
+        ordered, index = probs.sort(dim=-1, descending=True)
+        kept = (ordered.cumsum(dim=-1) - ordered) < 0.5
+        nucleus = torch.zeros_like(probs).scatter_(1, index, ordered * kept)
+        nucleus /= nucleus.sum(dim=-1, keepdim=True)
+        chosen = nucleus.gather(1, torch.tensor(made.token_ids)[:, None]).squeeze(1)
+        assert torch.allclose(torch.tensor(made.logprobs), chosen.log(), atol=1e-4)
+
+
+def test_equal_requests_give_equal_bits_and_seeds_matter(tied: Any) -> None:
+    batch = [request(seed, (7, 8) * (1 + seed % 4)) for seed in range(16)]
+    first = call(tied, "generate", batch)
+    call(tied, "generate", batch[:5])  # leaves other prefixes behind
+    assert call(tied, "generate", batch) == first
+    alone = [call(tied, "generate", [one])[0].token_ids for one in batch[:4]]
+    assert alone == [r.token_ids for r in first[:4]]
+    assert len({r.token_ids for r in first}) > 12
+
+
+def test_stops_and_text(tied: Any, tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    rollouts = call(
+        tied, "generate", [request(s, max_new_tokens=80, temperature=1.5) for s in range(24)]
+    )
+    assert {r.finish_reason for r in rollouts} == {"stop", "length"}
+    for rollout in rollouts:
+        ended = rollout.token_ids[-1] == tokenizer.eos_token_id
+        assert ended is (rollout.finish_reason == "stop")
+        assert tokenizer.eos_token_id not in rollout.token_ids[:-1]
+        assert rollout.text == tokenizer.decode(rollout.token_ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("which", ["tied", "untied"])
+def test_updates_reach_every_module(
+    which: str, actors: dict[str, Any], tiny_model: Path, tiny_untied_model: Path
+) -> None:
+    handle = actors[which]
+    path = tiny_model if which == "tied" else tiny_untied_model
+    publish(handle, perturbed(path), 1)
+    model = perturbed(path, seed=8, scale=0.1)
+    assert canary_error(handle, model).mean > 0.05  # the old weights are far away
+    publish(handle, model, 2)
+    error = canary_error(handle, model)
+    print(f"{which}: parity after an update {error}")
+    assert error.max < 1e-4
+    assert call(handle, "weight_version") == 2
+    found, expected = call(handle, "probe", PROBE_SEED), learner_probe(model)
+    names = set(expected) | {"lm_head.weight"}
+    assert set(found) == names
+    assert compare_probes(found, expected)[0].relative < 1e-5
+
+
+def test_the_canary_catches_a_stale_lm_head(tied: Any, tiny_model: Path) -> None:
+    publish(tied, perturbed(tiny_model), 1)
+    model = perturbed(tiny_model, seed=8, scale=0.1)
+    with without_repair(tied):
+        publish(tied, model, 2)
+        stale = canary_error(tied, model)
+        print(f"without the repair: {stale}")
+        with pytest.raises(StaleWeightsError, match="lm_head") as raised:
+            check(tied, model, stale)
+    assert "embed_tokens" not in str(raised.value)  # nothing else is blamed
+    assert "layers" not in str(raised.value)
+    publish(tied, model, 3)
+    repaired = canary_error(tied, model)
+    assert repaired.max < 1e-4
+    check(tied, model, repaired)
+
+
+def check(handle: Any, model: torch.nn.Module, error: CanaryError) -> None:
+    check_canary(
+        error,
+        threshold=0.02,
+        weight_version=2,
+        worker="rollout worker 0",
+        probes=lambda: (call(handle, "probe", PROBE_SEED), learner_probe(model)),
+    )
+
+
+class without_repair:  # noqa: N801  reads as a sentence
+    """Switch the re-packing of the LM head off inside an actor's process."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+    def __enter__(self) -> None:
+        def switch_off(_worker: Any) -> None:
+            from mgsrl.sync import vllm_receiver
+
+            vllm_receiver._kept = vllm_receiver.repack_lm_heads
+            vllm_receiver.repack_lm_heads = lambda model: None
+
+        self._run(switch_off)
+
+    def __exit__(self, *_: object) -> None:
+        def switch_on(_worker: Any) -> None:
+            from mgsrl.sync import vllm_receiver
+
+            vllm_receiver.repack_lm_heads = vllm_receiver._kept
+
+        self._run(switch_on)
+
+    def _run(self, function: Callable[[Any], None]) -> None:
+        import ray
+
+        ray.get(self.handle.__ray_call__.remote(function), timeout=30)
+
+
+def test_bfloat16_weights_load_into_a_float32_engine(tied: Any, tiny_model: Path) -> None:
+    model = perturbed(tiny_model, seed=9).to(torch.bfloat16)
+    publish(tied, model, 4)
+    assert canary_error(tied, model.to(torch.float32)).max < 1e-4
+
+
+def test_what_cannot_be_scored_is_refused(tied: Any) -> None:
+    from ray.exceptions import RayTaskError
+
+    with pytest.raises(RayTaskError, match="temperature 1 only"):
+        call(tied, "score", SEQUENCES, 0.7)
+    with pytest.raises(RayTaskError, match="longer than the engine's context"):
+        call(tied, "generate", [request(0, (5,) * (MAX_MODEL_LEN + 1))])
+    assert len(call(tied, "score", [(5,) * MAX_MODEL_LEN])[0]) == MAX_MODEL_LEN

@@ -1,0 +1,134 @@
+"""Weights from a module to rollout actors: wire format, group by group, both sides equal."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mgsrl.config import RolloutConfig
+from mgsrl.errors import ConfigError, StaleWeightsError, WorkerDiedError
+from mgsrl.sync.backend import choose_transfer
+from mgsrl.sync.canary import PROBE_SEED, compare_probes, probe_parameter
+from mgsrl.sync.client import RolloutClient
+from mgsrl.sync.object_store import ObjectStoreSender
+from mgsrl.sync.wire import pack_group, unpack_group
+from tests.sync.sources import ModuleSource, perturbed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_every_dtype_survives_the_wire(dtype: torch.dtype) -> None:
+    tensors = [torch.randn(3, 5).mul(9).to(dtype), torch.randn(7).to(dtype), torch.ones(2, 0)]
+    pairs = unpack_group(**pack_group(["a", "b", "c"], tensors))
+    assert [name for name, _ in pairs] == ["a", "b", "c"]
+    for (_, received), sent in zip(pairs, tensors):
+        assert received.dtype == sent.dtype
+        assert torch.equal(received, sent)
+
+
+def test_non_contiguous_tensors_are_laid_out_first() -> None:
+    transposed = torch.arange(6.0).reshape(2, 3).T
+    (_, received), *_ = unpack_group(**pack_group(["t"], [transposed]))
+    assert torch.equal(received, transposed)
+
+
+class RecordingClient:
+    """Stands in for the actors, to see the order of the calls and what is alive."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.hold = threading.Event()
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self.calls.append("init")
+
+    def start_weight_update(self) -> None:
+        self.calls.append("start")
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        assert self.hold.wait(10)
+        self.calls.append(update_info["names"])
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self.calls.append(("finish", weight_version))
+
+
+def test_groups_go_out_in_order_and_at_most_two_are_alive() -> None:
+    module = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(5)))
+    source, client = ModuleSource(module), RecordingClient()
+    sender = ObjectStoreSender(source, client, True)
+    thread = threading.Thread(target=sender.send_weights, args=(4,))
+    thread.start()
+    thread.join(0.3)
+    assert source.groups == 2  # one in flight, one waiting: a third is not gathered
+    client.hold.set()
+    thread.join(10)
+    assert client.calls == [
+        "init",
+        "start",
+        *([f"{i}.weight", f"{i}.bias"] for i in range(5)),
+        ("finish", "4"),
+    ]
+
+
+def test_other_ranks_gather_and_send_nothing() -> None:
+    source, client = ModuleSource(torch.nn.Linear(2, 2)), RecordingClient()
+    ObjectStoreSender(source, client, False).send_weights(4)
+    assert source.groups == 2
+    assert client.calls == []
+
+
+def test_one_function_decides_how_weights_travel() -> None:
+    assert choose_transfer("auto", "cpu") == "object_store"
+    assert choose_transfer("auto", "cuda") == "nccl"
+    assert choose_transfer("object_store", "cuda") == "object_store"
+    with pytest.raises(ConfigError, match="NCCL"):
+        choose_transfer("nccl", "cpu")
+
+
+@pytest.fixture(scope="module")
+def actors(tiny_model: Path) -> Iterator[list[Any]]:
+    import ray
+
+    from mgsrl.rollout.worker import EngineSpec, rollout_pools
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    config = RolloutConfig(engine="transformers", num_workers=2, start_limit_s=120)
+    pools = rollout_pools(EngineSpec(config, str(tiny_model), 64), {"math": 1})
+    pools["math"].wait_ready()
+    yield pools["math"].handles
+    ray.shutdown()
+
+
+@pytest.mark.ray_cluster
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_actor_has_the_published_weights(
+    actors: list[Any], tiny_model: Path, dtype: torch.dtype
+) -> None:
+    import ray
+
+    model = perturbed(tiny_model, seed=5).to(dtype)
+    ObjectStoreSender(ModuleSource(model), RolloutClient(actors, 60), True).send_weights(12)
+    assert ray.get([h.weight_version.remote() for h in actors], timeout=60) == [12, 12]
+    expected = {name: probe_parameter(value) for name, value in model.named_parameters()}
+    for found in ray.get([h.probe.remote(PROBE_SEED) for h in actors], timeout=60):
+        assert compare_probes(found, expected)[0].relative == 0.0
+
+
+@pytest.mark.ray_cluster
+def test_an_incomplete_publish_is_refused(actors: list[Any]) -> None:
+    client = RolloutClient(actors, 60)
+    client.start_weight_update()
+    with pytest.raises(StaleWeightsError, match="incomplete"):
+        client.finish_weight_update("13")
+
+
+@pytest.mark.ray_cluster
+def test_a_dead_actor_ends_the_publish_within_its_limit(actors: list[Any]) -> None:
+    import ray
+
+    ray.kill(actors[1])
+    with pytest.raises(WorkerDiedError):
+        RolloutClient(actors, 60).start_weight_update()
