@@ -88,17 +88,15 @@ def grpo_loss(
     if config.entropy_coef > 0:
         loss_BL = loss_BL - config.entropy_coef * masked_entropy_BL
 
-    per_token = {
-        "loss": loss_BL,
-        "kl": kl_BL,
-        "entropy": masked_entropy_BL,
-        "mismatch": (old_BL - rollout_BL).abs(),
-        "clipped": clipped_BL,
-        "truncated": truncated_BL,
-        "num_tokens": mask_BL,
-    }
-    sums = {name: _sum(value_BL, mask_BL) for name, value_BL in per_token.items()}
-    sums["num_sequences"] = mask_BL.any(-1).sum(dtype=torch.float64)
+    sums = _sums(
+        mask_BL,
+        loss=loss_BL,
+        kl=kl_BL,
+        entropy=masked_entropy_BL,
+        mismatch=(old_BL - rollout_BL).abs(),
+        clipped=clipped_BL,
+        truncated=truncated_BL,
+    )
     return LossOutput(aggregate(loss_BL, mask_BL, totals, config.aggregation), sums)
 
 
@@ -170,5 +168,11 @@ def _masked(value_BL: Tensor, mask_BL: Tensor) -> Tensor:
     return torch.where(mask_BL, value_BL, torch.zeros_like(value_BL))
 
 
-def _sum(value_BL: Tensor, mask_BL: Tensor) -> Tensor:
-    return (value_BL.detach() * mask_BL).sum(dtype=torch.float64)
+def _sums(mask_BL: Tensor, **values_BL: Tensor) -> dict[str, Tensor]:
+    sums = {
+        name: (value_BL.detach() * mask_BL).sum(dtype=torch.float64)
+        for name, value_BL in values_BL.items()
+    }
+    sums["num_tokens"] = mask_BL.sum(dtype=torch.float64)
+    sums["num_sequences"] = mask_BL.any(-1).sum(dtype=torch.float64)
+    return sums
