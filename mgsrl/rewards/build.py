@@ -8,7 +8,7 @@ from mgsrl.errors import ConfigError, explain
 from mgsrl.rewards.protocol import RewardFunction
 
 if TYPE_CHECKING:
-    from mgsrl.cluster.pool import ActorPool
+    from mgsrl.rewards.pool import RewardPool
 
 CheckReference = Callable[[Mapping[str, Any]], None]
 
@@ -84,11 +84,11 @@ def reward_pool(
     special_tokens: Sequence[str] = (),
     max_restarts: int = 3,
     start_limit_s: float = 300.0,
-) -> "ActorPool":
+) -> "RewardPool":
     """`config.num_workers` reward actors. Raises the user's mistakes before any actor starts."""
     import ray
 
-    from mgsrl.cluster.pool import ActorPool
+    from mgsrl.rewards.pool import RewardPool
     from mgsrl.rewards.worker import RewardWorker
 
     check_reward(config, f"domains.{domain}.reward")
@@ -99,10 +99,10 @@ def reward_pool(
         max_restarts=0,
         runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}},
     )
-    return ActorPool(
+    return RewardPool(
         f"reward/{domain}",
         lambda _slot: actor.remote(config, tuple(special_tokens)),
-        config.num_workers,
+        config,
         max_restarts=max_restarts,
         start_limit_s=start_limit_s,
     )

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from mgsrl.errors import AbstentionError, explain
 from mgsrl.rewards.protocol import RewardItem
@@ -20,11 +20,13 @@ GroupsByDomain = Mapping[str, Sequence[RolloutGroup]]
 
 
 class Pool(Protocol):
-    """What the scorer needs of `cluster.pool.ActorPool`."""
+    """What the scorer needs of `rewards.pool.RewardPool`."""
 
-    def map(
-        self, method: str, batches: list[tuple[list[RewardItem]]], *, limit_s: float
-    ) -> list[list[Reward]]: ...
+    def score(self, items: Sequence[RewardItem]) -> list[Reward]: ...
+
+    def wait_ready(self) -> list[Any]: ...
+
+    def stop(self) -> None: ...
 
 
 class Scorer:
@@ -33,24 +35,25 @@ class Scorer:
     Args:
         pools: one per domain.
         max_abstained_share: of one domain's responses in one call; above it AbstentionError.
-        batch_size: responses per remote call.
-        batch_limit_s: longest wait for one remote call.
     """
 
-    def __init__(
-        self,
-        pools: Mapping[str, Pool],
-        *,
-        max_abstained_share: float = 0.5,
-        batch_size: int = 32,
-        batch_limit_s: float = 600.0,
-    ) -> None:
+    def __init__(self, pools: Mapping[str, Pool], *, max_abstained_share: float = 0.5) -> None:
         self.pools = pools
         self.max_abstained_share = max_abstained_share
-        self.batch_size = batch_size
-        self.batch_limit_s = batch_limit_s
         self.abstained: Counter[str] = Counter()
         """Abstentions by domain since the start."""
+
+    def wait_ready(self) -> dict[str, list[Any]]:
+        """Wait until every actor has loaded its reward; their facts by domain.
+
+        Raises the user's mistakes that only loading can show (a classifier with two logits).
+        """
+        return {domain: pool.wait_ready() for domain, pool in self.pools.items()}
+
+    def stop(self) -> None:
+        """Stop the actors; safe to call twice."""
+        for pool in self.pools.values():
+            pool.stop()
 
     def score(self, groups_by_domain: GroupsByDomain) -> dict[str, list[RolloutGroup]]:
         """The same groups with `rewards` filled in.
@@ -75,12 +78,7 @@ class Scorer:
             for group in groups
             for rollout in group.rollouts
         ]
-        batches = [
-            (items[start : start + self.batch_size],)
-            for start in range(0, len(items), self.batch_size)
-        ]
-        results = self.pools[domain].map("score", batches, limit_s=self.batch_limit_s)
-        rewards = iter([reward for batch in results for reward in batch])
+        rewards = iter(self.pools[domain].score(items))
         return [
             replace(group, rewards=tuple(next(rewards) for _ in group.rollouts)) for group in groups
         ]

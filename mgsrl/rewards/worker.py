@@ -20,11 +20,22 @@ from mgsrl.types import Reward
 class RewardWorker:
     def __init__(self, config: RewardConfig, special_tokens: Sequence[str] = ()) -> None:
         self.config = config
-        self.reward = make_reward(config, special_tokens)
+        self._mistake: UserError | None = None
+        try:
+            self.reward = make_reward(config, special_tokens)
+        except UserError as error:
+            # Raised here it would reach the driver as the death of an actor, without its message.
+            self._mistake = error
 
     def ready(self) -> dict[str, Any]:
-        """Facts for `run.json`; returns once the reward is loaded."""
+        """Facts for `run.json`; returns once the reward is loaded.
+
+        Raises the user's mistakes that loading showed.
+        """
         import psutil
+
+        if self._mistake is not None:
+            raise self._mistake
 
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         rss = sum(process.memory_info().rss for process in processes)

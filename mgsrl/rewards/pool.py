@@ -1,0 +1,43 @@
+"""The actors of one domain's reward: how work is cut into remote calls, and their time limits."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mgsrl.cluster.pool import ActorPool
+from mgsrl.config.reward import RewardConfig
+from mgsrl.rewards.protocol import RewardItem
+from mgsrl.types import Reward
+
+CALL_LIMIT_S = 600.0
+"""Longest wait for one remote call, beyond what the items' own time limits add up to."""
+ITEMS_PER_CALL = {"math": 16, "constraints": 128}
+"""Small enough to spread over workers. A reward model gets its whole share in one call, since it
+sorts it by length."""
+RESTART_S = 10.0
+"""What one killed verifier process may cost on a busy machine."""
+
+
+class RewardPool(ActorPool):
+    """An `ActorPool` of `RewardWorker`s that scores items."""
+
+    def __init__(
+        self, name: str, make: Callable[[int], Any], config: RewardConfig, **options: Any
+    ) -> None:
+        super().__init__(name, make, config.num_workers, **options)
+        self.config = config
+
+    def score(self, items: Sequence[RewardItem]) -> list[Reward]:
+        """One reward per item, in order; dead workers are replaced and their items done again.
+
+        Raises:
+            WorkerDiedError: a worker died too often.
+        """
+        share = max(1, math.ceil(len(items) / len(self.handles)))
+        size = min(share, ITEMS_PER_CALL.get(self.config.kind, share))
+        limit_s = CALL_LIMIT_S
+        if self.config.kind == "math":
+            limit_s += size * (self.config.time_limit_s + RESTART_S)
+        batches = [(list(items[i : i + size]),) for i in range(0, len(items), size)]
+        results = self.map("score", batches, limit_s=limit_s)
+        return [reward for batch in results for reward in batch]
