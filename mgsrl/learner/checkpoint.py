@@ -75,6 +75,21 @@ def load_state(folder: Path, layout: ShardLayout, reference: Reference | None) -
     dist.barrier()
 
 
+def read_weights(folder: Path, model: torch.nn.Module) -> None:
+    """Copy the checkpoint's fp32 master weights into `model`, on one process without ranks.
+
+    Frozen parameters are not in a checkpoint and keep their values.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or covers a parameter in part.
+    """
+    with ExitStack() as stack:
+        pieces = _Pieces(folder, _read_state(folder)["world_size"], stack)
+        for name, param in model.named_parameters():
+            if pieces.holds(name):
+                pieces.read(name, 0, param.numel(), MASTER, param.data.view(-1))
+
+
 def _owned(
     layout: ShardLayout, reference: Reference | None, rank: int, world_size: int
 ) -> Iterator[tuple[str, int, str, torch.Tensor]]:
@@ -125,6 +140,10 @@ class _Pieces:
                 name, start, end, kind = key.split("|")
                 self._index.setdefault((name, kind), []).append((int(start), int(end), file, key))
 
+    def holds(self, name: str) -> bool:
+        """Whether anything of the parameter's master weights is in the checkpoint."""
+        return (name, MASTER) in self._index
+
     def read(self, name: str, start: int, end: int, kind: str, target: torch.Tensor) -> None:
         """Fill `target` with elements `[start, end)`."""
         covered = 0
@@ -149,7 +168,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
         raise _damaged(folder, "a readable learner.json", str(error)) from error
     if state.get("format") != FORMAT:
         raise _damaged(folder, f"format {FORMAT}", f"format {state.get('format')}")
-    return state  # type: ignore[no-any-return]
+    return state
 
 
 def _damaged(folder: Path, expected: str, found: str) -> CheckpointError:

@@ -7,12 +7,11 @@ checked); `build` starts the actors and yields the `Run`, and takes them down ag
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
-from omegaconf import OmegaConf
 
 from mgsrl.cluster.preflight import check_resources
 from mgsrl.config import Config, DomainConfig, SourceConfig
@@ -41,6 +40,8 @@ class Plan:
 
     model_path: str
     pad_token_id: int
+    special_tokens: tuple[str, ...]
+    """The policy's; reward models must not see them."""
     prompts: Mapping[str, list[Prompt]]
     heldout: Mapping[str, list[Prompt]]
     schedule: Schedule
@@ -77,6 +78,7 @@ def plan(config: Config) -> Plan:
     return Plan(
         model_path=model_path,
         pad_token_id=tokenizer.pad_token_id or 0,  # padding is masked: any id will do
+        special_tokens=tuple(tokenizer.all_special_tokens),
         prompts=prompts,
         heldout=heldout,
         schedule=schedule,
@@ -122,7 +124,10 @@ def build(
         )
         stack.callback(sampler.stop)
         scorer = Scorer(
-            {name: reward_pool(name, domain.reward) for name, domain in config.domains.items()},
+            {
+                name: reward_pool(name, domain.reward, special_tokens=plan.special_tokens)
+                for name, domain in config.domains.items()
+            },
             max_abstained_share=config.max_abstained_share,
         )
         stack.callback(scorer.stop)
@@ -206,7 +211,7 @@ def _run(
             folder,
             console=console,
             run_name=folder.name,
-            run_config=OmegaConf.to_container(OmegaConf.structured(config), resolve=True),
+            run_config=asdict(config),
             next_step=next_step,
         ),
         samples_per_domain=config.trackers.samples_per_domain,

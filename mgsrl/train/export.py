@@ -7,6 +7,7 @@ read. The result loads with `AutoModelForCausalLM.from_pretrained` and in any en
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from mgsrl.config.compose import config_from_yaml
 from mgsrl.errors import MissingPathError, explain
@@ -24,10 +25,10 @@ def export_model(source: Path, output: Path) -> Path:
         MissingPathError: no checkpoint in `source`, or `output` exists.
         CheckpointError: the checkpoint is damaged.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    import torch
 
-    from mgsrl.learner.checkpoint import read_master_weights
-    from mgsrl.learner.model import resolve_model_path
+    from mgsrl.learner.checkpoint import read_weights
+    from mgsrl.learner.policy import load_policy, load_tokenizer
 
     if (source / "manifest.json").is_file():
         checkpoint = load_checkpoint(source)
@@ -53,13 +54,11 @@ def export_model(source: Path, output: Path) -> Path:
             )
         )
     policy = config_from_yaml(checkpoint.path.parent.parent / "config.yaml").policy
-    path = resolve_model_path(policy.path)
-    options = {"trust_remote_code": policy.trust_remote_code}
-    model = AutoModelForCausalLM.from_pretrained(path, dtype="float32", **options)
-    model.load_state_dict(read_master_weights(checkpoint.path / "learner"), strict=False)
+    model: Any = load_policy(policy, torch.float32)
+    read_weights(checkpoint.path / "learner", model)
     draft = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     model.save_pretrained(draft)
-    AutoTokenizer.from_pretrained(path, **options).save_pretrained(draft)
+    load_tokenizer(policy).save_pretrained(draft)
     os.replace(draft, output)
     return output

@@ -7,9 +7,11 @@ with the canary, evaluation, metrics and checkpoints.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mgsrl.cluster.pool import ActorPool
 from mgsrl.config import AlgoConfig, CheckpointConfig, EvaluateConfig, SyncConfig
 from mgsrl.data.mixture import Mixture
 from mgsrl.errors import WorkerDiedError
@@ -25,7 +27,7 @@ from mgsrl.obs.timers import StageTimers
 from mgsrl.obs.trackers import Trackers
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rollout.sampler import Sampler
-from mgsrl.sync.canary import PROBE_SEED, check_canary, compare_logprobs
+from mgsrl.sync.canary import PROBE_SEED, Probe, check_canary, compare_logprobs
 from mgsrl.train.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
 from mgsrl.train.schedule import Phase, Schedule
 from mgsrl.types import DomainStats, Prompt, RolloutGroup, Sampling, StepStats, SurgeryReport
@@ -129,11 +131,12 @@ class Run:
                     threshold=self.sync.canary_threshold,
                     weight_version=self.step,
                     worker=f"{pool.name} worker {slot}",
-                    probes=lambda pool=pool, slot=slot: (
-                        pool.broadcast("probe", PROBE_SEED, limit_s=limit_s)[slot],
-                        self.learners.probe(),
-                    ),
+                    probes=partial(self._probes, pool, slot),
                 )
+
+    def _probes(self, pool: ActorPool, slot: int) -> tuple[Probe, Probe]:
+        engine = pool.broadcast("probe", PROBE_SEED, limit_s=self.sampler.limit_s)[slot]
+        return engine, self.learners.probe()
 
     def republish_weights(self, _handle: Any) -> None:
         """A rollout worker was replaced: connect it and send it the current version."""

@@ -1,5 +1,7 @@
 """Strategies as phases: equal batch sizes, exact shares, clear errors."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,5 +70,5 @@ def test_phases_tile_the_run_and_keep_the_batch_size(
     phases = make_schedule(StrategyConfig(sequential=sequential), by_name, steps).phases
     assert phases[0].start == 0
     assert phases[-1].end == steps
-    assert all(a.end == b.start for a, b in zip(phases, phases[1:]))
+    assert all(a.end == b.start for a, b in itertools.pairwise(phases))
     assert all(sum(phase.quotas.values()) == sum(quotas) for phase in phases)

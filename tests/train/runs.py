@@ -1,0 +1,84 @@
+"""Starts real `mgsrl train` processes on the bundled model, small and fast."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SMALL = (
+    "rollout.engine=transformers",
+    "rollout.max_new_tokens=24",
+    "algo.prompts_per_domain=2",
+    "algo.samples_per_prompt=4",
+    "learner.micro_batch_size=8",
+    "evaluate.prompts_per_domain=4",
+    "evaluate.samples_per_prompt=1",
+    "checkpoint.every=1",
+    "trackers.wandb=disabled",
+    "cluster.object_store_gib=0.2",
+)
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    """`mgsrl train` in the background, its output in `folder`.log."""
+    log = folder.with_suffix(".log").open("a")
+    command = [sys.executable, "-m", "mgsrl.cli", "train", *SMALL, f"run.dir={folder}", *overrides]
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
+
+
+def train(folder: Path, *overrides: str, limit_s: float = 240) -> str:
+    """Run to the end; the output. Fails the test when the exit code is not 0."""
+    process = start(folder, *overrides)
+    code = process.wait(timeout=limit_s)
+    output = folder.with_suffix(".log").read_text()
+    assert code == 0, output
+    return output
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl without what a clock decides."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    clock = ("time/", "throughput/")
+    return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows]
+
+
+def wait_for(condition: Callable[[], bool], what: str, limit_s: float = 180) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {limit_s:.0f} s for {what}"
+        time.sleep(0.2)
+
+
+def steps_done(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+def descendants(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def actor(process: "subprocess.Popen[str]", name: str) -> psutil.Process:
+    """The Ray worker process that runs the actor class `name`."""
+    found = [child for child in descendants(process) if f"ray::{name}" in _title(child)]
+    assert found, f"no process of {name} among {[_title(child) for child in descendants(process)]}"
+    return found[0]
+
+
+def none_left(processes: list[psutil.Process]) -> None:
+    """Assert that all of `processes` end within a few seconds."""
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    alive = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert not alive, [_title(process) for process in alive]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()) or process.name()
+    except psutil.Error:
+        return ""

@@ -1,0 +1,119 @@
+"""Whole runs on the bundled model with real Ray, DeepSpeed and reward workers.
+
+The light `transformers` engine keeps them fast; `test_quickstart.py` runs the same on vLLM.
+"""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.train import runs
+
+pytestmark = [pytest.mark.ray_cluster, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def six_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of six steps."""
+    folder = tmp_path_factory.mktemp("runs") / "six"
+    runs.train(folder, "train.num_steps=6")
+    return folder
+
+
+def test_a_run_leaves_everything_that_was_promised(six_steps: Path) -> None:
+    names = {path.name for path in six_steps.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "evaluations.jsonl",
+        "rollouts",
+        "surgery",
+        "checkpoints",
+        "report.html",
+    }
+    rows = [json.loads(line) for line in (six_steps / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(len(row) <= 65 for row in rows)
+    for row in rows:
+        stages = [v for k, v in row.items() if k.startswith("time/") and k != "time/step"]
+        assert sum(stages) == pytest.approx(row["time/step"], rel=1e-6)
+        assert row["weights/version"] == row["step"]
+        assert row["sync/canary_error"] < 1e-3
+        for domain in ("math", "chat", "instruction_following"):
+            assert row[f"abstained/{domain}"] == 0
+            assert row[f"mismatch/{domain}"] < 1e-3
+    evaluated = [json.loads(line) for line in (six_steps / "evaluations.jsonl").open()]
+    assert [(row["step"], row["domain"]) for row in evaluated] == [
+        (step, domain) for step in (0, 6) for domain in ("math", "chat", "instruction_following")
+    ]
+    assert json.loads((six_steps / "run.json").read_text())["status"] == "finished"
+    assert "report:" in six_steps.with_suffix(".log").read_text().splitlines()[-1]
+
+
+def test_six_steps_equal_three_and_three_to_the_bit(six_steps: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "three"
+    runs.train(folder, "train.num_steps=3")
+    runs.train(folder, "train.num_steps=6")
+    assert runs.metrics(folder) == runs.metrics(six_steps)
+    for name in ("rank_0.safetensors",):
+        one, other = (run / "checkpoints/step_6/learner" / name for run in (folder, six_steps))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_finished_run_says_so_and_another_configuration_is_refused(six_steps: Path) -> None:
+    output = runs.train(six_steps, "train.num_steps=6")
+    assert "is finished (6 steps)" in output
+    process = runs.start(six_steps, "train.num_steps=6", "strategy=mixed")
+    assert process.wait(timeout=60) == 2
+    assert "surgery.method: 'pcgrad' -> 'none'" in six_steps.with_suffix(".log").read_text()
+
+
+def test_killed_workers_lose_nothing(six_steps: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    process = runs.start(folder, "train.num_steps=6")
+    for step, name in ((1, "RolloutWorker"), (3, "RewardWorker")):
+        runs.wait_for(lambda step=step: runs.steps_done(folder) >= step, f"step {step}")
+        runs.actor(process, name).kill()
+    assert process.wait(timeout=240) == 0, folder.with_suffix(".log").read_text()
+    assert runs.metrics(folder) == runs.metrics(six_steps)
+
+
+def test_a_killed_learner_ends_the_run_and_the_same_command_resumes_it(
+    six_steps: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "learner"
+    process = runs.start(folder, "train.num_steps=6")
+    runs.wait_for(lambda: runs.steps_done(folder) >= 2, "step 2")
+    family = runs.descendants(process)
+    runs.actor(process, "LearnerWorker").kill()
+    assert process.wait(timeout=120) == 1
+    runs.none_left(family)
+    assert "run the same command again" in folder.with_suffix(".log").read_text()
+    runs.train(folder, "train.num_steps=6")
+    assert runs.metrics(folder) == runs.metrics(six_steps)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_leaves_nothing_running(number: signal.Signals, tmp_path: Path) -> None:
+    folder = tmp_path / "stopped"
+    process = runs.start(folder, "train.num_steps=50")
+    runs.wait_for(lambda: runs.steps_done(folder) >= 1, "step 1")
+    family = runs.descendants(process)
+    assert family
+    process.send_signal(number)
+    code = process.wait(timeout=60)
+    assert code == (-9 if number == signal.SIGKILL else 1)
+    runs.none_left(family)
+    leftovers = [p for p in (folder / "checkpoints").iterdir() if p.name.startswith(".")]
+    assert number == signal.SIGKILL or not leftovers
+
+
+def test_two_ranks_and_zero_3_train_like_one(six_steps: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    runs.train(folder, "train.num_steps=1", "learner.world_size=2", "learner.zero_stage=3")
+    one, two = runs.metrics(six_steps)[0], runs.metrics(folder)[0]
+    for key, value in one.items():
+        assert two[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
