@@ -10,13 +10,22 @@ from typing import Any
 
 import torch
 
+from mgsrl.errors import InvariantError
+
 UpdateInfo = dict[str, Any]
 """`names`: list[str], `dtype_names`: list[str], `shapes`: list[list[int]],
 `buffers`: list of uint8 arrays. The first three are those of vLLM's NCCL engine."""
 
 
 def pack_group(names: Sequence[str], tensors: Sequence[torch.Tensor]) -> UpdateInfo:
-    """Tensors (any dtype, any device) -> payload; CPU tensors are not copied."""
+    """Tensors (any dtype, any device) -> payload; CPU tensors are not copied.
+
+    Raises:
+        InvariantError: an empty tensor, which is what ZeRO-3 leaves of an ungathered parameter.
+    """
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor.numel() == 0:
+            raise InvariantError(f"{name} is empty: it was not gathered before it was published")
     on_cpu = [tensor.detach().cpu().contiguous() for tensor in tensors]
     return {
         "names": list(names),

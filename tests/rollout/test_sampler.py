@@ -1,5 +1,7 @@
 """Seeds, batches and groups; then the same on real Ray actors, one of which dies."""
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,10 @@ from mgsrl.rollout.worker import (
     cpu_threads,
     rollout_pools,
 )
+from mgsrl.sync.client import RolloutClient
+from mgsrl.sync.object_store import ObjectStoreSender
 from mgsrl.types import GenerationRequest, Prompt, Sampling
+from tests.sync.sources import ModuleSource, perturbed
 
 SAMPLING = {"math": Sampling(1.0, 8), "chat": Sampling(0.7, 6)}
 
@@ -105,8 +110,8 @@ def spec(path: Path, **config: Any) -> EngineSpec:
     )
 
 
-def make_sampler(path: Path, on_restart: Any = None, **config: Any) -> Sampler:
-    pools = rollout_pools(spec(path, **config), {"math": 1, "chat": 1}, on_restart=on_restart)
+def make_sampler(path: Path, **config: Any) -> Sampler:
+    pools = rollout_pools(spec(path, num_workers=2, **config), {"math": 1, "chat": 1})
     return Sampler(pools, SAMPLING, samples_per_prompt=3, seed=11, limit_s=120)
 
 
@@ -117,6 +122,14 @@ def ray_local() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def sampler(ray_local: None, tiny_model: Path) -> Sampler:
+    """Two workers that serve both domains; its tests run in the order of this file."""
+    shared = make_sampler(tiny_model)
+    shared.wait_ready()
+    return shared
 
 
 def in_this_process(path: Path, step: int) -> dict[str, list[tuple[tuple[int, ...], ...]]]:
@@ -156,63 +169,67 @@ def test_a_missing_model_stops_before_any_actor(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray_cluster
-@pytest.mark.usefixtures("ray_local")
-@pytest.mark.parametrize("assignment", ["shared", "dedicated"])
-def test_groups_come_in_order_whoever_makes_them(assignment: str, tiny_model: Path) -> None:
-    sampler = make_sampler(tiny_model, assignment=assignment, num_workers=2)
+def test_groups_come_in_order_whoever_makes_them(sampler: Sampler, tiny_model: Path) -> None:
     progress: list[tuple[int, int]] = []
-    try:
-        facts = sampler.wait_ready()
-        groups = sampler.rollout(prompts(), 5, lambda done, total: progress.append((done, total)))
-        again = sampler.evaluate(prompts(), samples_per_prompt=2)
-        greedy = sampler.evaluate(prompts(), {"math": Sampling(0.0, 8)}, samples_per_prompt=2)
-    finally:
-        sampler.stop()
-    assert len(facts) == len({f["pid"] for f in facts}) == 2
-    assert (len(sampler.distinct_pools) == 1) is (assignment == "shared")
+    groups = sampler.rollout(prompts(), 5, lambda done, total: progress.append((done, total)))
     assert [g.prompt.id for g in groups["chat"]] == ["p0", "p1", "p2", "p3"]
     assert tokens(groups) == in_this_process(tiny_model, 5)
     assert progress[-1] == (24, 24)
-    assert tokens(again) != {d: [g[:2] for g in of] for d, of in tokens(groups).items()}
+    assert len(sampler.distinct_pools) == 1
+    assert len(sampler.handles) == 2
+
+
+@pytest.mark.ray_cluster
+def test_evaluation_has_its_own_seeds_and_settings(sampler: Sampler) -> None:
+    evaluated = tokens(sampler.evaluate(prompts(), samples_per_prompt=3))
+    assert evaluated == tokens(sampler.evaluate(prompts(), samples_per_prompt=3))
+    assert evaluated != tokens(sampler.rollout(prompts(), 0))
+    greedy = sampler.evaluate(prompts(), {"math": Sampling(0.0, 8)}, samples_per_prompt=2)
     assert all(a.token_ids == b.token_ids for a, b in (g.rollouts for g in greedy["math"]))
 
 
 @pytest.mark.ray_cluster
-@pytest.mark.usefixtures("ray_local")
-def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(tiny_model: Path) -> None:
-    import ray
-
-    restarted: list[Any] = []
-    sampler = make_sampler(tiny_model, restarted.append, num_workers=2)
+def test_dedicated_workers_give_the_same_responses(sampler: Sampler, tiny_model: Path) -> None:
+    dedicated = make_sampler(tiny_model, assignment="dedicated")
     try:
-        sampler.wait_ready()
-        expected = tokens(sampler.rollout(prompts(), 9))
-        victim = sampler.handles[0]
-        ray.kill(victim)
-        groups = sampler.rollout(prompts(), 9)
-        assert tokens(groups) == expected
-        assert len(restarted) == 1
-        assert victim not in sampler.handles
+        assert len({facts["pid"] for facts in dedicated.wait_ready()}) == 2
+        assert len(dedicated.distinct_pools) == 2
+        assert tokens(dedicated.rollout(prompts(), 5)) == tokens(sampler.rollout(prompts(), 5))
     finally:
-        sampler.stop()
+        dedicated.stop()
 
 
 @pytest.mark.ray_cluster
-@pytest.mark.usefixtures("ray_local")
-def test_a_replacement_without_the_current_weights_is_noticed(tiny_model: Path) -> None:
+def test_a_worker_killed_while_it_generates_loses_nothing(
+    sampler: Sampler, tiny_model: Path
+) -> None:
+    """Its replacement gets the current weights, then the same requests with the same seeds."""
     import ray
 
-    from mgsrl.sync.client import RolloutClient
-    from mgsrl.sync.object_store import ObjectStoreSender
-    from tests.sync.sources import ModuleSource, perturbed
+    source = ModuleSource(perturbed(tiny_model))
 
-    sampler = make_sampler(tiny_model, num_workers=2)
-    try:
-        sampler.wait_ready()
-        source = ModuleSource(perturbed(tiny_model))
-        ObjectStoreSender(source, RolloutClient(sampler.handles, 60), True).send_weights(1)
-        ray.kill(sampler.handles[1])
-        with pytest.raises(InvariantError, match=r"\[-1, 1\]"):
-            sampler.rollout(prompts(), 2)
-    finally:
-        sampler.stop()
+    def publish(handles: list[Any]) -> None:
+        ObjectStoreSender(source, RolloutClient(handles, 60), True).send_weights(1)
+
+    publish(sampler.handles)
+    expected = tokens(sampler.rollout(prompts(), 9))
+    restarted: list[Any] = []
+    victim, pool = sampler.handles[0], sampler.distinct_pools[0]
+    pool.on_restart = lambda handle: (restarted.append(handle), publish([handle]))
+    victim.__ray_call__.remote(lambda worker: time.sleep(60))  # busy: its batch must wait
+    threading.Timer(1.0, ray.kill, [victim]).start()
+    groups = sampler.rollout(prompts(), 9)
+    assert tokens(groups) == expected
+    assert {r.weight_version for of in groups.values() for g in of for r in g.rollouts} == {1}
+    assert len(restarted) == 1
+    assert victim not in sampler.handles
+
+
+@pytest.mark.ray_cluster
+def test_a_replacement_without_the_current_weights_is_noticed(sampler: Sampler) -> None:
+    import ray
+
+    sampler.distinct_pools[0].on_restart = None
+    ray.kill(sampler.handles[1])
+    with pytest.raises(InvariantError, match=r"\[-1, 1\]"):
+        sampler.rollout(prompts(), 2)

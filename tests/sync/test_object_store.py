@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mgsrl.config import RolloutConfig
-from mgsrl.errors import ConfigError, StaleWeightsError, WorkerDiedError
+from mgsrl.errors import ConfigError, InvariantError, StaleWeightsError, WorkerDiedError
 from mgsrl.sync.backend import choose_transfer
 from mgsrl.sync.canary import PROBE_SEED, compare_probes, probe_parameter
 from mgsrl.sync.client import RolloutClient
@@ -20,12 +20,21 @@ from tests.sync.sources import ModuleSource, perturbed
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
 def test_every_dtype_survives_the_wire(dtype: torch.dtype) -> None:
-    tensors = [torch.randn(3, 5).mul(9).to(dtype), torch.randn(7).to(dtype), torch.ones(2, 0)]
+    tensors = [
+        torch.randn(3, 5).mul(9).to(dtype),
+        torch.randn(7).to(dtype),
+        torch.ones(()).to(dtype),
+    ]
     pairs = unpack_group(**pack_group(["a", "b", "c"], tensors))
     assert [name for name, _ in pairs] == ["a", "b", "c"]
     for (_, received), sent in zip(pairs, tensors):
         assert received.dtype == sent.dtype
         assert torch.equal(received, sent)
+
+
+def test_a_parameter_that_was_not_gathered_is_a_defect() -> None:
+    with pytest.raises(InvariantError, match=r"b.*not gathered"):
+        pack_group(["a", "b"], [torch.ones(2), torch.empty(0)])
 
 
 def test_non_contiguous_tensors_are_laid_out_first() -> None:
