@@ -105,7 +105,7 @@ def inspect_source(
             row = reader.read(record, default_id=str(index))
             if row.id in ids:
                 raise RowProblem("every id once", repr(row.id))
-            tokens = prompts.encode(row.messages, row_id=row.id) if prompts else None
+            tokens = prompts.encode(row.messages) if prompts else None
         except RowProblem as problem:
             report.problems[problem.expected] += 1
             report.examples.setdefault(problem.expected, f"{where}: {problem.found}")

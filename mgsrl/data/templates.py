@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 
 from mgsrl.config import DataConfig, PolicyConfig
-from mgsrl.data.rows import Row
+from mgsrl.data.rows import Row, RowProblem
 from mgsrl.errors import ConfigError, DataError, explain
 from mgsrl.types import Message, Prompt
 
@@ -73,7 +73,10 @@ class PromptTokenizer:
             DataError: overlong under `data.overlong=error`, or a conversation that the chat
                 template refuses.
         """
-        token_ids = self.encode(row.messages, row_id=f"{domain}/{row.id}")
+        try:
+            token_ids = self.encode(row.messages)
+        except RowProblem as problem:
+            raise problem.at(f"{domain}/{row.id}") from problem
         limit, counts = self._data.max_prompt_tokens, self.counts.setdefault(domain, PromptCounts())
         if len(token_ids) > limit:
             if self._data.overlong == "error":
@@ -94,8 +97,12 @@ class PromptTokenizer:
         counts.kept += 1
         return Prompt(row.id, domain, row.messages, tuple(token_ids), row.reference)
 
-    def encode(self, messages: Sequence[Message], *, row_id: str) -> list[int]:
-        """The untruncated prompt tokens of a conversation, generation prompt included."""
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The untruncated prompt tokens of a conversation, generation prompt included.
+
+        Raises:
+            RowProblem: the chat template refuses the conversation.
+        """
         if self._template == "prompted":
             # With the tokenizer's own special tokens: Llama's base models saw a beginning-of-
             # sequence token in front of every text, Qwen's did not.
@@ -107,13 +114,10 @@ class PromptTokenizer:
                 tokenize=False,
             )
         except jinja2.TemplateError as error:
-            raise DataError(
-                explain(
-                    f"The chat template refuses the conversation {row_id}.",
-                    expected="roles in an order that the model's template knows",
-                    found=f"{[message['role'] for message in messages]} ({error})",
-                    todo="mend the row, or use another policy.prompt_template",
-                )
+            raise RowProblem(
+                "roles in an order that the model's chat template knows",
+                f"{[message['role'] for message in messages]} ({error})",
+                "mend the row, or use another policy.prompt_template",
             ) from error
         # Chat templates write their own special tokens.
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])

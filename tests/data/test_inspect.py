@@ -25,6 +25,14 @@ def test_it_counts_problems_duplicates_and_lengths(tmp_path: Path, tokenizer: An
         {"prompt": "no answer"},
         {"prompt": "none either"},
         {"prompt": "", "answer": "4"},
+        {
+            "prompt": [
+                {"role": "user", "content": "a"},
+                {"role": "system", "content": "the template wants this first"},
+                {"role": "user", "content": "b"},
+            ],
+            "answer": "5",
+        },
     ]
     prompts = PromptTokenizer(PolicyConfig(), tokenizer, DataConfig())
     report = inspect_source(
@@ -35,12 +43,12 @@ def test_it_counts_problems_duplicates_and_lengths(tmp_path: Path, tokenizer: An
         prompts=prompts,
         max_prompt_tokens=30,
     )
-    assert (report.num_rows, report.num_usable) == (6, 3)
+    assert (report.num_rows, report.num_usable) == (7, 3)
     assert (report.duplicate_prompts, report.overlong) == (1, 1)
-    assert sorted(report.problems.values()) == [1, 2]
+    assert sorted(report.problems.values()) == [1, 1, 2]
     assert sum(count for _, _, count in report.histogram()) == 3
     text = "\n".join(report.lines())
-    assert "3 of 6 rows usable" in text
+    assert "3 of 7 rows usable" in text
     assert "line 4" in text
 
 
