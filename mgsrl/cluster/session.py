@@ -4,6 +4,7 @@ A local session listens on the loopback interface only and starts no dashboard. 
 SIGINT end the run through the same `finally`, so nothing is left running.
 """
 
+import logging
 import os
 import signal
 import threading
@@ -59,6 +60,8 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
 def _init(config: ClusterConfig) -> None:
     import ray
 
+    # Says at every start that local sessions are guarded by a token; they are, and that is fine.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     if config.address == "local":
         ray.init(
             address="local",

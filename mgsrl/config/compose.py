@@ -164,8 +164,8 @@ def _valid_keys(parent: str) -> list[str]:
     if not parent:
         return [*map(str, schema), "experiment"]
     if parent == "domains":
-        return sorted({name for file in (config_dir() / "domains").glob("*.yaml")
-                       for name in OmegaConf.load(file)})  # fmt: skip
+        files = (config_dir() / "domains").glob("*.yaml")
+        return sorted({str(name) for file in files for name in OmegaConf.load(file)})
     parts = parent.split(".")
     if parts[0] == "domains":
         schema, parts = OmegaConf.structured(DomainConfig), parts[2:]

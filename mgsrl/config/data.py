@@ -24,6 +24,8 @@ class SourceConfig:
     `id`. A dotted name reaches into nested records (`reward_model.ground_truth`)."""
     answer_pattern: str = ""
     """Regular expression whose first group is the answer inside the answer column."""
+    prompt_suffix: str = ""
+    """Added to the end of every prompt, e.g. how to mark the final answer."""
     start: int = 0
     """First row used."""
     limit: int | None = None

@@ -58,6 +58,7 @@ class RowReader:
         validate: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self._columns = dict(source.columns)
+        self._prompt_suffix = source.prompt_suffix
         self._key = key
         self._reward_kind = reward_kind
         self._validate = validate
@@ -137,6 +138,9 @@ class RowReader:
                 f"a last message of the {messages[-1]['role']}",
                 "remove the last answer: the policy is to write it",
             )
+        if self._prompt_suffix:
+            last = {**messages[-1], "content": messages[-1]["content"] + self._prompt_suffix}
+            messages = (*messages[:-1], last)
         return messages
 
     # --- reference --------------------------------------------------------------------------------

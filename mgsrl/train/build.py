@@ -48,6 +48,8 @@ class Plan:
     mixture: Mixture
     sampling: Mapping[str, Sampling]
     learner: LearnerSpec
+    notes: tuple[str, ...]
+    """What the user should know about the data."""
 
 
 def plan(config: Config) -> Plan:
@@ -72,7 +74,8 @@ def plan(config: Config) -> Plan:
         if name in active:
             prompts[name] = _prompts(templates, name, domain, domain.source, "source")
         if domain.heldout is not None and config.evaluate.prompts_per_domain:
-            source = replace(domain.heldout, limit=config.evaluate.prompts_per_domain)
+            limits = [config.evaluate.prompts_per_domain, domain.heldout.limit]
+            source = replace(domain.heldout, limit=min(n for n in limits if n is not None))
             heldout[name] = _prompts(templates, name, domain, source, "heldout")
     most = {name: max(phase.quotas.get(name, 0) for phase in schedule.phases) for name in prompts}
     return Plan(
@@ -91,6 +94,12 @@ def plan(config: Config) -> Plan:
             surgery=config.surgery,
             seed=config.seed,
             num_steps=config.train.num_steps,
+        ),
+        notes=tuple(
+            f"{name}: {counts.kept} prompts, {counts.truncated} of them truncated; "
+            f"{counts.dropped} dropped as longer than data.max_prompt_tokens"
+            for name, counts in templates.counts.items()
+            if counts.truncated or counts.dropped
         ),
     )
 

@@ -40,6 +40,8 @@ def _train(config: Config, checkpoint: Checkpoint | None) -> None:
     with Console(config.trackers.console, config.train.num_steps, first_step=first_step) as console:
         with console.stage("loading model and data"):
             ready = plan(config)
+        for note in ready.notes:
+            console.note(note)
         with ray_session(config.cluster), build(config, ready, checkpoint, console) as run:
             try:
                 train(run)

@@ -5,7 +5,6 @@ one room of the package, in the order of the design's "one prompt's walk".
 """
 
 from mgsrl.algo.advantages import with_advantages
-from mgsrl.data.packing import pack
 from mgsrl.train.run import Run
 
 
@@ -21,7 +20,7 @@ def train(run: Run) -> None:
             groups = run.sampler.rollout(prompts, run.step)  # {domain: [RolloutGroup]}
         with run.stage("reward"):
             groups = with_advantages(run.scorer.score(groups), run.algo)
-        batch = pack(groups, **run.packing)
+        batch = run.pack(groups)  # domain-pure micro-batches for every rank
         with run.stage("logprob"):
             run.learners.load_batch(batch)
         for _ in range(run.algo.updates_per_batch):

@@ -14,7 +14,8 @@ from typing import Any
 from mgsrl.cluster.pool import ActorPool
 from mgsrl.config import AlgoConfig, CheckpointConfig, EvaluateConfig, SyncConfig
 from mgsrl.data.mixture import Mixture
-from mgsrl.errors import WorkerDiedError
+from mgsrl.data.packing import PackedBatch, pack
+from mgsrl.errors import AbstentionError, WorkerDiedError
 from mgsrl.evaluate.heldout import heldout_results
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.obs.console import Console
@@ -73,6 +74,15 @@ class Run:
         """Time a stage of the step and show it."""
         with self.console.stage(name, step=self.step + 1), self.timers.stage(name):
             yield
+
+    def pack(self, groups: Groups) -> PackedBatch:
+        """Domain-pure micro-batches for every learner rank."""
+        batch = pack(groups, **self.packing)
+        if not batch.domains:
+            raise AbstentionError(
+                "There is nothing to train on: every response of the step is empty or unscored."
+            )
+        return batch
 
     # ---- before the first step ---------------------------------------------------------------
 
