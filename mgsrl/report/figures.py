@@ -4,6 +4,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from mgsrl.obs.timers import STAGES
 from mgsrl.report.load import RunData
 from mgsrl.report.style import (
+    INK,
     PAIR_COLOURS,
     STAGE_COLOURS,
     colours,
@@ -21,6 +23,8 @@ from mgsrl.report.style import (
     window_for,
 )
 
+MAX_BARS = 60
+"""More steps are drawn as areas: hundreds of bars blur and make a large file."""
 MODEL_COLUMN = "model"
 """Heat-map column of modules that belong to no layer (embeddings, final norm, LM head)."""
 
@@ -39,7 +43,7 @@ def before_after(run: RunData) -> str:
         errors = [e.standard_error if math.isfinite(e.standard_error) else 0 for e in ends[domain]]
         bars = axis.bar(("before", "after"), means, width=0.55, color=colour[domain])
         bars[0].set_alpha(0.4)
-        axis.errorbar((0, 1), means, errors, fmt="none", ecolor="#777777", capsize=4, lw=1.4)
+        axis.errorbar((0, 1), means, errors, fmt="none", ecolor=INK, capsize=4, lw=1.4)
         for x, (mean, error) in enumerate(zip(means, errors)):
             up = mean + error if mean >= 0 else mean - error
             axis.annotate(
@@ -58,7 +62,7 @@ def before_after(run: RunData) -> str:
         else:
             axis.margins(y=0.2)
     axes[0].set_ylabel("mean held-out reward")
-    return svg(figure)
+    return svg(figure, "Held-out reward before and after training")
 
 
 def reward_curves(run: RunData) -> str:
@@ -87,9 +91,9 @@ def reward_curves(run: RunData) -> str:
                 label="held-out ± s.e.",
             )
         axis.set_title(domain, color=colour[domain])
-        _step_axis(axis)
+        step_axis(axis)
     axes[0].set_ylabel("mean reward")
-    return svg(figure)
+    return svg(figure, "Training reward per domain")
 
 
 def training_health(run: RunData) -> str:
@@ -106,7 +110,7 @@ def training_health(run: RunData) -> str:
         _domain_lines(axis, run, family)
         axis.set_title(title)
         axis.set_ylabel(unit)
-        _step_axis(axis)
+        step_axis(axis)
     canary = run.series("sync/canary_error")
     if any(value > 0 for value in canary):
         axes[3].plot(run.steps, canary, color="#888888", ls="--", lw=1.4, label="sync canary")
@@ -115,8 +119,8 @@ def training_health(run: RunData) -> str:
     if positive:
         axes[3].set_yscale("log")
         axes[3].set_ylim(min(positive) / 3, max(positive) * 3)
-    _one_legend(figure, axes)
-    return svg(figure)
+    one_legend(figure, axes)
+    return svg(figure, "Response length, KL, entropy and mismatch over steps")
 
 
 def conflicts(run: RunData) -> str:
@@ -138,10 +142,10 @@ def conflicts(run: RunData) -> str:
         axes[1].plot(run.steps, smooth(values, window), color=colour, label=pair)
     axes[1].axhline(0, color="#888888", lw=1)
     axes[1].set(title="Cosine of the domains' gradients, whole model", ylabel="cosine")
-    _one_legend(figure, axes)
+    one_legend(figure, axes)
     for axis in axes:
-        _step_axis(axis)
-    return svg(figure)
+        step_axis(axis)
+    return svg(figure, "Conflict rate and cosines over steps")
 
 
 def module_heat_map(run: RunData) -> str:
@@ -171,7 +175,7 @@ def module_heat_map(run: RunData) -> str:
             _write_cells(axis, grid, limit)
     bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.01, label="mean cosine")
     bar.outline.set_visible(False)
-    return svg(figure)
+    return svg(figure, "Mean cosine per module kind and layer")
 
 
 def cosines_by_place(run: RunData) -> dict[str, dict[tuple[str, str], float]]:
@@ -202,20 +206,26 @@ def stage_times(run: RunData) -> str:
         return ""
     figure, (axis,) = panels(1, height=2.9)
     figure.set_size_inches(9.6, 2.9)
-    bottom = [0.0] * len(run.steps)
-    for stage in (*STAGES, "other"):
-        values = [0.0 if math.isnan(v) else v for v in run.series(f"time/{stage}")]
-        if any(values):
-            axis.bar(
-                run.steps, values, 0.85, bottom=bottom, color=STAGE_COLOURS[stage], label=stage
-            )
-        bottom = [below + value for below, value in zip(bottom, values)]
+    layers = {
+        stage: [0.0 if math.isnan(v) else v for v in run.series(f"time/{stage}")]
+        for stage in (*STAGES, "other")
+    }
+    layers = {stage: values for stage, values in layers.items() if any(values)}
+    if len(run.steps) > MAX_BARS:
+        shades = [STAGE_COLOURS[stage] for stage in layers]
+        axis.stackplot(run.steps, list(layers.values()), labels=list(layers), colors=shades)
+    else:
+        bottom = [0.0] * len(run.steps)
+        for stage, values in layers.items():
+            shade = STAGE_COLOURS[stage]
+            axis.bar(run.steps, values, 0.85, bottom=bottom, color=shade, label=stage)
+            bottom = [below + value for below, value in zip(bottom, values)]
     axis.set(title="Time per step", ylabel="seconds")
     axis.grid(False, axis="x")
-    _step_axis(axis)
+    step_axis(axis)
     handles, labels = axis.get_legend_handles_labels()
     axis.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return svg(figure)
+    return svg(figure, "Seconds per stage and step")
 
 
 def throughput(run: RunData) -> str:
@@ -228,8 +238,8 @@ def throughput(run: RunData) -> str:
     axis.plot(run.steps, values, color="#4e79a7", marker=".", ms=4)
     axis.set(title="Throughput", ylabel="response tokens / s")
     axis.set_ylim(bottom=0)
-    _step_axis(axis)
-    return svg(figure)
+    step_axis(axis)
+    return svg(figure, "Response tokens per second")
 
 
 def _domain_lines(axis: Axes, run: RunData, family: str) -> None:
@@ -243,9 +253,9 @@ def _domain_lines(axis: Axes, run: RunData, family: str) -> None:
         axis.plot(run.steps, folded, color="#888888", label="mean of domains", lw=1.6)
 
 
-def _one_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+def one_legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """One legend above all panels: each name once, whichever panel draws it."""
-    named = {}
+    named: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels()):
             named.setdefault(label, handle)
@@ -253,7 +263,7 @@ def _one_legend(figure: Figure, axes: Sequence[Axes]) -> None:
         figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=5)
 
 
-def _step_axis(axis: Axes) -> None:
+def step_axis(axis: Axes) -> None:
     axis.set_xlabel("step")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 

@@ -76,8 +76,11 @@ def panels(count: int, *, columns: int = 3, height: float = 2.5) -> tuple[Figure
     return figure, axes
 
 
-def svg(figure: Figure) -> str:
-    """The figure as an inline SVG element that scales with the page and follows its colours."""
+def svg(figure: Figure, label: str) -> str:
+    """An inline SVG element that scales with the page and follows its colours.
+
+    `label` is what a screen reader says.
+    """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -86,7 +89,7 @@ def svg(figure: Figure) -> str:
     # pt sizes would fix the width; the viewBox alone lets CSS scale it
     head, _, body = text.partition(">")
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    return f'{head} role="img">{body}'
+    return f'{head} role="img" aria-label="{label}">{body}'
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
@@ -100,5 +103,5 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 
 
 def window_for(num_steps: int) -> int:
-    """Smoothing window: about an eighth of the run, odd, between 3 and 25 steps."""
-    return min(25, max(3, num_steps // 8 | 1))
+    """Smoothing window: about a sixth of the run, odd, between 3 and 25 steps."""
+    return min(25, max(3, num_steps // 6 | 1))

@@ -104,7 +104,7 @@ UNREACHABLE = """
 import sys, pathlib
 from mgsrl.obs.wandb_tracker import WandbTracker
 t = WandbTracker(pathlib.Path(sys.argv[1]), mode="online", project="p", name="n", run_config={},
-                 note=lambda text: print("NOTE", text), init_limit_s=8.0)
+                 note=lambda text: print("NOTE", text), init_limit_s=2.0)
 t.log(1, {"reward/math": 0.5})
 t.close()
 print("done")

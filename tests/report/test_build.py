@@ -1,0 +1,208 @@
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mgsrl.errors import MissingPathError
+from mgsrl.obs.evaluation_log import EvalResult, append_evaluations
+from mgsrl.obs.run_record import finish_run_record
+from mgsrl.report.build import build_report
+from mgsrl.report.figures import module_place
+from mgsrl.report.load import load_run
+from mgsrl.report.samples import show_tags
+from mgsrl.report.style import smooth, window_for
+from mgsrl.report.tables import changes, seconds_text, stage_rows
+from tests.report.synthetic import DOMAINS, make_run
+
+
+class Links(HTMLParser):
+    """Collects whatever would make a browser fetch something."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "data") and not (value or "").startswith("#"):
+                self.found.append((tag, name, (value or "")[:60]))
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "pocket-mgs-seed0", steps=12)
+
+
+@pytest.fixture(scope="module")
+def html(run_dir):
+    return build_report(run_dir).read_text()
+
+
+def test_report_is_one_file_without_links(run_dir, html):
+    links = Links()
+    links.feed(html)
+    assert all(value.startswith("data:") for _, _, value in links.found), links.found
+    assert "@import" not in html
+    assert "url(http" not in html
+    assert len(html) < 1_500_000
+    assert [p.name for p in run_dir.glob("*report*")] == ["report.html"]  # no temporary left
+
+
+def test_report_shows_every_section(html):
+    for title in (
+        "Held-out reward, before and after",
+        "What was run",
+        "Reward over training",
+        "Lengths, KL, entropy and engine agreement",
+        "Gradient conflict between domains",
+        "Where the gradients agree and conflict",
+        "Time per step",
+        "Generations, early and late",
+    ):
+        assert title in html
+    assert html.count("<svg") == 7
+    assert "They are not evidence that resolving" in html
+    assert "DeepSpeed ZeRO-2" in html
+
+
+def test_generations_are_escaped_and_their_tags_visible(html):
+    assert "<b>done</b>" not in html
+    assert "&lt;b&gt;done&lt;/b&gt;" in html
+    assert '<span class="tag">&lt;response&gt;</span>' in html
+    assert "Use the word &lt;salt&gt; &amp; at most" in html
+    assert str(show_tags("<script><think>")) == (
+        '&lt;script&gt;<span class="tag">&lt;think&gt;</span>'
+    )
+
+
+def test_same_run_same_report(run_dir, html):
+    assert build_report(run_dir).read_text() == html
+
+
+def test_figures_follow_the_pages_colour_and_width(html):
+    heads = re.findall(r"<svg[^>]*>", html)
+    assert all("viewBox" in head and " width=" not in head for head in heads)
+    assert all("aria-label=" in head for head in heads)
+    assert "currentColor" in html
+    assert "#010203" not in html
+
+
+def test_changes_measure_the_rise_in_standard_errors(run_dir):
+    found = {c.domain: c for c in changes(load_run(run_dir))}
+    assert list(found) == list(DOMAINS)
+    math_change = found["math"]
+    assert math_change.standard_error == pytest.approx(math.hypot(0.026, 0.026))
+    ratio = math_change.difference / math_change.standard_error
+    assert math_change.verdict == f"rise, {ratio:.1f} s.e."
+
+
+@pytest.mark.parametrize(
+    ("after", "error", "verdict"),
+    [
+        (0.52, 0.03, "within 1 s.e."),
+        (0.3, 0.03, "fall, 4.7 s.e."),
+        (0.9, math.nan, "no s.e."),
+        (math.nan, 0.03, "unknown"),
+    ],
+)
+def test_verdicts(tmp_path, after, error, verdict):
+    before = EvalResult(0, "math", 0.5, 0.03, 8, 8, 20.0, 1.0, 0.0)
+    append_evaluations(tmp_path, [before, EvalResult(9, "math", after, error, 8, 8, 20, 1, 0)])
+    assert changes(load_run(tmp_path))[0].verdict == verdict
+
+
+def test_stage_table_sums_to_the_step_without_the_warm_up(run_dir):
+    rows = stage_rows(load_run(run_dir))
+    assert rows[-1][0] == "total"
+    assert sum(seconds for _, seconds, _ in rows[:-1]) == pytest.approx(rows[-1][1])
+    assert rows[-1][1] < 6.0  # the warm-up step alone takes 11 s
+
+
+def test_a_killed_run_says_what_is_missing(tmp_path):
+    run = make_run(tmp_path / "run", steps=4, finished=False)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "rew')
+    html = build_report(run).read_text()
+    assert "No evaluation after training, only before it." in html
+    assert "or was killed" in html
+    assert "4 of 30 steps are logged." in html
+    assert "not evaluated again" in html
+
+
+KEPT = ["config.yaml", "run.json", "metrics.jsonl", "evaluations.jsonl"]
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_one_piece_alone_makes_a_report(tmp_path, run_dir, kept):
+    shutil.copy(run_dir / kept, tmp_path)
+    html = build_report(tmp_path).read_text()
+    assert "Not in this report" in html
+    assert html.count("cannot be read") == 0
+
+
+def test_damaged_files_are_named_and_the_rest_is_shown(tmp_path, run_dir):
+    run = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    for name in KEPT:
+        (run / name).write_text("{ not: [ valid\n" * 3)
+    (run / "surgery" / "step_000002.parquet").write_bytes(b"PAR1 no")
+    html = build_report(run).read_text()
+    for name in [*KEPT, "surgery/"]:
+        assert f"{name} cannot be read" in html
+    assert "<h2>" in html
+
+
+def test_a_failed_run_shows_its_error_escaped(tmp_path, run_dir):
+    shutil.copy(run_dir / "run.json", tmp_path)
+    finish_run_record(tmp_path, status="failed", last_step=3, error="worker <3> died")
+    assert "worker &lt;3&gt; died" in build_report(tmp_path).read_text()
+
+
+def test_one_domain_has_no_conflicts_to_show(tmp_path):
+    html = build_report(make_run(tmp_path / "run", steps=3, domains=("math",))).read_text()
+    assert "there is nothing to resolve" in html
+    assert "Where the gradients agree" not in html
+
+
+def test_only_evaluations(tmp_path):
+    append_evaluations(tmp_path, [EvalResult(0, "math", -3.5, 0.1, 8, 8, 20.0, 1.0, 0.0)])
+    append_evaluations(tmp_path, [EvalResult(5, "math", 2.5, math.nan, 1, 1, 20.0, 1.0, 0.0)])
+    html = build_report(tmp_path).read_text()
+    assert "No training step was logged." in html
+    assert "-3.500" in html
+
+
+def test_not_a_run_folder(tmp_path):
+    with pytest.raises(MissingPathError, match="This is not a run folder"):
+        build_report(tmp_path)
+    with pytest.raises(MissingPathError, match="no folder"):
+        build_report(tmp_path / "nowhere")
+
+
+def test_metric_values_of_null_are_gaps(tmp_path):
+    rows = [{"step": 1, "reward/math": None}, {"step": 2, "reward/math": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    run = load_run(tmp_path)
+    assert math.isnan(run.series("reward/math")[0])
+    assert run.series("reward/math")[1] == 0.5
+    build_report(tmp_path)
+
+
+def test_module_places():
+    assert module_place("layers.11.attention") == ("attention", "11")
+    assert module_place("layers.3") == ("layer", "3")
+    assert module_place("model.layers.0.self_attn.q_proj.weight") == ("self_attn.q_proj", "0")
+    assert module_place("embeddings") == ("embeddings", "model")
+
+
+def test_smoothing_ignores_gaps_and_windows_are_odd():
+    assert smooth([1.0, math.nan, 3.0], 3) == [1.0, 2.0, 3.0]
+    assert smooth([1.0, 2.0, 6.0], 3) == [1.5, 3.0, 4.0]
+    assert all(window_for(n) % 2 == 1 for n in range(500))
+
+
+def test_seconds_read_like_people_say_them():
+    assert [seconds_text(s) for s in (4.2, 61, 3725)] == ["4 s", "1 min 01 s", "1 h 02 min"]
