@@ -18,6 +18,7 @@ import os
 import selectors
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ class MathProcess:
         self.memory_limit_mib = memory_limit_mib
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+        self._asking = threading.Lock()
 
     @property
     def pid(self) -> int | None:
@@ -77,6 +80,12 @@ class MathProcess:
 
     def ask(self, gold: str, text: str) -> dict[str, Any]:
         """The process's verdict. Raises ProcessLostError when it took too long or died."""
+        with self._asking:
+            if self._stopped:
+                raise ProcessLostError("the verifier was stopped")
+            return self._ask(gold, text)
+
+    def _ask(self, gold: str, text: str) -> dict[str, Any]:
         self.start()
         assert self._process is not None
         assert self._process.stdin is not None
@@ -124,7 +133,13 @@ class MathProcess:
         return why if status is None else f"{why} (exit status {status})"
 
     def stop(self) -> None:
-        self._kill("stopped")
+        """End the process for good, also while another thread waits for its answer."""
+        self._stopped = True
+        process = self._process
+        if process is not None:
+            process.kill()
+        with self._asking:
+            self._kill("stopped")
 
 
 class MathVerifier:

@@ -126,10 +126,12 @@ def _check_rows(path: Path, config: RewardConfig) -> int:
     """Read every row once; returns how many there are. Raises DataError."""
     seen: set[int] = set()  # 64-bit hashes: a tenth of the memory of the ids
     count = 0
-    for count, row in enumerate(_rows(path, config), start=1):
+    for row in _rows(path, config):
+        count += 1
         key = hash((type(row.id), row.id))
         if key in seen:
-            raise bad_row(path, count, "ids that occur once", f"a second row with id {row.id!r}")
+            found = f"a second row with id {row.id!r}"
+            raise bad_row(path, row.line, "ids that occur once", found)
         seen.add(key)
     if count == 0:
         raise DataError(

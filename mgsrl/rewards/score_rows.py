@@ -21,6 +21,7 @@ REFERENCE_COLUMNS = ("answer", "instruction_id_list", "kwargs", "gates")
 class ScoreRow:
     id: str | int
     """The row's `id`, else its line number."""
+    line: int
     item: RewardItem
 
 
@@ -114,7 +115,7 @@ def _row(
         raise _RowError("`prompt`, a string or a list of messages", _shown(record, "prompt"))
     reference = {name: record[name] for name in REFERENCE_COLUMNS if name in record}
     check(reference)
-    return ScoreRow(id_, RewardItem(messages, response, reference))
+    return ScoreRow(id_, number, RewardItem(messages, response, reference))
 
 
 def _shown(record: Mapping[str, Any], name: str) -> str:

@@ -55,10 +55,11 @@ class ScoreWorkers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
+        # First the workers: after an interrupt nobody waits for the rest of a slow chunk.
         for worker in self._workers:
             worker.close()
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
 
     def score(self, chunks: Iterable[list[ScoreRow]]) -> Iterator[tuple[ScoreRow, Reward]]:
         """Rows with their rewards, in order; at most two chunks a worker are under way."""

@@ -2,8 +2,9 @@ r"""Sentences as IFEval counts them: the English Punkt tokenizer (Kiss & Strunk 
 
 The decision procedure is written from the paper and NLTK's published behaviour; the learned
 parameters are in `punkt_english.txt`. A full stop ends a sentence unless its word is an
-abbreviation, an initial, a number or an ellipsis that the next word continues. Left out: training,
-and NLTK's spans (only the sentences' texts are needed).
+abbreviation, an initial, a number or an ellipsis that the next word continues. This is NLTK as of
+IFEval's publication; versions from 2025 on also let a curly closing quote end a sentence. Left out:
+training, and NLTK's spans (only the sentences' texts are needed).
 """
 
 import re

@@ -1,14 +1,15 @@
 """Words as IFEval counts capital words: sentences, then the Penn Treebank conventions (NLTK's).
 
 Contractions are two words ("DON'T" = DO + N'T), hyphenated words are one, a full stop leaves its
-word only at the end of a sentence.
+word only at the end of a sentence. The rules are those of the time IFEval was published; later NLTK
+versions also part words at dashes.
 """
 
 import re
 
 from mgsrl.rewards.constraints.sentences import sentences
 
-_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+_OPENINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         ("([«“‘„]|[`]+)", r" \1 "),
@@ -16,7 +17,11 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(``)", r" \1 "),
         (r"([ \(\[{<])(\"|\'{2})", r"\1 `` "),
         (r"(?i)(\')(?!re|ve|ll|m|t|s|d|n)(\w)\b", r"\1 \2"),
-        (r"([^\.])(\.)([\]\)}>\"\'»”’ ]*)\s*$", r"\1 \2 \3 "),
+    )
+)
+_MARKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
         (r"([:,])([^\d])", r" \1 \2"),
         (r"([:,])$", r" \1 "),
         (r"\.{2,}", r" \g<0> "),
@@ -54,9 +59,24 @@ def word_tokens(text: str) -> list[str]:
 
 
 def _sentence_tokens(sentence: str) -> list[str]:
-    for pattern, replacement in _RULES:
+    for pattern, replacement in _OPENINGS:
+        sentence = pattern.sub(replacement, sentence)
+    sentence = _final_stop(sentence)
+    for pattern, replacement in _MARKS:
         sentence = pattern.sub(replacement, sentence)
     sentence = f" {sentence} "
     for pattern, replacement in _ENDINGS:
         sentence = pattern.sub(replacement, sentence)
     return sentence.split()
+
+
+def _final_stop(sentence: str) -> str:
+    """Part the full stop that ends the sentence, closing marks after it, from its word.
+
+    The Treebank's pattern for it, `([^.])([.])([closing marks]*)\\s*$`, is quadratic in spaces.
+    """
+    stripped = sentence.rstrip()
+    core = stripped.rstrip("])}>\"'»”’ ")
+    if len(core) < 2 or not core.endswith(".") or core[-2] == ".":
+        return sentence
+    return f"{core[:-1]} . {stripped[len(core) :]} "
