@@ -1,0 +1,250 @@
+#!/usr/bin/env python
+"""Times gradient surgery on gradients of SmolLM2-135M's shape, on the CPU.
+
+Three things in one process, interleaved, each the minimum over the repeats:
+
+  surgery   gramian + surgery_weights + combine_, as the learner calls them
+  loop      the usual PCGrad per parameter tensor: clones, a cosine per pair of domains, a
+            projection per conflict, a host read-back (`.item()`) for each of these numbers
+  traffic   the bytes that surgery must move, (2 D + 1) N values: read all gradients for the
+            Gramian, read them again and write one row for the combination; divided by the best
+            bandwidth of three streaming kernels (sum, copy, scale in place)
+
+Left out: the all-reduce of the Gramian (M D^2 numbers) and the D gradient shards themselves,
+which training with D domains needs anyway.
+"""
+
+import argparse
+import json
+import random
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mgsrl.surgery import combine_, gramian, module_map, surgery_weights
+
+HIDDEN, INTERMEDIATE, KV_HEADS, HEAD_DIM = 576, 1536, 3, 64
+LAYERS, VOCAB = 30, 49152
+"""The published configuration of SmolLM2-135M: 9 heads of 64, 3 key-value heads, tied."""
+BYTES = 4
+
+
+def parameter_sizes(layers: int, vocab: int = VOCAB) -> dict[str, int]:
+    """Parameter name -> number of elements (135M in all with the defaults)."""
+    kv = KV_HEADS * HEAD_DIM
+    block = {
+        "self_attn.q_proj": HIDDEN * HIDDEN,
+        "self_attn.k_proj": HIDDEN * kv,
+        "self_attn.v_proj": HIDDEN * kv,
+        "self_attn.o_proj": HIDDEN * HIDDEN,
+        "mlp.gate_proj": HIDDEN * INTERMEDIATE,
+        "mlp.up_proj": HIDDEN * INTERMEDIATE,
+        "mlp.down_proj": HIDDEN * INTERMEDIATE,
+        "input_layernorm": HIDDEN,
+        "post_attention_layernorm": HIDDEN,
+    }
+    sizes = {"model.embed_tokens.weight": vocab * HIDDEN}
+    for layer in range(layers):
+        sizes |= {f"model.layers.{layer}.{name}.weight": size for name, size in block.items()}
+    return sizes | {"model.norm.weight": HIDDEN}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Random gradients of D domains in one [D, N] buffer, and how it is cut."""
+
+    gradients_DN: Tensor
+    columns: dict[str, tuple[int, int]]
+    """Parameter name -> first and end column."""
+    module_of: dict[str, str]
+
+    @property
+    def modules(self) -> list[str]:
+        return list(dict.fromkeys(self.module_of.values()))
+
+    def pieces(self) -> list[tuple[int, Tensor]]:
+        index = {module: i for i, module in enumerate(self.modules)}
+        return [
+            (index[self.module_of[name]], self.gradients_DN[:, a:b])
+            for name, (a, b) in self.columns.items()
+        ]
+
+
+def make_problem(sizes: dict[str, int], num_domains: int, granularity: str = "module") -> Problem:
+    columns, end = {}, 0
+    for name, size in sizes.items():
+        columns[name] = (end, end + size)
+        end += size
+    gradients = torch.empty(num_domains, end)
+    for d, row in enumerate(gradients):
+        row.normal_(std=1e-3, generator=torch.Generator().manual_seed(d))
+    return Problem(gradients, columns, module_map(list(sizes), granularity))
+
+
+def surgery(problem: Problem, step: int = 0) -> None:
+    pieces = problem.pieces()
+    gram_MDD = gramian(pieces, len(problem.modules))
+    combine_(pieces, surgery_weights(gram_MDD, seed=step))
+
+
+def per_tensor_loop(problem: Problem) -> dict[str, Tensor]:
+    """PCGrad one parameter tensor at a time, written the usual way: the yardstick."""
+    rng = random.Random(0)
+    merged: dict[str, Tensor] = {}
+    for name, (a, b) in problem.columns.items():
+        gradients = [row[a:b].clone() for row in problem.gradients_DN]
+        for i in range(len(gradients)):
+            for j in range(i + 1, len(gradients)):
+                torch.nn.functional.cosine_similarity(gradients[i], gradients[j], dim=0).item()
+        projected = [gradient.clone() for gradient in gradients]
+        for d, p in enumerate(projected):
+            others = [e for e in range(len(gradients)) if e != d]
+            rng.shuffle(others)
+            for e in others:
+                inner = torch.dot(p, gradients[e]).item()
+                if inner < 0:
+                    p -= inner / (gradients[e].norm().item() ** 2 + 1e-12) * gradients[e]
+        merged[name] = torch.stack(projected).sum(0)
+    return merged
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def bandwidth_probes(row: Tensor, other: Tensor) -> dict[str, tuple[int, Callable[[], object]]]:
+    """Name -> (bytes moved per element, streaming kernel)."""
+    return {
+        "sum": (BYTES, row.sum),
+        "copy": (2 * BYTES, lambda: row.copy_(other)),
+        "scale in place": (2 * BYTES, lambda: row.mul_(1.0)),
+    }
+
+
+def measure(problem: Problem, repeats: int, loop_repeats: int) -> dict[str, float]:
+    """Seconds of everything, minima over interleaved repeats; best bandwidth in bytes/s."""
+    num_domains, columns = problem.gradients_DN.shape
+    probes = bandwidth_probes(problem.gradients_DN[0], problem.gradients_DN[-1])
+    parts: dict[str, Callable[[], object]] = {
+        "surgery": lambda: surgery(problem),
+        "gramian": lambda: gramian(problem.pieces(), len(problem.modules)),
+    }
+    parts |= {f"probe {name}": kernel for name, (_, kernel) in probes.items()}
+    best = dict.fromkeys(parts, float("inf"))
+    for _ in range(repeats + 1):  # the first round warms up and cannot be the minimum for long
+        for name, work in parts.items():
+            best[name] = min(best[name], timed(work))
+    rates = {name: columns * size / best[f"probe {name}"] for name, (size, _) in probes.items()}
+    traffic_bytes = (2 * num_domains + 1) * columns * BYTES
+    result = {
+        "seconds": best["surgery"],
+        "gramian_seconds": best["gramian"],
+        "bandwidth_bytes_per_s": max(rates.values()),
+        "memory_traffic_seconds": traffic_bytes / max(rates.values()),
+        **{f"bandwidth {name} GB/s": rate / 1e9 for name, rate in rates.items()},
+    }
+    result["ratio_to_memory_traffic"] = result["seconds"] / result["memory_traffic_seconds"]
+    if loop_repeats:
+        result["loop_seconds"] = min(
+            timed(lambda: per_tensor_loop(problem)) for _ in range(loop_repeats)
+        )
+        result["speedup_over_loop"] = result["loop_seconds"] / result["seconds"]
+    return result
+
+
+def extra_bytes(problem: Problem) -> int:
+    """Growth of the process's peak resident memory during surgery (Linux; else of ru_maxrss)."""
+    surgery(problem)  # libraries allocate their work space at the first call
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current size
+        before = _status_bytes("VmRSS")
+        surgery(problem)
+        return max(0, _status_bytes("VmHWM") - before)
+    except OSError:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        surgery(problem)
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def _status_bytes(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
+
+
+def growth(layers: int, vocab: int, repeats: int) -> list[dict[str, object]]:
+    """How the time grows with domains, parameters and modules; a third of the model at most."""
+    part = max(layers // 3, 1)
+    runs = [("domains", part, d, "module") for d in range(2, 9)]
+    runs += [("parameters", max(layers * k // 4, 1), 3, "module") for k in (1, 2, 3, 4)]
+    runs += [("modules", part, 3, g) for g in ("global", "layer", "module", "parameter")]
+    rows: list[dict[str, object]] = []
+    for what, num_layers, num_domains, granularity in runs:
+        problem = make_problem(parameter_sizes(num_layers, vocab), num_domains, granularity)
+        result = measure(problem, repeats, loop_repeats=0)
+        rows.append(
+            {
+                "grows": what,
+                "domains": num_domains,
+                "parameters": problem.gradients_DN.shape[1],
+                "modules": len(problem.modules),
+                "seconds": result["seconds"],
+                "ratio_to_memory_traffic": result["ratio_to_memory_traffic"],
+            }
+        )
+    return rows
+
+
+def print_tables(result: dict[str, object], rows: list[dict[str, object]]) -> None:
+    for key, value in result.items():
+        print(f"{key:28s} {value:.4g}" if isinstance(value, float) else f"{key:28s} {value}")
+    if rows:
+        print(f"\n{'grows':12s}{'D':>4s}{'parameters':>13s}{'modules':>9s}{'ms':>9s}{'ratio':>8s}")
+    for row in rows:
+        print(
+            f"{row['grows']:12}{row['domains']:4}{row['parameters']:13,}{row['modules']:9}"
+            f"{1e3 * float(str(row['seconds'])):9.1f}"
+            f"{float(str(row['ratio_to_memory_traffic'])):8.2f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--domains", type=int, default=3, help="D, the number of domains")
+    parser.add_argument("--layers", type=int, default=LAYERS, help="transformer layers")
+    parser.add_argument("--vocab", type=int, default=VOCAB, help="rows of the embedding")
+    parser.add_argument("--granularity", default="module", help="as surgery.granularity")
+    parser.add_argument("--repeats", type=int, default=10, help="repeats of which the best counts")
+    parser.add_argument("--loop-repeats", type=int, default=2, help="repeats of the slow loop")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's default)")
+    parser.add_argument("--no-growth", action="store_true", help="only the main measurement")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures to this file")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    problem = make_problem(parameter_sizes(args.layers, args.vocab), args.domains, args.granularity)
+    result: dict[str, object] = {
+        "domains": args.domains,
+        "parameters": problem.gradients_DN.shape[1],
+        "modules": len(problem.modules),
+        "threads": torch.get_num_threads(),
+        "extra_bytes": extra_bytes(problem),
+        **measure(problem, args.repeats, args.loop_repeats),
+    }
+    del problem
+    rows = [] if args.no_growth else growth(args.layers, args.vocab, args.repeats)
+    print_tables(result, rows)
+    if args.json is not None:
+        args.json.write_text(json.dumps({**result, "growth": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
