@@ -138,18 +138,16 @@ class ResponseHead(nn.Module):
         """Log-probability and entropy (nats) of each position, both [T] in fp32."""
         budget = CHUNK_ELEMENTS["cuda" if hidden_TH.is_cuda else "cpu"]
         chunk = max(1, budget // self.weight.shape[0])
-        return TokenLogprobs.apply(  # type: ignore[no-any-return]
-            hidden_TH, self.weight, self.bias, targets_T, temperature, chunk
-        )
+        return TokenLogprobs.apply(hidden_TH, self.weight, self.bias, targets_T, temperature, chunk)
 
 
 class PolicyForward(nn.Module):
     """A Hugging Face causal LM as a function from tokens to response log-probabilities."""
 
-    def __init__(self, policy: nn.Module) -> None:
+    def __init__(self, policy: Any) -> None:
         super().__init__()
-        policy.set_output_embeddings(ResponseHead(policy.get_output_embeddings()))  # type: ignore[operator]
-        self.policy = policy
+        policy.set_output_embeddings(ResponseHead(policy.get_output_embeddings()))
+        self.policy: Any = policy
 
     def forward(
         self, token_ids_BL: torch.Tensor, response_mask_BL: torch.Tensor, temperature: float
@@ -164,7 +162,7 @@ class PolicyForward(nn.Module):
         selected = response_mask_BL.bool()
         hidden_TH = hidden_BLH[:, :-1][selected[:, 1:]]
         targets_T = token_ids_BL[:, 1:][selected[:, 1:]]
-        head = self.policy.get_output_embeddings()  # type: ignore[operator]
+        head = self.policy.get_output_embeddings()
         logprobs_T, entropy_T = head(hidden_TH, targets_T, temperature)
         empty_BL = torch.zeros(
             response_mask_BL.shape, dtype=logprobs_T.dtype, device=logprobs_T.device

@@ -104,15 +104,15 @@ class LearnerGroup:
 
     def accumulate(self, domain: str) -> DomainStats:
         """Forward, loss and backward of one domain; its gradient is kept apart."""
-        return self._all("accumulate", domain)[0]  # type: ignore[no-any-return]
+        return self._all("accumulate", domain)[0]
 
     def resolve_conflicts(self, step: int) -> SurgeryReport:
         """Gradient surgery: the domains' gradients become one."""
-        return self._all("resolve_conflicts", step)[0]  # type: ignore[no-any-return]
+        return self._all("resolve_conflicts", step)[0]
 
     def optimizer_step(self, step: int) -> StepStats:
         """Clip by the global norm and step."""
-        return self._all("optimizer_step", step)[0]  # type: ignore[no-any-return]
+        return self._all("optimizer_step", step)[0]
 
     # ---- weights ---------------------------------------------------------------------------
 
@@ -126,11 +126,11 @@ class LearnerGroup:
 
     def logprobs(self, sequences: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
         """Log-probability of every token given its prefix (first = 0.0), as the engine scores."""
-        return self._all("logprobs", list(sequences), temperature)[0]  # type: ignore[no-any-return]
+        return self._all("logprobs", list(sequences), temperature)[0]
 
     def probe(self) -> dict[str, Any]:
         """Parameter name -> product with the canary's probe vector."""
-        return self._all("probe")[0]  # type: ignore[no-any-return]
+        return self._all("probe")[0]
 
     def export(self, path: str | Path) -> None:
         """Write a plain Hugging Face folder with the tokenizer."""
@@ -179,7 +179,7 @@ class LearnerGroup:
             raise WorkerDiedError(f"the learners are stopped; cannot {method}")
         refs = [getattr(handle, method).remote(*own) for handle, own in zip(self.handles, args)]
         try:
-            return get(refs, self._limit_s, what or f"{method} on the learners")  # type: ignore[no-any-return]
+            return get(refs, self._limit_s, what or f"{method} on the learners")
         except WorkerDiedError as error:
             self.stop()
             raise WorkerDiedError(

@@ -12,7 +12,7 @@ Left out: optimizer state on NVMe, mixtures of experts, several parameter groups
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -248,11 +248,14 @@ class ParameterShardLayout(ShardLayout):
     def refresh_weights(self) -> None:
         for group in range(len(self.masters)):
             self._zero._reassign_or_swap_out_partitioned_parameters(group)
-        # Small parameters stay gathered between uses: gather their new values.
-        persistent = self._zero.persistent_parameters
-        if persistent:
-            persistent[0].partition(param_list=persistent, has_been_updated=False)
-            persistent[0].all_gather(persistent)
+        regather_persistent(self._zero.persistent_parameters)
+
+
+def regather_persistent(params: Sequence[Any]) -> None:
+    """Renew the whole copies of small parameters, which ZeRO-3 keeps gathered between uses."""
+    if params:
+        params[0].partition(param_list=list(params), has_been_updated=False)
+        params[0].all_gather(list(params))
 
 
 def make_layout(engine: Any, names: Mapping[int, str], zero_stage: int) -> ShardLayout:

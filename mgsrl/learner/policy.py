@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from mgsrl.config.policy import PolicyConfig
@@ -77,13 +78,15 @@ def load_policy(config: PolicyConfig, dtype: torch.dtype) -> nn.Module:
         MissingPathError, UserError: it cannot be loaded, or its logits are not `hidden @ W^T`.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     path = resolve_policy(config.path)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, trust_remote_code=config.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             explain(
                 "policy.path cannot be loaded as a causal language model.",
@@ -94,7 +97,7 @@ def load_policy(config: PolicyConfig, dtype: torch.dtype) -> nn.Module:
         ) from error
     _check_head(model, config.path)
     _switch_dropout_off(model)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def load_tokenizer(config: PolicyConfig) -> Any:

@@ -13,6 +13,7 @@ from mgsrl.config.learner import LearnerConfig
 from mgsrl.config.policy import PolicyConfig
 from mgsrl.learner.engine import deepspeed_config
 from mgsrl.learner.forward import PolicyForward
+from mgsrl.learner.layout import regather_persistent
 from mgsrl.learner.policy import load_policy
 from mgsrl.types import MicroBatch
 
@@ -47,7 +48,7 @@ class Reference:
         logprobs_BL, _ = self._forward(
             batch.token_ids_BL, batch.response_mask_BL, batch.temperature
         )
-        return logprobs_BL  # type: ignore[no-any-return]
+        return logprobs_BL
 
     def shards(self, rank: int, world_size: int) -> dict[str, tuple[int, torch.Tensor]]:
         """name -> (start, flat view) of this rank's share of every parameter; over all ranks
@@ -68,10 +69,7 @@ class Reference:
 
     def refresh(self) -> None:
         """Call after writing to `shards` (ZeRO-3 keeps small parameters whole besides)."""
-        params = [p for p in self.model.parameters() if getattr(p, "ds_persist", False)]
-        if params:
-            params[0].partition(param_list=params, has_been_updated=False)
-            params[0].all_gather(params)
+        regather_persistent([p for p in self.model.parameters() if getattr(p, "ds_persist", False)])
 
 
 def local_data(param: nn.Parameter) -> torch.Tensor:

@@ -93,7 +93,7 @@ class LearnerWorker:
         dtype = DTYPES[config.dtype]
         forward = PolicyForward(load_policy(spec.policy, dtype))
         if config.gradient_checkpointing:
-            forward.policy.gradient_checkpointing_enable(  # type: ignore[operator]
+            forward.policy.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )
         self.policy: Any = forward.policy
@@ -141,7 +141,7 @@ class LearnerWorker:
     @torch.no_grad()
     def _score(self, batch: MicroBatch) -> torch.Tensor:
         logprobs_BL, _ = self._engine(batch.token_ids_BL, batch.response_mask_BL, batch.temperature)
-        return logprobs_BL  # type: ignore[no-any-return]
+        return logprobs_BL
 
     def accumulate(self, domain: str) -> DomainStats:
         """Forward, loss, backward over one domain's micro-batches; its gradient is kept apart.

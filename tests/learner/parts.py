@@ -1,0 +1,275 @@
+"""Shared parts of the learner tests: batches, specifications, and a textbook of the method.
+
+The textbook is written from the formulas alone: full logits, float64, one gradient vector per
+domain, PCGrad on explicit vectors (averaged over all orders), `torch.optim.AdamW`.
+"""
+
+import itertools
+import os
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mgsrl.config.algo import AlgoConfig
+from mgsrl.config.learner import LearnerConfig, OptimizerConfig
+from mgsrl.config.policy import PolicyConfig
+from mgsrl.config.surgery import SurgeryConfig
+from mgsrl.data.packing import PackedBatch, pack
+from mgsrl.learner.spec import LearnerSpec
+from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
+
+DOMAINS = ("math", "chat", "instructions")
+TEMPERATURES = {"math": 0.7, "chat": 1.0, "instructions": 1.3}
+
+
+def make_groups(vocab_size: int, seed: int = 0) -> dict[str, list[RolloutGroup]]:
+    """Three domains of 2, 3 and 1 prompts with 2-3 responses of 1-9 tokens each."""
+    rng = random.Random(seed)
+    groups: dict[str, list[RolloutGroup]] = {}
+    for domain, num_prompts, size in zip(DOMAINS, (2, 3, 1), (3, 2, 3)):
+        groups[domain] = []
+        for index in range(num_prompts):
+            prompt_ids = [rng.randrange(vocab_size) for _ in range(rng.randint(2, 6))]
+            prompt = Prompt(str(index), domain, (), tuple(prompt_ids))
+            rollouts = []
+            for _ in range(size):
+                tokens = [rng.randrange(vocab_size) for _ in range(rng.randint(1, 9))]
+                logprobs = tuple(-rng.uniform(3.0, 8.0) for _ in tokens)
+                rollouts.append(Rollout("r", tuple(tokens), logprobs, "", "stop", 0))
+            advantages = tuple(rng.gauss(0.0, 1.0) for _ in rollouts)
+            rewards = (Reward(1.0),) * size
+            groups[domain].append(RolloutGroup(prompt, tuple(rollouts), rewards, advantages))
+    return groups
+
+
+def make_batch(
+    vocab_size: int,
+    world_size: int,
+    micro_batch_size: int,
+    seed: int = 0,
+    domains: Sequence[str] = DOMAINS,
+) -> PackedBatch:
+    groups = make_groups(vocab_size, seed)
+    return pack(
+        {domain: groups[domain] for domain in domains},
+        micro_batch_size=micro_batch_size,
+        world_size=world_size,
+        max_response_length=16,
+        pad_token_id=0,
+        temperatures=TEMPERATURES,
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a test varies."""
+
+    zero_stage: int = 2
+    micro_batch_size: int = 4
+    dtype: str = "float32"
+    method: str = "pcgrad"
+    granularity: str = "module"
+    kl_coef: float = 0.01
+    entropy_coef: float = 0.0
+    updates_per_batch: int = 1
+    gradient_checkpointing: bool = False
+    max_grad_norm: float = 0.05
+    lr: float = 1e-2  # updates well above the rounding of fp32 weights
+    weight_decay: float = 0.01
+    domains: tuple[str, ...] = DOMAINS
+
+
+def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
+    return LearnerSpec(
+        policy=PolicyConfig(path=str(model)),
+        learner=LearnerConfig(
+            world_size=world_size,
+            zero_stage=case.zero_stage,
+            device="cpu",
+            dtype=case.dtype,
+            micro_batch_size=case.micro_batch_size,
+            gradient_checkpointing=case.gradient_checkpointing,
+            optimizer=OptimizerConfig(
+                lr=case.lr,
+                eps=1e-4,  # Adam's first step is lr * g / (|g| + eps): not blind to small errors
+                weight_decay=case.weight_decay,
+                max_grad_norm=case.max_grad_norm,
+                warmup_steps=2,
+                schedule="cosine",
+            ),
+            time_limit_s=120.0,
+        ),
+        algo=AlgoConfig(
+            kl_coef=case.kl_coef,
+            entropy_coef=case.entropy_coef,
+            updates_per_batch=case.updates_per_batch,
+        ),
+        surgery=SurgeryConfig(method=case.method, granularity=case.granularity, order="all"),
+        seed=7,
+        num_steps=10,
+    )
+
+
+def one_step(worker: Any, batch: PackedBatch, rank: int, step: int) -> tuple[Any, Any, Any]:
+    """(domain stats, report, step stats) of one batch."""
+    worker.load_batch(batch.per_rank[rank], batch.totals)
+    for _ in range(worker._spec.algo.updates_per_batch):
+        losses = {domain: worker.accumulate(domain) for domain in batch.domains}
+        report = worker.resolve_conflicts(step)
+        stats = worker.optimizer_step(step)
+    return losses, report, stats
+
+
+def whole_weights(worker: Any) -> dict[str, torch.Tensor]:
+    """Copies of all weights (a collective under ZeRO-3)."""
+    return {name: tensor.clone() for name, tensor in worker.source}
+
+
+def spawn(work: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
+    """`work(rank, world_size, address, *args)` in as many processes; the results by rank."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(
+            _child, (work, world_size, folder, args), nprocs=world_size, join=True
+        )
+        return [
+            torch.load(Path(folder) / f"result_{rank}.pt", weights_only=False)
+            for rank in range(world_size)
+        ]
+
+
+def _child(
+    rank: int, work: Callable[..., Any], world_size: int, folder: str, args: tuple[Any, ...]
+) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    result = work(rank, world_size, f"file://{folder}/rendezvous", *args)
+    torch.save(result, Path(folder) / f"result_{rank}.pt")
+
+
+# ---- the textbook ------------------------------------------------------------------------------
+
+
+def textbook(
+    model_path: Path, case: Case, num_steps: int, module_of: dict[str, str]
+) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """(weights, gradient norms) after `num_steps`, all in float64."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
+    frozen = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
+    params = dict(model.named_parameters())
+    spec = make_spec(model_path, case, 1)
+    opt = spec.learner.optimizer
+    optimizer = torch.optim.AdamW(
+        params.values(), lr=opt.lr, eps=opt.eps, weight_decay=opt.weight_decay
+    )
+    norms = []
+    for step in range(num_steps):
+        groups = make_groups(model.config.vocab_size, seed=step)
+        samples = {d: list(_samples(groups[d], TEMPERATURES[d])) for d in case.domains}
+        num_tokens = sum(len(s[1]) for rows in samples.values() for s in rows)
+        old = {d: [_logprobs(model, s)[0].detach() for s in samples[d]] for d in case.domains}
+        for _ in range(case.updates_per_batch):
+            vectors = {}
+            for domain in case.domains:
+                loss = _loss(model, frozen, samples[domain], old[domain], case) / num_tokens
+                grads = torch.autograd.grad(loss, list(params.values()))
+                vectors[domain] = dict(zip(params, grads))
+            update = resolve(list(vectors.values()), module_of, case.method)
+            norm = torch.sqrt(sum((g * g).sum() for g in update.values())).item()
+            norms.append(norm)
+            scale = min(1.0, case.max_grad_norm / (norm + 1e-6)) if case.max_grad_norm else 1.0
+            for name, param in params.items():
+                param.grad = update[name] * scale
+            optimizer.param_groups[0]["lr"] = _lr(opt, step, spec.num_steps)
+            optimizer.step()
+    return {name: p.detach().clone() for name, p in params.items()}, norms
+
+
+def _samples(groups: Sequence[RolloutGroup], temperature: float) -> Any:
+    for group in groups:
+        for rollout, advantage in zip(group.rollouts, group.advantages):
+            yield (
+                group.prompt.token_ids,
+                rollout.token_ids,
+                rollout.logprobs,
+                advantage,
+                temperature,
+            )
+
+
+def _logprobs(model: Any, sample: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    prompt, response, _, _, temperature = sample
+    ids = torch.tensor([prompt + response])
+    logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1] / temperature
+    table = torch.log_softmax(logits, -1)
+    entropy = -(table.exp() * table).sum(-1)
+    return table[torch.arange(len(response)), torch.tensor(response)], entropy
+
+
+def _loss(model: Any, frozen: Any, samples: Any, old: Any, case: Case) -> torch.Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for sample, old_logp in zip(samples, old):
+        advantage = sample[3]
+        logp, entropy = _logprobs(model, sample)
+        with torch.no_grad():
+            ref, _ = _logprobs(frozen, sample)
+        weight = (old_logp - torch.tensor(sample[2], dtype=torch.float64)).exp().clamp(max=2.0)
+        ratio = (logp - old_logp).exp()
+        surrogate = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+        kl = (ref - logp).exp() - (ref - logp) - 1
+        total = total + (weight * surrogate + case.kl_coef * kl).sum()
+        total = total - case.entropy_coef * entropy.sum()
+    return total
+
+
+def resolve(
+    gradients: list[dict[str, torch.Tensor]], module_of: dict[str, str], method: str
+) -> dict[str, torch.Tensor]:
+    """PCGrad (Yu et al. 2020) per module on flat vectors, averaged over all projection orders."""
+    update: dict[str, torch.Tensor] = {}
+    for module in dict.fromkeys(module_of.values()):
+        names = [name for name in module_of if module_of[name] == module]
+        vectors = [torch.cat([g[n].reshape(-1) for n in names]) for g in gradients]
+        total = torch.zeros_like(vectors[0])
+        for d, vector in enumerate(vectors):
+            if method == "none":
+                total += vector
+                continue
+            others = [e for e in range(len(vectors)) if e != d]
+            orders = list(itertools.permutations(others))
+            for order in orders:
+                projected = vector.clone()
+                for e in order:
+                    inner = projected @ vectors[e]
+                    if inner < 0:
+                        projected -= inner / (vectors[e] @ vectors[e]) * vectors[e]
+                total += projected / len(orders)
+        sizes = [gradients[0][n].numel() for n in names]
+        for name, part in zip(names, total.split(sizes)):
+            update[name] = part.view_as(gradients[0][name])
+    return update
+
+
+def _lr(opt: OptimizerConfig, step: int, num_steps: int) -> float:
+    import math
+
+    if step < opt.warmup_steps:
+        return opt.lr * (step + 1) / opt.warmup_steps
+    progress = (step - opt.warmup_steps) / (num_steps - opt.warmup_steps)
+    return opt.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def relative_error(found: dict[str, torch.Tensor], start: Any, expected: Any) -> float:
+    """|found - expected| / |expected - start| over all parameters: the error of the update."""
+    error = sum(((found[n].double() - expected[n].double()) ** 2).sum() for n in expected)
+    size = sum(((expected[n].double() - start[n].double()) ** 2).sum() for n in expected)
+    return float((error / size).sqrt())
+
+
+__all__ = [name for name in dir() if not name.startswith("_")] + ["replace"]

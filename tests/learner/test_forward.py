@@ -1,0 +1,84 @@
+"""Response log-probabilities: values, gradients and chunking of the LM head."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mgsrl.learner import forward
+from mgsrl.learner.forward import PolicyForward, TokenLogprobs
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_gradients_of_both_outputs(chunk: int, with_bias: bool) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(7, dtype=torch.float64, requires_grad=True) if with_bias else None
+    targets = torch.tensor([0, 6, 2, 2, 5])
+    assert torch.autograd.gradcheck(
+        lambda h, w, b: TokenLogprobs.apply(h, w, b, targets, 0.7, chunk), (hidden, weight, bias)
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 100])
+def test_values_are_those_of_log_softmax(chunk: int) -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(6, 8), torch.randn(11, 8)
+    targets = torch.randint(0, 11, (6,))
+    logprobs, entropy = TokenLogprobs.apply(hidden, weight, None, targets, 1.3, chunk)
+    table = torch.log_softmax(hidden @ weight.T / 1.3, -1)
+    torch.testing.assert_close(logprobs, table.gather(1, targets[:, None])[:, 0])
+    torch.testing.assert_close(entropy, -(table.exp() * table).sum(-1))
+
+
+def test_no_tokens_give_zero_gradients() -> None:
+    hidden = torch.zeros(0, 4, requires_grad=True)
+    weight = torch.randn(7, 4, requires_grad=True)
+    empty = torch.zeros(0, dtype=torch.int64)
+    logprobs, entropy = TokenLogprobs.apply(hidden, weight, None, empty, 1.0, 8)
+    (logprobs.sum() + entropy.sum()).backward()
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
+def test_bfloat16_head_sums_chunks_in_fp32() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(512, 16).bfloat16(), torch.randn(32, 16).bfloat16()
+    targets = torch.randint(0, 32, (512,))
+    grads = []
+    for chunk in (1, 512):
+        leaf = weight.clone().requires_grad_()
+        TokenLogprobs.apply(hidden, leaf, None, targets, 1.0, chunk)[0].sum().backward()
+        assert leaf.grad is not None
+        grads.append(leaf.grad.float())
+    assert (grads[0] - grads[1]).norm() < 0.01 * grads[1].norm()
+
+
+@pytest.mark.parametrize("model_fixture", ["tiny_model", "tiny_untied_model"])
+def test_right_padding_changes_nothing(
+    model_fixture: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    path: Path = request.getfixturevalue(model_fixture)
+    plain = AutoModelForCausalLM.from_pretrained(path)
+    sequences = [[5, 9, 7, 3, 8, 2], [4, 6, 1]]
+    expected = [
+        torch.log_softmax(plain(torch.tensor([ids])).logits[0].float() / 0.8, -1)
+        for ids in sequences
+    ]
+    monkeypatch.setitem(forward.CHUNK_ELEMENTS, "cpu", 600)  # two rows of the vocabulary
+    model = PolicyForward(AutoModelForCausalLM.from_pretrained(path))
+    ids = torch.tensor([sequences[0], [4, 6, 1, 0, 0, 0]])
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [0, 1, 1, 0, 0, 0]]).float()
+    logprobs, entropy = model(ids, mask, 0.8)
+    assert logprobs[0, 3].item() == pytest.approx(expected[0][2, 3].item(), abs=1e-5)
+    assert logprobs[1, 2].item() == pytest.approx(expected[1][1, 1].item(), abs=1e-5)
+    own = expected[1][0]
+    assert entropy[1, 1].item() == pytest.approx(-(own.exp() * own).sum().item(), abs=1e-5)
+    assert not logprobs[mask == 0].any()
+    assert [name for name, _ in model.policy.named_parameters()] == [
+        name for name, _ in plain.named_parameters()
+    ]

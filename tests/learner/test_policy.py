@@ -1,0 +1,69 @@
+"""Loading the policy: what is refused, and how it is said."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mgsrl.config.policy import PolicyConfig
+from mgsrl.errors import MissingPathError, UserError
+from mgsrl.learner.policy import load_policy, load_tokenizer, resolve_policy
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(MissingPathError, match=r"(?s)expected:.*found:.*to do:"):
+        resolve_policy(str(tmp_path / "nothing"))
+
+
+def test_not_a_model_folder(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UserError, match=r"(?s)config\.json.*notes\.txt"):
+        resolve_policy(str(tmp_path))
+
+
+def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_text("")
+    with pytest.raises(MissingPathError, match="a file"):
+        resolve_policy(str(tmp_path / "model.bin"))
+
+
+def test_hub_ids_pass() -> None:
+    assert resolve_policy("Qwen/Qwen2.5-7B") == "Qwen/Qwen2.5-7B"
+
+
+def test_broken_weights(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "config.json").write_text((tiny_model / "config.json").read_text())
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_policy(PolicyConfig(path=str(tmp_path)), torch.float32)
+
+
+def test_truncated_weights(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "config.json").write_text((tiny_model / "config.json").read_text())
+    weights = (tiny_model / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_policy(PolicyConfig(path=str(tmp_path)), torch.float32)
+
+
+def test_logits_that_are_not_linear_are_refused(tmp_path: Path) -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="final_logit_softcapping"):
+        load_policy(PolicyConfig(path=str(tmp_path)), torch.float32)
+
+
+def test_model_and_tokenizer_load(tiny_model: Path) -> None:
+    config = PolicyConfig(path=str(tiny_model))
+    model = load_policy(config, torch.bfloat16)
+    assert next(model.parameters()).dtype is torch.bfloat16
+    assert load_tokenizer(config).eos_token == "<eos>"

@@ -1,0 +1,241 @@
+"""The update itself: against the textbook, over ZeRO stages, world sizes and micro-batch sizes.
+
+Two processes talk over gloo. Starting them costs most of the time, so each world size starts
+once and runs all cases.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mgsrl.errors import InvariantError
+from mgsrl.surgery import module_map
+from tests.learner.parts import (
+    Case,
+    make_batch,
+    make_spec,
+    one_step,
+    relative_error,
+    spawn,
+    textbook,
+    whole_weights,
+)
+
+STEPS = 2
+GRID = {
+    f"stage{stage}_micro{size}": Case(zero_stage=stage, micro_batch_size=size)
+    for stage in range(4)
+    for size in (1, 3)
+}
+OPTIONS = {
+    "none": Case(method="none"),
+    "global": Case(granularity="global"),
+    "no_clip": Case(max_grad_norm=0.0, zero_stage=3),
+    "entropy_bonus": Case(entropy_coef=0.05),
+    "two_updates": Case(updates_per_batch=2, zero_stage=3, lr=3e-3),
+    "one_domain": Case(domains=("chat",)),
+    "absent_domain": Case(domains=("math", "chat"), zero_stage=3),
+    "no_reference": Case(kl_coef=0.0, zero_stage=1),
+    "checkpointing": Case(gradient_checkpointing=True),
+    "checkpointing3": Case(gradient_checkpointing=True, zero_stage=3),
+}
+BF16 = {
+    f"bf16_stage{stage}": Case(zero_stage=stage, dtype="bfloat16", micro_batch_size=16)
+    for stage in (1, 2, 3)
+}
+CASES = {**GRID, **OPTIONS, **BF16}
+MODULE_NAMES_CASE = "stage2_micro3"
+
+
+def _worker(case: Case, rank: int, world_size: int, address: str, model: Path) -> Any:
+    from mgsrl.learner.worker import LearnerWorker
+
+    worker = LearnerWorker(make_spec(model, case, world_size), rank, world_size, "cpu", 1)
+    worker.start(address)
+    return worker
+
+
+def _batch(worker: Any, case: Case, world_size: int, seed: int) -> Any:
+    vocab_size = worker.policy.config.vocab_size
+    return make_batch(vocab_size, world_size, case.micro_batch_size, seed, case.domains)
+
+
+def run_cases(rank: int, world_size: int, address: str, model: Path) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for name, case in CASES.items():
+        worker = _worker(case, rank, world_size, address, model)
+        start = whole_weights(worker)
+        norms = []
+        for step in range(STEPS):
+            batch = _batch(worker, case, world_size, seed=step)
+            losses, report, stats = one_step(worker, batch, rank, step)
+            norms.append(stats.grad_norm)
+        masters = {(s.name, s.start): worker.layout.master(s).clone() for s in worker.layout.shards}
+        results[name] = {
+            "start": start,
+            "weights": whole_weights(worker),
+            "norms": norms,
+            "losses": losses,
+            "gram": report.gram_MDD,
+            "scalars": dict(report.scalars),
+            "stats": stats,
+            "masters": masters,
+            "num_updates": worker.layout.num_updates(),
+        }
+    results["non_finite"] = _non_finite(rank, world_size, address, model)
+    results["impure"] = _impure(rank, world_size, address, model)
+    worker.stop()
+    return results
+
+
+def _non_finite(rank: int, world_size: int, address: str, model: Path) -> list[Any]:
+    """A poisoned batch between two good ones, for every stage."""
+    found = []
+    for stage in range(4):
+        case = Case(zero_stage=stage)
+        worker = _worker(case, rank, world_size, address, model)
+        good = _batch(worker, case, world_size, seed=0)
+        poisoned = replace(
+            good,
+            per_rank=tuple({d: _poison(d, b) for d, b in part.items()} for part in good.per_rank),
+        )
+        _, _, first = one_step(worker, good, rank, 0)
+        before = whole_weights(worker)
+        _, report, stats = one_step(worker, poisoned, rank, 1)
+        after = whole_weights(worker)
+        _, _, last = one_step(worker, _batch(worker, case, world_size, seed=1), rank, 1)
+        found.append((stats, report.weights_MD, before, after, last, whole_weights(worker)))
+    return found
+
+
+def _poison(domain: str, batches: Any) -> Any:
+    if domain != "chat":
+        return batches
+    return tuple(replace(b, advantages_B=b.advantages_B * float("nan")) for b in batches)
+
+
+def _impure(rank: int, world_size: int, address: str, model: Path) -> list[str]:
+    """Rank 1 holds a chat micro-batch among the math ones; then one micro-batch too many."""
+    messages = []
+    worker = _worker(Case(), rank, world_size, address, model)
+    batch = _batch(worker, Case(), world_size, seed=0)
+    part = dict(batch.per_rank[rank])
+    if rank == world_size - 1:
+        part["math"] = tuple(replace(b, domain="chat") for b in part["math"])
+    worker.load_batch(part, batch.totals)
+    try:
+        worker.accumulate("math")
+    except InvariantError as error:
+        messages.append(str(error))
+    part = dict(batch.per_rank[rank])
+    if rank == world_size - 1:
+        part["math"] = part["math"] * 2
+    try:
+        worker.load_batch(part, batch.totals)
+    except InvariantError as error:
+        messages.append(str(error))
+    return messages
+
+
+@pytest.fixture(scope="module")
+def results(tiny_untied_model: Path) -> dict[int, dict[str, Any]]:
+    return {world: spawn(run_cases, world, tiny_untied_model)[0] for world in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def modules(tiny_untied_model: Path) -> dict[str, str]:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_untied_model)
+    return module_map([name for name, _ in model.named_parameters()])
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_untied_model: Path, modules: dict[str, str]) -> dict[str, Any]:
+    """The textbook's (weights, norms) for every fp32 case; the grid shares one."""
+    everything = dict.fromkeys(modules, "all")
+    grid = textbook(tiny_untied_model, Case(), STEPS, modules)
+    return {
+        **dict.fromkeys(GRID, grid),
+        **{
+            name: textbook(
+                tiny_untied_model, case, STEPS, everything if name == "global" else modules
+            )
+            for name, case in OPTIONS.items()
+        },
+    }
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("name", [*GRID, *OPTIONS])
+def test_update_is_the_textbooks(
+    name: str, world_size: int, results: dict[int, Any], expected: dict[str, Any]
+) -> None:
+    result, (weights, norms) = results[world_size][name], expected[name]
+    assert relative_error(result["weights"], result["start"], weights) < 1e-5
+    assert result["norms"] == pytest.approx(
+        norms[-STEPS:] if len(norms) == STEPS else norms[1::2], rel=1e-5
+    )
+    assert not result["stats"].skipped
+
+
+@pytest.mark.parametrize("name", GRID)
+def test_every_stage_and_world_size_agree(name: str, results: dict[int, Any]) -> None:
+    base = results[1]["stage0_micro1"]
+    for world_size in (1, 2):
+        result = results[world_size][name]
+        assert relative_error(result["weights"], base["start"], base["weights"]) < 1e-5
+        torch.testing.assert_close(result["gram"], base["gram"], rtol=1e-4, atol=1e-6)
+        for domain, stats in base["losses"].items():
+            other = result["losses"][domain]
+            assert other.num_tokens == stats.num_tokens
+            assert other.num_sequences == stats.num_sequences
+            for field in ("loss", "kl", "entropy", "mismatch", "truncated_fraction"):
+                assert getattr(other, field) == pytest.approx(getattr(stats, field), abs=1e-5)
+
+
+def test_gradient_norms_are_reported(results: dict[int, Any]) -> None:
+    result = results[2]["none"]
+    total_DD = result["gram"].sum(0)
+    assert result["stats"].grad_norm == pytest.approx(total_DD.sum().sqrt().item(), rel=1e-9)
+    assert result["scalars"]["grad_norm/chat"] == pytest.approx(total_DD[1, 1].sqrt().item())
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("name", BF16)
+def test_bfloat16_has_fp32_masters(name: str, world_size: int, results: dict[int, Any]) -> None:
+    result, full = results[world_size][name], results[1]["stage2_micro3"]
+    for (parameter, start), master in result["masters"].items():
+        assert master.dtype is torch.float32
+        weight = result["weights"][parameter].reshape(-1)[start : start + master.numel()]
+        assert torch.equal(master.bfloat16(), weight)
+    gram, exact = result["gram"], full["gram"]
+    assert (gram - exact).norm() < 0.1 * exact.norm()
+    assert result["stats"].grad_norm == pytest.approx(full["stats"].grad_norm, rel=0.1)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_non_finite_gradient_skips_the_step(world_size: int, results: dict[int, Any]) -> None:
+    reference = results[1]["stage0_micro3"]["weights"]
+    for stats, weights_MD, before, after, last, weights in results[world_size]["non_finite"]:
+        assert stats.skipped
+        assert not weights_MD.any()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert not last.skipped  # and the poison is gone
+        start = results[1]["stage0_micro3"]["start"]
+        assert relative_error(weights, start, reference) < 1e-5
+
+
+def test_mixed_domains_in_a_micro_step_are_caught(results: dict[int, Any]) -> None:
+    messages = results[2]["impure"]
+    assert len(messages) == 2
+    assert "domain of a micro-step" in messages[0]
+    assert "numbers of micro-batches" in messages[1]
+
+
+def test_updates_per_batch_count(results: dict[int, Any]) -> None:
+    assert results[1]["two_updates"]["num_updates"] == 2 * STEPS
+    assert results[1]["two_updates"]["losses"]["chat"].clip_fraction > 0
