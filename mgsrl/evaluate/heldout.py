@@ -5,11 +5,10 @@ counts as one observation (clustered standard errors, arXiv 2411.00640, section 
 responses are left out of the mean and counted. Left out: bootstrap intervals, pass@k.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 from mgsrl.obs.evaluation_log import EvalResult
-from mgsrl.obs.metrics import mean
+from mgsrl.obs.metrics import mean, standard_error
 from mgsrl.types import RolloutGroup
 
 
@@ -37,12 +36,3 @@ def _result(domain: str, groups: Sequence[RolloutGroup], step: int) -> EvalResul
         format_ok=mean(float(reward.format_ok) for reward in rewards),
         abstained=mean(float(reward.abstained) for reward in rewards),
     )
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Of the mean of independent `values`: sample standard deviation / sqrt(n); NaN if n < 2."""
-    n = len(values)
-    if n < 2:
-        return math.nan
-    centre = mean(values)
-    return math.sqrt(sum((v - centre) ** 2 for v in values) / (n - 1) / n)

@@ -38,6 +38,15 @@ def mean(values: Iterable[float]) -> float:
     return sum(items) / len(items) if items else math.nan
 
 
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of independent `values`: sample standard deviation / sqrt(n); NaN if n < 2."""
+    n = len(values)
+    if n < 2:
+        return math.nan
+    centre = mean(values)
+    return math.sqrt(sum((v - centre) ** 2 for v in values) / (n - 1) / n)
+
+
 def rollout_metrics(groups: Mapping[str, Sequence[RolloutGroup]]) -> Scalars:
     """What the policy wrote and earned, per domain, from scored groups with advantages.
 

@@ -21,7 +21,8 @@ ID_FILE = "wandb_id.txt"
 class WandbTracker:
     """Logs to wandb in `mode` `offline` or `online`, resuming the run id stored in the folder.
 
-    `note` receives the one message that says that something does not work.
+    `note` receives the one message that says that something does not work; `init_limit_s` is the
+    longest wait for a server.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class WandbTracker:
                 f"wandb: going on offline ({problem}). Upload later with: "
                 f"wandb sync {run_dir / 'wandb' / 'offline-run-*'}"
             )
-        problem = self._start("offline", arguments, init_limit_s)
+        problem = self._start("offline", arguments, INIT_LIMIT_S)
         if problem is not None:
             note(f"wandb: off for this run ({problem}). metrics.jsonl has everything.")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.errors import ConfigError, explain
-from mgsrl.evaluate.heldout import standard_error
 from mgsrl.obs.jsonl import write_atomic
+from mgsrl.obs.metrics import standard_error
 from mgsrl.report.load import RunData, load_run
 from mgsrl.report.render import render
-from mgsrl.report.tables import changes, mean
+from mgsrl.report.tables import changes, finite_mean
 
 FREE_SETTINGS = (
     "seed",
@@ -45,7 +45,7 @@ class Summary:
 
     @property
     def mean(self) -> float:
-        return mean(self.values)
+        return finite_mean(self.values)
 
     @property
     def standard_error(self) -> float:
@@ -73,15 +73,15 @@ class StrategyRuns:
         for run in self._ended():
             gains = [c.difference for c in changes(run) if c.domain in domains]
             whole = len(gains) == len(domains) and all(map(math.isfinite, gains))
-            found.append(mean(gains) if whole else math.nan)
+            found.append(finite_mean(gains) if whole else math.nan)
         return Summary(found)
 
     def conflict_rate(self) -> Summary:
-        return Summary([mean(run.series("surgery/conflict_rate")) for run in self.runs])
+        return Summary([finite_mean(run.series("surgery/conflict_rate")) for run in self.runs])
 
     def step_seconds(self) -> Summary:
         """The first step of a run warms up and is left out."""
-        return Summary([mean(run.series("time/total")[1:]) for run in self.runs])
+        return Summary([finite_mean(run.series("time/total")[1:]) for run in self.runs])
 
     def _changes(self, domain: str) -> list[Any]:
         return [c for run in self._ended() for c in changes(run) if c.domain == domain]

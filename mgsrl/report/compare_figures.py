@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mgsrl.report.figures import one_legend, step_axis
 from mgsrl.report.style import panels, smooth, svg, window_for
-from mgsrl.report.tables import mean
+from mgsrl.report.tables import finite_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,6 @@ def conflict_curves(strategies: Sequence["StrategyRuns"], colour: Mapping[str, s
     if not any(math.isfinite(strategy.conflict_rate().mean) for strategy in strategies):
         return ""
     figure, (axis,) = panels(1, height=2.4)
-    figure.set_size_inches(9.6, 2.4)
     for strategy in strategies:
         _seeds_and_mean(axis, strategy, "surgery/conflict_rate", colour[strategy.name])
     axis.set(ylabel="share of (module, pair)", ylim=(0, 1))
@@ -82,6 +81,6 @@ def _seeds_and_mean(axis: "Axes", strategy: "StrategyRuns", metric: str, ink: st
             by_step.setdefault(step, []).append(value)
     # where a shorter run drops out the mean would jump: it ends there
     steps = sorted(step for step, values in by_step.items() if len(values) == len(strategy.runs))
-    means = [mean(by_step[step]) for step in steps]
+    means = [finite_mean(by_step[step]) for step in steps]
     if any(map(math.isfinite, means)):
         axis.plot(steps, means, color=ink, label=f"{strategy.name} (n={len(strategy.runs)})")

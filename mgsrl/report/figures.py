@@ -25,6 +25,8 @@ from mgsrl.report.style import (
 
 MAX_BARS = 60
 """More steps are drawn as areas: hundreds of bars blur and make a large file."""
+MAX_LAYERS_BESIDE = 12
+"""Heat maps of deeper models get a row each."""
 MODEL_COLUMN = "model"
 """Heat-map column of modules that belong to no layer (embeddings, final norm, LM head)."""
 
@@ -157,7 +159,9 @@ def module_heat_map(run: RunData) -> str:
     layers = sorted({layer for v in cells.values() for _, layer in v}, key=_layer_order)
     limit = max(abs(c) for values in cells.values() for c in values.values()) or 1.0
     height = 0.9 + 0.27 * len(kinds)
-    figure, axes = panels(len(cells), columns=1 if len(layers) > 12 else 3, height=height)
+    figure, axes = panels(
+        len(cells), columns=1 if len(layers) > MAX_LAYERS_BESIDE else 3, height=height
+    )
     for i, (axis, (pair, values)) in enumerate(zip(axes, cells.items())):
         grid = [[values.get((kind, layer), math.nan) for layer in layers] for kind in kinds]
         image = axis.imshow(grid, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
@@ -165,15 +169,18 @@ def module_heat_map(run: RunData) -> str:
         axis.set_xlabel("layer")
         axis.set_xticks(range(len(layers)), layers)
         if len(layers) > 16:
-            axis.set_xticks(range(0, len(layers), 4), layers[::4])
-        axis.set_yticks(range(len(kinds)), kinds if i % 3 == 0 or len(layers) > 12 else [])
+            shown = [n for n, name in enumerate(layers) if n % 4 == 0 or name == MODEL_COLUMN]
+            axis.set_xticks(shown, [layers[n] for n in shown])
+        axis.set_yticks(
+            range(len(kinds)), kinds if i % 3 == 0 or len(layers) > MAX_LAYERS_BESIDE else []
+        )
         axis.grid(False)
         axis.tick_params(length=0)
         for spine in axis.spines.values():
             spine.set_visible(False)
         if len(layers) <= 8:
             _write_cells(axis, grid, limit)
-    bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.01, label="mean cosine")
+    bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.01, aspect=30, label="mean cosine")
     bar.outline.set_visible(False)
     return svg(figure, "Mean cosine per module kind and layer")
 
@@ -205,7 +212,6 @@ def stage_times(run: RunData) -> str:
     if not any(value > 0 for value in run.series("time/total")):
         return ""
     figure, (axis,) = panels(1, height=2.9)
-    figure.set_size_inches(9.6, 2.9)
     layers = {
         stage: [0.0 if math.isnan(v) else v for v in run.series(f"time/{stage}")]
         for stage in (*STAGES, "other")
@@ -234,7 +240,6 @@ def throughput(run: RunData) -> str:
     if not any(value > 0 for value in values):
         return ""
     figure, (axis,) = panels(1, height=2.0)
-    figure.set_size_inches(9.6, 2.0)
     axis.plot(run.steps, values, color="#4e79a7", marker=".", ms=4)
     axis.set(title="Throughput", ylabel="response tokens / s")
     axis.set_ylim(bottom=0)

@@ -30,7 +30,11 @@ def render(template: str, context: Mapping[str, Any]) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """Fixed digits; a dash for what is missing or not finite."""
-    return MISSING if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+    return (
+        MISSING
+        if value is None or not math.isfinite(value)
+        else f"{value:.{digits}f}".replace("-", "−")
+    )
 
 
 def signed(value: float | None, digits: int = 3) -> str:

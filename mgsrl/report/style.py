@@ -25,6 +25,8 @@ STAGE_COLOURS = {
     "sync": "#edc948",
     "other": "#9d9d9d",
 }
+WIDTH = 9.6
+"""Inches; every figure has the same width, so that text has one size on the page."""
 INK = "#010203"
 """Stands for the page's text colour; replaced by `currentColor` in the SVG."""
 
@@ -66,12 +68,16 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def panels(count: int, *, columns: int = 3, height: float = 2.5) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` equal panels (in inches: 3.4 wide, `height` high)."""
-    columns = max(1, min(columns, count))
+def panels(
+    count: int, *, columns: int | None = None, height: float = 2.5
+) -> tuple[Figure, list[Axes]]:
+    """A figure of the page's width with `count` equal panels, each `height` inches high.
+
+    `columns` may be more than `count`, which keeps single panels narrow; default at most 3.
+    """
+    columns = columns or max(1, min(3, count))
     rows = math.ceil(count / columns)
-    width = 9.6 if columns > 1 else 6.4
-    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
     return figure, axes
 

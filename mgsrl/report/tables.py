@@ -61,9 +61,9 @@ def changes(run: RunData) -> list[Change]:
 def stage_rows(run: RunData) -> list[tuple[str, float, float]]:
     """(stage, mean seconds a step, share of the step), the warm-up step left out; sums last."""
     rows = []
-    total = mean(_timed(run, "total"))
+    total = finite_mean(_timed(run, "total"))
     for stage in (*STAGES, "other", "total"):
-        seconds = mean(_timed(run, stage))
+        seconds = finite_mean(_timed(run, stage))
         if math.isfinite(seconds) and total > 0:
             rows.append((stage, seconds, seconds / total))
     return rows
@@ -103,7 +103,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
     return [(label, str(text)) for label, text in items if text not in (None, "")]
 
 
-def mean(values: Iterable[float]) -> float:
+def finite_mean(values: Iterable[float]) -> float:
     """Of the finite values; NaN of none."""
     finite = [v for v in values if math.isfinite(v)]
     return sum(finite) / len(finite) if finite else math.nan

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from mgsrl.evaluate.heldout import heldout_results, standard_error
+from mgsrl.evaluate.heldout import heldout_results
+from mgsrl.obs.metrics import standard_error
 from tests.obs.records import group
 
 

@@ -172,7 +172,7 @@ def test_only_evaluations(tmp_path):
     append_evaluations(tmp_path, [EvalResult(5, "math", 2.5, math.nan, 1, 1, 20.0, 1.0, 0.0)])
     html = build_report(tmp_path).read_text()
     assert "No training step was logged." in html
-    assert "-3.500" in html
+    assert "−3.500" in html
 
 
 def test_not_a_run_folder(tmp_path):
