@@ -4,7 +4,23 @@ from dataclasses import dataclass
 
 from mgsrl.config.require import one_of
 
-METHODS = ("pcgrad", "none")
+TORCHJD_METHODS = (
+    "aligned_mtl",
+    "cagrad",
+    "dualproj",
+    "fairgrad",
+    "gradvac",
+    "imtl_g",
+    "krum",
+    "mean",
+    "mgda",
+    "nash_mtl",
+    "pcd",
+    "random",
+    "upgrad",
+)
+"""Methods of the optional library TorchJD; named here so that validation need not import it."""
+METHODS = ("pcgrad", "none", *TORCHJD_METHODS)
 GRANULARITIES = ("parameter", "module", "layer", "global")
 ORDERS = ("random", "all")
 
@@ -12,7 +28,8 @@ ORDERS = ("random", "all")
 @dataclass
 class SurgeryConfig:
     method: str = "pcgrad"
-    """`pcgrad` projects conflicting gradients; `none` is the plain sum (Mixed RL)."""
+    """`pcgrad` projects conflicting gradients; `none` is the plain sum (Mixed RL); the others
+    come from TorchJD (`pip install "torchjd[full]"`), for example `upgrad`, `mgda`, `cagrad`."""
     granularity: str = "module"
     """Where conflicts are resolved: `parameter` | `module` (attention, MLP, norms, embeddings,
     LM head) | `layer` | `global` (PCGrad on the flattened gradient)."""

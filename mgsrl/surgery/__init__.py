@@ -9,9 +9,10 @@ the Gramian, are the learner's business.
 from mgsrl.surgery.gramian import combine_, gramian
 from mgsrl.surgery.modules import module_map
 from mgsrl.surgery.report import surgery_report
-from mgsrl.surgery.weights import surgery_coefficients, surgery_weights
+from mgsrl.surgery.weights import check_method, surgery_coefficients, surgery_weights
 
 __all__ = [
+    "check_method",
     "combine_",
     "gramian",
     "module_map",

@@ -1,20 +1,23 @@
 """From Gramians to weights: the one entry point of all surgery methods.
 
-A method is a function (Gramian, projection orders) -> coefficients; this file finds it by name,
-checks the input, makes the orders and averages over them. Everything runs in float64 on the CPU:
-a few thousand numbers, and every rank must come to the same bits.
+Our own methods are functions (Gramian, projection orders) -> coefficients; this file finds them
+by name, checks the input, makes the orders and averages over them. Methods of TorchJD give
+weights directly. Everything runs in float64 on the CPU: a few thousand numbers, and every rank
+must come to the same bits.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import permutations
 
 import torch
 from torch import Tensor
 
+from mgsrl.config.surgery import METHODS, ORDERS, TORCHJD_METHODS
 from mgsrl.errors import ConfigError, explain, nearest
 from mgsrl.surgery.none import none_coefficients
 from mgsrl.surgery.pcgrad import pcgrad_coefficients
+from mgsrl.surgery.torchjd_adapter import check_installed, torchjd_weights
 
 CoefficientMethod = Callable[[Tensor, Tensor], Tensor]
 """(gram_MDD, orders_MDE) -> coefficients_MDD, all float64 on the CPU."""
@@ -36,7 +39,8 @@ def surgery_weights(
 
     Args:
         gram_MDD: [modules, domains, domains] inner products, any float dtype and device.
-        method: `pcgrad` or `none`.
+        method: `pcgrad`, `none`, or one of TorchJD's (`config.surgery.METHODS`); those know no
+            projection order and ignore `orders`.
         orders: `"random"`: one order per module and domain from a generator seeded by `seed`
             alone (so every rank draws the same). `"all"`: the mean over all orders, exact for
             5 domains or fewer, over 256 seeded samples above. Or an int64 tensor [M, D, D - 1]:
@@ -60,11 +64,14 @@ def surgery_coefficients(
 ) -> Tensor:
     """What each domain contributes: `p[m, d] = sum_e C[m, d, e] g[m, e]`, float64 [M, D, D].
 
-    `surgery_weights` is its sum over d. Arguments and errors as there.
+    `surgery_weights` is its sum over d. Methods that weigh the gradients instead of projecting
+    them have `p[m, d] = weight[m, d] g[m, d]`. Arguments and errors as there.
     """
     gram_MDD = checked_gramian(gram_MDD)
+    if method in TORCHJD_METHODS:
+        return torch.diag_embed(torchjd_weights(gram_MDD, method, seed))
     if method not in COEFFICIENT_METHODS:
-        raise _unknown("surgery.method", method, COEFFICIENT_METHODS)
+        raise _unknown("surgery.method", method, METHODS)
     resolve = COEFFICIENT_METHODS[method]
     num_modules, num_domains, _ = gram_MDD.shape
     if isinstance(orders, Tensor):
@@ -74,7 +81,15 @@ def surgery_coefficients(
         return resolve(gram_MDD, random_orders(num_modules, num_domains, generator))
     if orders == "all":
         return _mean_over_orders(resolve, gram_MDD, seed)
-    raise _unknown("surgery.order", orders, ("random", "all"))
+    raise _unknown("surgery.order", orders, ORDERS)
+
+
+def check_method(method: str) -> None:
+    """ConfigError unless `method` exists and what it needs is installed; for use at start-up."""
+    if method in TORCHJD_METHODS:
+        check_installed(method)
+    elif method not in COEFFICIENT_METHODS:
+        raise _unknown("surgery.method", method, METHODS)
 
 
 def checked_gramian(gram_MDD: Tensor) -> Tensor:
@@ -140,8 +155,7 @@ def _checked_orders(orders: Tensor, num_modules: int, num_domains: int) -> Tenso
     return orders
 
 
-def _unknown(key: str, found: object, valid: object) -> ConfigError:
-    names = sorted(str(name) for name in valid)  # type: ignore[attr-defined]
+def _unknown(key: str, found: object, names: Sequence[str]) -> ConfigError:
     return ConfigError(
         explain(
             f"{key} has an unknown value.",
