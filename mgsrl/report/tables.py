@@ -149,4 +149,13 @@ def _hardware(hardware: dict[str, object]) -> str:
 
 
 def _pairs(values: dict[str, object], separator: str = ": ") -> str:
-    return ", ".join(f"{key}{separator}{value}" for key, value in values.items())
+    return ", ".join(f"{key}{separator}{_plain(value)}" for key, value in values.items())
+
+
+def _plain(value: object) -> str:
+    """Nested values as text; of a list of records (one per worker) the first and the number."""
+    if isinstance(value, dict):
+        return f"({_pairs(value, ' ')})"
+    if isinstance(value, list):
+        return f"{len(value)} × {_plain(value[0])}" if value else "none"
+    return str(value)

@@ -63,7 +63,11 @@ def make_run(
         run_dir,
         first_step=0,
         engines={"rollout": "vllm", "learner": "DeepSpeed ZeRO-2, cpu", "transfer": "object_store"},
-        placement={"rollout_workers": 1, "learner_ranks": 1, "reward_workers": 3},
+        placement={
+            "rollout_workers": [{"engine": "vllm", "device": "cpu"}],
+            "learner_ranks": 1,
+            "reward_workers": 3,
+        },
         command=["mgsrl", "train", f"strategy={strategy}", f"seed={seed}"],
     )
     append_evaluations(run_dir, [_evaluation(rng, 0, d, steps) for d in domains])

@@ -67,6 +67,7 @@ def test_report_shows_every_section(html):
     assert html.count("<svg") == 7
     assert "They are not evidence that resolving" in html
     assert "DeepSpeed ZeRO-2" in html
+    assert "rollout_workers: 1 × (engine vllm, device cpu)" in html
 
 
 def test_generations_are_escaped_and_their_tags_visible(html):
