@@ -58,7 +58,8 @@ def _train(options: argparse.Namespace) -> None:
     if options.print_config:
         print(config_to_yaml(config))
         return
-    from mgsrl.train.launch import launch
+    # Imported here: torch and Ray take seconds, which a mistake must not wait for.
+    from mgsrl.train.build import launch
 
     launch(config)
 

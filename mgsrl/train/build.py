@@ -1,10 +1,12 @@
 """Puts a run together from its configuration: the only room that sees all of it.
 
-`plan` does everything that can fail without an actor (models and data are found, read and
-checked); `build` starts the actors and yields the `Run`, and takes them down again.
+`launch` is one `mgsrl train` from the checked configuration to the report. `plan` does everything
+that can fail without an actor (models and data are found, read and checked); `build` starts the
+actors and yields the `Run`, and takes them down again.
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +16,9 @@ from typing import Any
 import ray
 
 from mgsrl.cluster.preflight import check_resources
+from mgsrl.cluster.session import ray_session
 from mgsrl.config import Config, DomainConfig, SourceConfig
+from mgsrl.config.compose import config_from_yaml, config_to_yaml, differences
 from mgsrl.data.mixture import Mixture
 from mgsrl.data.sources import load_rows
 from mgsrl.data.templates import PromptTokenizer
@@ -22,16 +26,77 @@ from mgsrl.learner.group import LearnerGroup
 from mgsrl.learner.policy import load_tokenizer, resolve_policy
 from mgsrl.learner.spec import LearnerSpec
 from mgsrl.obs.console import Console
-from mgsrl.obs.run_record import write_run_record
+from mgsrl.obs.run_record import finish_run_record, write_run_record
 from mgsrl.obs.trackers import make_trackers
+from mgsrl.report.build import build_report
 from mgsrl.rewards.build import check_reward, reward_pool, validator
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rollout.sampler import Sampler, training_sampling
 from mgsrl.rollout.worker import EngineSpec, check_rollout_resources, rollout_pools
 from mgsrl.train.checkpoint import Checkpoint
+from mgsrl.train.folder import run_folder
+from mgsrl.train.loop import train
 from mgsrl.train.run import Run
 from mgsrl.train.schedule import Schedule, make_schedule
 from mgsrl.types import Prompt, Sampling
+
+# What may change between a run and its continuation: it does not change the numbers.
+FREE_KEYS = (
+    "resume",
+    "run.",
+    "trackers.",
+    "checkpoint.",
+    "cluster.",
+    "evaluate.",
+    "train.num_steps",
+    "max_abstained_share",
+    "learner.time_limit_s",
+    "learner.assert_purity",
+    "rollout.time_limit_s",
+    "rollout.start_limit_s",
+    "rollout.max_restarts",
+)
+
+
+def launch(config: Config) -> None:
+    """Train (or go on training) and write the report; the last line says where it is."""
+    begin = time.monotonic()
+    folder, notes = Path(config.run.dir), list[str]()
+
+    def changes(saved: Path) -> list[str]:
+        return differences(config_from_yaml(saved), config, ignore=FREE_KEYS)
+
+    yaml = config_to_yaml(config)
+    with run_folder(folder, config.resume, yaml, changes, notes.append) as checkpoint:
+        for note in notes:
+            print(note)
+        done = checkpoint.step if checkpoint else 0
+        if done >= config.train.num_steps:
+            print(f"{folder} is finished ({done} steps); resume=never starts it anew")
+        else:
+            _train(config, checkpoint)
+        report = build_report(folder)
+    print(f"done in {(time.monotonic() - begin) / 60:.1f} min; report: {report.resolve()}")
+
+
+def _train(config: Config, checkpoint: Checkpoint | None) -> None:
+    first_step = checkpoint.step if checkpoint else 0
+    folder = Path(config.run.dir)
+    with Console(config.trackers.console, config.train.num_steps, first_step=first_step) as console:
+        with console.stage("loading model and data"):
+            ready = plan(config)
+        for note in ready.notes:
+            console.note(note)
+        with ray_session(config.cluster), build(config, ready, checkpoint, console) as run:
+            try:
+                train(run)
+            except BaseException as error:
+                run.trackers.close()
+                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                message = f"{type(error).__name__}: {error}"
+                finish_run_record(folder, status=status, last_step=run.step, error=message)
+                raise
+            finish_run_record(folder, status="finished", last_step=run.step)
 
 
 @dataclass(frozen=True)

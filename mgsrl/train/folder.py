@@ -5,75 +5,62 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mgsrl.config import Config
-from mgsrl.config.compose import config_from_yaml, config_to_yaml, differences
 from mgsrl.errors import ConfigError, MissingPathError, explain
+from mgsrl.obs.jsonl import write_atomic
 from mgsrl.train.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
-
-# What may change between a run and its continuation: it does not change the numbers.
-FREE_KEYS = (
-    "resume",
-    "run.",
-    "trackers.",
-    "checkpoint.",
-    "cluster.",
-    "evaluate.",
-    "train.num_steps",
-    "max_abstained_share",
-    "learner.time_limit_s",
-    "learner.assert_purity",
-    "rollout.time_limit_s",
-    "rollout.start_limit_s",
-    "rollout.max_restarts",
-)
 
 
 @contextmanager
-def run_folder(config: Config, note: Callable[[str], None]) -> Iterator[Checkpoint | None]:
-    """Hold `config.run.dir` for this process and yield the checkpoint to go on from.
+def run_folder(
+    folder: Path,
+    resume: str,
+    config_yaml: str,
+    changes: Callable[[Path], list[str]],
+    note: Callable[[str], None],
+) -> Iterator[Checkpoint | None]:
+    """Hold `folder` for this process and yield the checkpoint to go on from.
 
     With `resume=never` an old folder is renamed, never deleted. The resolved configuration is
     written as `config.yaml`.
+
+    Args:
+        resume: `auto`, `never` or the path of a checkpoint.
+        changes: what differs between an older `config.yaml` and this run, line by line.
+        note: receives what the user should know.
 
     Raises:
         ConfigError: another process trains in it, or its run had another configuration.
         CheckpointError: `resume=PATH` names a damaged checkpoint.
     """
-    folder = Path(config.run.dir)
-    if config.resume == "never":
+    if resume == "never":
         _set_aside(folder, note)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        checkpoint = _find(config, folder, note)
+        checkpoint = _find(resume, folder, note)
         if checkpoint is not None:
-            _check_same_run(config, checkpoint)
-        draft = folder / ".config.yaml.tmp"
-        draft.write_text(config_to_yaml(config))
-        draft.replace(folder / "config.yaml")
+            _check_same_run(checkpoint.path.parent.parent / "config.yaml", changes)
+        write_atomic(folder / "config.yaml", config_yaml)
         yield checkpoint
 
 
-def _find(config: Config, folder: Path, note: Callable[[str], None]) -> Checkpoint | None:
-    if config.resume in ("auto", "never"):
+def _find(resume: str, folder: Path, note: Callable[[str], None]) -> Checkpoint | None:
+    if resume in ("auto", "never"):
         return newest_checkpoint(folder / "checkpoints", note)
-    path = Path(config.resume)
+    path = Path(resume)
     if not path.is_dir():
         raise MissingPathError(
             explain(
                 "resume names no checkpoint.",
                 expected="auto, never or a folder such as runs/NAME/checkpoints/step_10",
-                found=config.resume,
+                found=resume,
                 todo="correct the path",
             )
         )
     return load_checkpoint(path)
 
 
-def _check_same_run(config: Config, checkpoint: Checkpoint) -> None:
-    saved = checkpoint.path.parent.parent / "config.yaml"
-    if not saved.is_file():
-        return
-    changed = differences(config_from_yaml(saved), config, ignore=FREE_KEYS)
+def _check_same_run(saved: Path, changes: Callable[[Path], list[str]]) -> None:
+    changed = changes(saved) if saved.is_file() else []
     if changed:
         raise ConfigError(
             explain(
