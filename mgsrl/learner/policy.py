@@ -101,12 +101,26 @@ def load_policy(config: PolicyConfig, dtype: torch.dtype) -> nn.Module:
 
 
 def load_tokenizer(config: PolicyConfig) -> Any:
-    """The policy's tokenizer."""
+    """The policy's tokenizer; with the first look at the model, so mistakes surface here.
+
+    Raises:
+        MissingPathError: neither a folder nor a hub id that can be reached.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(
-        resolve_policy(config.path), trust_remote_code=config.trust_remote_code
-    )
+    path = resolve_policy(config.path)
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise MissingPathError(
+            explain(
+                "The tokenizer of policy.path cannot be loaded.",
+                expected="a Hugging Face folder, or a hub id that this machine can reach",
+                found=f"{config.path!r}: {str(error).splitlines()[0]}",
+                todo="correct policy.path, or download the model and give its folder "
+                "(scripts/get_smollm2.py puts SmolLM2 under models/)",
+            )
+        ) from error
 
 
 def _check_head(model: Any, path: str) -> None:

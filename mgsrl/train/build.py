@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from mgsrl.cluster.preflight import check_resources
 from mgsrl.cluster.session import ray_session
@@ -83,6 +84,8 @@ def _train(config: Config, checkpoint: Checkpoint | None) -> None:
     first_step = checkpoint.step if checkpoint else 0
     folder = Path(config.run.dir)
     with Console(config.trackers.console, config.train.num_steps, first_step=first_step) as console:
+        if config.cluster.address == "local":  # before the seconds that loading takes
+            _check_gpus(config, torch.cuda.device_count())
         with console.stage("loading model and data"):
             ready = plan(config)
         for note in ready.notes:
