@@ -16,10 +16,14 @@ from mgsrl.cluster.wait import get
 from mgsrl.config.learner import LearnerConfig
 from mgsrl.data.packing import PackedBatch
 from mgsrl.errors import ConfigError, InvariantError, MgsrlError, WorkerDiedError, explain
+from mgsrl.learner.policy import resolve_policy
 from mgsrl.learner.runtime import LOOPBACK
 from mgsrl.learner.spec import LearnerSpec
 from mgsrl.learner.worker import LearnerWorker
 from mgsrl.types import DomainStats, StepStats, SurgeryReport
+
+DEATH_NOTICE_S = 10.0
+"""How long Ray may take to notice that an actor's process is gone."""
 
 
 def choose_device(config: LearnerConfig, num_gpus: float) -> str:
@@ -65,13 +69,16 @@ class LearnerGroup:
         actor_options: Mapping[str, Any] | None = None,
     ) -> None:
         config = spec.learner
+        resolve_policy(spec.policy.path)  # a wrong path is said at once, before any actor starts
         self._limit_s = config.time_limit_s
         self._sync = (sync_limit_s, ranks_per_rollout_worker)
         self.world_size = config.world_size
         self.device = choose_device(config, ray.cluster_resources().get("GPU", 0.0))
         threads = config.threads_per_rank or _threads(config.world_size)
         options: dict[str, Any] = {
-            "num_cpus": 1,
+            # The ranks share the machine's cores by threads; a reserved core each could leave a
+            # laptop without room for the other actors, and Ray would wait for it for ever.
+            "num_cpus": 0,
             "num_gpus": gpus_per_rank if self.device == "cuda" else 0,
             "max_restarts": 0,
             "runtime_env": {
@@ -180,15 +187,30 @@ class LearnerGroup:
         refs = [getattr(handle, method).remote(*own) for handle, own in zip(self.handles, args)]
         try:
             return get(refs, self._limit_s, what or f"{method} on the learners")
-        except WorkerDiedError as error:
+        except (MgsrlError, ray.exceptions.RayError) as error:
+            # The survivors of a dead rank fail too ("connection closed by peer"), perhaps first.
+            died = isinstance(error, WorkerDiedError) or (
+                not isinstance(error, MgsrlError) and _any_died(refs)
+            )
             self.stop()
+            if not died:
+                raise
             raise WorkerDiedError(
                 f"A learner died during {method} ({error}). Its state is in the last checkpoint: "
                 "run the same command again to resume."
             ) from error
-        except (MgsrlError, ray.exceptions.RayError):
-            self.stop()
-            raise
+
+
+def _any_died(refs: Sequence[Any]) -> bool:
+    """Whether an actor behind one of the calls died (the others get a moment to end)."""
+    for ref in ray.wait(list(refs), num_returns=len(refs), timeout=DEATH_NOTICE_S)[0]:
+        try:
+            ray.get(ref, timeout=DEATH_NOTICE_S)
+        except ray.exceptions.RayActorError:
+            return True
+        except ray.exceptions.RayError:
+            continue  # it failed, alive
+    return False
 
 
 def _threads(world_size: int) -> int:

@@ -1,0 +1,132 @@
+"""The learner actors on a real local Ray: one step, failures, and what happens to the others."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mgsrl.cluster.session import ray_session
+from mgsrl.config import ClusterConfig
+from mgsrl.config.learner import LearnerConfig
+from mgsrl.errors import ConfigError, InvariantError, MissingPathError, UserError, WorkerDiedError
+from mgsrl.learner.group import LearnerGroup, choose_device
+from tests.learner.parts import Case, make_batch, make_spec
+
+pytestmark = pytest.mark.ray_cluster
+VOCAB = 300
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    with ray_session(ClusterConfig(object_store_gib=0.2)):
+        yield
+
+
+@pytest.fixture(scope="module")
+def group(session: None, tiny_model: Path) -> Iterator[LearnerGroup]:
+    learners = LearnerGroup(make_spec(tiny_model, Case(zero_stage=2), 2))
+    yield learners
+    learners.stop()
+
+
+def _listening(pid: int) -> set[str]:
+    """Addresses on which a process listens."""
+    import psutil
+
+    return {c.laddr.ip for c in psutil.Process(pid).net_connections("tcp") if c.status == "LISTEN"}
+
+
+def test_one_step_over_two_actors(group: LearnerGroup, tmp_path: Path) -> None:
+    batch = make_batch(VOCAB, 2, 4)
+    group.load_batch(batch)
+    losses = {domain: group.accumulate(domain) for domain in batch.domains}
+    report = group.resolve_conflicts(0)
+    stats = group.optimizer_step(0)
+    assert sum(s.num_sequences for s in losses.values()) == batch.totals.num_sequences
+    assert report.gram_MDD.shape[1:] == (3, 3)
+    assert stats.grad_norm > 0
+    assert stats.learning_rate == pytest.approx(5e-3)
+    group.save(tmp_path)
+    group.load(tmp_path)
+    (row,) = group.logprobs([(5, 9, 7)], 1.0)
+    assert row[0] == 0.0
+    assert row[1] < 0.0
+    probe = group.probe()
+    assert probe["model.norm.weight"].shape == (64,)
+    assert all(torch.isfinite(value).all() for value in probe.values())
+
+
+def test_nothing_but_loopback_listens(group: LearnerGroup) -> None:
+    import psutil
+
+    pids = [p.pid for p in psutil.Process().children(recursive=True) if _is_learner(p)]
+    assert len(pids) == 2
+    for pid in pids:
+        # Ray's own per-worker gRPC server is Ray's choice; what torch opened is on loopback.
+        assert _listening(pid) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, _listening(pid)
+
+
+def test_a_batch_for_another_world_size(group: LearnerGroup) -> None:
+    with pytest.raises(InvariantError, match="packed for 1 ranks"):
+        group.load_batch(make_batch(VOCAB, 1, 4))
+
+
+def test_missing_model_is_said_before_any_actor(session: None, tmp_path: Path) -> None:
+    with pytest.raises(MissingPathError, match="to do:"):
+        LearnerGroup(make_spec(tmp_path / "nothing", Case(), 1))
+
+
+def test_an_actors_user_error_arrives_as_itself(
+    session: None, tmp_path: Path, tiny_model: Path
+) -> None:
+    (tmp_path / "config.json").write_text((tiny_model / "config.json").read_text())
+    with pytest.raises(UserError, match="cannot be loaded"):
+        LearnerGroup(make_spec(tmp_path, Case(), 1))
+
+
+def test_a_dead_rank_ends_all(group: LearnerGroup) -> None:
+    """Last in this file: it kills the group."""
+    import psutil
+
+    victims = [p for p in psutil.Process().children(recursive=True) if _is_learner(p)]
+    group.load_batch(make_batch(VOCAB, 2, 4))
+    os.kill(victims[1].pid, signal.SIGKILL)
+    started = time.monotonic()
+    with pytest.raises(WorkerDiedError, match="same command again to resume"):
+        group.accumulate("math")  # the survivor waits for the dead one in an all-reduce
+    assert time.monotonic() - started < 60
+    assert psutil.wait_procs(victims, timeout=20)[1] == []
+    with pytest.raises(WorkerDiedError, match="stopped"):
+        group.resolve_conflicts(0)
+
+
+@pytest.mark.slow
+def test_an_error_on_one_rank_does_not_leave_the_other_waiting(
+    session: None, tiny_model: Path
+) -> None:
+    learners = LearnerGroup(make_spec(tiny_model, Case(), 2))
+    learners.load_batch(make_batch(VOCAB, 2, 4))
+    started = time.monotonic()
+    with pytest.raises(KeyError, match="unknown"):
+        learners._each("accumulate", [("math",), ("unknown",)])
+    assert time.monotonic() - started < 30
+    assert learners.handles == []
+
+
+def _is_learner(process: Any) -> bool:
+    if process.status() == "zombie":
+        return False
+    return any("LearnerWorker" in part for part in process.cmdline())
+
+
+def test_choosing_the_device() -> None:
+    assert choose_device(LearnerConfig(), 0) == "cpu"
+    assert choose_device(LearnerConfig(), 8) == "cuda"
+    assert choose_device(LearnerConfig(device="cpu"), 8) == "cpu"
+    with pytest.raises(ConfigError, match="fewer GPUs"):
+        choose_device(LearnerConfig(device="cuda", world_size=4), 2)
