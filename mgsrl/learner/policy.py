@@ -61,7 +61,7 @@ def resolve_policy(path: str) -> str:
                 "policy.path does not name a model.",
                 expected="'pocket', a folder with config.json, or a hub id OWNER/NAME",
                 found=f"{path!r}" + (" (a file)" if folder.exists() else " (nothing there)"),
-                todo="correct policy.path",
+                todo="correct policy.path (scripts/get_smollm2.py puts SmolLM2 under models/)",
             )
         )
     return path
@@ -117,8 +117,7 @@ def load_tokenizer(config: PolicyConfig) -> Any:
                 "The tokenizer of policy.path cannot be loaded.",
                 expected="a Hugging Face folder, or a hub id that this machine can reach",
                 found=f"{config.path!r}: {str(error).splitlines()[0]}",
-                todo="correct policy.path, or download the model and give its folder "
-                "(scripts/get_smollm2.py puts SmolLM2 under models/)",
+                todo="correct policy.path, or download the model and give its folder",
             )
         ) from error
 
