@@ -12,6 +12,7 @@ Left out: LoRA, speculative decoding, sleep mode (rollout workers have GPUs of t
 """
 
 import json
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -35,7 +36,13 @@ PREFILL_TOKENS = 8192
 
 def vllm_environment(config: RolloutConfig, device: str) -> dict[str, str]:
     """Environment that vLLM reads when it is imported; values already set win."""
-    env = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    env = {
+        # vLLM, PyTorch: a screen of warnings about what the CPU lacks, on every start.
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
     if config.tensor_parallel_size == 1:
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         # A process group of one: nobody else has to reach it.
@@ -73,6 +80,8 @@ class VllmEngine:
     ) -> None:
         check_model_path(model_path)
         os.environ.update(vllm_environment(config, device))
+        # vLLM's import logs before it sets its own logger up.
+        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
         from vllm import LLM
         from vllm.config import WeightTransferConfig
 

@@ -62,6 +62,19 @@ def probe_parameter(parameter: torch.Tensor, seed: int = PROBE_SEED) -> torch.Te
     return matrix @ probe_vector(matrix.shape[1], seed)
 
 
+def pick_sequences(
+    candidates: Sequence[Sequence[int]], count: int, max_tokens: int = 256
+) -> list[tuple[int, ...]]:
+    """`count` of the candidates (prompt + response tokens), evenly spaced, cut to `max_tokens`.
+
+    Short on purpose: an engine holds the logits of a whole scored sequence at once, and needs
+    room for one more token.
+    """
+    usable = [tuple(sequence[:max_tokens]) for sequence in candidates if len(sequence) > 1]
+    count = min(count, len(usable))
+    return [usable[index * len(usable) // count] for index in range(count)]
+
+
 def compare_logprobs(
     engine: Sequence[Sequence[float]], learner: Sequence[Sequence[float]]
 ) -> CanaryError:

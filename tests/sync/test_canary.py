@@ -11,6 +11,7 @@ from mgsrl.sync.canary import (
     check_canary,
     compare_logprobs,
     compare_probes,
+    pick_sequences,
     probe_parameter,
     probe_vector,
 )
@@ -28,6 +29,13 @@ def test_probe_of_matrices_and_vectors() -> None:
     assert torch.allclose(probe_parameter(matrix, 1), matrix @ probe_vector(8, 1))
     vector = torch.randn(4, dtype=torch.bfloat16)
     assert torch.equal(probe_parameter(vector, 1), vector.float())
+
+
+def test_sequences_are_spread_and_cut() -> None:
+    candidates = [(index,) * 9 for index in range(10)]
+    assert pick_sequences(candidates, 3, 4) == [(0,) * 4, (3,) * 4, (6,) * 4]
+    assert pick_sequences([(1,), (2, 3)], 4) == [(2, 3)]
+    assert pick_sequences([], 4) == []
 
 
 def test_mean_and_max_leave_out_the_first_token() -> None:

@@ -1,5 +1,7 @@
 """The line to the rollout actors: NCCL rank offsets, versions, and vLLM's own protocol."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -38,6 +40,15 @@ def test_nccl_ranks_are_dealt_and_the_version_is_kept() -> None:
         ray.shutdown()
     assert [calls[0]["rank_offset"] for calls in seen] == [1, 3, 5]
     assert all(calls[1:] == ["9", "10"] for calls in seen)
+
+
+def test_the_learner_does_not_import_vllm() -> None:
+    """It would cost every learner rank 12 s and 1 GiB."""
+    code = (
+        "import sys, mgsrl.sync.object_store, mgsrl.sync.nccl, mgsrl.sync.canary, "
+        "mgsrl.rollout.sampler, mgsrl.rollout.worker; assert 'vllm' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_a_free_port_on_loopback() -> None:
