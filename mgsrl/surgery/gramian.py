@@ -53,7 +53,7 @@ def combine_(pieces: Sequence[Piece], weights_MD: Tensor) -> None:
     holds NaN (check the Gramian first).
 
     Args:
-        pieces: as for `gramian`.
+        pieces: as for `gramian`, all of one type on one device.
         weights_MD: [M, D].
 
     Raises:
@@ -64,8 +64,11 @@ def combine_(pieces: Sequence[Piece], weights_MD: Tensor) -> None:
         raise ValueError(
             f"weights_MD should be [modules, {num_domains}], found {list(weights_MD.shape)}"
         )
+    own_M = weights_MD[:, 0].tolist()  # one read-back, not one per piece
+    kind = torch.promote_types(pieces[0][1].dtype, torch.float32)
+    weights_MD = weights_MD.to(device=pieces[0][1].device, dtype=kind)
     for module, piece in _merged(pieces):
-        _combine_piece(piece, weights_MD[module])
+        _combine_piece(piece, own_M[module], weights_MD[module])
 
 
 def _gramian_of(piece: Tensor) -> Tensor:
@@ -91,18 +94,15 @@ def _gramian_of(piece: Tensor) -> Tensor:
     return total_DD
 
 
-def _combine_piece(piece: Tensor, weights_D: Tensor) -> None:
+def _combine_piece(piece: Tensor, own: float, weights_D: Tensor) -> None:
     target, rest = piece[0], piece[1:]
-    own = weights_D[0].item()
     if len(rest) == 0:
         target.mul_(own)
-    elif piece.dtype in (torch.float32, torch.float64):
-        others = weights_D[1:].to(piece)
-        target.addmv_(rest.T, others, beta=own)
+    elif piece.dtype == weights_D.dtype:
+        target.addmv_(rest.T, weights_D[1:], beta=own)
     else:
-        weights = weights_D.to(device=piece.device, dtype=torch.float32)
         for block in piece.split(BLOCK, dim=1):
-            block[0].copy_(weights @ block.float())
+            block[0].copy_(weights_D @ block.to(weights_D.dtype))
 
 
 def _merged(pieces: Sequence[Piece]) -> Iterator[Piece]:
