@@ -129,3 +129,16 @@ def test_impossible_pieces_are_refused(pieces: Pieces) -> None:
 def test_weights_of_another_number_of_domains_are_refused() -> None:
     with pytest.raises(ValueError, match="weights_MD should be"):
         combine_([(0, torch.zeros(2, 3))], torch.ones(1, 3))
+
+
+def test_no_temporary_of_the_size_of_a_gradient() -> None:
+    buffer = _buffer(3, [2_000_000])
+    pieces = [(0, buffer[:, :1_200_000]), (1, buffer[:, 1_200_000:])]
+    with torch.profiler.profile(profile_memory=True) as profile:
+        weights = gramian(pieces, 2).sum(1)
+        combine_(pieces, weights)
+    events = profile.events()
+    assert events is not None
+    largest = max(event.self_cpu_memory_usage for event in events)
+    assert largest <= 3 * CHUNK * 8, "at most one remainder of a chunk, in float64"
+    assert largest < 0.02 * buffer[0].nbytes
