@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mgsrl.config import DomainConfig, RolloutConfig
+from mgsrl.cluster.session import ray_session
+from mgsrl.config import ClusterConfig, DomainConfig, RolloutConfig
 from mgsrl.errors import ConfigError, InvariantError, MissingPathError
 from mgsrl.rollout.sampler import Sampler, request_seed, split_batches, training_sampling
 from mgsrl.rollout.worker import (
@@ -117,11 +118,8 @@ def make_sampler(path: Path, **config: Any) -> Sampler:
 
 @pytest.fixture(scope="module")
 def ray_local() -> Iterator[None]:
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with ray_session(ClusterConfig(object_store_gib=0.2)):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from mgsrl.config import RolloutConfig
+from mgsrl.cluster.session import ray_session
+from mgsrl.config import ClusterConfig, RolloutConfig
 from mgsrl.errors import StaleWeightsError
+from mgsrl.rollout.worker import EngineSpec, rollout_pools
 from mgsrl.sync.canary import (
     PROBE_SEED,
     CanaryError,
@@ -33,20 +35,15 @@ SEQUENCES = [(5, 9, 30, 31, 32, 77, 120), (8, 9, 10, 200, 201), tuple(range(40, 
 
 @pytest.fixture(scope="module")
 def actors(tiny_model: Path, tiny_untied_model: Path) -> Iterator[dict[str, Any]]:
-    import ray
-
-    from mgsrl.rollout.worker import EngineSpec, rollout_pools
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     config = RolloutConfig(engine="vllm", start_limit_s=240)
-    pools = {
-        name: rollout_pools(EngineSpec(config, str(path), MAX_MODEL_LEN), {"math": 1})["math"]
-        for name, path in (("tied", tiny_model), ("untied", tiny_untied_model))
-    }
-    for pool in pools.values():
-        print(pool.wait_ready())
-    yield {name: pool.handles[0] for name, pool in pools.items()}
-    ray.shutdown()
+    with ray_session(ClusterConfig(object_store_gib=0.2)):
+        pools = {
+            name: rollout_pools(EngineSpec(config, str(path), MAX_MODEL_LEN), {"math": 1})["math"]
+            for name, path in (("tied", tiny_model), ("untied", tiny_untied_model))
+        }
+        for pool in pools.values():
+            print(pool.wait_ready())
+        yield {name: pool.handles[0] for name, pool in pools.items()}
 
 
 def call(handle: Any, method: str, *args: Any) -> Any:

@@ -1,5 +1,7 @@
 """Weights from a module to rollout actors: wire format, group by group, both sides equal."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from mgsrl.config import RolloutConfig
+from mgsrl.cluster.session import ray_session
+from mgsrl.config import ClusterConfig, RolloutConfig
 from mgsrl.errors import ConfigError, InvariantError, StaleWeightsError, WorkerDiedError
+from mgsrl.rollout.worker import EngineSpec, rollout_pools
 from mgsrl.sync.backend import choose_transfer
 from mgsrl.sync.canary import PROBE_SEED, compare_probes, probe_parameter
 from mgsrl.sync.client import RolloutClient
+from mgsrl.sync.nccl import free_port
 from mgsrl.sync.object_store import ObjectStoreSender
 from mgsrl.sync.wire import pack_group, unpack_group
 from tests.sync.sources import ModuleSource, perturbed
@@ -41,6 +46,19 @@ def test_non_contiguous_tensors_are_laid_out_first() -> None:
     transposed = torch.arange(6.0).reshape(2, 3).T
     (_, received), *_ = unpack_group(**pack_group(["t"], [transposed]))
     assert torch.equal(received, transposed)
+
+
+def test_the_learner_does_not_import_vllm() -> None:
+    """It would cost every learner rank 12 s and 1 GiB."""
+    code = (
+        "import sys, mgsrl.sync.object_store, mgsrl.sync.nccl, mgsrl.sync.canary, "
+        "mgsrl.rollout.sampler, mgsrl.rollout.worker; assert 'vllm' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_free_port_on_loopback() -> None:
+    assert 1024 <= free_port("127.0.0.1") < 65536
 
 
 class RecordingClient:
@@ -98,17 +116,17 @@ def test_one_function_decides_how_weights_travel() -> None:
 
 
 @pytest.fixture(scope="module")
-def actors(tiny_model: Path) -> Iterator[list[Any]]:
-    import ray
+def ray_local() -> Iterator[None]:
+    with ray_session(ClusterConfig(object_store_gib=0.2)):
+        yield
 
-    from mgsrl.rollout.worker import EngineSpec, rollout_pools
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+@pytest.fixture(scope="module")
+def actors(ray_local: None, tiny_model: Path) -> list[Any]:
     config = RolloutConfig(engine="transformers", num_workers=2, start_limit_s=120)
-    pools = rollout_pools(EngineSpec(config, str(tiny_model), 64), {"math": 1})
-    pools["math"].wait_ready()
-    yield pools["math"].handles
-    ray.shutdown()
+    pool = rollout_pools(EngineSpec(config, str(tiny_model), 64), {"math": 1})["math"]
+    pool.wait_ready()
+    return pool.handles
 
 
 @pytest.mark.ray_cluster
@@ -141,3 +159,33 @@ def test_a_dead_actor_ends_the_publish_within_its_limit(actors: list[Any]) -> No
     ray.kill(actors[1])
     with pytest.raises(WorkerDiedError):
         RolloutClient(actors, 60).start_weight_update()
+
+
+class Worker:
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self.calls.append(init_info)
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self.calls.append(weight_version)
+
+    def seen(self) -> list[Any]:
+        return self.calls
+
+
+@pytest.mark.ray_cluster
+@pytest.mark.usefixtures("ray_local")
+def test_nccl_ranks_are_dealt_and_the_version_is_kept() -> None:
+    import ray
+
+    handles = [ray.remote(Worker).options(num_cpus=0).remote() for _ in range(2)]
+    client = RolloutClient(handles, 60, ranks_per_worker=2)
+    client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 5})
+    client.next_version = 9
+    client.finish_weight_update()  # as vLLM's NCCL engine calls it
+    client.finish_weight_update("10")
+    first, second = ray.get([handle.seen.remote() for handle in handles], timeout=60)
+    assert [first[0]["rank_offset"], second[0]["rank_offset"]] == [1, 3]
+    assert first[1:] == second[1:] == ["9", "10"]
