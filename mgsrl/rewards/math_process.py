@@ -32,6 +32,7 @@ _PLAIN = re.compile(r"[-+]?[$€£]?\s*[\d.,\s/]+%?")
 _LETTER = re.compile(r"\(?([A-J])\)?")
 _DELIMITED = re.compile(r"\\boxed|\\fbox|\$|\\\(|\\\[|\\begin\{(?:equation|align|gather|math)")
 _STYLED_LETTER = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{\s*\(?([A-J])\)?\s*\}")
+_BRACKETED_LETTER = re.compile(r"\(([A-J])\)")
 _PLUS = re.compile(r"(?<=[A-Za-z:=]\s)\+(?=\d)")
 _COMMAND = re.compile(r"\\(?:begin|end|text)\{[^{}]*\}|\\[A-Za-z]+")
 
@@ -89,7 +90,7 @@ def judge(gold: str, text: str) -> dict[str, Any]:
     if letter:
         golds = [letter[1].lower(), letter[1], *parse_gold(letter[1])]
         configs = [StringExtractionConfig(strings=tuple("ABCDEFGHIJ")), LatexExtractionConfig()]
-        text = _STYLED_LETTER.sub(r"\1", text)
+        text = _BRACKETED_LETTER.sub(r"\1", _STYLED_LETTER.sub(r"\1", text))
     else:
         golds = parse_gold(gold)
     if not golds:

@@ -1,0 +1,69 @@
+"""The scored part of a response."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mgsrl.rewards.extract import CLOSE_TAG, OPEN_TAG, extract_response, last_block
+
+
+@pytest.mark.parametrize(
+    ("text", "block"),
+    [
+        ("<response>a</response>", "a"),
+        ("<think>7</think> <response> 8 </response> bye", "8"),
+        ("<response>a</response><response>b</response>", "b"),
+        ("<response>a</response><response>b", "a"),
+        ("<response>a<response>b</response>", "b"),
+        ("<response>a</response>b</response>", "a"),
+        ("<response></response>", ""),
+        ("<response>a", None),
+        ("a</response>", None),
+        ("</response>a<response>", None),
+        ("<RESPONSE>a</RESPONSE>", None),
+        ("", None),
+    ],
+)
+def test_last_complete_block(text: str, block: str | None) -> None:
+    assert last_block(text) == block
+
+
+@given(st.lists(st.sampled_from([OPEN_TAG, CLOSE_TAG, "a", "b ", "\n", "<", ">"]), max_size=12))
+def test_a_block_is_part_of_the_text_and_holds_no_tags(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    block = last_block(text)
+    complete = any(
+        CLOSE_TAG in text[start + len(OPEN_TAG) :]
+        for start in range(len(text))
+        if text.startswith(OPEN_TAG, start)
+    )
+    assert (block is not None) == complete
+    if block is not None:
+        assert block in text
+        assert OPEN_TAG not in block
+        assert CLOSE_TAG not in block
+
+
+@given(st.text(max_size=50), st.text(max_size=50), st.text(max_size=50))
+def test_what_surrounds_the_block_does_not_matter(before: str, block: str, after: str) -> None:
+    if not any(tag in before + after + block for tag in ("<response>", "</response>", "<", ">")):
+        text = f"{before}{OPEN_TAG}{block}{CLOSE_TAG}{after}"
+        assert last_block(text) == block.strip()
+
+
+def test_policies_for_a_missing_block() -> None:
+    zero = extract_response(" 8 ", "zero")
+    assert zero.verdict is not None
+    assert (zero.verdict.value, zero.format_ok) == (0.0, False)
+    whole = extract_response(" 8 ", "whole_response")
+    assert (whole.text, whole.format_ok, whole.verdict) == ("8", False, None)
+    abstain = extract_response(" 8 ", "abstain")
+    assert abstain.verdict is not None
+    assert abstain.verdict.abstained
+    assert "<response>" in (abstain.verdict.error or "")
+
+
+@pytest.mark.parametrize("policy", ["zero", "whole_response", "abstain"])
+def test_a_complete_block_is_scored_whatever_the_policy(policy: str) -> None:
+    extraction = extract_response("7 <response>8</response>", policy)
+    assert (extraction.text, extraction.format_ok, extraction.verdict) == ("8", True, None)

@@ -1,0 +1,169 @@
+"""The math verifier and the process it runs in: the real one, killed for real."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mgsrl.errors import DataError
+from mgsrl.rewards.math_verifier import MathVerifier, validate_reference
+from mgsrl.rewards.protocol import RewardItem
+from mgsrl.types import Reward
+
+LIMIT_S = 1.5
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[MathVerifier]:
+    verifier = MathVerifier(time_limit_s=LIMIT_S, missing_tag="whole_response")
+    yield verifier
+    verifier.close()
+
+
+def score(verifier: MathVerifier, answer: object, response: str) -> Reward:
+    return verifier.score([RewardItem((), response, {"answer": answer})])[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "response", "value"),
+    [
+        ("18", "<response>So it is \\boxed{18}.</response>", 1.0),
+        (18, "<response>\\boxed{18}</response>", 1.0),
+        (18.0, "<response>\\boxed{18}</response>", 1.0),
+        ("18", "<think>18</think><response>\\boxed{17}</response>", 0.0),
+        ("18", "<response>\\boxed{18}</response> <response>\\boxed{19}</response>", 0.0),
+        ("1,234", "The total is 1234 apples.", 1.0),
+        ("-3", "Therefore the answer is -3", 1.0),
+        ("7", "Therefore the answer is +7", 1.0),
+        ("\\frac{1}{2}", "\\boxed{0.5}", 1.0),
+        ("\\frac{1}{3}", "\\dfrac{1}{3}", 1.0),
+        ("\\frac{1}{3}", "\\boxed{0.33}", 0.0),
+        ("x^2+2x+1", "\\boxed{(x+1)^2}", 1.0),
+        ("1", "x^2 + 2x + 1", 0.0),
+        ("10\\%", "\\boxed{10\\%}", 1.0),
+        ("(1, 2]", "\\boxed{(1,2]}", 1.0),
+        ("\\{1, 2\\}", "\\boxed{\\{2, 1\\}}", 1.0),
+        ("C", "The answer is (C).", 1.0),
+        ("C", "\\boxed{\\text{(C)}}", 1.0),
+        ("C", "The answer is (B).", 0.0),
+        ("18", "I do not know.", 0.0),
+        ("18", "", 0.0),
+        ("\\$10", "\\boxed{10}", 1.0),
+    ],
+)
+def test_verdicts(verifier: MathVerifier, answer: object, response: str, value: float) -> None:
+    reward = score(verifier, answer, response)
+    assert (reward.value, reward.error) == (value, None)
+
+
+def test_the_extracted_answer_is_reported(verifier: MathVerifier) -> None:
+    assert score(verifier, "2", "It is \\boxed{1 + 1}.").details == {"extracted": "1 + 1"}
+    assert score(verifier, "2", "Nothing here.").details == {"extracted": None}
+
+
+def test_the_prompt_is_never_searched(verifier: MathVerifier) -> None:
+    prompt = {"role": "user", "content": "What is \\boxed{18}?"}
+    item = RewardItem((prompt,), "<response>no</response>", {"answer": "18"})
+    assert verifier.score([item])[0].value == 0.0
+
+
+def test_an_unreadable_reference_abstains(verifier: MathVerifier) -> None:
+    reward = score(verifier, "\\boxed{", "\\boxed{1}")
+    assert reward.abstained
+    assert "reference answer" in (reward.error or "")
+
+
+SLOW = {
+    "power tower": r"\boxed{9^{9^{9^{9}}}}",
+    "factorial": r"\boxed{99999999!}",
+    "power of a sum": r"\boxed{(a+b+c+d+e+f)^{200}}",
+    "nested sines": r"\boxed{" + "\\sin(" * 300 + "x" + ")" * 300 + "}",
+}
+QUICK = {
+    "python power": "9**9**9**9",
+    "braces": "\\boxed" + "{" * 10_000 + "1" + "}" * 10_000,
+    "digits": "7" * 1_000_000,
+    "boxed digits": r"\boxed{" + "7" * 1_000_000 + "}",
+    "spaces": " " * 200_000 + "1",
+    "dollars": "$" * 50_000,
+    "boxes": "\\boxed{" * 20_000,
+    "surrogate": "\\boxed{\x00\ud83d}",
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_bomb_is_killed_and_abstains(verifier: MathVerifier, name: str) -> None:
+    verifier.process.start()
+    starts, started = verifier.process.starts, time.monotonic()
+    reward = score(verifier, "x^2", SLOW[name])
+    assert reward.abstained
+    assert "no answer within" in (reward.error or "")
+    assert time.monotonic() - started < LIMIT_S + 2
+    assert score(verifier, "4", "\\boxed{4}").value == 1.0
+    assert verifier.process.starts == starts + 1
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_hostile_text_ends_within_the_limit(verifier: MathVerifier, name: str) -> None:
+    verifier.process.start()
+    started = time.monotonic()
+    assert score(verifier, "12", QUICK[name]).value in (0.0, None)
+    assert time.monotonic() - started < LIMIT_S + 2
+
+
+@pytest.mark.parametrize(
+    "template", [r"\boxed{%s}", "%s", "$%s$", r"\boxed{\text{%s}}", "The answer is %s"]
+)
+def test_nothing_is_executed(verifier: MathVerifier, template: str, tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    reward = score(verifier, "1", template % f"__import__('os').system('touch {marker}')")
+    assert reward.value in (0.0, None)
+    assert not marker.exists()
+
+
+def test_memory_is_limited() -> None:
+    verifier = MathVerifier(time_limit_s=2, memory_limit_mib=400, missing_tag="whole_response")
+    try:
+        reward = score(verifier, "1", r"\boxed{2^{20000000000}}")
+        assert reward.value != 1.0
+        assert score(verifier, "4", "\\boxed{4}").value == 1.0
+        rss = psutil.Process(verifier.process.pid).memory_info().rss
+        assert rss < 400 * 2**20
+    finally:
+        verifier.close()
+
+
+def test_a_killed_process_is_replaced(verifier: MathVerifier) -> None:
+    assert score(verifier, "4", "\\boxed{4}").value == 1.0
+    assert verifier.process.pid is not None
+    os.kill(verifier.process.pid, signal.SIGKILL)
+    time.sleep(0.1)
+    first = score(verifier, "4", "\\boxed{4}")
+    assert first.value == 1.0 or first.abstained
+    assert score(verifier, "4", "\\boxed{4}").value == 1.0
+
+
+def test_close_leaves_no_process() -> None:
+    verifier = MathVerifier(missing_tag="whole_response")
+    score(verifier, "4", "\\boxed{4}")
+    pid = verifier.process.pid
+    assert pid is not None
+    verifier.close()
+    verifier.close()
+    assert not psutil.pid_exists(pid)
+    assert score(verifier, "4", "\\boxed{4}").abstained
+
+
+@pytest.mark.parametrize("answer", [None, "", "  ", True, [1], {"a": 1}])
+def test_bad_references_are_data_errors(answer: object) -> None:
+    with pytest.raises(DataError, match="expected"):
+        validate_reference({"answer": answer})
+
+
+def test_good_references() -> None:
+    for answer in ("18", 18, 0, 2.5, "\\frac12"):
+        validate_reference({"answer": answer})

@@ -1,0 +1,170 @@
+"""The reward model on a tiny random Llama classifier: real templates, tokens and batches."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForSequenceClassification
+
+from mgsrl.errors import MissingPathError, UserError
+from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.reward_model import RewardModel
+
+PROMPT = ({"role": "user", "content": "Name a fruit."},)
+
+
+def make_classifier(source: Path, folder: Path, num_labels: int = 1) -> Path:
+    """A classifier with random head on the body of `source`."""
+    body = AutoModelForCausalLM.from_pretrained(source)
+    config = body.config
+    config.num_labels = num_labels
+    torch.manual_seed(1)
+    model = LlamaForSequenceClassification(config)
+    model.model.load_state_dict(body.model.state_dict())
+    torch.nn.init.normal_(model.score.weight)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_classifier(tiny_model, tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture(scope="module")
+def model(classifier: Path) -> RewardModel:
+    return RewardModel(str(classifier), batch_size=3, max_length=64)
+
+
+def item(text: str) -> RewardItem:
+    return RewardItem(PROMPT, f"<think>x</think><response>{text}</response>")
+
+
+RESPONSES = ["An apple.", "A", "The sea is wide and blue.", "", "An apple is a fruit.", "12"]
+
+
+def values(model: RewardModel, items: list[RewardItem]) -> list[float]:
+    rewards = model.score(items)
+    assert all(reward.value is not None for reward in rewards)
+    return [reward.value for reward in rewards if reward.value is not None]
+
+
+def test_the_score_is_the_logit_of_the_templated_conversation(model: RewardModel) -> None:
+    ids = model.tokenizer("user: Name a fruit.\nassistant: An apple.\n")["input_ids"]
+    with torch.inference_mode():
+        logit = model.model(input_ids=torch.tensor([ids])).logits.item()
+    assert values(model, [item("An apple.")]) == [pytest.approx(logit, abs=1e-5)]
+
+
+def test_batches_and_order_do_not_matter(model: RewardModel) -> None:
+    together = values(model, [item(text) for text in RESPONSES])
+    alone = [values(model, [item(text)])[0] for text in RESPONSES]
+    backwards = values(model, [item(text) for text in reversed(RESPONSES)])[::-1]
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert together == pytest.approx(backwards, abs=1e-5)
+    assert len(set(together)) == len(RESPONSES)
+
+
+def test_the_same_items_give_the_same_numbers(model: RewardModel) -> None:
+    items = [item(text) for text in RESPONSES]
+    assert values(model, items) == values(model, items)
+
+
+def test_a_tokenizer_without_padding_gives_the_same(model: RewardModel) -> None:
+    items = [item(text) for text in RESPONSES]
+    padded = values(model, items)
+    pad = model.tokenizer.pad_token
+    try:
+        model.tokenizer.pad_token = None
+        assert values(model, items) == pytest.approx(padded, abs=1e-5)
+    finally:
+        model.tokenizer.pad_token = pad
+
+
+def test_sigmoid(classifier: Path) -> None:
+    model = RewardModel(str(classifier), transform="sigmoid")
+    reward = model.score([item("An apple.")])[0]
+    assert reward.value == pytest.approx(1 / (1 + math.exp(-reward.details["raw_score"])))
+
+
+def test_only_the_response_counts(model: RewardModel) -> None:
+    thought = RewardItem(PROMPT, "<think>very long</think> <response>An apple.</response>")
+    assert values(model, [thought]) == values(model, [item("An apple.")])
+
+
+def test_control_tokens_are_removed(model: RewardModel) -> None:
+    clean = values(model, [item("An apple.")])
+    for text in ("An <eos>apple.", "An apple.<|im_end|>", "An <e<eos>os>apple."):
+        assert values(model, [item(text)]) == clean
+    special = RewardModel.clean(model, "a<|im_<|im_end|>end|>b")
+    assert special == "ab"
+
+
+def test_responses_without_a_block(model: RewardModel) -> None:
+    rewards = model.score([RewardItem(PROMPT, "An apple."), item("An apple.")])
+    assert [(reward.value == 0.0, reward.format_ok) for reward in rewards] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_long_inputs_lose_their_oldest_tokens(model: RewardModel) -> None:
+    ids = model.encode(item("apple " * 200), "apple " * 200)
+    assert len(ids) == 64
+    assert model.tokenizer.decode(ids).endswith("apple \n")
+
+
+def test_a_template_that_refuses_abstains(classifier: Path) -> None:
+    model = RewardModel(str(classifier))
+    model.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    reward = model.score([item("An apple.")])[0]
+    assert reward.abstained
+    assert "roles must alternate" in (reward.error or "")
+
+
+def test_a_logit_that_is_no_number_abstains(classifier: Path) -> None:
+    model = RewardModel(str(classifier))
+    torch.nn.init.constant_(model.model.score.weight, float("nan"))
+    reward = model.score([item("An apple.")])[0]
+    assert reward.abstained
+    assert "nan" in (reward.error or "")
+
+
+# --- what cannot be a reward model ----------------------------------------------------------------
+
+
+def test_missing_path(tmp_path: Path) -> None:
+    for path in (str(tmp_path / "none"), "./none", "pocket/none/x"):
+        with pytest.raises(MissingPathError, match="to do"):
+            RewardModel(path)
+
+
+def test_two_logits(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="num_labels=2"):
+        RewardModel(str(make_classifier(tiny_model, tmp_path, num_labels=2)))
+
+
+def test_a_causal_model_has_no_trained_head(tiny_model: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model.config.num_labels = 1
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no weights for score\.weight"):
+        RewardModel(str(tmp_path))
+
+
+def test_no_chat_template(classifier: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(classifier)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    LlamaForSequenceClassification.from_pretrained(classifier).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="chat template"):
+        RewardModel(str(tmp_path))
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        RewardModel(str(tmp_path))
