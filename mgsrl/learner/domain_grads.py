@@ -22,6 +22,8 @@ class DomainGradients:
         layout: this rank's shards.
         module_of: parameter name -> module name.
         modules: the module names in model order, equal on all ranks.
+        device: where collectives run.
+        storage: where the rows are kept (the CPU under optimizer offload).
     """
 
     def __init__(
@@ -30,22 +32,24 @@ class DomainGradients:
         module_of: dict[str, str],
         modules: Sequence[str],
         device: torch.device,
+        storage: torch.device,
     ) -> None:
         self.layout = layout
         self.modules = tuple(modules)
         self.domains: tuple[str, ...] = ()
         self._device = device
+        self._storage = storage
         self._columns = _module_columns(layout, module_of, self.modules)
-        self._buffer_DN = torch.zeros(0, layout.num_columns, device=device)
+        self._buffer_DN = torch.zeros(0, layout.num_columns, device=storage)
         self._filled: set[str] = set()
 
     def start(self, domains: Sequence[str]) -> None:
         """Begin an update over `domains` (equal on all ranks)."""
         self.domains = tuple(domains)
         if len(self.domains) != len(self._buffer_DN):
-            self._buffer_DN = torch.zeros(0, 0, device=self._device)  # free before allocating
+            self._buffer_DN = torch.zeros(0, 0, device=self._storage)  # free before allocating
             self._buffer_DN = torch.zeros(
-                len(self.domains), self.layout.num_columns, device=self._device
+                len(self.domains), self.layout.num_columns, device=self._storage
             )
         self._filled.clear()
 

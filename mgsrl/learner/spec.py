@@ -36,12 +36,12 @@ class LearnerSpec:
                     todo="set learner.zero_stage=1 (same model memory, smaller optimizer state)",
                 )
             )
-        if self.learner.offload_optimizer and self.learner.device == "cpu":
+        if self.learner.offload_optimizer and self.learner.zero_stage == 0:
             raise ConfigError(
                 explain(
-                    "learner.offload_optimizer moves optimizer state from a GPU to the CPU.",
-                    expected="learner.device=cuda",
-                    found="learner.device=cpu",
-                    todo="set learner.offload_optimizer=false",
+                    "learner.offload_optimizer is a part of ZeRO.",
+                    expected="learner.zero_stage 1, 2 or 3",
+                    found="learner.zero_stage=0",
+                    todo="set learner.zero_stage=2, or learner.offload_optimizer=false",
                 )
             )

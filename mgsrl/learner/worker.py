@@ -101,9 +101,13 @@ class LearnerWorker:
         trained = [name for name, param in self.policy.named_parameters() if param.requires_grad]
         module_of = module_map(trained, spec.surgery.granularity)
         self._engine = make_engine(forward, config, self._rank.device.type)
-        self.layout = make_layout(self._engine, names, config.zero_stage)
+        self.layout = make_layout(self._engine, names, config.zero_stage, config.offload_optimizer)
         self.grads = DomainGradients(
-            self.layout, module_of, list(dict.fromkeys(module_of.values())), self._rank.device
+            self.layout,
+            module_of,
+            list(dict.fromkeys(module_of.values())),
+            self._rank.device,
+            torch.device("cpu") if config.offload_optimizer else self._rank.device,
         )
         self.source = WeightSource(self.policy)
         self.reference: Reference | None = None

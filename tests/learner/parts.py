@@ -78,6 +78,7 @@ class Case:
     entropy_coef: float = 0.0
     updates_per_batch: int = 1
     gradient_checkpointing: bool = False
+    offload_optimizer: bool = False
     max_grad_norm: float = 0.05
     lr: float = 1e-2  # updates well above the rounding of fp32 weights
     weight_decay: float = 0.01
@@ -94,6 +95,7 @@ def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
             dtype=case.dtype,
             micro_batch_size=case.micro_batch_size,
             gradient_checkpointing=case.gradient_checkpointing,
+            offload_optimizer=case.offload_optimizer,
             optimizer=OptimizerConfig(
                 lr=case.lr,
                 eps=1e-4,  # Adam's first step is lr * g / (|g| + eps): not blind to small errors
@@ -222,7 +224,8 @@ def _loss(model: Any, frozen: Any, samples: Any, old: Any, case: Case) -> torch.
         weight = (old_logp - torch.tensor(sample[2], dtype=torch.float64)).exp().clamp(max=2.0)
         ratio = (logp - old_logp).exp()
         surrogate = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
-        kl = (ref - logp).exp() - (ref - logp) - 1
+        # Clamped as in the published recipe's trainer (see algo/kl.py).
+        kl = ((ref - logp).exp() - (ref - logp) - 1).clamp(0, 10)
         total = total + (weight * surrogate + case.kl_coef * kl).sum()
         total = total - case.entropy_coef * entropy.sum()
     return total
