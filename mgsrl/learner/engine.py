@@ -4,6 +4,10 @@ Every micro-step is a gradient-accumulation boundary: DeepSpeed reduces and part
 gradient at once, and `domain_grads.py` adds it to the domain's own fp32 row. So there is no
 accumulation state inside DeepSpeed, and its extra memory is one reduced gradient, not one per
 domain. `engine.step()` clips by the global norm and steps as usual.
+
+Left out: loading under `deepspeed.zero.Init`. Every rank loads the whole model into CPU memory
+first, and `initialize` moves it to the GPU before it partitions it: the compute weights (2 bytes
+per parameter in bfloat16) must fit one GPU once, at the start.
 """
 
 from typing import Any

@@ -89,6 +89,7 @@ class LearnerWorker:
         """Join the other ranks and load the policy (and the reference, if the KL needs one)."""
         spec, config = self._spec, self._spec.learner
         torch.manual_seed(spec.seed)
+        self._host = address.rpartition(":")[0]
         runtime.join(self._rank, address, config.time_limit_s, self._server)
         dtype = DTYPES[config.dtype]
         forward = PolicyForward(load_policy(spec.policy, dtype))
@@ -277,7 +278,9 @@ class LearnerWorker:
         if choose_transfer(transfer, self._rank.device.type) == "nccl":
             from mgsrl.sync.nccl import NcclSender
 
-            self._sender = NcclSender(self.source, client, self._rank.index)
+            self._sender = NcclSender(
+                self.source, client, self._rank.index, master_address=self._host
+            )
         else:
             self._sender = ObjectStoreSender(self.source, client, self._rank.index == 0)
 
