@@ -1,6 +1,7 @@
 """The constraints: their examples, binding, strict and loose verdicts, hostile text."""
 
 import contextlib
+import json
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ from mgsrl.rewards.constraint_checker import ConstraintChecker
 from mgsrl.rewards.constraints import REGISTRY, bind, follows, loose_variants, validate_reference
 from mgsrl.rewards.constraints.spec import CannotDecideError, Example
 from mgsrl.rewards.protocol import RewardItem
-from tests.rewards.oracle import needs_oracle, rows
+from tests.rewards.oracle import DATA, needs_oracle, rows
 
 EXAMPLES = [(id_, example) for id_, entry in REGISTRY.items() for example in entry.examples]
 
@@ -42,15 +43,31 @@ def test_an_empty_response_follows_nothing(id_: str) -> None:
 
 
 @needs_oracle
-def test_all_of_ifeval_is_there_with_its_arguments() -> None:
-    import json
-
-    from tests.rewards.oracle import DATA
-
-    spec = json.loads((DATA / "if" / "constraint_spec.json").read_text())["google_ifeval"]
+@pytest.mark.parametrize("family", ["google_ifeval", "open_instruct_IFEvalG_train"])
+def test_all_published_constraints_are_there_with_their_arguments(family: str) -> None:
+    spec = json.loads((DATA / "if" / "constraint_spec.json").read_text())[family]
     assert {id_: sorted(entry["kwargs"]) for id_, entry in spec.items()} == {
         id_: sorted(REGISTRY[id_].arguments) for id_ in spec
     }
+
+
+@needs_oracle
+def test_published_training_rows_are_valid() -> None:
+    for row in rows("if/synthetic_if_train.jsonl"):
+        validate_reference(row)
+    for row in rows("if/nemogym_if_example.jsonl"):
+        validate_reference(row)
+
+
+@needs_oracle
+def test_published_training_verdicts() -> None:
+    for row in rows("if/nemogym_if_rollouts.jsonl"):
+        text = row["response"]["output"][-1]["content"][0]["text"]
+        verdicts = [
+            follows(bind(id_, kwargs), text)
+            for id_, kwargs in zip(row["instruction_id_list"], row["kwargs"], strict=True)
+        ]
+        assert verdicts == row["follow_instruction_list"]
 
 
 @pytest.mark.parametrize(
@@ -69,9 +86,9 @@ def test_all_of_ifeval_is_there_with_its_arguments() -> None:
         ("keywords:letter_frequency", {"letter": "ab"}, "one character"),
         ("punctuation:no_comma", ["x"], "mapping"),
         (
-            "length_constraints:nth_paragraph_first_word",
-            {"num_paragraphs": 2, "nth_paragraph": 3, "first_word": "a"},
-            "beyond",
+            "new:copy_span_idx",
+            {"prompt_to_repeat": "Name a tree.", "n_start": 3, "n_end": 3},
+            "empty span",
         ),
     ],
 )

@@ -1,6 +1,6 @@
 """Checkable constraints (IFEval and its kin), one function each, filed in `spec.REGISTRY`."""
 
-from mgsrl.rewards.constraints import format, keywords, length, style
+from mgsrl.rewards.constraints import copying, format, keywords, length, style, wording
 from mgsrl.rewards.constraints.check import (
     BoundConstraint,
     BoundReference,
@@ -12,7 +12,7 @@ from mgsrl.rewards.constraints.check import (
 )
 from mgsrl.rewards.constraints.spec import REGISTRY, CannotDecideError, Constraint
 
-FAMILIES = (format, keywords, length, style)
+FAMILIES = (copying, format, keywords, length, style, wording)
 
 __all__ = [
     "FAMILIES",

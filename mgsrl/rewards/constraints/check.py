@@ -52,6 +52,8 @@ def bind(instruction_id: Any, kwargs: Any) -> BoundConstraint:
     arguments = {}
     for name, argument in constraint.arguments.items():
         if name not in given:
+            if argument.optional:
+                continue
             raise _bad_arguments(constraint, f"`{name}`, {argument.type}", f"only {given}")
         try:
             arguments[name] = argument.parse(given[name])

@@ -29,6 +29,8 @@ class Argument:
     type: str
     """For messages: "an integer of at least 1"."""
     parse: Callable[[Any], Any]
+    optional: bool = False
+    """Absent, the check's own default holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,13 @@ def choice(*names: str) -> Argument:
     return Argument("one of " + ", ".join(map(repr, names)), parse)
 
 
+def _word(value: Any) -> str:
+    # Some data sets wrap the one word in a list.
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 1:
+        value = value[0]
+    return _text(value).strip()
+
+
 def _letter(value: Any) -> str:
     letter = _text(value).strip().lower()
     if len(letter) != 1:
@@ -137,6 +146,8 @@ COUNT = Argument("an integer of at least 0", _at_least(0))
 POSITIVE = Argument("an integer of at least 1", _at_least(1))
 TEXT = Argument("a non-empty string", _text)
 TEXTS = Argument("a non-empty list of non-empty strings", _texts)
+WORD = Argument("a non-empty string", _word)
+OPTIONAL_TEXT = Argument("a non-empty string", _text, optional=True)
 LETTER = Argument("one character", _letter)
 RELATION = choice("less than", "at least", "at most", "more than", "exactly")
 
