@@ -30,7 +30,9 @@ SMOOTHING = 0.03
 """Share of preference labels taken as flipped: one flaw costs about log(0.97 / 0.03) = 3.5."""
 CENTRE = -0.1
 """Where the mean logit of a clean and a flawed text is pulled to."""
-NEUTRAL_SHARE = 0.15
+NEUTRAL_SHARE = 0.12
+WEIGHTS = {"swapped": 3, "cut": 1, "curt": 1, **dict.fromkeys(EXPLOITS, 0.5)}
+"""How often a flaw is shown, where it is not twice: the hard ones more, the crude ones less."""
 
 Pair = tuple[str, str, str, float]
 """prompt, better, worse, target probability that `better` wins (0.5 for a tie)."""
@@ -44,16 +46,17 @@ def chat_task(split: str, rng: random.Random) -> TopicTask:
 
 
 def training_pairs(count: int, seed: int) -> list[Pair]:
-    """Pairs on train prompts; hard flaws come more often than crude exploits."""
+    """Pairs on train prompts."""
     rng = random.Random(f"reward model/{seed}")
-    kinds = (*FLAWS, *FLAWS, *EXPLOITS)
+    kinds = (*FLAWS, *EXPLOITS)
+    weights = [WEIGHTS.get(kind, 2) for kind in kinds]
     pairs: list[Pair] = []
     for _ in range(count):
         task = chat_task("train", rng)
         if rng.random() < NEUTRAL_SHARE:
             pairs.append((task.prompt, *neutral_pair(task, rng), 0.5))
         else:
-            pair = preference_pair(rng.choice(kinds), task, rng)
+            pair = preference_pair(rng.choices(kinds, weights)[0], task, rng)
             if pair[0] != pair[1]:
                 pairs.append((task.prompt, *pair, 1 - SMOOTHING))
     return pairs
@@ -69,7 +72,8 @@ def logits(model: Any, tokenizer: Any, conversations: list[tuple[str, str]]) -> 
         for prompt, response in conversations
     ]
     batch = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
-    return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, 0]
+    # Padding is on the right, where a causal model does not look: no attention mask is needed.
+    return model(input_ids=batch.input_ids).logits[:, 0]
 
 
 def pair_loss(model: Any, tokenizer: Any, batch: list[Pair]) -> torch.Tensor:
@@ -131,11 +135,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policy", type=Path, default=ASSETS / "pocket_policy")
     parser.add_argument("--out", type=Path, default=ASSETS / "pocket_reward_model")
-    parser.add_argument("--pairs", type=int, default=40_000)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--pairs", type=int, default=24_000)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="1 is faster on a busy machine")
     parser.add_argument("--quick", action="store_true", help="2,000 pairs only")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
