@@ -1,6 +1,6 @@
 """How the domains' gradients are combined (Modular Gradient Surgery, arXiv 2602.02301)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mgsrl.config.require import one_of
 
@@ -36,6 +36,11 @@ class SurgeryConfig:
     order: str = "random"
     """`random`: one seeded projection order per module, domain and step; `all`: the mean over
     all orders (deterministic)."""
+
+    patterns: dict[str, str] = field(default_factory=dict)
+    """Regular expression -> module name, for parameters that the built-in rules do not know."""
+    split_experts: bool = False
+    """One module per routed expert instead of one per layer (separate expert parameters only)."""
 
     def validate(self) -> None:
         one_of("surgery.method", self.method, METHODS)

@@ -127,9 +127,13 @@ class LearnerGroup:
         """Tell the learners who receives their weights, and how they travel."""
         self._all("connect_rollouts", list(handles), transfer, *self._sync)
 
-    def publish(self, version: int) -> None:
-        """Send the current weights to the rollout actors as `version`."""
-        self._all("publish", version)
+    def publish(self, version: int) -> int:
+        """Send the current weights to the rollout actors as `version`.
+
+        Returns:
+            How many rollout actors died meanwhile; see `LearnerWorker.publish`.
+        """
+        return self._all("publish", version)[0]
 
     def logprobs(self, sequences: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
         """Log-probability of every token given its prefix (first = 0.0), as the engine scores."""

@@ -100,7 +100,12 @@ class LearnerWorker:
         self.policy: Any = forward.policy
         names = {id(param): name for name, param in self.policy.named_parameters()}
         trained = [name for name, param in self.policy.named_parameters() if param.requires_grad]
-        module_of = module_map(trained, spec.surgery.granularity)
+        module_of = module_map(
+            trained,
+            spec.surgery.granularity,
+            spec.surgery.patterns,
+            split_experts=spec.surgery.split_experts,
+        )
         self._engine = make_engine(forward, config, self._rank.device.type)
         self.layout = make_layout(self._engine, names, config.zero_stage, config.offload_optimizer)
         self.grads = DomainGradients(
@@ -273,6 +278,7 @@ class LearnerWorker:
         from mgsrl.sync.object_store import ObjectStoreSender
 
         client = RolloutClient(handles, limit_s, ranks_per_worker=ranks_per_worker)
+        self._client = client
         if self._sender is not None:
             self._sender.shutdown()
         if choose_transfer(transfer, self._rank.device.type) == "nccl":
@@ -284,11 +290,17 @@ class LearnerWorker:
         else:
             self._sender = ObjectStoreSender(self.source, client, self._rank.index == 0)
 
-    def publish(self, version: int) -> None:
-        """Send the current weights to the connected rollout actors as `version`."""
+    def publish(self, version: int) -> int:
+        """Send the current weights to the connected rollout actors as `version`.
+
+        Returns:
+            How many of them died (rank 0 knows; 0 on the others): they must be replaced and
+            connected, and the version published again.
+        """
         if self._sender is None:
             raise InvariantError("publish should follow connect_rollouts")
         self._sender.send_weights(version)
+        return self._client.lost
 
     def export(self, path: str) -> None:
         """Write a plain Hugging Face folder with the tokenizer (rank 0 writes)."""

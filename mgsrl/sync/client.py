@@ -2,6 +2,9 @@
 
 vLLM's own `RayVLLMWeightSyncClient` waits without a limit, sends a payload once per actor and
 gives every actor the same NCCL rank offset; hence this one.
+
+An actor that dies during an update is left out of the rest of it and counted: the learners'
+ranks are in the middle of collectives, and the other actors want to end the update properly.
 """
 
 from collections.abc import Sequence
@@ -10,6 +13,7 @@ from typing import Any
 import ray
 
 from mgsrl.cluster.wait import get
+from mgsrl.errors import WaitTimeoutError, WorkerDiedError
 
 
 class RolloutClient:
@@ -27,18 +31,20 @@ class RolloutClient:
         self.handles = list(handles)
         self.limit_s = limit_s
         self.ranks_per_worker = ranks_per_worker
+        self.lost = 0
+        """Actors that died, or did not answer in time, since the client was made."""
         self.next_version: int | None = None
         """Version of the update under way, for senders that do not pass it on (vLLM's NCCL)."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Open the transfer on every actor; under NCCL each gets its own rank offset."""
-        refs = []
-        for index, handle in enumerate(self.handles):
+        infos = []
+        for index in range(len(self.handles)):
             info = dict(init_info)
             if "rank_offset" in info:
                 info["rank_offset"] += index * self.ranks_per_worker
-            refs.append(handle.init_weight_transfer_engine.remote(info))
-        get(refs, self.limit_s, "the rollout workers to open the weight transfer")
+            infos.append((info,))
+        self._each("init_weight_transfer_engine", infos)
 
     def start_weight_update(self) -> None:
         self._all("start_weight_update")
@@ -56,5 +62,16 @@ class RolloutClient:
         self._all("finish_weight_update", weight_version)
 
     def _all(self, method: str, *args: Any) -> None:
-        refs = [getattr(handle, method).remote(*args) for handle in self.handles]
-        get(refs, self.limit_s, f"{method} on the rollout workers")
+        self._each(method, [args] * len(self.handles))
+
+    def _each(self, method: str, args: Sequence[tuple[Any, ...]]) -> None:
+        """Call every actor that is left; drop those that do not answer."""
+        refs = [getattr(handle, method).remote(*own) for handle, own in zip(self.handles, args)]
+        alive = []
+        for handle, ref in zip(self.handles, refs):
+            try:
+                get(ref, self.limit_s, f"{method} on a rollout worker")
+                alive.append(handle)
+            except (WorkerDiedError, WaitTimeoutError):
+                self.lost += 1
+        self.handles = alive

@@ -34,6 +34,7 @@ from mgsrl.rewards.build import check_reward, reward_pool, validator
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rollout.sampler import Sampler, training_sampling
 from mgsrl.rollout.worker import EngineSpec, check_rollout_resources, rollout_pools
+from mgsrl.surgery import check_method
 from mgsrl.train.checkpoint import Checkpoint
 from mgsrl.train.folder import run_folder
 from mgsrl.train.loop import train
@@ -127,6 +128,7 @@ def plan(config: Config) -> Plan:
         UserError: a model, file or row that is not what it should be.
     """
     model_path = resolve_policy(config.policy.path)
+    check_method(config.surgery.method)
     for name, domain in config.domains.items():
         check_reward(domain.reward, f"domains.{name}.reward")
     tokenizer = load_tokenizer(config.policy)
@@ -222,7 +224,6 @@ def build(
         with console.stage("starting reward workers"):
             scorer.wait_ready()
         runs.append(_run(config, plan, sampler, scorer, learners, console, checkpoint))
-        runs[0].connect_rollouts()
         _record(config, learners, engine_facts, checkpoint)
         yield runs[0]
 

@@ -32,6 +32,6 @@ def train(run: Run) -> None:
                 outcome = run.learners.optimizer_step(run.step)
         run.step += 1
         with run.stage("sync"):
-            run.publish_weights()
+            run.publish_weights(groups)
         run.after_step(groups, losses, report, outcome)
     run.finish()

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mgsrl.cluster.pool import ActorPool
+from mgsrl.cluster.wait import get
 from mgsrl.config import AlgoConfig, CheckpointConfig, EvaluateConfig, SyncConfig
 from mgsrl.data.mixture import Mixture
 from mgsrl.data.packing import PackedBatch, pack
@@ -28,7 +28,7 @@ from mgsrl.obs.timers import StageTimers
 from mgsrl.obs.trackers import Trackers
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rollout.sampler import Sampler
-from mgsrl.sync.canary import PROBE_SEED, Probe, check_canary, compare_logprobs
+from mgsrl.sync.canary import PROBE_SEED, Probe, check_canary, compare_logprobs, pick_sequences
 from mgsrl.train.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
 from mgsrl.train.schedule import Phase, Schedule
 from mgsrl.types import DomainStats, Prompt, RolloutGroup, Sampling, StepStats, SurgeryReport
@@ -66,6 +66,7 @@ class Run:
     timers: StageTimers = field(default_factory=StageTimers)
     canary_sequences: list[tuple[int, ...]] = field(default_factory=list)
     canary_error: float = 0.0
+    _connected: list[Any] = field(default_factory=list)
 
     # ---- stages ----------------------------------------------------------------------------
 
@@ -96,9 +97,6 @@ class Run:
             self.console.note(f"resumed after step {self.step} from {self.checkpoint.path}")
         rewind_logs(self.folder, next_step=self.step + 1, weight_version=self.step)
         self.trackers = self.open_trackers(self.step + 1)
-        prompts = [prompt for group in self.heldout.values() for prompt in group]
-        prompts = prompts or self.mixture.peek(self.sync.canary_sequences)
-        self.canary_sequences = [p.token_ids for p in prompts[: self.sync.canary_sequences]]
 
     def enter_phase(self) -> Phase:
         """The phase of the coming step, its resets done when the step is its first."""
@@ -113,49 +111,66 @@ class Run:
 
     # ---- weights -------------------------------------------------------------------------------
 
-    def publish_weights(self) -> None:
+    def publish_weights(self, groups: Groups | None = None) -> None:
         """Send weight version `step` to every rollout worker and prove that it arrived.
 
-        A worker found dead is replaced and everything is sent again; a learner's death is final.
+        The canary compares sequences of `groups`, or prompts before there are any. A worker
+        found dead is replaced and everything is sent again; a learner's death is final.
         """
+        candidates = (
+            [group.prompt.token_ids + group.rollouts[0].token_ids for group in _all(groups)]
+            if groups
+            else [prompt.token_ids for prompt in self.mixture.peek(self.sync.canary_sequences)]
+        )
+        self.canary_sequences = pick_sequences(candidates, self.sync.canary_sequences)
         while True:
+            handles = self.sampler.handles
             try:
-                self.learners.publish(self.step)
-                self._check_canary()
-                return
-            except WorkerDiedError:
-                if not sum(pool.revive_dead() for pool in self.sampler.distinct_pools):
-                    raise
+                self.connect(handles)
+                if not self.learners.publish(self.step):
+                    self._check_canary(handles)
+                    return
+                reason = "a rollout worker died while weights were sent to it"
+            except WorkerDiedError as error:
+                reason = str(error)
+            if not sum(pool.revive_dead() for pool in self.sampler.distinct_pools):
+                raise WorkerDiedError(reason)
 
-    def _check_canary(self) -> None:
+    def republish_weights(self, handle: Any) -> None:
+        """A rollout worker was replaced: send it the current version, and prove that too."""
+        self.connect([handle])
+        if self.learners.publish(self.step):
+            raise WorkerDiedError("the new rollout worker died while weights were sent to it")
+        self._check_canary([handle])
+
+    def connect(self, handles: Sequence[Any]) -> None:
+        """Make `handles` the receivers of the learners' weights."""
+        if handles != self._connected:
+            self.learners.connect_rollouts(handles, self.sync.transfer)
+            self._connected = list(handles)
+
+    def _check_canary(self, handles: Sequence[Any]) -> None:
         expected = self.learners.logprobs(self.canary_sequences, temperature=1.0)
         limit_s = self.sampler.limit_s
-        self.canary_error = 0.0
-        for pool in self.sampler.distinct_pools:
-            scored = pool.broadcast("score", self.canary_sequences, 1.0, limit_s=limit_s)
-            for slot, logprobs in enumerate(scored):
-                error = compare_logprobs(logprobs, expected)
-                self.canary_error = max(self.canary_error, error.mean)
-                check_canary(
-                    error,
-                    threshold=self.sync.canary_threshold,
-                    weight_version=self.step,
-                    worker=f"{pool.name} worker {slot}",
-                    probes=partial(self._probes, pool, slot),
-                )
+        scored = get(
+            [handle.score.remote(self.canary_sequences, 1.0) for handle in handles],
+            limit_s,
+            "the canary's log-probabilities",
+        )
+        errors = [compare_logprobs(logprobs, expected) for logprobs in scored]
+        self.canary_error = max(error.mean for error in errors)
+        for slot, (handle, error) in enumerate(zip(handles, errors)):
+            check_canary(
+                error,
+                threshold=self.sync.canary_threshold,
+                weight_version=self.step,
+                worker=f"rollout worker {slot}",
+                probes=partial(self._probes, handle),
+            )
 
-    def _probes(self, pool: ActorPool, slot: int) -> tuple[Probe, Probe]:
-        engine = pool.broadcast("probe", PROBE_SEED, limit_s=self.sampler.limit_s)[slot]
+    def _probes(self, handle: Any) -> tuple[Probe, Probe]:
+        engine = get(handle.probe.remote(PROBE_SEED), self.sampler.limit_s, "the engine's probe")
         return engine, self.learners.probe()
-
-    def republish_weights(self, _handle: Any) -> None:
-        """A rollout worker was replaced: connect it and send it the current version."""
-        self.connect_rollouts()
-        self.learners.publish(self.step)
-
-    def connect_rollouts(self) -> None:
-        """Tell the learners who receives their weights."""
-        self.learners.connect_rollouts(self.sampler.handles, self.sync.transfer)
 
     # ---- after a step ----------------------------------------------------------------------------
 
@@ -179,7 +194,6 @@ class Run:
         self.trackers.log(self.step, scalars)
         write_rollouts(self.folder, self.step, groups, self.samples_per_domain)
         write_surgery(self.folder, self.step, report)
-        self._refresh_canary(groups)
         self.evaluate_if_due()
         every = self.checkpoints.every
         if self.step == self.num_steps or (every and self.step % every == 0):
@@ -217,8 +231,6 @@ class Run:
             save_checkpoint(folder, self.step, state, self.learners.save)
         prune_checkpoints(folder, self.checkpoints.keep)
 
-    def _refresh_canary(self, groups: Groups) -> None:
-        """From now on check with whole sequences: prompts alone may not reach what has changed."""
-        firsts = [domain_groups[0] for domain_groups in groups.values() if domain_groups]
-        sequences = [group.prompt.token_ids + group.rollouts[0].token_ids for group in firsts]
-        self.canary_sequences = sequences[: self.sync.canary_sequences]
+
+def _all(groups: Groups) -> list[RolloutGroup]:
+    return [group for domain_groups in groups.values() for group in domain_groups]
