@@ -31,8 +31,15 @@ SMOOTHING = 0.03
 CENTRE = -0.1
 """Where the mean logit of a clean and a flawed text is pulled to."""
 NEUTRAL_SHARE = 0.12
-WEIGHTS = {"swapped": 3, "cut": 1, "curt": 1, **dict.fromkeys(EXPLOITS, 0.5)}
-"""How often a flaw is shown, where it is not twice: the hard ones more, the crude ones less."""
+WEIGHTS = {
+    "repeated": 5,
+    "same_word": 4,
+    "sloppy": 3,
+    "cut": 1,
+    "curt": 1,
+    **dict.fromkeys(EXPLOITS, 0.5),
+}
+"""How often a flaw is shown where that is not twice: the hard ones more, the crude ones less."""
 
 Pair = tuple[str, str, str, float]
 """prompt, better, worse, target probability that `better` wins (0.5 for a tie)."""
@@ -135,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policy", type=Path, default=ASSETS / "pocket_policy")
     parser.add_argument("--out", type=Path, default=ASSETS / "pocket_reward_model")
-    parser.add_argument("--pairs", type=int, default=24_000)
+    parser.add_argument("--pairs", type=int, default=40_000)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
