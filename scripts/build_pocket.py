@@ -2,6 +2,7 @@
 
     python scripts/build_pocket.py                          # about 8 minutes on 2 cores
     python scripts/build_pocket.py --quick --out /tmp/x     # a minute, to see that it works
+    python scripts/build_pocket.py --measure                # the card's table
 
 The warm start is supervised training on texts of `mgsrl.data.pocket.writer`, which shows good and
 bad behaviours with set probabilities, so that reinforcement learning has something to select. Only
@@ -16,13 +17,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
-from mgsrl.data.pocket.tasks import draw_task
+from mgsrl.data.pocket.tasks import draw_task, pocket_rows
 from mgsrl.data.pocket.writer import write_mixed, write_perfect
 
 ASSETS = Path(__file__).resolve().parents[1] / "mgsrl" / "assets"
@@ -202,6 +210,55 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
     (out / "model.safetensors").chmod(0o644)
 
 
+@torch.inference_mode()
+def sample(model: Any, tokenizer: Any, rows: list[dict[str, Any]], greedy: bool) -> list[str]:
+    """One response a row, at temperature 1 unless `greedy`."""
+    prompts = [
+        tokenizer.apply_chat_template(row["messages"], add_generation_prompt=True, tokenize=False)
+        for row in rows
+    ]
+    batch = tokenizer(
+        prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
+    )
+    output = model.generate(**batch, max_new_tokens=64, do_sample=not greedy, top_k=0)
+    return tokenizer.batch_decode(output[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+
+
+def measure(policy: Path, count: int, seed: int) -> None:
+    """Print the card's table: rewards on held-out prompts, greedy and sampled."""
+    # Imported here, because a rebuild from nothing has no reward model yet.
+    from mgsrl.rewards.constraint_checker import ConstraintChecker
+    from mgsrl.rewards.math_verifier import MathVerifier
+    from mgsrl.rewards.protocol import RewardItem
+    from mgsrl.rewards.reward_model import RewardModel
+
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32).eval()
+    rewards = {
+        "math": MathVerifier(),
+        "chat": RewardModel("pocket", transform="sigmoid"),
+        "instruction_following": ConstraintChecker(),
+    }
+    print(
+        "| domain | greedy | sampled, T = 1 | tokens | no response block |\n|---|---|---|---|---|"
+    )
+    for domain, reward in rewards.items():
+        rows = pocket_rows(domain, "heldout", count)
+        cells = []
+        for greedy in (True, False):
+            texts = sample(model, tokenizer, rows, greedy)
+            items = [RewardItem(row["messages"], text, row) for row, text in zip(rows, texts)]
+            scores = reward.score(items)
+            values = torch.tensor([score.value or 0.0 for score in scores])
+            cells.append(f"{values.mean():.3f} ± {values.std() / count**0.5:.3f}")
+        reward.close()
+        # The last round's, the sampled ones; the end token is counted.
+        tokens = sum(len(tokenizer(text).input_ids) + 1 for text in texts) / count
+        no_block = sum(not score.format_ok for score in scores) / count
+        print(f"| {domain} | {cells[0]} | {cells[1]} | {tokens:.1f} | {no_block:.1%} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ASSETS / "pocket_policy")
@@ -210,8 +267,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="1 is faster on a busy machine")
     parser.add_argument("--quick", action="store_true", help="4,000 examples only")
+    parser.add_argument("--measure", action="store_true", help="only measure the policy in --out")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.measure:
+        measure(args.out, count=384, seed=args.seed)
+        return
     torch.manual_seed(args.seed)
     started = time.monotonic()
     texts = list(warm_start_texts(4_000 if args.quick else args.examples, args.seed))

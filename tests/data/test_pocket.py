@@ -1,5 +1,6 @@
 """The pocket world: prompts, texts, and the bundled models that were trained on them."""
 
+import functools
 import itertools
 import json
 import random
@@ -200,9 +201,14 @@ def test_tags_and_texts_survive_decoding() -> None:
     assert max(tokenizer.get_vocab().values()) < len(tokenizer)
 
 
-def bundled_rewards(conversations: list[tuple[str, str]]) -> torch.Tensor:
-    tokenizer = AutoTokenizer.from_pretrained(REWARD_MODEL)
+@functools.cache
+def load_reward_model() -> tuple[Any, Any]:
     model = AutoModelForSequenceClassification.from_pretrained(REWARD_MODEL).eval()
+    return model, AutoTokenizer.from_pretrained(REWARD_MODEL)
+
+
+def bundled_rewards(conversations: list[tuple[str, str]]) -> torch.Tensor:
+    model, tokenizer = load_reward_model()
     texts = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}],

@@ -25,7 +25,17 @@ from mgsrl.data.pocket.writer import (
 )
 from mgsrl.errors import InvariantError
 
-FLAWS = ("swapped", "drifted", "muddled", "repeated", "same_word", "cut", "curt", "sloppy")
+FLAWS = (
+    "swapped",
+    "drifted",
+    "misnamed",
+    "muddled",
+    "repeated",
+    "same_word",
+    "cut",
+    "curt",
+    "sloppy",
+)
 EXPLOITS = ("empty", "topic_only", "copied_prompt", "word_salad")
 
 
@@ -69,6 +79,17 @@ def _drift(sentences: Sequence[str], topic: Topic, rng: random.Random) -> list[s
     return [*sentences[:kept], *wrong[: len(sentences) - kept]]
 
 
+def _misname(sentences: Sequence[str], topic: Topic, rng: random.Random) -> list[str]:
+    """Facts of the right topic under another name, in one or all of the sentences with a name."""
+    wrong = other_topic(topic, rng).name
+    result = list(sentences)
+    named = [index for index, text in enumerate(result) if topic.name in text.lower()]
+    for index in named if rng.random() < 0.5 else [rng.choice(named)]:
+        text = result[index].replace(topic.name, wrong)
+        result[index] = text.replace(topic.name.capitalize(), wrong.capitalize())
+    return result
+
+
 def _exploit(kind: str, prompt: str, topic: Topic, rng: random.Random) -> str:
     name = topic.name
     if kind == "empty":
@@ -89,6 +110,8 @@ def _exploit(kind: str, prompt: str, topic: Topic, rng: random.Random) -> str:
 def _flawed(kind: str, sentences: Sequence[str], topic: Topic, rng: random.Random) -> list[str]:
     if kind == "drifted":
         return _drift(sentences, topic, rng)
+    if kind == "misnamed":
+        return _misname(sentences, topic, rng)
     if kind == "muddled":
         return _muddle(sentences, topic, rng)
     if kind == "repeated":
