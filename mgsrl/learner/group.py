@@ -85,6 +85,8 @@ class LearnerGroup:
                 "env_vars": {
                     "DS_ACCELERATOR": self.device,
                     "OMP_NUM_THREADS": str(threads),
+                    # Waiting threads sleep instead of spinning on cores that others need.
+                    "OMP_WAIT_POLICY": "PASSIVE",
                     "TOKENIZERS_PARALLELISM": "false",
                 }
             },

@@ -70,9 +70,9 @@ def actor(process: "subprocess.Popen[str]", name: str) -> psutil.Process:
     return found[0]
 
 
-def none_left(processes: list[psutil.Process]) -> None:
-    """Assert that all of `processes` end within a few seconds."""
-    _, alive = psutil.wait_procs(processes, timeout=30)
+def none_left(processes: list[psutil.Process], limit_s: float = 30) -> None:
+    """Assert that all of `processes` end."""
+    _, alive = psutil.wait_procs(processes, timeout=limit_s)
     alive = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert not alive, [_title(process) for process in alive]
 

@@ -96,7 +96,10 @@ def test_a_killed_learner_ends_the_run_and_the_same_command_resumes_it(
     assert runs.metrics(folder) == runs.metrics(six_steps)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)],
+)
 def test_a_stopped_run_leaves_nothing_running(number: signal.Signals, tmp_path: Path) -> None:
     folder = tmp_path / "stopped"
     process = runs.start(folder, "train.num_steps=50")
@@ -106,9 +109,9 @@ def test_a_stopped_run_leaves_nothing_running(number: signal.Signals, tmp_path: 
     process.send_signal(number)
     code = process.wait(timeout=60)
     assert code == (-9 if number == signal.SIGKILL else 1)
-    runs.none_left(family)
-    leftovers = [p for p in (folder / "checkpoints").iterdir() if p.name.startswith(".")]
-    assert number == signal.SIGKILL or not leftovers
+    # Nobody can clean up after SIGKILL: Ray's own agents notice within about a minute.
+    runs.none_left(family, limit_s=120 if number == signal.SIGKILL else 30)
+    assert number == signal.SIGKILL or not list(folder.rglob(".*tmp*"))
 
 
 def test_two_ranks_and_zero_3_train_like_one(six_steps: Path, tmp_path: Path) -> None:
