@@ -84,7 +84,8 @@ def _misname(sentences: Sequence[str], topic: Topic, rng: random.Random) -> list
     wrong = other_topic(topic, rng).name
     result = list(sentences)
     named = [index for index, text in enumerate(result) if topic.name in text.lower()]
-    for index in named if rng.random() < 0.5 else [rng.choice(named)]:
+    # No name is left when a repeated "they" has taken its sentence's place.
+    for index in named if rng.random() < 0.5 else named[:1]:
         text = result[index].replace(topic.name, wrong)
         result[index] = text.replace(topic.name.capitalize(), wrong.capitalize())
     return result
