@@ -1,6 +1,6 @@
 """Trains the pocket reward model: Bradley-Terry on minimal-contrast pairs.
 
-    python reward_models/pocket/train.py                        # about 4 minutes on 2 cores
+    python reward_models/pocket/train.py                        # about 6 minutes on 2 cores
     python reward_models/pocket/train.py --quick --out /tmp/rm
 
 The model is the policy's own body (it knows the pocket world from the warm start) with one logit.
@@ -26,18 +26,18 @@ from mgsrl.data.pocket.tasks import TopicTask, draw_task
 
 ASSETS = Path(__file__).resolve().parents[2] / "mgsrl" / "assets"
 
-SMOOTHING = 0.03
-"""Share of preference labels taken as flipped: one flaw costs about log(0.97 / 0.03) = 3.5."""
-CENTRE = -0.1
+SMOOTHING = 0.02
+"""Share of preference labels taken as flipped: one flaw costs about log(0.98 / 0.02) = 3.9."""
+CENTRE = -0.2
 """Where the mean logit of a clean and a flawed text is pulled to."""
 NEUTRAL_SHARE = 0.12
 WEIGHTS = {
-    "repeated": 5,
-    "same_word": 4,
-    "sloppy": 3,
-    "cut": 1,
-    "curt": 1,
-    **dict.fromkeys(EXPLOITS, 0.5),
+    "muddled": 3.5,
+    "repeated": 4.0,
+    "same_word": 5.0,
+    "cut": 1.0,
+    "curt": 0.7,
+    **dict.fromkeys(EXPLOITS, 0.3),
 }
 """How often a flaw is shown where that is not twice: the hard ones more, the crude ones less."""
 
@@ -56,7 +56,7 @@ def training_pairs(count: int, seed: int) -> list[Pair]:
     """Pairs on train prompts."""
     rng = random.Random(f"reward model/{seed}")
     kinds = (*FLAWS, *EXPLOITS)
-    weights = [WEIGHTS.get(kind, 2) for kind in kinds]
+    weights = [WEIGHTS.get(kind, 2.0) for kind in kinds]
     pairs: list[Pair] = []
     for _ in range(count):
         task = chat_task("train", rng)
@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policy", type=Path, default=ASSETS / "pocket_policy")
     parser.add_argument("--out", type=Path, default=ASSETS / "pocket_reward_model")
-    parser.add_argument("--pairs", type=int, default=40_000)
+    parser.add_argument("--pairs", type=int, default=56_000)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
