@@ -83,16 +83,48 @@ def _doctor(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
     from mgsrl.rewards.score_file import score_file
 
-    score_file(
-        options.domain,
-        Path(options.input),
-        Path(options.output),
-        loose=options.loose,
-        whole_response=options.whole_response,
-        workers=options.workers,
+    with Progress(
+        *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()
+    ) as bar:
+        task = bar.add_task("scoring", total=None)
+        summary = score_file(
+            options.domain,
+            Path(options.input),
+            Path(options.output),
+            loose=options.loose,
+            whole_response=options.whole_response,
+            workers=options.workers,
+            reward_model=options.reward_model,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    mean = (
+        "none scored" if summary.mean_reward is None else f"mean reward {summary.mean_reward:.4f}"
     )
+    print(
+        f"{options.output}: {summary.rows} rows, {mean}, {summary.abstained} abstained, "
+        f"{summary.without_block} without a complete <response>"
+    )
+
+
+def _data(options: argparse.Namespace) -> None:
+    from mgsrl.config.compose import compose_config
+    from mgsrl.data.inspect import inspect_source
+    from mgsrl.rewards.build import validator
+
+    config = compose_config(options.overrides)
+    for name, domain in config.domains.items():
+        report = inspect_source(
+            domain.source,
+            name,
+            key=f"domains.{name}.source",
+            reward_kind=domain.reward.kind,
+            validate=validator(domain.reward),
+        )
+        print("\n".join(report.lines()))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -107,6 +139,7 @@ COMMANDS: dict[str, tuple[str, Handler]] = {
     "report": ("write the HTML report of a run folder", _report),
     "compare": ("overlay several runs (strategies, seeds) in one HTML page", _compare),
     "score": ("score stored responses without training", _score),
+    "data": ("look at the prompts of every domain: rows, lengths, duplicates, problems", _data),
     "export": ("turn a run or checkpoint into a plain Hugging Face folder", _export),
     "doctor": ("say what this machine can run and what is missing", _doctor),
 }
@@ -147,6 +180,10 @@ def _parser() -> argparse.ArgumentParser:
         "--whole-response", action="store_true", help="rows hold no think/response tags"
     )
     score.add_argument("--workers", type=int, default=1, help="worker processes")
+    score.add_argument("--reward-model", default="pocket", help="chat: folder or hub id")
+    data = parsers["data"]
+    data.add_argument("action", choices=["inspect"])
+    data.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. domains=local_text")
     export = parsers["export"]
     export.add_argument("source", help="a run folder (its newest checkpoint) or a checkpoint")
     export.add_argument("output", help="folder for config, tokenizer and safetensors")
