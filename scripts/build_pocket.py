@@ -1,6 +1,6 @@
 """Rebuilds the bundled pocket policy: its tokenizer, then a warm start of mixed quality.
 
-    python scripts/build_pocket.py                          # about 8 minutes on 2 cores
+    python scripts/build_pocket.py                          # 22 minutes on 2 busy cores
     python scripts/build_pocket.py --quick --out /tmp/x     # a minute, to see that it works
     python scripts/build_pocket.py --measure                # the card's table
 

@@ -1,6 +1,6 @@
 """Trains the pocket reward model: Bradley-Terry on minimal-contrast pairs.
 
-    python reward_models/pocket/train.py                        # about 6 minutes on 2 cores
+    python reward_models/pocket/train.py                        # 10 minutes on 2 busy cores
     python reward_models/pocket/train.py --quick --out /tmp/rm
 
 The model is the policy's own body (it knows the pocket world from the warm start) with one logit.

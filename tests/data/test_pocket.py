@@ -234,7 +234,7 @@ def bundled_rewards(conversations: list[tuple[str, str]]) -> torch.Tensor:
 @pytest.mark.parametrize("kind", [*FLAWS, *EXPLOITS])
 def test_reward_model_marks_each_flaw_down(kind: str) -> None:
     rng = random.Random(12)
-    tasks = [chat_task(rng) for _ in range(40)]
+    tasks = [chat_task(rng) for _ in range(25)]
     pairs = [preference_pair(kind, task, rng, plain=True) for task in tasks]
     better = bundled_rewards([(t.prompt, p[0]) for t, p in zip(tasks, pairs, strict=True)])
     worse = bundled_rewards([(t.prompt, p[1]) for t, p in zip(tasks, pairs, strict=True)])
@@ -244,7 +244,7 @@ def test_reward_model_marks_each_flaw_down(kind: str) -> None:
 
 def test_reward_model_does_not_care_for_junk_and_is_not_saturated() -> None:
     rng = random.Random(13)
-    tasks = [chat_task(rng) for _ in range(100)]
+    tasks = [chat_task(rng) for _ in range(60)]
     pairs = [neutral_pair(task, rng) for task in tasks]
     plain = bundled_rewards([(t.prompt, p[0]) for t, p in zip(tasks, pairs, strict=True)])
     junk = bundled_rewards([(t.prompt, p[1]) for t, p in zip(tasks, pairs, strict=True)])
