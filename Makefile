@@ -22,6 +22,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11)' 2>/dev/null \
 	  || { echo "Python 3.11 is needed: expected it as '$(PYTHON)'; set PYTHON=/path/to/python3.11"; exit 2; }
 	@command -v g++ >/dev/null || { echo "g++ is needed (DeepSpeed compiles a small op); install it"; exit 2; }
+	@$(PYTHON) -c 'import sysconfig, pathlib; assert pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file()' 2>/dev/null \
+	  || { echo "Python's headers are needed (DeepSpeed compiles a small op): install python3.11-dev"; exit 2; }
+	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null \
+	  || { echo "libnuma is needed by vLLM's CPU kernels: install libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora)"; exit 2; }
 	@echo "Setting up $(VENV) from requirements.lock (about 2 minutes, 4 GB)..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(PIP_ARGS) -r requirements.lock

@@ -4,11 +4,13 @@ Each command imports what it needs when it runs, so that `--help` and mistakes a
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mgsrl import __version__
+from mgsrl.cluster.session import on_sigterm
 from mgsrl.errors import MgsrlError, UserError, nearest
 
 TRAIN_EPILOG = """\
@@ -37,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 0
+    signal.signal(signal.SIGTERM, on_sigterm)
     try:
         COMMANDS[options.command][1](options)
         return 0

@@ -40,6 +40,10 @@ class WorkerDiedError(MgsrlError, RuntimeError):
     """An actor died and could not be brought back."""
 
 
+class LearnerDiedError(MgsrlError, RuntimeError):
+    """A learner rank died: unlike a pool's worker it cannot be replaced, the run resumes."""
+
+
 class StaleWeightsError(MgsrlError, RuntimeError):
     """The rollout engine does not compute with the weights that were published to it."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from mgsrl.cluster.wait import get, unwrapped
 from mgsrl.errors import WaitTimeoutError, WorkerDiedError
@@ -97,11 +97,11 @@ class ActorPool:
                 done += 1
                 if on_done is not None:
                     on_done(done, len(batches))
-            except (RayActorError, WaitTimeoutError) as error:
-                self._restart(call.slot, error)
-                waiting.appendleft(call.index)
             except RayTaskError as error:
                 raise unwrapped(error) from error
+            except (RayError, WaitTimeoutError) as error:
+                self._restart(call.slot, error)
+                waiting.appendleft(call.index)
             idle.append(call.slot)
         return results
 
@@ -112,14 +112,6 @@ class ActorPool:
         ready, _ = ray.wait(list(running), num_returns=1, timeout=wait_s)
         ref = ready[0] if ready else first
         return ref, running.pop(ref)
-
-    def broadcast(self, method: str, *args: Any, limit_s: float) -> list[Any]:
-        """`actor.method(*args)` on every actor; the results by slot."""
-        return get(
-            [getattr(handle, method).remote(*args) for handle in self.handles],
-            limit_s,
-            f"{method} on the {self.name} workers",
-        )
 
     def revive_dead(self) -> int:
         """Replace every actor that no longer answers `ready()`; returns how many."""
@@ -132,6 +124,10 @@ class ActorPool:
                 revived += 1
         return revived
 
+    def replace(self, handle: Any, reason: Exception) -> None:
+        """Make the actor behind `handle` anew, dead or not."""
+        self._restart(self.handles.index(handle), reason)
+
     def _restart(self, slot: int, reason: Exception) -> None:
         """Replace the actor of one slot.
 
@@ -139,6 +135,8 @@ class ActorPool:
         up ends the run after `max_restarts` tries.
         """
         while True:
+            if not self.handles:
+                raise WorkerDiedError(f"the {self.name} workers were stopped") from reason
             self.restarts[slot] += 1
             if self.restarts[slot] > self._max_restarts:
                 raise WorkerDiedError(
@@ -153,11 +151,11 @@ class ActorPool:
                 if self.on_restart is not None:
                     self.on_restart(self.handles[slot])
                 return
-            except (WorkerDiedError, WaitTimeoutError, RayActorError) as error:
+            except (WorkerDiedError, WaitTimeoutError) as error:
                 reason = error
 
     def stop(self) -> None:
-        """Kill the actors; safe to call twice."""
-        for handle in self.handles:
+        """Kill the actors; safe to call twice. A `map` under way in another thread ends."""
+        handles, self.handles = self.handles, []
+        for handle in handles:
             ray.kill(handle, no_restart=True)
-        self.handles = []

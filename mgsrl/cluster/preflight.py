@@ -92,14 +92,14 @@ def check_resources(
     Args:
         learner_gpus, rollout_gpus, reward_gpus: wanted by all actors of that kind together.
         available_gpus: what Ray sees (or `cluster.num_gpus`).
-        device: `learner.device`; `auto` on a machine without GPUs means the CPU, where nothing
-            is asked of GPUs.
+        device: `learner.device`; with `cpu` (or `auto` on a machine without GPUs) learners and
+            rollout workers ask for none.
 
     Raises:
         ConfigError: with expected, found and what to do.
     """
-    if available_gpus == 0 and device != "cuda" and reward_gpus == 0:
-        return
+    if device == "cpu" or (device == "auto" and available_gpus == 0):
+        learner_gpus = rollout_gpus = 0.0
     wanted = learner_gpus + rollout_gpus + reward_gpus
     if wanted <= available_gpus:
         return

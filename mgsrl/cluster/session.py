@@ -22,7 +22,8 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM arrived."""
 
 
-def _on_sigterm(signum: int, frame: FrameType | None) -> None:
+def on_sigterm(signum: int, frame: FrameType | None) -> None:
+    """A signal handler: end through every `finally`, as Ctrl-C does."""
     raise Terminated("SIGTERM")
 
 
@@ -44,7 +45,7 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     try:
         _init(config)
         if in_main_thread:  # after ray.init, which installs a handler of its own
-            signal.signal(signal.SIGTERM, _on_sigterm)
+            signal.signal(signal.SIGTERM, on_sigterm)
         yield
     finally:
         if in_main_thread:
@@ -74,7 +75,7 @@ def _init(config: ClusterConfig) -> None:
         return
     try:
         ray.init(address=config.address, log_to_driver=False, logging_level="warning")
-    except ConnectionError as error:
+    except (ConnectionError, ValueError) as error:
         raise ConfigError(
             explain(
                 "cluster.address does not answer.",

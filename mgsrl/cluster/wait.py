@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from mgsrl.errors import MgsrlError, WaitTimeoutError, WorkerDiedError
 
@@ -22,10 +22,10 @@ def get(refs: Any, limit_s: float, what: str) -> Any:
         return ray.get(list(refs) if isinstance(refs, Sequence) else refs, timeout=limit_s)
     except GetTimeoutError as error:
         raise WaitTimeoutError(f"waited {limit_s:.0f} s for {what}; it did not come") from error
-    except RayActorError as error:
-        raise WorkerDiedError(f"an actor died while {what} was waited for: {error}") from error
     except RayTaskError as error:
         raise unwrapped(error) from error
+    except RayError as error:  # died, killed for memory, node lost, could not be placed
+        raise WorkerDiedError(f"an actor died while {what} was waited for: {error}") from error
 
 
 def unwrapped(error: RayTaskError) -> Exception:

@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mgsrl.config.checks import check_config
 from mgsrl.config.data import DomainConfig
@@ -86,8 +87,18 @@ def config_from_yaml(path: Path) -> Config:
     """
     if not path.is_file():
         raise MissingPathError(f"{path} does not exist; is it a run folder of mgsrl?")
-    merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-    return cast(Config, OmegaConf.to_object(merged))
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        return cast(Config, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(
+            explain(
+                f"{path} is not a configuration of this version.",
+                expected="what mgsrl wrote",
+                found=str(error).splitlines()[0],
+                todo="use the version of mgsrl that wrote it, or another run.dir",
+            )
+        ) from error
 
 
 def differences(old: Config, new: Config, ignore: Iterable[str] = ()) -> list[str]:

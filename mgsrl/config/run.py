@@ -80,7 +80,7 @@ class ClusterConfig:
     object_store_gib: float = 1.0
     """Shared memory of a local Ray."""
     num_gpus: int | None = None
-    """GPUs to use; null takes what Ray sees."""
+    """GPUs that a local Ray uses; null takes all. A joined cluster knows its own."""
 
     def validate(self) -> None:
         at_least("cluster.object_store_gib", self.object_store_gib, 0.1)

@@ -15,7 +15,14 @@ import ray
 from mgsrl.cluster.wait import get
 from mgsrl.config.learner import LearnerConfig
 from mgsrl.data.packing import PackedBatch
-from mgsrl.errors import ConfigError, InvariantError, MgsrlError, WorkerDiedError, explain
+from mgsrl.errors import (
+    ConfigError,
+    InvariantError,
+    LearnerDiedError,
+    MgsrlError,
+    WorkerDiedError,
+    explain,
+)
 from mgsrl.learner.policy import resolve_policy
 from mgsrl.learner.runtime import LOOPBACK
 from mgsrl.learner.spec import LearnerSpec
@@ -129,11 +136,11 @@ class LearnerGroup:
         """Tell the learners who receives their weights, and how they travel."""
         self._all("connect_rollouts", list(handles), transfer, *self._sync)
 
-    def publish(self, version: int) -> int:
+    def publish(self, version: int) -> list[int]:
         """Send the current weights to the rollout actors as `version`.
 
         Returns:
-            How many rollout actors died meanwhile; see `LearnerWorker.publish`.
+            Positions of the rollout actors that died meanwhile; see `LearnerWorker.publish`.
         """
         return self._all("publish", version)[0]
 
@@ -189,7 +196,7 @@ class LearnerGroup:
         Whatever goes wrong on one rank ends all of them: they cannot go on without it.
         """
         if not self.handles:
-            raise WorkerDiedError(f"the learners are stopped; cannot {method}")
+            raise LearnerDiedError(f"the learners are stopped; cannot {method}")
         refs = [getattr(handle, method).remote(*own) for handle, own in zip(self.handles, args)]
         try:
             return get(refs, self._limit_s, what or f"{method} on the learners")
@@ -201,7 +208,7 @@ class LearnerGroup:
             self.stop()
             if not died:
                 raise
-            raise WorkerDiedError(
+            raise LearnerDiedError(
                 f"A learner died during {method} ({error}). Its state is in the last checkpoint: "
                 "run the same command again to resume."
             ) from error

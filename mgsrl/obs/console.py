@@ -41,6 +41,7 @@ class Console:
         self._begin = self._last = time.monotonic()
         self._durations: list[float] = []
         self._progress: Progress | None = None
+        self._label = "starting"
         if self._live:
             self._progress = Progress(
                 SpinnerColumn(),
@@ -74,6 +75,7 @@ class Console:
         inside_step = step is not None
         label = f"step {step}/{self._total} | {text}" if inside_step else text
         begin = time.monotonic()
+        self._label = label
         if self._progress is not None:
             self._progress.update(self._task, description=label)
         elif self._enabled and not inside_step:
@@ -84,6 +86,11 @@ class Console:
             self._print(Text.assemble(("✓ ", "green"), text, (f"  {seconds:.0f} s", "dim")))
         if not inside_step:
             self._last = time.monotonic()
+
+    def progress(self, done: int, total: int) -> None:
+        """How far the current stage is, e.g. responses generated; shown in a terminal only."""
+        if self._progress is not None:
+            self._progress.update(self._task, description=f"{self._label} {done}/{total}")
 
     def step_line(self, step: int, scalars: Mapping[str, float]) -> None:
         """One line for a finished step: rewards per domain, conflict rate, seconds, time left."""

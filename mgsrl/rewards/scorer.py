@@ -62,12 +62,18 @@ class Scorer:
             AbstentionError: too large a share of a domain abstained.
             WorkerDiedError: a pool could not keep its actors alive.
         """
-        with ThreadPoolExecutor(max_workers=max(1, len(groups_by_domain))) as threads:
+        threads = ThreadPoolExecutor(max_workers=max(1, len(groups_by_domain)))
+        try:
             futures = {
                 domain: threads.submit(self._score_domain, domain, groups)
                 for domain, groups in groups_by_domain.items()
             }
             scored = {domain: future.result() for domain, future in futures.items()}
+        except BaseException:  # Ctrl-C must not wait for what the workers are busy with
+            self.stop()
+            raise
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
         for domain, groups in scored.items():
             self._count(domain, [reward for group in groups for reward in group.rewards])
         return scored

@@ -14,7 +14,7 @@ from typing import Any
 from mgsrl.cluster.pool import ActorPool
 from mgsrl.config.data import DomainConfig
 from mgsrl.config.rollout import RolloutConfig
-from mgsrl.errors import ConfigError, InvariantError, explain
+from mgsrl.errors import ConfigError, InvariantError, WorkerDiedError, explain
 from mgsrl.types import GenerationRequest, Prompt, Rollout, RolloutGroup, Sampling
 
 BATCHES_PER_WORKER = 3
@@ -139,6 +139,11 @@ class Sampler:
         settings = {**self.sampling, **(sampling or {})}
         return self._groups(prompts, settings, samples_per_prompt, EVALUATION_STEP, on_progress)
 
+    def replace(self, handle: Any, reason: str) -> None:
+        """Make one worker anew and send it weights (through its pool's `on_restart`)."""
+        pool = next(pool for pool in self.distinct_pools if handle in pool.handles)
+        pool.replace(handle, WorkerDiedError(reason))
+
     def stop(self) -> None:
         for pool in self.distinct_pools:
             pool.stop()
@@ -190,12 +195,18 @@ class Sampler:
         for domain, of_domain in requests.items():
             if of_domain:
                 by_pool.setdefault(id(self.pools[domain]), []).append(domain)
-        with ThreadPoolExecutor(max(1, len(by_pool)), thread_name_prefix="rollout") as threads:
+        threads = ThreadPoolExecutor(max(1, len(by_pool)), thread_name_prefix="rollout")
+        try:
             waiting = [
                 threads.submit(self._run_pool, domains, requests, samples, progress)
                 for domains in by_pool.values()
             ]
             done = {id_: rollout for future in waiting for id_, rollout in future.result().items()}
+        except BaseException:  # Ctrl-C must not wait for what the workers are busy with
+            self.stop()
+            raise
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
         return {
             domain: [done[request.id] for request in of_domain]
             for domain, of_domain in requests.items()

@@ -31,8 +31,9 @@ class RolloutClient:
         self.handles = list(handles)
         self.limit_s = limit_s
         self.ranks_per_worker = ranks_per_worker
-        self.lost = 0
-        """Actors that died, or did not answer in time, since the client was made."""
+        self.lost: list[int] = []
+        """Positions in the original `handles` of those that died or did not answer in time."""
+        self._positions = list(range(len(self.handles)))
         self.next_version: int | None = None
         """Version of the update under way, for senders that do not pass it on (vLLM's NCCL)."""
 
@@ -68,10 +69,11 @@ class RolloutClient:
         """Call every actor that is left; drop those that do not answer."""
         refs = [getattr(handle, method).remote(*own) for handle, own in zip(self.handles, args)]
         alive = []
-        for handle, ref in zip(self.handles, refs):
+        for position, handle, ref in zip(self._positions, self.handles, refs):
             try:
                 get(ref, self.limit_s, f"{method} on a rollout worker")
-                alive.append(handle)
+                alive.append((position, handle))
             except (WorkerDiedError, WaitTimeoutError):
-                self.lost += 1
-        self.handles = alive
+                self.lost.append(position)
+        self._positions = [position for position, _ in alive]
+        self.handles = [handle for _, handle in alive]

@@ -42,14 +42,14 @@ from mgsrl.train.run import Run
 from mgsrl.train.schedule import Schedule, make_schedule
 from mgsrl.types import Prompt, Sampling
 
-# What may change between a run and its continuation: it does not change the numbers.
+# What may change between a run and its continuation without changing the numbers.
 FREE_KEYS = (
     "resume",
     "run.",
     "trackers.",
     "checkpoint.",
     "cluster.",
-    "evaluate.",
+    "evaluate.every",
     "train.num_steps",
     "max_abstained_share",
     "learner.time_limit_s",
@@ -59,14 +59,34 @@ FREE_KEYS = (
     "rollout.max_restarts",
 )
 
+# The layout of ranks and workers: the update does not depend on it (up to rounding).
+LAYOUT_KEYS = (
+    "learner.world_size",
+    "learner.zero_stage",
+    "learner.micro_batch_size",
+    "learner.threads_per_rank",
+    "learner.gradient_checkpointing",
+    "learner.offload_optimizer",
+    "rollout.num_workers",
+    "rollout.assignment",
+    "rollout.num_gpus",
+    "rollout.tensor_parallel_size",
+    "rollout.gpu_memory_utilization",
+    "rollout.kv_cache_gib",
+    "rollout.max_prompts_in_flight",
+    "rollout.enforce_eager",
+)
+
 
 def launch(config: Config) -> None:
     """Train (or go on training) and write the report; the last line says where it is."""
     begin = time.monotonic()
+    # Absolute from here on: actors have working directories of their own.
+    config.run.dir = str(Path(config.run.dir).expanduser().resolve())
     folder, notes = Path(config.run.dir), list[str]()
 
     def changes(saved: Path) -> list[str]:
-        return differences(config_from_yaml(saved), config, ignore=FREE_KEYS)
+        return _changes(config_from_yaml(saved), config, notes.append)
 
     yaml = config_to_yaml(config)
     with run_folder(folder, config.resume, yaml, changes, notes.append) as checkpoint:
@@ -81,17 +101,54 @@ def launch(config: Config) -> None:
     print(f"done in {(time.monotonic() - begin) / 60:.1f} min; report: {report.resolve()}")
 
 
+def _changes(old: Config, new: Config, note: Callable[[str], None]) -> list[str]:
+    """What forbids going on with `old`'s checkpoint under `new`.
+
+    The length of a run may change unless the schedule depends on it; the layout of ranks and
+    workers may change, which is noted because equality then holds up to rounding only.
+    """
+    changed = differences(old, new, ignore=(*FREE_KEYS, *LAYOUT_KEYS))
+    lengths = old.train.num_steps, new.train.num_steps
+    open_phases = [phase for phase in new.strategy.phases if not phase.steps]
+    several = len(new.strategy.phases) > 1 if new.strategy.phases else new.strategy.sequential
+    decays = new.learner.optimizer.schedule != "constant"
+    if lengths[0] != lengths[1] and (
+        decays or (several and (open_phases or new.strategy.sequential))
+    ):
+        changed.append(
+            f"train.num_steps: {lengths[0]} -> {lengths[1]} (the schedule depends on it)"
+        )
+    moved = [
+        line for line in differences(old, new, ignore=FREE_KEYS) if line.startswith(LAYOUT_KEYS)
+    ]
+    if moved and not changed:
+        note(f"resuming on another layout, equal up to rounding: {'; '.join(moved)}")
+    return changed
+
+
+def _local_gpus(config: Config) -> int:
+    """GPUs that a Ray on this machine should hand out: none when nothing would use them."""
+    wanted = config.learner.device != "cpu" or any(
+        domain.reward.num_gpus > 0 for domain in config.domains.values()
+    )
+    limit = config.cluster.num_gpus
+    found = torch.cuda.device_count() if wanted else 0
+    return found if limit is None else min(found, limit)
+
+
 def _train(config: Config, checkpoint: Checkpoint | None) -> None:
     first_step = checkpoint.step if checkpoint else 0
     folder = Path(config.run.dir)
     with Console(config.trackers.console, config.train.num_steps, first_step=first_step) as console:
-        if config.cluster.address == "local":  # before the seconds that loading takes
-            _check_gpus(config, torch.cuda.device_count())
+        cluster = config.cluster
+        if cluster.address == "local":  # checked before the seconds that loading takes
+            cluster = replace(cluster, num_gpus=_local_gpus(config))
+            _check_gpus(config, _local_gpus(config))
         with console.stage("loading model and data"):
             ready = plan(config)
         for note in ready.notes:
             console.note(note)
-        with ray_session(config.cluster), build(config, ready, checkpoint, console) as run:
+        with ray_session(cluster), build(config, ready, checkpoint, console) as run:
             try:
                 train(run)
             except BaseException as error:

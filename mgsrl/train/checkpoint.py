@@ -43,6 +43,21 @@ def save_checkpoint(
     for leftover in (draft, *folder.glob(".step_*.tmp")):
         shutil.rmtree(leftover, ignore_errors=True)
     (draft / "learner").mkdir(parents=True)
+    try:
+        _fill(draft, step, state, write_learner)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(draft, final)
+    _sync(folder)
+    return final
+
+
+def _fill(
+    draft: Path, step: int, state: dict[str, Any], write_learner: Callable[[Path], None]
+) -> None:
     write_learner(draft / "learner")
     (draft / "state.json").write_text(json.dumps({"step": step, **state}))
     files = {
@@ -54,11 +69,6 @@ def save_checkpoint(
     for path in draft.rglob("*"):
         if path.is_file():
             _sync(path)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(draft, final)
-    _sync(folder)
-    return final
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -94,6 +104,20 @@ def newest_checkpoint(folder: Path, note: Callable[[str], None]) -> Checkpoint |
         except CheckpointError as error:
             note(f"passing over a damaged checkpoint: {str(error).splitlines()[0]}")
     return None
+
+
+def set_aside_newer(folder: Path, step: int, note: Callable[[str], None]) -> None:
+    """Rename checkpoints beyond `step`: the run goes on from an older one, on another branch.
+
+    Left in place they would be taken for the newest, and outlive the new ones when pruning.
+    """
+    for path in _complete(folder):
+        if _step_of(path) > step:
+            number = 1
+            while (aside := path.with_name(f"{path.name}.abandoned-{number}")).exists():
+                number += 1
+            path.rename(aside)
+            note(f"{path.name} is of a branch that this run leaves; it is now {aside.name}")
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:

@@ -34,7 +34,17 @@ def run_folder(
     """
     if resume == "never":
         _set_aside(folder, note)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            explain(
+                "run.dir cannot be made.",
+                expected="a folder, or a place where one can be made",
+                found=str(error),
+                todo="choose another run.dir",
+            )
+        ) from error
     with _locked(folder):
         checkpoint = _find(resume, folder, note)
         if checkpoint is not None:
@@ -75,6 +85,15 @@ def _check_same_run(saved: Path, changes: Callable[[Path], list[str]]) -> None:
 def _set_aside(folder: Path, note: Callable[[str], None]) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(
+            explain(
+                "resume=never sets an old run folder aside, and this is none.",
+                expected="a folder with config.yaml, an empty one or none",
+                found=str(folder),
+                todo="choose another run.dir",
+            )
+        )
     with _locked(folder):
         number = 1
         while (old := folder.with_name(f"{folder.name}.old-{number}")).exists():

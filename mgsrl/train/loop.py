@@ -17,21 +17,24 @@ def train(run: Run) -> None:
         phase = run.enter_phase()
         prompts = run.mixture.next_prompts(phase.quotas)  # {domain: [Prompt]}
         with run.stage("rollout"):
-            groups = run.sampler.rollout(prompts, run.step)  # {domain: [RolloutGroup]}
+            groups = run.sampler.rollout(
+                prompts, run.step, run.console.progress
+            )  # {domain: [RolloutGroup]}
         with run.stage("reward"):
             groups = with_advantages(run.scorer.score(groups), run.algo)
         batch = run.pack(groups)  # domain-pure micro-batches for every rank
         with run.stage("logprob"):
             run.learners.load_batch(batch)
+        outcomes = []
         for _ in range(run.algo.updates_per_batch):
             with run.stage("backward"):  # forward, loss, backward; each domain's own shards
                 losses = {domain: run.learners.accumulate(domain) for domain in batch.domains}
             with run.stage("surgery"):  # Gramian per module -> weights -> one gradient
                 report = run.learners.resolve_conflicts(run.step)
             with run.stage("step"):
-                outcome = run.learners.optimizer_step(run.step)
+                outcomes.append(run.learners.optimizer_step(run.step))
         run.step += 1
         with run.stage("sync"):
             run.publish_weights(groups)
-        run.after_step(groups, losses, report, outcome)
+        run.after_step(groups, losses, report, outcomes)
     run.finish()

@@ -6,7 +6,7 @@ with the canary, evaluation, metrics and checkpoints.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from mgsrl.obs.trackers import Trackers
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rollout.sampler import Sampler
 from mgsrl.sync.canary import PROBE_SEED, Probe, check_canary, compare_logprobs, pick_sequences
-from mgsrl.train.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
+from mgsrl.train.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint, set_aside_newer
 from mgsrl.train.schedule import Phase, Schedule
 from mgsrl.types import DomainStats, Prompt, RolloutGroup, Sampling, StepStats, SurgeryReport
 
@@ -94,8 +94,11 @@ class Run:
                 self.learners.load(self.checkpoint.path / "learner")
                 self.mixture.restore(self.checkpoint.state["mixture"])
             self.step = self.checkpoint.step
+            set_aside_newer(self.folder / "checkpoints", self.step, self.console.note)
             self.console.note(f"resumed after step {self.step} from {self.checkpoint.path}")
-        rewind_logs(self.folder, next_step=self.step + 1, weight_version=self.step)
+        # Without a checkpoint nothing binds old logs to this run: even its first evaluation goes.
+        version = self.step if self.checkpoint is not None else -1
+        rewind_logs(self.folder, next_step=self.step + 1, weight_version=version)
         self.trackers = self.open_trackers(self.step + 1)
 
     def enter_phase(self) -> Phase:
@@ -125,16 +128,18 @@ class Run:
         self.canary_sequences = pick_sequences(candidates, self.sync.canary_sequences)
         while True:
             handles = self.sampler.handles
+            self.connect(handles)
+            lost = self.learners.publish(self.step)
+            for position in lost:
+                self.sampler.replace(handles[position], "it died while weights were sent to it")
+            if lost:
+                continue
             try:
-                self.connect(handles)
-                if not self.learners.publish(self.step):
-                    self._check_canary(handles)
-                    return
-                reason = "a rollout worker died while weights were sent to it"
-            except WorkerDiedError as error:
-                reason = str(error)
-            if not sum(pool.revive_dead() for pool in self.sampler.distinct_pools):
-                raise WorkerDiedError(reason)
+                self._check_canary(handles)
+                return
+            except WorkerDiedError:
+                if not sum(pool.revive_dead() for pool in self.sampler.distinct_pools):
+                    raise
 
     def republish_weights(self, handle: Any) -> None:
         """A rollout worker was replaced: send it the current version, and prove that too."""
@@ -179,9 +184,13 @@ class Run:
         groups: Groups,
         losses: Mapping[str, DomainStats],
         report: SurgeryReport,
-        outcome: StepStats,
+        outcomes: Sequence[StepStats],
     ) -> None:
-        """Metrics and samples of the step just done; evaluation and checkpoint when due."""
+        """Metrics and samples of the step just done; evaluation and checkpoint when due.
+
+        With several updates per batch `losses` and `report` are of the last one.
+        """
+        outcome = replace(outcomes[-1], skipped=any(update.skipped for update in outcomes))
         scalars = step_scalars(
             groups=groups,
             domain_stats=losses,
@@ -211,6 +220,7 @@ class Run:
                 self.heldout,
                 self.evaluation_sampling,
                 samples_per_prompt=self.evaluation.samples_per_prompt,
+                on_progress=self.console.progress,
             )
             groups = self.scorer.score(groups)
         results = heldout_results(groups, self.step)

@@ -13,7 +13,7 @@ import torch
 from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig
 from mgsrl.config.learner import LearnerConfig
-from mgsrl.errors import ConfigError, InvariantError, MissingPathError, UserError, WorkerDiedError
+from mgsrl.errors import ConfigError, InvariantError, MissingPathError, LearnerDiedError, UserError
 from mgsrl.learner.group import LearnerGroup, choose_device
 from tests.learner.parts import Case, make_batch, make_spec
 
@@ -97,11 +97,11 @@ def test_a_dead_rank_ends_all(group: LearnerGroup) -> None:
     group.load_batch(make_batch(VOCAB, 2, 4))
     os.kill(victims[1].pid, signal.SIGKILL)
     started = time.monotonic()
-    with pytest.raises(WorkerDiedError, match="same command again to resume"):
+    with pytest.raises(LearnerDiedError, match="same command again to resume"):
         group.accumulate("math")  # the survivor waits for the dead one in an all-reduce
     assert time.monotonic() - started < 60
     assert psutil.wait_procs(victims, timeout=20)[1] == []
-    with pytest.raises(WorkerDiedError, match="stopped"):
+    with pytest.raises(LearnerDiedError, match="stopped"):
         group.resolve_conflicts(0)
 
 

@@ -1,6 +1,6 @@
 """Whole runs on the bundled model with real Ray, DeepSpeed and reward workers.
 
-The light `transformers` engine keeps them fast; `test_quickstart.py` runs the same on vLLM.
+The light `transformers` engine keeps them fast; the last tests run the same on vLLM.
 """
 
 import json
@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.train import runs
+
+DOMAINS = ("math", "chat", "instruction_following")
 
 pytestmark = [pytest.mark.ray_cluster, pytest.mark.timeout(600)]
 
@@ -42,12 +44,12 @@ def test_a_run_leaves_everything_that_was_promised(six_steps: Path) -> None:
         assert sum(stages) == pytest.approx(row["time/total"], rel=1e-6)
         assert row["weights/version"] == row["step"]
         assert row["sync/canary_error"] < 1e-3
-        for domain in ("math", "chat", "instruction_following"):
+        for domain in DOMAINS:
             assert row[f"abstained/{domain}"] == 0
             assert row[f"mismatch/{domain}"] < 1e-3
     evaluated = [json.loads(line) for line in (six_steps / "evaluations.jsonl").open()]
     assert [(row["step"], row["domain"]) for row in evaluated] == [
-        (step, domain) for step in (0, 6) for domain in ("math", "chat", "instruction_following")
+        (step, domain) for step in (0, 6) for domain in DOMAINS
     ]
     assert json.loads((six_steps / "run.json").read_text())["status"] == "finished"
     assert "report:" in six_steps.with_suffix(".log").read_text().splitlines()[-1]
@@ -81,6 +83,7 @@ def test_killed_workers_lose_nothing(six_steps: Path, tmp_path: Path) -> None:
     assert runs.metrics(folder) == runs.metrics(six_steps)
 
 
+@pytest.mark.slow
 def test_a_killed_learner_ends_the_run_and_the_same_command_resumes_it(
     six_steps: Path, tmp_path: Path
 ) -> None:
@@ -98,7 +101,11 @@ def test_a_killed_learner_ends_the_run_and_the_same_command_resumes_it(
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)],
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_leaves_nothing_running(number: signal.Signals, tmp_path: Path) -> None:
     folder = tmp_path / "stopped"
@@ -114,9 +121,54 @@ def test_a_stopped_run_leaves_nothing_running(number: signal.Signals, tmp_path: 
     assert number == signal.SIGKILL or not list(folder.rglob(".*tmp*"))
 
 
+@pytest.mark.slow
 def test_two_ranks_and_zero_3_train_like_one(six_steps: Path, tmp_path: Path) -> None:
     folder = tmp_path / "two"
     runs.train(folder, "train.num_steps=1", "learner.world_size=2", "learner.zero_stage=3")
     one, two = runs.metrics(six_steps)[0], runs.metrics(folder)[0]
     for key, value in one.items():
         assert two[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "strategy", ["mixed", "global_surgery", "sequential", "single", "normalized_advantage"]
+)
+def test_every_strategy_trains(strategy: str, tmp_path: Path) -> None:
+    folder = tmp_path / strategy
+    runs.train(folder, "train.num_steps=3", f"strategy={strategy}")
+    rows = runs.metrics(folder)
+    trained = [[name for name in DOMAINS if f"reward/{name}" in row] for row in rows]
+    one_by_one = [[name] for name in DOMAINS]
+    expected = {"sequential": one_by_one, "single": [["math"]] * 3}
+    assert trained == expected.get(strategy, [list(DOMAINS)] * 3)
+    assert all(row["grad_norm"] > 0 and not row["skipped"] for row in rows)
+
+
+@pytest.mark.slow
+def test_mixed_is_mgs_without_projection(six_steps: Path, tmp_path: Path) -> None:
+    """Before the first update the two see the same rollouts, rewards and gradients."""
+    folder = tmp_path / "mixed"
+    runs.train(folder, "train.num_steps=1", "strategy=mixed")
+    mgs, mixed = runs.metrics(six_steps)[0], runs.metrics(folder)[0]
+    for name in DOMAINS:
+        for key in (f"reward/{name}", f"loss/{name}", f"grad_norm/{name}"):
+            assert mgs[key] == mixed[key]
+        assert mixed[f"surgery/projected_share/{name}"] == 0
+    assert mgs["surgery/conflict_rate"] == mixed["surgery/conflict_rate"] > 0
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_dedicated_vllm_workers_survive_a_kill(tmp_path: Path) -> None:
+    """One vLLM engine per domain; one is killed while the run goes on."""
+    folder = tmp_path / "dedicated"
+    overrides = ("rollout.engine=vllm", "rollout.assignment=dedicated", "train.num_steps=6")
+    process = runs.start(folder, *overrides)
+    runs.wait_for(lambda: runs.steps_done(folder) >= 2, "step 2", limit_s=300)
+    runs.actor(process, "RolloutWorker").kill()
+    assert process.wait(timeout=400) == 0, folder.with_suffix(".log").read_text()
+    rows = runs.metrics(folder)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(row["sync/canary_error"] < 1e-4 for row in rows)
+    assert all(row[f"mismatch/{name}"] < 1e-4 for row in rows for name in DOMAINS)
