@@ -100,6 +100,14 @@ class RolloutGroup:
     advantages: tuple[float, ...] = ()
     """[G] once computed; 0 where the reward abstained (such samples are not trained on)."""
 
+    @property
+    def is_live(self) -> bool:
+        """Whether two or more responses were scored, and not all alike.
+
+        All advantages of any other group are exactly 0: rewards tell it nothing.
+        """
+        return len({reward.value for reward in self.rewards if not reward.abstained}) > 1
+
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:

@@ -2,7 +2,8 @@
 
 Plain Python floats in float64: a batch holds a few hundred rewards, and exactness is worth more
 here than speed. Left out: critics and leave-one-out baselines (GRPO's group mean is the baseline),
-and dropping or refilling groups without signal (`is_live` tells which; the sampler decides).
+and dropping or refilling groups without signal (DAPO's dynamic sampling, arXiv 2503.14476): they
+stay in the batch with advantages of 0, and `RolloutGroup.is_live` counts them.
 """
 
 import math
@@ -43,11 +44,6 @@ def group_advantages(
     return tuple(0.0 if r is None else (float(r) - mean) * scale for r in rewards_G)
 
 
-def is_live(group: RolloutGroup) -> bool:
-    """Whether the group's scored rewards differ, so that it moves the policy at all."""
-    return len({r.value for r in group.rewards if not r.abstained}) > 1
-
-
 def with_advantages(
     groups_by_domain: Mapping[str, Sequence[RolloutGroup]], config: AlgoConfig
 ) -> dict[str, list[RolloutGroup]]:
@@ -59,7 +55,9 @@ def with_advantages(
 
     With `whiten_per_domain` the advantages of a domain's whole batch (abstentions excluded) are
     standardised once more, so that every domain has advantages of mean 0 and deviation 1
-    whatever the scale of its reward: the "normalised advantage" baseline.
+    whatever the scale of its reward: the "normalised advantage" baseline. Groups that are not
+    live count in the deviation with their zeros, as in any standardised batch, and keep them
+    exactly; so the fewer groups of a domain are live, the more each of them weighs.
 
     Raises:
         ValueError: a group was not scored completely, or a reward is not finite.
@@ -82,23 +80,19 @@ def _fill(group: RolloutGroup, normalize_std: bool) -> RolloutGroup:
 
 
 def _whiten(groups: list[RolloutGroup]) -> list[RolloutGroup]:
+    if not any(group.is_live for group in groups):
+        return groups
     scored = [
         advantage
         for group in groups
         for advantage, reward in zip(group.advantages, group.rewards, strict=True)
         if not reward.abstained
     ]
-    if len(scored) < 2 or min(scored) == max(scored):
-        return groups
-    mean, std = _mean_std(scored)
+    # The advantages of every group add up to 0, so the batch's mean is 0 but for rounding.
+    # Subtracting that rounding would give groups without signal advantages of 1e-17.
+    _, std = _mean_std(scored)
     return [
-        replace(
-            group,
-            advantages=tuple(
-                0.0 if reward.abstained else (advantage - mean) / (std + EPS)
-                for advantage, reward in zip(group.advantages, group.rewards, strict=True)
-            ),
-        )
+        replace(group, advantages=tuple(a / (std + EPS) for a in group.advantages))
         for group in groups
     ]
 

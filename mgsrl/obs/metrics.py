@@ -51,14 +51,14 @@ def rollout_metrics(groups: Mapping[str, Sequence[RolloutGroup]]) -> Scalars:
     """What the policy wrote and earned, per domain, from scored groups with advantages.
 
     `reward` is the mean over responses that were scored (NaN if all abstained),
-    `response_length` is in tokens, `live_groups` the share of groups with a non-zero advantage,
+    `response_length` is in tokens, `live_groups` the share of groups whose rewards differ,
     `abstained`, `format_ok` and `truncated` (cut at the token limit) are shares of responses.
     """
     scalars: Scalars = {}
     for domain, domain_groups in groups.items():
         rollouts = [r for group in domain_groups for r in group.rollouts]
         rewards = [r for group in domain_groups for r in group.rewards]
-        live = [float(any(a != 0.0 for a in group.advantages)) for group in domain_groups]
+        live = [float(group.is_live) for group in domain_groups]
         scored = [r.value for r in rewards if r.value is not None]
         scalars |= {
             f"reward/{domain}": mean(scored),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mgsrl.algo.advantages import group_advantages, is_live, with_advantages
+from mgsrl.algo.advantages import group_advantages, with_advantages
 from mgsrl.config.algo import AlgoConfig
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
 from tests.oracle import oracle_file
@@ -119,7 +119,9 @@ def test_whitening_gives_every_domain_mean_zero_and_deviation_one() -> None:
         )
         assert scored.mean().abs() < 1e-9, domain
         assert scored.std().item() == pytest.approx(1.0, abs=1e-5), domain
-    assert with_advantages(groups, config)["math"][2].advantages[1] == 0.0
+    math = with_advantages(groups, config)["math"]
+    assert math[2].advantages[1] == 0.0
+    assert math[1].advantages == (0.0,) * 4
 
 
 def test_whitening_a_domain_without_signal_keeps_zeros() -> None:
@@ -147,4 +149,23 @@ def test_groups_that_were_not_scored_completely_are_refused() -> None:
     ("values", "live"), [([0, 1], True), ([1, 1], False), ([1, None], False), ([None], False)]
 )
 def test_live_groups_have_rewards_that_differ(values: list[float | None], live: bool) -> None:
-    assert is_live(make_group(values)) is live
+    assert make_group(values).is_live is live
+
+
+@given(batch=st.lists(maybe_rewards, min_size=1, max_size=5))
+@settings(deadline=None)
+def test_exactly_the_live_groups_have_advantages(batch: list[list[float | None]]) -> None:
+    for whiten in (False, True):
+        config = AlgoConfig(whiten_per_domain=whiten)
+        for group in with_advantages({"math": [make_group(v) for v in batch]}, config)["math"]:
+            assert any(group.advantages) is group.is_live
+
+
+def test_rounding_does_not_give_whitened_dead_groups_a_say() -> None:
+    """The mean of these live advantages is not 0 in floating point."""
+    live = [make_group([0.1, 0.7, 0.3]), make_group([0.2, 0.9, 0.4])]
+    result = with_advantages(
+        {"math": [*live, make_group([1.0, 1.0])]}, AlgoConfig(whiten_per_domain=True)
+    )
+    assert result["math"][2].advantages == (0.0, 0.0)
+    assert sum(a for group in result["math"] for a in group.advantages) != 0.0

@@ -35,6 +35,12 @@ def test_rollout_metrics_by_hand():
     assert m["truncated/math"] == 0.5
 
 
+def test_live_groups_are_counted_by_their_rewards():
+    """Whatever became of the advantages: rounding can leave 1e-17 where there is no signal."""
+    groups = [group(values=(1.0, 1.0), advantages=(2e-17, 2e-17)), group(index=1)]
+    assert metrics.rollout_metrics({"math": groups})["live_groups/math"] == 0.5
+
+
 def test_a_domain_that_abstained_altogether_has_no_reward():
     m = metrics.rollout_metrics({"chat": [group("chat", values=(None, None), advantages=(0, 0))]})
     assert math.isnan(m["reward/chat"])
