@@ -1,9 +1,9 @@
 """The part of a response that is scored: the last complete `<response>...</response>` block.
 
 The policy first thinks and then answers inside the tags. Scoring anything else would reward
-numbers and keywords of the reasoning, so a response without a complete block is dealt with by
-policy: `zero` (reward 0), `whole_response` (score all of it) or `abstain`. Every such response
-has `format_ok=False` and is counted by the caller.
+numbers and keywords of the reasoning, so blocks inside the reasoning do not count, and a response
+without a complete block is dealt with by policy: `zero` (reward 0), `whole_response` (score all of
+it) or `abstain`. Every such response has `format_ok=False` and is counted by the caller.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from mgsrl.types import Reward
 
 OPEN_TAG = "<response>"
 CLOSE_TAG = "</response>"
+OPEN_THINK = "<think>"
+CLOSE_THINK = "</think>"
 NO_BLOCK = f"no complete {OPEN_TAG}...{CLOSE_TAG} block"
 
 
@@ -31,8 +33,12 @@ def last_block(text: str) -> str | None:
 
     A block's content holds no tags: `<response>a<response>b</response>` gives `b`,
     `<response>a</response>b</response>` gives `a`. An unclosed block after a complete one is
-    ignored.
+    ignored. Everything up to the last `</think>` is reasoning, and so is everything when a
+    `<think>` after it is still open (a response that was cut off while it thought).
     """
+    text = text.rpartition(CLOSE_THINK)[2]
+    if OPEN_THINK in text:
+        return None
     last_close = text.rfind(CLOSE_TAG)
     start = text.rfind(OPEN_TAG, 0, last_close) if last_close >= 0 else -1
     if start < 0:

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgsrl.rewards.extract import CLOSE_TAG, OPEN_TAG, extract_response, last_block
+from mgsrl.rewards.extract import (
+    CLOSE_TAG,
+    CLOSE_THINK,
+    OPEN_TAG,
+    OPEN_THINK,
+    extract_response,
+    last_block,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +29,13 @@ from mgsrl.rewards.extract import CLOSE_TAG, OPEN_TAG, extract_response, last_bl
         ("</response>a<response>", None),
         ("<RESPONSE>a</RESPONSE>", None),
         ("", None),
+        ("<think>maybe <response>7</response> hmm no, I was cut", None),
+        ("<think>maybe <response>7</response> no</think>", None),
+        ("<think>maybe <response>7</response> no</think> <response>8</response>", "8"),
+        ("maybe <response>7</response> no</think> <response>8", None),
+        ("<think>a</think><response>7</response><think>b <response>8</response>", None),
+        ("<response>7 <think>a</think> 8</response>", None),
+        ("a</think><response>7</response>", "7"),
     ],
 )
 def test_last_complete_block(text: str, block: str | None) -> None:
@@ -42,6 +56,32 @@ def test_a_block_is_part_of_the_text_and_holds_no_tags(pieces: list[str]) -> Non
         assert block in text
         assert OPEN_TAG not in block
         assert CLOSE_TAG not in block
+
+
+ALL_TAGS = [OPEN_TAG, CLOSE_TAG, OPEN_THINK, CLOSE_THINK]
+
+
+@given(st.lists(st.sampled_from([*ALL_TAGS, "a", "b "]), max_size=14))
+def test_no_part_of_a_block_is_reasoning(pieces: list[str]) -> None:
+    """Against a reading from left to right that knows whether it is inside the reasoning."""
+    marked, thinking = [], False
+    last_close = max((i for i, p in enumerate(pieces) if p == CLOSE_THINK), default=-1)
+    for index, piece in enumerate(pieces):
+        thinking = piece == OPEN_THINK or (thinking and piece != CLOSE_THINK)
+        if index > last_close and not thinking:
+            marked.append(piece)
+    expected = None if thinking else last_block("".join(marked))
+    assert last_block("".join(pieces)) == expected
+
+
+@given(st.lists(st.sampled_from([*ALL_TAGS, "a", "b "]), max_size=12))
+def test_reasoning_never_changes_what_is_scored(pieces: list[str]) -> None:
+    reasoning = "".join(pieces)
+    answer = f"{OPEN_TAG}8{CLOSE_TAG}"
+    assert last_block(f"{OPEN_THINK}{reasoning}{CLOSE_THINK}{answer}") == "8"
+    cut = reasoning.replace(CLOSE_THINK, "")
+    assert last_block(f"{OPEN_THINK}{cut}") is None
+    assert not extract_response(f"{OPEN_THINK}{cut}").format_ok
 
 
 @given(st.text(max_size=50), st.text(max_size=50), st.text(max_size=50))
