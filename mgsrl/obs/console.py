@@ -139,7 +139,7 @@ def step_text(step: int, total: int, scalars: Mapping[str, float]) -> Text:
     if kls:
         parts.append(f"kl {max(kls):.4f}")
     if scalars.get("skipped"):
-        parts.append("SKIPPED (non-finite gradient)")
+        parts.append("SKIPPED (no finite update)")
     if math.isfinite(scalars.get("time/total", math.nan)):
         parts.append(f"{scalars['time/total']:.1f} s")
     for part in parts:

@@ -16,10 +16,8 @@ def train(run: Run) -> None:
     while run.step < run.num_steps:
         phase = run.enter_phase()
         prompts = run.mixture.next_prompts(phase.quotas)  # {domain: [Prompt]}
-        with run.stage("rollout"):
-            groups = run.sampler.rollout(
-                prompts, run.step, run.console.progress
-            )  # {domain: [RolloutGroup]}
+        with run.stage("rollout"):  # {domain: [RolloutGroup]}
+            groups = run.sampler.rollout(prompts, run.step, run.console.progress)
         with run.stage("reward"):
             groups = with_advantages(run.scorer.score(groups), run.algo)
         batch = run.pack(groups)  # domain-pure micro-batches for every rank

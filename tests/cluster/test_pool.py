@@ -32,13 +32,13 @@ class Squarer:
         return x * x, self.restored
 
     def die_once(self, marker: str, x: int) -> tuple[int, bool]:
-        if not os.path.exists(marker):
+        if x == 0 and not os.path.exists(marker):
             open(marker, "w").close()
             os._exit(1)
         return self.square(x)
 
     def hang_once(self, marker: str, x: int) -> tuple[int, bool]:
-        if not os.path.exists(marker):
+        if x == 0 and not os.path.exists(marker):
             open(marker, "w").close()
             time.sleep(60)
         return self.square(x)
@@ -87,7 +87,6 @@ def test_results_keep_the_order_and_report_progress() -> None:
     results = pool.map("square", batches, limit_s=30, on_done=lambda n, of: seen.append((n, of)))
     assert [value for value, _ in results] == [x * x for x in range(9)]
     assert seen == [(n, 9) for n in range(1, 10)]
-    assert [value for value, _ in pool.broadcast("square", 3, limit_s=30)] == [9, 9]
     pool.stop()
 
 
@@ -98,7 +97,8 @@ def test_a_dead_or_stuck_worker_loses_nothing(method: str, tmp_path: object) -> 
     results = pool.map(method, [(marker, x) for x in range(6)], limit_s=5)
     assert [value for value, _ in results] == [x * x for x in range(6)]
     assert sum(pool.restarts) == 1
-    restored = [done for _, done in pool.broadcast("square", 1, limit_s=30)]
+    calls = [handle.square.remote(1) for handle in pool.handles]
+    restored = [done for _, done in get(calls, 30, "squares")]
     assert restored == [count == 1 for count in pool.restarts], "the new worker got no state"
     pool.stop()
 
@@ -108,8 +108,20 @@ def test_a_killed_idle_worker_is_revived() -> None:
     pid = get(pool.handles[0].ready.remote(), 30, "pid")["pid"]
     psutil.Process(pid).kill()
     assert pool.revive_dead() == 1
-    assert len(pool.broadcast("square", 2, limit_s=30)) == 2
+    assert pool.revive_dead() == 0
+    assert pool.map("square", [(2,), (3,)], limit_s=30)
     pool.stop()
+
+
+def test_replacing_and_stopping() -> None:
+    pool = _pool()
+    old = pool.handles[1]
+    pool.replace(old, WorkerDiedError("it was slow"))
+    assert old not in pool.handles
+    assert get(pool.handles[1].square.remote(3), 30, "a square") == (9, True)
+    pool.stop()
+    with pytest.raises(WorkerDiedError, match="stopped"):
+        pool._restart(0, WorkerDiedError("killed by stop"))
 
 
 def test_giving_up_says_so() -> None:
@@ -129,7 +141,7 @@ def test_an_error_in_the_work_is_not_a_death() -> None:
 
 def test_waits_are_bounded_and_say_for_what(tmp_path: object) -> None:
     pool = _pool(1)
-    ref = pool.handles[0].hang_once.remote(f"{tmp_path}/marker", 1)
+    ref = pool.handles[0].hang_once.remote(f"{tmp_path}/marker", 0)
     with pytest.raises(WaitTimeoutError, match="a slow square"):
         get(ref, 0.5, "a slow square")
     pool.stop()

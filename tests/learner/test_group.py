@@ -13,7 +13,7 @@ import torch
 from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig
 from mgsrl.config.learner import LearnerConfig
-from mgsrl.errors import ConfigError, InvariantError, MissingPathError, LearnerDiedError, UserError
+from mgsrl.errors import ConfigError, InvariantError, LearnerDiedError, MissingPathError, UserError
 from mgsrl.learner.group import LearnerGroup, choose_device
 from tests.learner.parts import Case, make_batch, make_spec
 

@@ -10,6 +10,7 @@ from mgsrl.train.checkpoint import (
     newest_checkpoint,
     prune_checkpoints,
     save_checkpoint,
+    set_aside_newer,
 )
 
 
@@ -57,9 +58,11 @@ def test_a_failed_save_leaves_the_old_one_and_the_next_save_clears_up(tmp_path: 
     save_checkpoint(tmp_path, 1, {}, _write)
     with pytest.raises(RuntimeError):
         save_checkpoint(tmp_path, 2, {}, fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_1"], "half a checkpoint is left"
     found = newest_checkpoint(tmp_path, print)
     assert found is not None
     assert found.step == 1
+    (tmp_path / ".step_2.tmp").mkdir()  # what a killed process leaves
     save_checkpoint(tmp_path, 3, {}, _write)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_1", "step_3"]
 
@@ -71,6 +74,21 @@ def test_prune_keeps_the_newest_by_number(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_10", "step_9"]
     prune_checkpoints(tmp_path, 0)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_going_on_from_an_older_one_sets_the_other_branch_aside(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        save_checkpoint(tmp_path, step, {}, _write)
+    notes: list[str] = []
+    set_aside_newer(tmp_path, 10, notes.append)
+    assert len(notes) == 2
+    save_checkpoint(tmp_path, 15, {}, _write)
+    prune_checkpoints(tmp_path, 2)
+    found = newest_checkpoint(tmp_path, print)
+    assert found is not None
+    assert found.step == 15
+    assert (tmp_path / "step_10").is_dir()
+    assert (tmp_path / "step_30.abandoned-1").is_dir()
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
