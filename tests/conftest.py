@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import mgsrl  # noqa: F401 - before any test imports Ray: it keeps local sessions on loopback
+
 CORPUS = [
     "What is two plus three? Two plus three is five.",
     "Write about the sea in one sentence. The sea is wide and blue.",
