@@ -52,6 +52,10 @@ class AbstentionError(MgsrlError, RuntimeError):
     """Too large a share of the rewards abstained to go on."""
 
 
+class NoWeightsError(MgsrlError, ArithmeticError):
+    """A surgery method found no finite weights for a Gramian: the step should be skipped."""
+
+
 class InvariantError(MgsrlError, AssertionError):
     """A run-time check of one of the design's invariants failed: a defect of mgsrl."""
 

@@ -179,7 +179,7 @@ class StepStats:
     """One optimizer step."""
 
     grad_norm: float
-    """Global norm of the resolved gradient before clipping."""
+    """Global norm of the resolved gradient before clipping; NaN if skipped."""
     learning_rate: float
     skipped: bool
-    """True when a non-finite gradient made the step be skipped."""
+    """True when a gradient was not finite, or surgery found no finite weights for it."""

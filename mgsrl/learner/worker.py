@@ -5,6 +5,7 @@ Every method is called on every rank with equal arguments (micro-batches apart),
 same on every rank unless its docstring says otherwise.
 """
 
+import logging
 import math
 import socket
 import zlib
@@ -17,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from mgsrl.algo.losses import grpo_loss
-from mgsrl.errors import InvariantError
+from mgsrl.errors import InvariantError, NoWeightsError
 from mgsrl.learner import checkpoint, runtime
 from mgsrl.learner.domain_grads import DomainGradients
 from mgsrl.learner.engine import make_engine, set_learning_rate
@@ -31,6 +32,8 @@ from mgsrl.surgery import module_map, surgery_coefficients, surgery_report
 from mgsrl.sync.canary import probe_parameter
 from mgsrl.sync.source import WeightSource
 from mgsrl.types import BatchTotals, DomainStats, MicroBatch, StepStats, SurgeryReport
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STEP_SEED_STRIDE = 1_000_003
@@ -65,6 +68,7 @@ class LearnerWorker:
         self._batch: dict[str, list[_Prepared]] = {}
         self._totals = BatchTotals(0, 0, 1)
         self._report: SurgeryReport | None = None
+        self._has_update = False
         self._sender: Any = None
 
     # ---- start -----------------------------------------------------------------------------
@@ -212,27 +216,36 @@ class LearnerWorker:
     def resolve_conflicts(self, step: int) -> SurgeryReport:
         """Gramian per module (one all-reduce), weights, and the combination in place.
 
-        A Gramian that is not finite gives weights of zero, and `optimizer_step` skips the step.
+        A Gramian that is not finite, or for which the method finds no finite weights, gives
+        weights of zero, and `optimizer_step` skips the step. All ranks hold the same Gramian,
+        so they skip together.
         """
         surgery, domains = self._spec.surgery, self.grads.domains
         modules = self.grads.modules
         gram_MDD = self.grads.gramian()
-        if gram_MDD.numel() and torch.isfinite(gram_MDD).all():
-            seed = self._spec.seed * STEP_SEED_STRIDE + step
+        no_weights_MD = torch.zeros(gram_MDD.shape[:2], dtype=torch.float64)
+        self._has_update = False
+        if not gram_MDD.numel() or not torch.isfinite(gram_MDD).all():
+            self._report = SurgeryReport(domains, modules, gram_MDD, no_weights_MD, {})
+            return self._report
+        seed = self._spec.seed * STEP_SEED_STRIDE + step
+        try:
             coefficients_MDD = surgery_coefficients(gram_MDD, surgery.method, surgery.order, seed)
-            weights_MD = coefficients_MDD.sum(1)
-            self.grads.combine(weights_MD)
-            report = surgery_report(domains, modules, gram_MDD, weights_MD, coefficients_MDD)
-        else:
-            weights_MD = torch.zeros(gram_MDD.shape[:2], dtype=torch.float64)
-            report = SurgeryReport(domains, modules, gram_MDD, weights_MD, {})
-        self._report = report
-        return report
+        except NoWeightsError as error:
+            if self._rank.index == 0:
+                logger.warning("The update of step %d is skipped: %s", step + 1, error)
+            self._report = surgery_report(domains, modules, gram_MDD, no_weights_MD)
+            return self._report
+        weights_MD = coefficients_MDD.sum(1)
+        self.grads.combine(weights_MD)
+        self._has_update = True
+        self._report = surgery_report(domains, modules, gram_MDD, weights_MD, coefficients_MDD)
+        return self._report
 
     def optimizer_step(self, step: int) -> StepStats:
         """Clip by the global norm and step AdamW, at the learning rate of step `step`.
 
-        Skipped, and said so, when the gradient is not finite or there was no domain.
+        Skipped, and said so, when `resolve_conflicts` made no finite update.
         """
         report, self._report = self._report, None
         if report is None:
@@ -242,7 +255,7 @@ class LearnerWorker:
         gram_MDD, weights_MD = report.gram_MDD, report.weights_MD
         # |sum_d w_d g_d|^2 = w^T G w: the global norm, known on every rank already.
         square = torch.einsum("md,mde,me->", weights_MD, gram_MDD, weights_MD).item()
-        if not gram_MDD.numel() or not math.isfinite(square):
+        if not self._has_update or not math.isfinite(square):
             return StepStats(math.nan, lr, skipped=True)
         set_learning_rate(self._engine, lr)
         self.layout.put_gradient(self.grads.combined())
@@ -290,12 +303,12 @@ class LearnerWorker:
         else:
             self._sender = ObjectStoreSender(self.source, client, self._rank.index == 0)
 
-    def publish(self, version: int) -> int:
+    def publish(self, version: int) -> list[int]:
         """Send the current weights to the connected rollout actors as `version`.
 
         Returns:
-            How many of them died (rank 0 knows; 0 on the others): they must be replaced and
-            connected, and the version published again.
+            Positions of the actors that died (rank 0 knows; empty on the others): they must be
+            replaced and connected, and the version published again.
         """
         if self._sender is None:
             raise InvariantError("publish should follow connect_rollouts")

@@ -171,7 +171,7 @@ def _gaps(run: RunData) -> list[str]:
         found.append("Some steps in between are not logged.")
     skipped = sum(value > 0 for value in run.series("skipped"))
     if skipped:
-        found.append(f"{skipped} steps were skipped because of a non-finite gradient.")
+        found.append(f"{skipped} steps were skipped: there was no finite update to make.")
     return found
 
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from mgsrl.config.surgery import TORCHJD_METHODS
-from mgsrl.errors import ConfigError, explain, nearest
+from mgsrl.errors import ConfigError, NoWeightsError, explain, nearest
 
 Weighting = Callable[[Tensor], Tensor]
 
@@ -62,7 +62,7 @@ def torchjd_weights(gram_MDD: Tensor, method: str, seed: int) -> Tensor:
 
     Raises:
         ConfigError: unknown method; TorchJD, or the solver that the method needs, is missing.
-        ValueError: the method found no finite weights for a module (the step should be skipped).
+        NoWeightsError: the method found no finite weights for a module (skip the step).
     """
     num_modules, num_domains, _ = gram_MDD.shape
     make = _maker(method)
@@ -78,9 +78,14 @@ def torchjd_weights(gram_MDD: Tensor, method: str, seed: int) -> Tensor:
                 weights_MD[module, live] = 1.0 / count
                 continue
             gram = gram_DD[live][:, live]
-            weights = make(count)(gram / gram.diagonal().mean())
+            try:
+                weights = make(count)(gram / gram.diagonal().mean())
+            except (ArithmeticError, torch.linalg.LinAlgError) as error:
+                raise NoWeightsError(f"{method} failed on module {module}: {error}") from error
             if not torch.isfinite(weights).all():
-                raise ValueError(f"{method} found no finite weights for module {module}: {weights}")
+                raise NoWeightsError(
+                    f"{method} found no finite weights for module {module}: {weights.tolist()}"
+                )
             weights_MD[module, live] = weights.to(torch.float64)
     return weights_MD
 

@@ -54,6 +54,7 @@ def surgery_weights(
     Raises:
         ValueError: a NaN or infinite entry (the caller skips that step, or checks
             `torch.isfinite` first), a wrong shape, or `orders` that are not permutations.
+        NoWeightsError: a method of TorchJD found no finite weights (skip the step, too).
         ConfigError: unknown method or order.
     """
     return surgery_coefficients(gram_MDD, method, orders, seed).sum(dim=1)

@@ -7,12 +7,13 @@ once and runs all cases.
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from mgsrl.errors import InvariantError
-from mgsrl.surgery import module_map
+from mgsrl.surgery import module_map, torchjd_adapter
 from tests.learner.parts import (
     Case,
     make_batch,
@@ -91,6 +92,7 @@ def run_cases(rank: int, world_size: int, address: str, model: Path) -> dict[str
             "num_updates": worker.layout.num_updates(),
         }
     results["non_finite"] = _non_finite(rank, world_size, address, model)
+    results["no_weights"] = _no_weights(rank, world_size, address, model)
     results["impure"] = _impure(rank, world_size, address, model)
     worker.stop()
     return results
@@ -114,6 +116,24 @@ def _non_finite(rank: int, world_size: int, address: str, model: Path) -> list[A
         _, _, last = one_step(worker, _batch(worker, case, world_size, seed=1), rank, 1)
         found.append((stats, report.weights_MD, before, after, last, whole_weights(worker)))
     return found
+
+
+def _no_weights(rank: int, world_size: int, address: str, model: Path) -> list[Any]:
+    """A method that fails on the second of three batches, and else sums the domains."""
+
+    def weighting(gram_DD: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(gram_DD),), float("nan") if failing else 1.0)
+
+    failing = False
+    case = replace(OPTIONS["none"], method="mgda")
+    worker = _worker(case, rank, world_size, address, model)
+    with patch.object(torchjd_adapter, "_maker", lambda method: lambda num_domains: weighting):
+        one_step(worker, _batch(worker, case, world_size, seed=0), rank, 0)
+        before, failing = whole_weights(worker), True
+        _, report, stats = one_step(worker, _batch(worker, case, world_size, seed=5), rank, 1)
+        after, failing = whole_weights(worker), False
+        _, _, last = one_step(worker, _batch(worker, case, world_size, seed=1), rank, 1)
+    return [stats, report, before, after, last, whole_weights(worker)]
 
 
 def _poison(domain: str, batches: Any) -> Any:
@@ -230,6 +250,20 @@ def test_non_finite_gradient_skips_the_step(world_size: int, results: dict[int, 
         assert not last.skipped  # and the poison is gone
         start = results[1]["stage0_micro3"]["start"]
         assert relative_error(weights, start, reference) < 1e-5
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_method_without_finite_weights_skips_the_step(
+    world_size: int, results: dict[int, Any], expected: dict[str, Any]
+) -> None:
+    stats, report, before, after, last, weights = results[world_size]["no_weights"]
+    assert stats.skipped
+    assert not report.weights_MD.any()
+    assert report.scalars["grad_norm/chat"] > 0
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not last.skipped
+    start = results[1]["stage0_micro3"]["start"]
+    assert relative_error(weights, start, expected["none"][0]) < 1e-5
 
 
 def test_mixed_domains_in_a_micro_step_are_caught(results: dict[int, Any]) -> None:

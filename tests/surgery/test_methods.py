@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgsrl.config.surgery import METHODS, TORCHJD_METHODS, SurgeryConfig
-from mgsrl.errors import ConfigError
-from mgsrl.surgery import check_method, surgery_coefficients, surgery_weights
+from mgsrl.errors import ConfigError, NoWeightsError
+from mgsrl.surgery import check_method, surgery_coefficients, surgery_weights, torchjd_adapter
 from mgsrl.surgery.torchjd_adapter import torchjd_weights
 from tests.surgery.test_weights import draw_gradients, gram
 
@@ -133,6 +133,20 @@ def test_weights_are_those_of_torchjd(name: str, class_name: str) -> None:
     weighting = getattr(aggregation, f"{class_name}Weighting")()
     theirs = torch.stack([weighting(gramian) for gramian in gram(gradients)])
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("failure", ["nan", "singular"])
+def test_no_finite_weights_have_an_error_of_their_own(
+    failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weighting(gram: torch.Tensor) -> torch.Tensor:
+        if failure == "singular":
+            return torch.linalg.inv(torch.zeros_like(gram))[0]
+        return gram[0] * float("nan")
+
+    monkeypatch.setattr(torchjd_adapter, "_maker", lambda method: lambda num_domains: weighting)
+    with pytest.raises(NoWeightsError, match=r"mgda .* module 0"):
+        surgery_weights(gram(draw_gradients(0, 2, 3)), "mgda")
 
 
 def test_the_global_random_state_is_left_alone() -> None:
