@@ -68,7 +68,8 @@ class Rollout:
     """The response decoded without special tokens; never contains the prompt."""
     finish_reason: FinishReason
     weight_version: int
-    """The version of the weights that sampled it (the number of optimizer steps behind them)."""
+    """The version of the weights that sampled it: the number of batches trained on before (each
+    makes `updates_per_batch` optimizer steps and one publication)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +150,12 @@ class DomainStats:
 
     loss: float
     kl: float
+    """Nats, to the reference; NaN without one (`kl_coef` 0)."""
     entropy: float
     mismatch: float
     """mean |log p_learner - log p_engine| over response tokens, in nats."""
     clip_fraction: float
+    """Share of tokens whose gradient a clip removed; 0 in the first update on a batch."""
     truncated_fraction: float
     """Share of tokens whose importance weight hit the truncation cap."""
     num_tokens: int

@@ -20,7 +20,8 @@ class EvalResult:
     """One domain's held-out score at one step."""
 
     step: int
-    """Optimizer steps behind the evaluated weights; 0 is the policy before training."""
+    """Steps of the run (batches trained on) behind the evaluated weights, which is their version;
+    0 is the policy before training."""
     domain: str
     mean: float
     """Mean over prompts of the prompt's mean reward; NaN if everything abstained."""

@@ -7,7 +7,7 @@ Left out: histograms and per-module values (`surgery_log`), moving averages (the
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
 
@@ -72,8 +72,16 @@ def rollout_metrics(groups: Mapping[str, Sequence[RolloutGroup]]) -> Scalars:
 
 
 def learner_metrics(stats: Mapping[str, DomainStats]) -> Scalars:
-    """`loss`, `kl`, `entropy` and `mismatch` (nats) per domain."""
-    scalars: Scalars = {}
+    """`loss`, `kl`, `entropy` and `mismatch` (nats) per domain; shares over all trained tokens.
+
+    `kl` is NaN without a reference. `clip_fraction` is the share of tokens that the PPO clip cut
+    off, `truncated_fraction` that of tokens whose importance weight hit its cap; both NaN when
+    nothing was trained on. With several updates on a batch they are of the last one.
+    """
+    scalars: Scalars = {
+        "clip_fraction": _token_mean(stats, lambda s: s.clip_fraction),
+        "truncated_fraction": _token_mean(stats, lambda s: s.truncated_fraction),
+    }
     for domain, s in stats.items():
         scalars |= {
             f"loss/{domain}": s.loss,
@@ -82,6 +90,13 @@ def learner_metrics(stats: Mapping[str, DomainStats]) -> Scalars:
             f"mismatch/{domain}": s.mismatch,
         }
     return scalars
+
+
+def _token_mean(stats: Mapping[str, DomainStats], field: Callable[[DomainStats], float]) -> float:
+    """Mean over domains weighted by tokens, hence the mean over all tokens."""
+    num_tokens = sum(s.num_tokens for s in stats.values())
+    total = sum(field(s) * s.num_tokens for s in stats.values())
+    return total / num_tokens if num_tokens else math.nan
 
 
 def step_metrics(stats: StepStats) -> Scalars:

@@ -12,7 +12,7 @@ METRICS = "metrics.jsonl"
 def rewind_logs(run_dir: Path, *, next_step: int, weight_version: int) -> None:
     """Drop what is logged under `next_step` (the next step to be run and logged) or later.
 
-    Evaluations are numbered by the optimizer steps behind the weights: those of versions above
+    Evaluations are numbered by the version of the weights: those of versions above
     `weight_version` (the restored one) are of weights that no longer exist, and go.
     """
     rewrite(run_dir / METRICS, lambda row: row.get("step", -1) < next_step)

@@ -40,7 +40,7 @@ def write_run_record(
     """Begin a session: versions, git state and hardware are looked up here.
 
     Args:
-        first_step: optimizer steps already done when the session starts (0, or the checkpoint's).
+        first_step: steps of the run already done when the session starts (0, or the checkpoint's).
         engines: what generates, trains, scores and carries weights, e.g.
             `{"rollout": "vllm", "learner": "deepspeed zero 2, cpu", "transfer": "object_store"}`.
         placement: where: numbers of workers and ranks, GPUs each, as JSON-able values.

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +40,16 @@ def test_live_groups_are_counted_by_their_rewards():
     """Whatever became of the advantages: rounding can leave 1e-17 where there is no signal."""
     groups = [group(values=(1.0, 1.0), advantages=(2e-17, 2e-17)), group(index=1)]
     assert metrics.rollout_metrics({"math": groups})["live_groups/math"] == 0.5
+
+
+def test_shares_are_means_over_all_tokens():
+    few = replace(domain_stats(), clip_fraction=0.5, truncated_fraction=0.1, num_tokens=100)
+    many = replace(domain_stats(), clip_fraction=0.1, truncated_fraction=0.0, num_tokens=300)
+    m = metrics.learner_metrics({"math": few, "chat": many})
+    assert m["clip_fraction"] == pytest.approx(0.2)
+    assert m["truncated_fraction"] == pytest.approx(0.025)
+    nothing = metrics.learner_metrics({"math": replace(few, num_tokens=0)})
+    assert math.isnan(nothing["clip_fraction"])
 
 
 def test_a_domain_that_abstained_altogether_has_no_reward():
