@@ -204,7 +204,7 @@ class LearnerWorker:
         tokens = max(value["num_tokens"], 1.0)
         return DomainStats(
             loss=value["loss"] / tokens,
-            kl=value["kl"] / tokens,
+            kl=value["kl"] / tokens if self.reference is not None else math.nan,
             entropy=value["entropy"] / tokens,
             mismatch=value["mismatch"] / tokens,
             clip_fraction=value["clipped"] / tokens,

@@ -256,6 +256,8 @@ def _domain_lines(axis: Axes, run: RunData, family: str) -> None:
     folded = run.series(f"{family}/mean")  # many domains: only the mean was logged
     if any(math.isfinite(v) for v in folded):
         axis.plot(run.steps, folded, color="#888888", label="mean of domains", lw=1.6)
+    if not axis.lines:  # the KL of a run without a reference
+        axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
 
 
 def one_legend(figure: Figure, axes: Sequence[Axes]) -> None:

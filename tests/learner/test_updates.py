@@ -4,6 +4,7 @@ Two processes talk over gloo. Starting them costs most of the time, so each worl
 once and runs all cases.
 """
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,11 @@ def test_mixed_domains_in_a_micro_step_are_caught(results: dict[int, Any]) -> No
     assert len(messages) == 2
     assert "domain of a micro-step" in messages[0]
     assert "numbers of micro-batches" in messages[1]
+
+
+def test_without_a_reference_there_is_no_kl(results: dict[int, Any]) -> None:
+    assert math.isnan(results[2]["no_reference"]["losses"]["chat"].kl)
+    assert results[2]["none"]["losses"]["chat"].kl > 0
 
 
 def test_updates_per_batch_count(results: dict[int, Any]) -> None:

@@ -192,6 +192,17 @@ def test_metric_values_of_null_are_gaps(tmp_path):
     build_report(tmp_path)
 
 
+def test_a_run_without_a_reference_has_no_kl_curve(tmp_path):
+    run = make_run(tmp_path / "run", steps=3)
+    assert "not measured" not in build_report(run).read_text()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [{k: None if k.startswith("kl/") else v for k, v in row.items()} for row in rows]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    html = build_report(run).read_text()
+    assert html.count("not measured") == 1
+    assert "KL to the reference" in html
+
+
 def test_module_places():
     assert module_place("layers.11.attention") == ("attention", "11")
     assert module_place("layers.3") == ("layer", "3")
