@@ -3,19 +3,16 @@
 Left out: quantised weights and adapters; the learner trains all parameters of a causal LM.
 """
 
-import re
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
 from mgsrl.config.policy import PolicyConfig
 from mgsrl.errors import MissingPathError, UserError, explain
 
-POCKET = "pocket"
 LOGIT_CHANGES = (
     "final_logit_softcapping",
     "logit_scale",
@@ -26,49 +23,12 @@ LOGIT_CHANGES = (
 
 
 def resolve_policy(path: str) -> str:
-    """The folder or hub id behind `policy.path`.
+    """The absolute folder or hub id behind `policy.path`.
 
     Raises:
-        MissingPathError: it looks like a path, and nothing is there.
+        MissingPathError: it looks like a path, and no model is there.
     """
-    if path == POCKET:
-        folder = Path(str(resources.files("mgsrl"))) / "assets" / "pocket_policy"
-        if not (folder / "config.json").is_file():
-            raise MissingPathError(
-                explain(
-                    "The bundled pocket policy is not installed.",
-                    expected=f"{folder}/config.json",
-                    found="nothing there",
-                    todo="reinstall mgsrl, or rebuild the pocket model with its script",
-                )
-            )
-        return str(folder)
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                explain(
-                    "policy.path is not a Hugging Face model folder.",
-                    expected=f"{folder}/config.json",
-                    found=", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "(empty)",
-                    todo="set policy.path to a folder written by save_pretrained",
-                )
-            )
-        return str(folder)
-    if folder.exists() or path.startswith(("/", "./", "../", "~")) or not _is_hub_id(path):
-        raise MissingPathError(
-            explain(
-                "policy.path does not name a model.",
-                expected="'pocket', a folder with config.json, or a hub id OWNER/NAME",
-                found=f"{path!r}" + (" (a file)" if folder.exists() else " (nothing there)"),
-                todo="correct policy.path (scripts/get_smollm2.py puts SmolLM2 under models/)",
-            )
-        )
-    return path
-
-
-def _is_hub_id(path: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None
+    return resolve_model_path(path, "policy.path", POCKET_POLICY)
 
 
 def load_policy(config: PolicyConfig, dtype: torch.dtype) -> nn.Module:

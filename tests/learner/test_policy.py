@@ -15,18 +15,6 @@ def test_missing_folder(tmp_path: Path) -> None:
         resolve_policy(str(tmp_path / "nothing"))
 
 
-def test_not_a_model_folder(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(UserError, match=r"(?s)config\.json.*notes\.txt"):
-        resolve_policy(str(tmp_path))
-
-
-def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "model.bin").write_text("")
-    with pytest.raises(MissingPathError, match="a file"):
-        resolve_policy(str(tmp_path / "model.bin"))
-
-
 def test_hub_ids_pass() -> None:
     assert resolve_policy("Qwen/Qwen2.5-7B") == "Qwen/Qwen2.5-7B"
 
