@@ -34,7 +34,11 @@ class RewardConfig:
     num_workers: int = 1
     """Reward actors for this domain."""
     num_gpus: float = 0.0
-    """GPUs per reward actor."""
+    """GPUs per reward actor; without one a `reward_model` computes on the CPU."""
+    start_limit_s: float = 300.0
+    """Longest wait for a reward actor to load."""
+    max_restarts: int = 3
+    """Times one reward actor may die and be brought back before the run stops."""
 
     def validate(self, key: str) -> None:
         one_of(f"{key}.kind", self.kind, KINDS)

@@ -1,8 +1,10 @@
 """From a `RewardConfig` to its reward function, its check of references and its pool of actors."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mgsrl.config.model_path import POCKET_REWARD_MODEL, resolve_model_path
 from mgsrl.config.reward import RewardConfig
 from mgsrl.errors import ConfigError, explain
 from mgsrl.rewards.protocol import RewardFunction
@@ -39,6 +41,7 @@ def make_reward(config: RewardConfig, special_tokens: Sequence[str] = ()) -> Rew
         max_length=config.max_length,
         missing_tag=config.missing_tag,
         special_tokens=special_tokens,
+        device="cuda" if config.num_gpus > 0 else "cpu",
     )
 
 
@@ -55,14 +58,18 @@ def validator(config: RewardConfig) -> CheckReference:
     return lambda reference: None
 
 
-def check_reward(config: RewardConfig, key: str) -> None:
+def check_reward(config: RewardConfig, key: str) -> RewardConfig:
     """Raise the user's mistakes that can be seen without starting an actor.
 
     Args:
         key: where the configuration stands (`domains.chat.reward`), for messages.
+
+    Returns:
+        `config` with the model's folder as an absolute path, so that actors with another working
+        directory find it.
     """
     if config.kind != "reward_model":
-        return
+        return config
     if not config.path:
         raise ConfigError(
             explain(
@@ -72,9 +79,8 @@ def check_reward(config: RewardConfig, key: str) -> None:
                 todo=f"set {key}.path",
             )
         )
-    from mgsrl.rewards.reward_model import resolve_path
-
-    resolve_path(config.path, key)
+    path = resolve_model_path(config.path, f"{key}.path", POCKET_REWARD_MODEL)
+    return replace(config, path=path)
 
 
 def reward_pool(
@@ -82,8 +88,6 @@ def reward_pool(
     config: RewardConfig,
     *,
     special_tokens: Sequence[str] = (),
-    max_restarts: int = 3,
-    start_limit_s: float = 300.0,
 ) -> "RewardPool":
     """`config.num_workers` reward actors. Raises the user's mistakes before any actor starts."""
     import ray
@@ -91,7 +95,7 @@ def reward_pool(
     from mgsrl.rewards.pool import RewardPool
     from mgsrl.rewards.worker import RewardWorker
 
-    check_reward(config, f"domains.{domain}.reward")
+    config = check_reward(config, f"domains.{domain}.reward")
     actor = ray.remote(RewardWorker).options(
         # Rollouts, rewards and learning take turns on a CPU machine, so cores are not reserved.
         num_cpus=0,
@@ -103,6 +107,6 @@ def reward_pool(
         f"reward/{domain}",
         lambda _slot: actor.remote(config, tuple(special_tokens)),
         config,
-        max_restarts=max_restarts,
-        start_limit_s=start_limit_s,
+        max_restarts=config.max_restarts,
+        start_limit_s=config.start_limit_s,
     )

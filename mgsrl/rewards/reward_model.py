@@ -11,19 +11,18 @@ Left out for now: vLLM's pooling runner, running statistics, remote judges.
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from mgsrl.errors import ConfigError, MissingPathError, UserError, explain
+from mgsrl.config.model_path import POCKET_REWARD_MODEL, resolve_model_path
+from mgsrl.errors import ConfigError, UserError, explain
 from mgsrl.rewards.extract import extract_response
 from mgsrl.rewards.protocol import RewardItem
 from mgsrl.types import Reward
 
-POCKET = Path(__file__).resolve().parents[1] / "assets" / "pocket_reward_model"
 CONTROL_TOKENS = (
     "<|im_start|>",
     "<|im_end|>",
@@ -49,8 +48,10 @@ class RewardModel:
         max_length: tokens of conversation and response; longer inputs lose their oldest tokens.
         missing_tag: what a response without a `<response>` block gets, see `extract.py`.
         special_tokens: the policy's special tokens, removed from the response's text.
+        device: `cpu` (float32) or `cuda` (bfloat16).
 
     Raises:
+        ConfigError: `cuda` where torch sees no GPU.
         MissingPathError: there is no model at `path`.
         UserError: it has other than one logit, no trained head, or no chat template.
     """
@@ -64,14 +65,16 @@ class RewardModel:
         max_length: int = 4096,
         missing_tag: str = "zero",
         special_tokens: Sequence[str] = (),
+        device: str = "cpu",
     ) -> None:
         self.transform = transform
         self.batch_size = batch_size
         self.missing_tag = missing_tag
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        folder = resolve_path(path)
+        self.device = device
+        _check_device(device)
+        folder = resolve_model_path(path, "reward.path", POCKET_REWARD_MODEL)
         self.tokenizer = _load_tokenizer(folder)
-        self.model = _load_model(folder).to(self.device).eval()
+        self.model = _load_model(folder, device).to(device).eval()
         positions = getattr(self.model.config, "max_position_embeddings", None) or max_length
         self.max_length = min(max_length, positions)
         tokens = {*CONTROL_TOKENS, *self.tokenizer.all_special_tokens, *special_tokens}
@@ -153,27 +156,6 @@ class RewardModel:
         return Reward(value, format_ok, details={"raw_score": logit})
 
 
-def resolve_path(path: str, key: str = "reward") -> str:
-    """The folder of `pocket` or of a local path; a hub id stays as it is.
-
-    Raises MissingPathError for what is neither: checked before any actor starts.
-    """
-    folder = POCKET if path == "pocket" else Path(path).expanduser()
-    if folder.is_dir():
-        return str(folder)
-    looks_local = path == "pocket" or path.startswith((".", "/", "~")) or path.count("/") != 1
-    if looks_local:
-        raise MissingPathError(
-            explain(
-                f"There is no reward model at {path!r}.",
-                expected="`pocket`, a folder with config.json, or a hub id such as org/name",
-                found="a file" if folder.is_file() else f"nothing at {folder}",
-                todo=f"correct {key}.path",
-            )
-        )
-    return path
-
-
 def _load_tokenizer(folder: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -191,8 +173,20 @@ def _load_tokenizer(folder: str) -> Any:
     return tokenizer
 
 
-def _load_model(folder: str) -> Any:
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+def _check_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            explain(
+                "The reward model is to run on a GPU.",
+                expected="a GPU that torch can use",
+                found="none",
+                todo="set the reward's num_gpus=0, or install a build of torch that fits the GPU",
+            )
+        )
+
+
+def _load_model(folder: str, device: str) -> Any:
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     try:
         config = AutoConfig.from_pretrained(folder)
         if config.num_labels != 1:

@@ -77,7 +77,7 @@ def score_file(
     config = _config(domain_kind, loose, whole_response, reward_model)
     if workers < 1:
         raise _bad_argument("--workers", "an integer of at least 1", str(workers))
-    check_reward(config, "--reward-model")
+    config = check_reward(config, "--reward-model")
     total = _check_rows(input_path, config)
     partial = _partial_path(input_path, output_path, config)
     with ExitStack() as stack:
@@ -107,7 +107,14 @@ def _config(kind: str, loose: bool, whole_response: bool, reward_model: str) -> 
         path=reward_model,
         strict=not loose,
         missing_tag="whole_response" if whole_response else "zero",
+        num_gpus=float(DOMAINS[kind] == "reward_model" and _sees_gpu()),
     )
+
+
+def _sees_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _bad_argument(name: str, expected: str, found: str) -> UserError:

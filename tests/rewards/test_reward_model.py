@@ -1,13 +1,16 @@
 """The reward model on a tiny random Llama classifier: real templates, tokens and batches."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForSequenceClassification
 
-from mgsrl.errors import MissingPathError, UserError
+from mgsrl.config.reward import RewardConfig
+from mgsrl.errors import ConfigError, MissingPathError, UserError
+from mgsrl.rewards.build import make_reward
 from mgsrl.rewards.protocol import RewardItem
 from mgsrl.rewards.reward_model import RewardModel
 
@@ -139,6 +142,17 @@ def test_missing_path(tmp_path: Path) -> None:
     for path in (str(tmp_path / "none"), "./none", "pocket/none/x"):
         with pytest.raises(MissingPathError, match="to do"):
             RewardModel(path)
+
+
+def test_the_device_is_what_the_configuration_reserves(classifier: Path) -> None:
+    config = RewardConfig(kind="reward_model", path=str(classifier))
+    reward = make_reward(config)
+    assert isinstance(reward, RewardModel)
+    assert next(reward.model.parameters()).device.type == "cpu"
+    assert next(reward.model.parameters()).dtype is torch.float32
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="num_gpus=0"):
+            make_reward(replace(config, num_gpus=1.0))
 
 
 def test_two_logits(tiny_model: Path, tmp_path: Path) -> None:

@@ -134,7 +134,17 @@ def test_the_users_mistakes_are_found_before_any_actor_starts(tmp_path: Path) ->
         check_reward(RewardConfig(kind="reward_model"), "domains.chat.reward")
     with pytest.raises(MissingPathError, match=r"domains\.chat\.reward\.path"):
         check_reward(RewardConfig(kind="reward_model", path="./none"), "domains.chat.reward")
+    with pytest.raises(MissingPathError, match=r"(?s)domains\.chat\.reward\.path.*config\.json"):
+        check_reward(RewardConfig(kind="reward_model", path=str(tmp_path)), "domains.chat.reward")
     check_reward(RewardConfig(kind="math"), "domains.math.reward")
+
+
+def test_actors_get_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    checked = check_reward(RewardConfig(kind="reward_model", path="judge"), "domains.chat.reward")
+    assert checked.path == str((tmp_path / "judge").resolve())
 
 
 def test_validators() -> None:
