@@ -3,40 +3,10 @@
 Both adapters use this one, so a response reads and ends the same whichever engine sampled it.
 """
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mgsrl.errors import ConfigError, MissingPathError, explain
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-def check_model_path(path: str, key: str = "policy.path") -> None:
-    """Raise `MissingPathError` unless `path` is a model folder or looks like a hub id.
-
-    Whether a hub id exists is the hub's to say, when the model is loaded.
-    """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if (folder / "config.json").is_file():
-            return
-        found = f"a folder without config.json: {folder}"
-    elif folder.exists():
-        found = f"a file, not a folder: {folder}"
-    elif _HUB_ID.fullmatch(path) and not folder.parent.is_dir():
-        return
-    else:
-        found = f"nothing at {path!r}"
-    raise MissingPathError(
-        explain(
-            f"{key} is not a model.",
-            expected="a Hugging Face model folder (config.json, weights, tokenizer) or a hub id",
-            found=found,
-            todo=f"correct {key}",
-        )
-    )
 
 
 class Decoder:
@@ -50,7 +20,6 @@ class Decoder:
     def __init__(self, path: str, *, trust_remote_code: bool = False) -> None:
         from transformers import AutoTokenizer, GenerationConfig
 
-        check_model_path(path)
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(
                 path, trust_remote_code=trust_remote_code

@@ -14,7 +14,7 @@ import torch
 
 from mgsrl.config.rollout import RolloutConfig
 from mgsrl.errors import InvariantError, MissingPathError, StaleWeightsError, explain
-from mgsrl.rollout.decoding import Decoder, check_model_path
+from mgsrl.rollout.decoding import Decoder
 from mgsrl.sync.canary import probe_parameter
 from mgsrl.sync.wire import unpack_group
 from mgsrl.types import FinishReason, GenerationRequest, Rollout, Sampling
@@ -78,7 +78,6 @@ class TransformersEngine:
     ) -> None:
         from transformers import AutoModelForCausalLM, GenerationConfig
 
-        check_model_path(model_path)
         self.config = config
         self.decoder = decoder
         self.device = torch.device(device)

@@ -23,7 +23,7 @@ import torch
 
 from mgsrl.config.rollout import RolloutConfig
 from mgsrl.errors import ConfigError, InvariantError, explain
-from mgsrl.rollout.decoding import Decoder, check_model_path
+from mgsrl.rollout.decoding import Decoder
 from mgsrl.sync.backend import choose_transfer
 from mgsrl.types import FinishReason, GenerationRequest, Rollout, Sampling
 
@@ -78,7 +78,6 @@ class VllmEngine:
         device: str = "cpu",
         trust_remote_code: bool = False,
     ) -> None:
-        check_model_path(model_path)
         os.environ.update(vllm_environment(config, device))
         # vLLM's import logs before it sets its own logger up.
         logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])

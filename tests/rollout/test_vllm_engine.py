@@ -159,7 +159,7 @@ def test_updates_reach_every_module(
     error = canary_error(handle, model)
     print(f"{which}: parity after an update {error}")
     assert error.max < 1e-4
-    assert call(handle, "weight_version") == 2
+    assert call(handle, "generate", [request(0)])[0].weight_version == 2
     found, expected = call(handle, "probe", PROBE_SEED), learner_probe(model)
     names = set(expected) | {"lm_head.weight"}
     assert set(found) == names

@@ -20,6 +20,7 @@ from mgsrl.sync.client import RolloutClient
 from mgsrl.sync.nccl import free_port
 from mgsrl.sync.object_store import ObjectStoreSender
 from mgsrl.sync.wire import pack_group, unpack_group
+from mgsrl.types import GenerationRequest, Sampling
 from tests.sync.sources import ModuleSource, perturbed
 
 
@@ -138,7 +139,9 @@ def test_every_actor_has_the_published_weights(
 
     model = perturbed(tiny_model, seed=5).to(dtype)
     ObjectStoreSender(ModuleSource(model), RolloutClient(actors, 60), True).send_weights(12)
-    assert ray.get([h.weight_version.remote() for h in actors], timeout=60) == [12, 12]
+    request = GenerationRequest("r", (5, 9), 0, Sampling(1.0, 1))
+    made = ray.get([h.generate.remote([request]) for h in actors], timeout=60)
+    assert [rollouts[0].weight_version for rollouts in made] == [12, 12]
     expected = {name: probe_parameter(value) for name, value in model.named_parameters()}
     for found in ray.get([h.probe.remote(PROBE_SEED) for h in actors], timeout=60):
         assert compare_probes(found, expected)[0].relative == 0.0
