@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mgsrl.config.require import at_least, one_of
+from mgsrl.config.require import at_least, more_than, one_of, within
 
 AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum_norm")
 KL_ESTIMATORS = ("k1", "k2", "k3")
@@ -51,9 +51,10 @@ class AlgoConfig:
         at_least("algo.updates_per_batch", self.updates_per_batch, 1)
         one_of("algo.aggregation", self.aggregation, AGGREGATIONS)
         one_of("algo.kl_estimator", self.kl_estimator, KL_ESTIMATORS)
-        for key in ("clip_low", "clip_high", "kl_coef", "entropy_coef"):
+        within("algo.clip_low", self.clip_low, 0.0, 1.0)
+        for key in ("clip_high", "kl_coef", "entropy_coef"):
             at_least(f"algo.{key}", getattr(self, key), 0.0)
         if self.dual_clip is not None:
-            at_least("algo.dual_clip", self.dual_clip, 1.0)
+            more_than("algo.dual_clip", self.dual_clip, 1)
         if self.importance_cap is not None:
             at_least("algo.importance_cap", self.importance_cap, 1.0)

@@ -1,6 +1,6 @@
 """Rules across configuration groups; each group's own rules stand beside its fields."""
 
-from mgsrl.config.require import one_of
+from mgsrl.config.require import at_least, one_of, within
 from mgsrl.config.root import Config
 from mgsrl.errors import ConfigError, explain, nearest
 
@@ -20,12 +20,14 @@ def check_config(config: Config) -> None:
         config.evaluate,
         config.trackers,
         config.cluster,
+        config.run,
     ):
         group.validate()
     for name, domain in config.domains.items():
         domain.validate(f"domains.{name}")
+    at_least("seed", config.seed, 0)
+    within("max_abstained_share", config.max_abstained_share, 0.0, 1.0)
     _check_domains(config)
-    _check_sampling(config)
     _check_devices(config)
 
 
@@ -67,33 +69,7 @@ def _check_domains(config: Config) -> None:
         )
 
 
-def _check_sampling(config: Config) -> None:
-    for key, top_p in [
-        ("rollout.top_p", config.rollout.top_p),
-        *((f"domains.{n}.top_p", d.top_p) for n, d in config.domains.items()),
-    ]:
-        if top_p is not None and top_p != 1.0:
-            raise ConfigError(
-                explain(
-                    f"{key} must be 1 for training.",
-                    expected="1.0: the learner's log-probabilities are of the full distribution, "
-                    "so a nucleus would bias every importance weight",
-                    found=str(top_p),
-                    todo=f"set {key}=1.0 and steer with temperature (evaluate.top_p may differ)",
-                )
-            )
-
-
 def _check_devices(config: Config) -> None:
-    if config.learner.device == "cpu" and config.rollout.sync.transfer == "nccl":
-        raise ConfigError(
-            explain(
-                "NCCL needs GPUs.",
-                expected="learner.device=cuda with rollout.sync.transfer=nccl",
-                found="learner.device=cpu",
-                todo="set rollout.sync.transfer=auto",
-            )
-        )
     if config.learner.offload_optimizer and config.learner.device == "cpu":
         raise ConfigError(
             explain(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mgsrl.config.require import at_least, one_of
+from mgsrl.config.require import SAMPLED, at_least, full_distribution, one_of
 from mgsrl.config.reward import RewardConfig
 from mgsrl.errors import ConfigError, explain
 
@@ -39,6 +39,10 @@ class SourceConfig:
     def validate(self, key: str) -> None:
         one_of(f"{key}.kind", self.kind, SOURCE_KINDS)
         one_of(f"{key}.bad_rows", self.bad_rows, BAD_ROWS)
+        at_least(f"{key}.start", self.start, 0)
+        if self.limit is not None:
+            at_least(f"{key}.limit", self.limit, 1)
+        at_least(f"{key}.size", self.size, 1)
         if self.kind != "pocket" and not self.path:
             raise ConfigError(
                 explain(
@@ -76,6 +80,12 @@ class DomainConfig:
         self.reward.validate(f"{key}.reward")
         if self.prompts_per_step is not None:
             at_least(f"{key}.prompts_per_step", self.prompts_per_step, 1)
+        if self.temperature is not None:
+            at_least(f"{key}.temperature", self.temperature, 0.01, SAMPLED)
+        if self.top_p is not None:
+            full_distribution(f"{key}.top_p", self.top_p)
+        if self.max_new_tokens is not None:
+            at_least(f"{key}.max_new_tokens", self.max_new_tokens, 1)
         at_least(f"{key}.num_workers", self.num_workers, 1)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mgsrl.config.require import at_least, one_of, within
+from mgsrl.config.require import at_least, less_than, more_than, one_of, within
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "bfloat16")
@@ -26,8 +26,11 @@ class OptimizerConfig:
 
     def validate(self) -> None:
         at_least("learner.optimizer.lr", self.lr, 0.0)
-        within("learner.optimizer.beta1", self.beta1, 0.0, 1.0)
-        within("learner.optimizer.beta2", self.beta2, 0.0, 1.0)
+        for key in ("beta1", "beta2"):
+            at_least(f"learner.optimizer.{key}", getattr(self, key), 0.0)
+            less_than(f"learner.optimizer.{key}", getattr(self, key), 1.0)
+        more_than("learner.optimizer.eps", self.eps, 0)
+        at_least("learner.optimizer.weight_decay", self.weight_decay, 0.0)
         at_least("learner.optimizer.warmup_steps", self.warmup_steps, 0)
         at_least("learner.optimizer.max_grad_norm", self.max_grad_norm, 0.0)
         one_of("learner.optimizer.schedule", self.schedule, SCHEDULES)
@@ -63,4 +66,6 @@ class LearnerConfig:
         one_of("learner.device", self.device, DEVICES)
         one_of("learner.dtype", self.dtype, DTYPES)
         at_least("learner.micro_batch_size", self.micro_batch_size, 1)
+        at_least("learner.threads_per_rank", self.threads_per_rank, 0)
+        more_than("learner.time_limit_s", self.time_limit_s, 0)
         self.optimizer.validate()

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from mgsrl.errors import ConfigError, explain, nearest
 
+SAMPLED = "GRPO needs sampled responses."
+
 
 def one_of(key: str, value: str, valid: Iterable[str]) -> None:
     """Raise `ConfigError` unless `value` is one of `valid`; the message names the nearest."""
@@ -29,6 +31,54 @@ def at_least(key: str, value: float, bound: float, why: str = "") -> None:
                 found=str(value),
                 todo=f"set {key}={bound} or more",
             )
+        )
+
+
+def more_than(key: str, value: float, bound: float, why: str = "") -> None:
+    """Raise `ConfigError` unless `value > bound`."""
+    if not value > bound:
+        raise ConfigError(
+            explain(
+                f"{key} is too small.{' ' + why if why else ''}",
+                expected=f"a number > {bound}",
+                found=str(value),
+                todo=f"set {key} above {bound}",
+            )
+        )
+
+
+def less_than(key: str, value: float, bound: float) -> None:
+    """Raise `ConfigError` unless `value < bound`."""
+    if not value < bound:
+        raise ConfigError(
+            explain(
+                f"{key} is too large.",
+                expected=f"a number < {bound}",
+                found=str(value),
+                todo=f"set {key} below {bound}",
+            )
+        )
+
+
+def full_distribution(key: str, top_p: float) -> None:
+    """Raise `ConfigError` for a nucleus in training."""
+    if top_p != 1.0:
+        raise ConfigError(
+            explain(
+                f"{key} must be 1 for training.",
+                expected="1.0: the learner's log-probabilities are of the full distribution, "
+                "so a nucleus would bias every importance weight",
+                found=str(top_p),
+                todo=f"set {key}=1.0 and steer with temperature (evaluate.top_p may differ)",
+            )
+        )
+
+
+def not_empty(key: str, value: str, expected: str) -> None:
+    """Raise `ConfigError` for a blank string."""
+    if not value.strip():
+        raise ConfigError(
+            explain(f"{key} is empty.", expected=expected, found=repr(value), todo=f"set {key}")
         )
 
 

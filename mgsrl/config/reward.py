@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mgsrl.config.require import at_least, one_of
+from mgsrl.config.require import at_least, more_than, one_of
 
 KINDS = ("math", "constraints", "reward_model")
 MISSING_TAG = ("zero", "whole_response", "abstain")
@@ -47,4 +47,8 @@ class RewardConfig:
         one_of(f"{key}.missing_tag", self.missing_tag, MISSING_TAG)
         at_least(f"{key}.num_workers", self.num_workers, 1)
         at_least(f"{key}.batch_size", self.batch_size, 1)
-        at_least(f"{key}.time_limit_s", self.time_limit_s, 0.01)
+        at_least(f"{key}.max_length", self.max_length, 1)
+        at_least(f"{key}.num_gpus", self.num_gpus, 0.0)
+        at_least(f"{key}.max_restarts", self.max_restarts, 0)
+        more_than(f"{key}.time_limit_s", self.time_limit_s, 0)
+        more_than(f"{key}.start_limit_s", self.start_limit_s, 0)

@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from mgsrl.config.require import at_least, one_of, within
+from mgsrl.config.require import (
+    SAMPLED,
+    at_least,
+    full_distribution,
+    more_than,
+    one_of,
+    within,
+)
 
 ENGINES = ("vllm", "transformers")
 ASSIGNMENTS = ("shared", "dedicated")
@@ -69,8 +76,14 @@ class RolloutConfig:
         one_of("rollout.dtype", self.dtype, DTYPES)
         at_least("rollout.num_workers", self.num_workers, 1)
         at_least("rollout.max_new_tokens", self.max_new_tokens, 1)
-        at_least("rollout.temperature", self.temperature, 0.01, "GRPO needs sampled responses.")
-        within("rollout.top_p", self.top_p, 0.01, 1.0)
+        at_least("rollout.temperature", self.temperature, 0.01, SAMPLED)
+        full_distribution("rollout.top_p", self.top_p)
+        at_least("rollout.max_prompts_in_flight", self.max_prompts_in_flight, 1)
         at_least("rollout.tensor_parallel_size", self.tensor_parallel_size, 1)
+        at_least("rollout.num_gpus", self.num_gpus, 0.0)
+        within("rollout.gpu_memory_utilization", self.gpu_memory_utilization, 0.01, 1.0)
         at_least("rollout.kv_cache_gib", self.kv_cache_gib, 0.1)
+        at_least("rollout.max_restarts", self.max_restarts, 0)
+        more_than("rollout.time_limit_s", self.time_limit_s, 0)
+        more_than("rollout.start_limit_s", self.start_limit_s, 0)
         self.sync.validate()

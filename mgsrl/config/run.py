@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mgsrl.config.require import at_least, one_of
+from mgsrl.config.require import at_least, not_empty, one_of, within
 
 WANDB_MODES = ("offline", "online", "disabled")
 
@@ -13,6 +13,10 @@ class RunConfig:
     """First part of the default folder's name."""
     dir: str = "runs/${run.name}-${strategy.name}-seed${seed}"
     """Run folder: configuration, metrics, rollouts, surgery, checkpoints, report."""
+
+    def validate(self) -> None:
+        not_empty("run.name", self.name, "a name for the run")
+        not_empty("run.dir", self.dir, "a folder for the run's files")
 
 
 @dataclass
@@ -47,13 +51,14 @@ class EvaluateConfig:
     temperature: float = 1.0
     """Sampling temperature of the evaluation."""
     top_p: float = 1.0
-    """Nucleus of the evaluation (any value: nothing is trained on these samples)."""
+    """Nucleus of the evaluation (below 1 is allowed: nothing is trained on these samples)."""
 
     def validate(self) -> None:
         at_least("evaluate.every", self.every, 0)
         at_least("evaluate.prompts_per_domain", self.prompts_per_domain, 0)
         at_least("evaluate.samples_per_prompt", self.samples_per_prompt, 1)
         at_least("evaluate.temperature", self.temperature, 0.0)
+        within("evaluate.top_p", self.top_p, 0.01, 1.0)
 
 
 @dataclass
@@ -83,4 +88,7 @@ class ClusterConfig:
     """GPUs that a local Ray uses; null takes all. A joined cluster knows its own."""
 
     def validate(self) -> None:
+        not_empty("cluster.address", self.address, "local, auto or HOST:PORT")
         at_least("cluster.object_store_gib", self.object_store_gib, 0.1)
+        if self.num_gpus is not None:
+            at_least("cluster.num_gpus", self.num_gpus, 0)

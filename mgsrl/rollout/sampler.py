@@ -14,7 +14,7 @@ from typing import Any
 from mgsrl.cluster.pool import ActorPool
 from mgsrl.config.data import DomainConfig
 from mgsrl.config.rollout import RolloutConfig
-from mgsrl.errors import ConfigError, InvariantError, WorkerDiedError, explain
+from mgsrl.errors import InvariantError, WorkerDiedError
 from mgsrl.types import GenerationRequest, Prompt, Rollout, RolloutGroup, Sampling
 
 BATCHES_PER_WORKER = 3
@@ -39,24 +39,12 @@ def training_sampling(
 ) -> dict[str, Sampling]:
     """The sampling settings of each domain: its own where set, else the rollout group's.
 
-    Raises:
-        ConfigError: top_p below 1. The engine's log-probabilities would be of the truncated
-            distribution and the learner's of the full one, which biases every importance weight.
+    That they can be trained with (top_p = 1, temperature > 0) was checked with the configuration.
     """
     settings = {}
     for name, domain in domains.items():
         top_p = config.top_p if domain.top_p is None else domain.top_p
         temperature = config.temperature if domain.temperature is None else domain.temperature
-        if top_p != 1.0 or temperature <= 0.0:
-            raise ConfigError(
-                explain(
-                    f"domains.{name} cannot be trained with these sampling settings.",
-                    expected="top_p=1 and temperature > 0: the learner's log-probabilities are "
-                    "of the full distribution that was sampled from",
-                    found=f"top_p={top_p:g}, temperature={temperature:g}",
-                    todo="set top_p=1 and steer with temperature (evaluation may differ)",
-                )
-            )
         limit = config.max_new_tokens if domain.max_new_tokens is None else domain.max_new_tokens
         settings[name] = Sampling(temperature, limit, top_p)
     return settings

@@ -82,15 +82,13 @@ def test_batches_are_balanced_whole_and_deterministic(workers: int) -> None:
     assert batches == split_batches(all_of_them, 4, workers)
 
 
-def test_domains_override_sampling_and_nuclei_are_refused() -> None:
+def test_domains_override_sampling() -> None:
     config = RolloutConfig(temperature=0.9, max_new_tokens=32)
     domains = {"math": DomainConfig(), "chat": DomainConfig(temperature=0.7, max_new_tokens=64)}
     assert training_sampling(config, domains) == {
         "math": Sampling(0.9, 32),
         "chat": Sampling(0.7, 64),
     }
-    with pytest.raises(ConfigError, match=r"(?s)domains\.math.*full distribution"):
-        training_sampling(config, {"math": DomainConfig(top_p=0.95)})
 
 
 def test_resources_are_checked_before_anything_starts() -> None:
