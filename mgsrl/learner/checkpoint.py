@@ -61,7 +61,7 @@ def load_state(folder: Path, layout: ShardLayout, reference: Reference | None) -
         for shard in layout.shards:
             end = shard.start + shard.numel
             pieces.read(shard.name, shard.start, end, MASTER, layout.master(shard))
-            for kind in STATES:
+            for kind in STATES if state["num_updates"] else ():  # else zero, and maybe not there
                 target = layout.state(shard, kind)
                 if target is not None:
                     pieces.read(shard.name, shard.start, end, kind, target)

@@ -94,11 +94,19 @@ class ShardLayout(ABC):
         return int(state["step"].item()) if "step" in state else 0
 
     def reset_optimizer(self, num_updates: int = 0) -> None:
-        """Zero moments at AdamW step `num_updates` (0: as before the first step)."""
+        """Zero moments at AdamW step `num_updates` (0: as before the first step).
+
+        Existing moments are zeroed in place: DeepSpeed's ZeRO 1 and 2 keep views of them, so
+        replaced ones would stay in memory for the rest of the run.
+        """
         optimizer = self._engine.basic_optimizer
-        for master in self.masters:
-            optimizer.state.pop(master, None)
-            if num_updates:
+        for group, master in enumerate(self.masters):
+            state = self._optimizer_state(group)
+            if state:
+                state["step"].fill_(num_updates)
+                for kind in STATES:
+                    state[kind].zero_()
+            elif num_updates:
                 optimizer.state[master] = {
                     "step": torch.tensor(float(num_updates), device=master.device),
                     **{kind: torch.zeros_like(master.detach()) for kind in STATES},

@@ -1,5 +1,6 @@
 """Saving and loading: to the bit at the same world size, elastic over ranks and ZeRO stages."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from mgsrl.errors import CheckpointError
+from mgsrl.learner.layout import STATES
 from tests.learner.parts import (
     Case,
     make_batch,
@@ -23,7 +25,7 @@ SAVED = {
     "stage3": Case(zero_stage=3),
     "bf16": Case(zero_stage=3, dtype="bfloat16"),
 }
-"""Two steps, the reference moved, saved; one more step."""
+"""Two steps, the reference moved, saved; one more step. Then the optimizer reset, and again."""
 
 
 def _worker(case: Case, rank: int, world_size: int, address: str, model: Path) -> Any:
@@ -37,6 +39,12 @@ def _worker(case: Case, rank: int, world_size: int, address: str, model: Path) -
 def _step(worker: Any, rank: int, world_size: int, step: int) -> None:
     batch = make_batch(worker.policy.config.vocab_size, world_size, 4, seed=step)
     one_step(worker, batch, rank, step)
+
+
+def _moments(worker: Any) -> list[int]:
+    """Where the moments are in memory."""
+    states = [worker.layout.state(s, kind) for s in worker.layout.shards for kind in STATES]
+    return [state.data_ptr() for state in states]
 
 
 def _masters(worker: Any) -> list[tuple[str, int, torch.Tensor]]:
@@ -58,8 +66,18 @@ def save_and_go_on(
         _step(worker, rank, world_size, 2)
         resumed = _resume(case, rank, world_size, address, model, root / name)
         results[name] = {"saved": saved, "weights": whole_weights(worker), **resumed}
-    worker.reset_optimizer()
-    results["updates_after_reset"] = worker.layout.num_updates()
+        moments = _moments(worker)
+        worker.reset_optimizer()
+        folder = root / f"{name}_reset"
+        folder.mkdir(exist_ok=True)
+        worker.save(str(folder))
+        _step(worker, rank, world_size, 2)
+        results[name]["reset"] = {
+            "weights": whole_weights(worker),
+            "num_updates": worker.layout.num_updates(),
+            "moments_stayed": moments == _moments(worker) != [],
+            "fresh": _resume(case, rank, world_size, address, model, folder),
+        }
     worker.stop()
     return results
 
@@ -206,8 +224,18 @@ def test_damaged_checkpoints(damage: str, words: str, elsewhere: dict[str, Any])
     assert "to do:" in elsewhere[damage]
 
 
-def test_reset_optimizer(saved: list[dict[str, Any]]) -> None:
-    assert saved[0]["updates_after_reset"] == 0
+@pytest.mark.parametrize("name", SAVED)
+def test_reset_optimizer(name: str, saved: list[dict[str, Any]], root: Path) -> None:
+    """The next step is that of a worker that has the same weights and never made a step."""
+    state = json.loads((root / f"{name}_reset" / "learner.json").read_text())
+    assert state["num_updates"] == 0
+    for rank in (0, 1):
+        reset = saved[rank][name]["reset"]
+        assert reset["num_updates"] == reset["fresh"]["num_updates"] == 1
+        assert reset["moments_stayed"]  # DeepSpeed keeps views: new ones would be a second set
+        for parameter, weight in reset["weights"].items():
+            assert torch.equal(weight, reset["fresh"]["resumed_weights"][parameter]), parameter
+            assert not torch.equal(weight, saved[rank][name]["weights"][parameter])
 
 
 def test_no_pickle(root: Path, saved: Any) -> None:
