@@ -33,7 +33,13 @@ from mgsrl.report.build import build_report
 from mgsrl.rewards.build import check_reward, reward_pool, validator
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rollout.sampler import Sampler, training_sampling
-from mgsrl.rollout.worker import EngineSpec, check_rollout_resources, rollout_pools
+from mgsrl.rollout.worker import (
+    EngineSpec,
+    check_engine,
+    check_rollout_resources,
+    gpus_per_worker,
+    rollout_pools,
+)
 from mgsrl.surgery import check_method
 from mgsrl.train.checkpoint import Checkpoint
 from mgsrl.train.folder import run_folder
@@ -186,6 +192,7 @@ def plan(config: Config) -> Plan:
     """
     model_path = resolve_policy(config.policy.path)
     check_method(config.surgery.method)
+    check_engine(config.rollout, "cpu" if config.learner.device == "cpu" else None)
     for name, domain in config.domains.items():
         check_reward(domain.reward, f"domains.{name}.reward")
     tokenizer = load_tokenizer(config.policy)
@@ -361,11 +368,10 @@ def _rollout_workers(config: Config) -> int:
 
 
 def _check_gpus(config: Config, num_gpus: int) -> None:
-    per_worker = max(config.rollout.num_gpus, float(config.rollout.tensor_parallel_size))
     rewards = [domain.reward for domain in config.domains.values()]
     check_resources(
         learner_gpus=config.learner.world_size,
-        rollout_gpus=_rollout_workers(config) * per_worker,
+        rollout_gpus=_rollout_workers(config) * gpus_per_worker(config.rollout),
         reward_gpus=sum(reward.num_gpus * reward.num_workers for reward in rewards),
         available_gpus=num_gpus,
         device=config.learner.device,
