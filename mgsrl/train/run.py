@@ -66,6 +66,8 @@ class Run:
     timers: StageTimers = field(default_factory=StageTimers)
     canary_sequences: list[tuple[int, ...]] = field(default_factory=list)
     canary_error: float = 0.0
+    _in_step: int = 0
+    """The step under way, counted from 1; `step` moves on before the weights are published."""
     _connected: list[Any] = field(default_factory=list)
 
     # ---- stages ----------------------------------------------------------------------------
@@ -73,7 +75,7 @@ class Run:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage of the step and show it."""
-        with self.console.stage(name, step=self.step + 1), self.timers.stage(name):
+        with self.console.stage(name, step=self._in_step), self.timers.stage(name):
             yield
 
     def pack(self, groups: Groups) -> PackedBatch:
@@ -104,6 +106,7 @@ class Run:
     def enter_phase(self) -> Phase:
         """The phase of the coming step, its resets done when the step is its first."""
         self.timers.start_step()
+        self._in_step = self.step + 1
         phase = self.schedule.phase(self.step)
         if self.step == phase.start and self.step > 0:
             if phase.reset_optimizer:
