@@ -83,6 +83,8 @@ class Case:
     lr: float = 1e-2  # updates well above the rounding of fp32 weights
     weight_decay: float = 0.01
     domains: tuple[str, ...] = DOMAINS
+    frozen: str = ""
+    """Parameters with this in their name are not trained."""
 
 
 def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
@@ -164,7 +166,9 @@ def textbook(
 
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
     frozen = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
-    params = dict(model.named_parameters())
+    everything = dict(model.named_parameters())
+    params = {n: p for n, p in everything.items() if not case.frozen or case.frozen not in n}
+    module_of = {name: module_of[name] for name in params}
     spec = make_spec(model_path, case, 1)
     opt = spec.learner.optimizer
     optimizer = torch.optim.AdamW(
@@ -190,7 +194,7 @@ def textbook(
                 param.grad = update[name] * scale
             optimizer.param_groups[0]["lr"] = _lr(opt, step, spec.num_steps)
             optimizer.step()
-    return {name: p.detach().clone() for name, p in params.items()}, norms
+    return {name: p.detach().clone() for name, p in everything.items()}, norms
 
 
 def _samples(groups: Sequence[RolloutGroup], temperature: float) -> Any:

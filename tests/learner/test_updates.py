@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mgsrl.errors import InvariantError
+from mgsrl.learner.policy import load_policy
 from mgsrl.surgery import module_map, torchjd_adapter
 from tests.learner.parts import (
     Case,
@@ -46,6 +47,9 @@ OPTIONS = {
     "offload3": Case(zero_stage=3, offload_optimizer=True),
     "checkpointing": Case(gradient_checkpointing=True),
     "checkpointing3": Case(gradient_checkpointing=True, zero_stage=3),
+    "frozen0": Case(frozen="embed_tokens", zero_stage=0),
+    "frozen2": Case(frozen="embed_tokens"),
+    "frozen3": Case(frozen="layers.0.mlp", zero_stage=3),
 }
 BF16 = {
     f"bf16_stage{stage}": Case(zero_stage=stage, dtype="bfloat16", micro_batch_size=16)
@@ -60,8 +64,15 @@ RUNS = [(name, world_size) for world_size in (1, 2) for name in CASES[world_size
 def _worker(case: Case, rank: int, world_size: int, address: str, model: Path) -> Any:
     from mgsrl.learner.worker import LearnerWorker
 
+    def load(config: Any, dtype: torch.dtype) -> Any:
+        policy = load_policy(config, dtype)
+        for name, param in policy.named_parameters():
+            param.requires_grad_(not case.frozen or case.frozen not in name)
+        return policy
+
     worker = LearnerWorker(make_spec(model, case, world_size), rank, world_size, "cpu", 1)
-    worker.start(address)
+    with patch("mgsrl.learner.worker.load_policy", load):
+        worker.start(address)
     return worker
 
 
@@ -90,6 +101,7 @@ def run_cases(rank: int, world_size: int, address: str, model: Path) -> dict[str
             "scalars": dict(report.scalars),
             "stats": stats,
             "masters": masters,
+            "published": [meta.name for meta in worker.source.metadata()],
             "num_updates": worker.layout.num_updates(),
         }
     results["non_finite"] = _non_finite(rank, world_size, address, model)
@@ -222,6 +234,17 @@ def test_every_stage_and_world_size_agree(name: str, results: dict[int, Any]) ->
                 assert getattr(other, field) == pytest.approx(getattr(stats, field), abs=1e-5)
 
 
+@pytest.mark.parametrize("name", [name for name in OPTIONS if OPTIONS[name].frozen])
+def test_frozen_parameters_stay_and_are_published(name: str, results: dict[int, Any]) -> None:
+    result = results[2][name]
+    trained = {parameter for parameter, _ in result["masters"]}
+    assert set(result["published"]) == set(result["weights"]) > trained
+    for parameter, weight in result["weights"].items():
+        frozen = OPTIONS[name].frozen in parameter
+        assert torch.equal(weight, result["start"][parameter]) is frozen, parameter
+        assert not (frozen and parameter in trained)
+
+
 def test_gradient_norms_are_reported(results: dict[int, Any]) -> None:
     result = results[2]["none"]
     total_DD = result["gram"].sum(0)
@@ -229,8 +252,23 @@ def test_gradient_norms_are_reported(results: dict[int, Any]) -> None:
     assert result["scalars"]["grad_norm/chat"] == pytest.approx(total_DD[1, 1].sqrt().item())
 
 
+def _update_error(result: dict[str, Any], start: Any, expected: Any) -> float:
+    """|update of this rank's masters - textbook's| / |textbook's|; the bfloat16 run starts from
+    rounded weights, so updates are compared, not weights."""
+    error = size = 0.0
+    for (name, first), master in result["masters"].items():
+        piece = slice(first, first + master.numel())
+        found = master - result["start"][name].float().reshape(-1)[piece]
+        wanted = (expected[name] - start[name].double()).reshape(-1)[piece]
+        error += ((found.double() - wanted) ** 2).sum().item()
+        size += (wanted**2).sum().item()
+    return math.sqrt(error / size)
+
+
 @pytest.mark.parametrize(("name", "world_size"), [run for run in RUNS if run[0] in BF16])
-def test_bfloat16_has_fp32_masters(name: str, world_size: int, results: dict[int, Any]) -> None:
+def test_bfloat16_has_fp32_masters(
+    name: str, world_size: int, results: dict[int, Any], expected: dict[str, Any]
+) -> None:
     result, full = results[world_size][name], results[1]["stage2_micro3"]
     for (parameter, start), master in result["masters"].items():
         assert master.dtype is torch.float32
@@ -239,6 +277,8 @@ def test_bfloat16_has_fp32_masters(name: str, world_size: int, results: dict[int
     gram, exact = result["gram"], full["gram"]
     assert (gram - exact).norm() < 0.1 * exact.norm()
     assert result["stats"].grad_norm == pytest.approx(full["stats"].grad_norm, rel=0.1)
+    # Measured 0.04; half the learning rate gives 0.5 and a missing clip 1.5.
+    assert _update_error(result, full["start"], expected["stage2_micro3"][0]) < 0.1
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
