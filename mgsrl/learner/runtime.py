@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from mgsrl.learner.comm_op import load_comm_op
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -76,6 +78,7 @@ def join(rank: Rank, address: str, limit_s: float, server: socket.socket | None 
     if address.startswith(f"{LOOPBACK}:"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    load_comm_op(limit_s)
     timeout = timedelta(seconds=limit_s)
     # DeepSpeed's own groups take their limit from here, in whole minutes.
     os.environ.setdefault("DEEPSPEED_TIMEOUT", str(max(1, round(limit_s / 60))))
