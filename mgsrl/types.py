@@ -114,6 +114,7 @@ class RolloutGroup:
 class MicroBatch:
     """Sequences of ONE domain, right-padded. Position `t` of a `_BL` tensor describes token `t`.
 
+    Under causal attention no real token sees the padding after it, so no attention mask is needed.
     A micro-batch of weight zero (`response_mask_BL` all zero) keeps ranks in lockstep when a
     rank has nothing left: it is run like any other and adds nothing.
     """
@@ -121,8 +122,6 @@ class MicroBatch:
     domain: str
     token_ids_BL: torch.Tensor
     """int64"""
-    attention_mask_BL: torch.Tensor
-    """int64, 1 on real tokens."""
     response_mask_BL: torch.Tensor
     """float32, 1 on the response tokens that are trained on."""
     rollout_logprobs_BL: torch.Tensor

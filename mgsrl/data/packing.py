@@ -141,24 +141,18 @@ def _micro_batch(
     length = max((sequence.length for sequence in sequences), default=0)
     length = max(length, _FILLER_LENGTH)
     token_ids_BL = torch.full((num_rows, length), pad_token_id, dtype=torch.int64)
-    attention_mask_BL = torch.zeros(num_rows, length, dtype=torch.int64)
     response_mask_BL = torch.zeros(num_rows, length)
     rollout_logprobs_BL = torch.zeros(num_rows, length)
-    if not sequences:
-        # A row that attends to nothing gives NaN in some attention kernels.
-        attention_mask_BL.fill_(1)
     for row, sequence in enumerate(sequences):
         begin, end = len(sequence.prompt.token_ids), sequence.length
         token_ids_BL[row, :begin] = torch.tensor(sequence.prompt.token_ids)
         token_ids_BL[row, begin:end] = torch.tensor(sequence.rollout.token_ids)
-        attention_mask_BL[row, :end] = 1
         response_mask_BL[row, begin:end] = 1
         rollout_logprobs_BL[row, begin:end] = torch.tensor(sequence.rollout.logprobs)
     advantages = [sequence.advantage for sequence in sequences] or [0.0]
     return MicroBatch(
         domain=domain,
         token_ids_BL=token_ids_BL,
-        attention_mask_BL=attention_mask_BL,
         response_mask_BL=response_mask_BL,
         rollout_logprobs_BL=rollout_logprobs_BL,
         advantages_B=torch.tensor(advantages, dtype=torch.float32),

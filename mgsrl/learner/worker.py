@@ -366,7 +366,6 @@ def _moved(batch: MicroBatch, device: torch.device) -> MicroBatch:
     return replace(
         batch,
         token_ids_BL=batch.token_ids_BL.to(device),
-        attention_mask_BL=batch.attention_mask_BL.to(device),
         response_mask_BL=batch.response_mask_BL.to(device),
         rollout_logprobs_BL=batch.rollout_logprobs_BL.to(device),
         advantages_B=batch.advantages_B.to(device),
@@ -384,7 +383,6 @@ def _scoring_batch(sequences: Sequence[Sequence[int]], temperature: float) -> Mi
     return MicroBatch(
         domain="",
         token_ids_BL=token_ids_BL,
-        attention_mask_BL=mask_BL.long(),
         response_mask_BL=mask_BL,
         rollout_logprobs_BL=torch.zeros(shape),
         advantages_B=torch.zeros(len(sequences)),

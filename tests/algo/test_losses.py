@@ -26,10 +26,8 @@ PLAIN = AlgoConfig(kl_coef=0.0, importance_cap=None)
 
 def make_batch(mask: Tensor, advantages: Tensor, rollout: Tensor | None = None) -> MicroBatch:
     ids = torch.zeros(mask.shape, dtype=torch.int64)
-    return MicroBatch(
-        "math", ids, torch.ones_like(ids), mask, mask * 0 if rollout is None else rollout,
-        advantages, 1.0,
-    )  # fmt: skip
+    rollout = mask * 0 if rollout is None else rollout
+    return MicroBatch("math", ids, mask, rollout, advantages, 1.0)
 
 
 def totals_of(mask: Tensor, limit: int | None = None) -> BatchTotals:

@@ -50,16 +50,21 @@ def packed(batch: dict[str, list[Any]], micro_batch_size: int, world_size: int) 
     )
 
 
+def real_lengths(micro: MicroBatch) -> list[int]:
+    """[B] up to the last response token; 0 of a filler."""
+    positions_L = torch.arange(1, micro.response_mask_BL.shape[1] + 1)
+    return (micro.response_mask_BL * positions_L).amax(1).int().tolist()
+
+
 def sequences(batch: PackedBatch) -> Counter[tuple[Any, ...]]:
     """Every trained sequence with all that belongs to it, read back from the tensors."""
     found: Counter[tuple[Any, ...]] = Counter()
     for rank in batch.per_rank:
         for domain, micro_batches in rank.items():
             for micro in micro_batches:
-                for row in range(len(micro.advantages_B)):
+                for row, length in enumerate(real_lengths(micro)):
                     mask = micro.response_mask_BL[row].bool()
                     if mask.any():
-                        length = int(micro.attention_mask_BL[row].sum())
                         found[
                             domain,
                             tuple(micro.token_ids_BL[row, :length].tolist()),
@@ -108,12 +113,13 @@ def check_shapes(micro: MicroBatch, domain: str, micro_batch_size: int) -> None:
     assert micro.domain == domain
     assert 1 <= rows <= micro_batch_size
     assert length >= 2
-    for tensor in (micro.attention_mask_BL, micro.response_mask_BL, micro.rollout_logprobs_BL):
+    for tensor in (micro.response_mask_BL, micro.rollout_logprobs_BL):
         assert tensor.shape == (rows, length)
-    assert (micro.attention_mask_BL.diff(dim=1) <= 0).all()  # right-padded
-    assert micro.attention_mask_BL.sum(1).max() == length  # to the longest
-    assert (micro.token_ids_BL[micro.attention_mask_BL == 0] == PAD).all()
-    assert (micro.response_mask_BL <= micro.attention_mask_BL).all()
+    real = real_lengths(micro)
+    assert max(real) == (length if micro.response_mask_BL.any() else 0)  # to the longest
+    for tokens, end in zip(micro.token_ids_BL, real):  # right-padded; no token of a test is PAD
+        assert (tokens[:end] != PAD).all()
+        assert (tokens[end:] == PAD).all()
     assert (micro.rollout_logprobs_BL[micro.response_mask_BL == 0] == 0).all()
 
 
@@ -121,7 +127,6 @@ def test_a_rank_with_nothing_left_gets_weight_zero() -> None:
     result = packed({"math": [(2, [3, 2])]}, 4, 3)
     filler = result.per_rank[2]["math"][0]
     assert filler.response_mask_BL.sum() == 0
-    assert filler.attention_mask_BL.bool().all()
     assert filler.advantages_B.tolist() == [0.0]
 
 
@@ -133,7 +138,7 @@ def test_a_domain_that_abstained_altogether_is_absent_everywhere() -> None:
 
 def test_dtypes_and_temperature() -> None:
     micro = packed({"chat": [(2, [3, 2])]}, 4, 1).per_rank[0]["chat"][0]
-    assert micro.token_ids_BL.dtype == micro.attention_mask_BL.dtype == torch.int64
+    assert micro.token_ids_BL.dtype == torch.int64
     assert micro.response_mask_BL.dtype == micro.rollout_logprobs_BL.dtype == torch.float32
     assert micro.advantages_B.dtype == torch.float32
     assert micro.temperature == 0.7
@@ -146,7 +151,7 @@ def test_ranks_get_equally_long_work() -> None:
     widths = [[micro.token_ids_BL.shape[1] for micro in rank["math"]] for rank in result.per_rank]
     assert all(max(step) - min(step) <= 4 for step in zip(*widths, strict=True))
     padded = sum(m.token_ids_BL.numel() for rank in result.per_rank for m in rank["math"])
-    real = sum(int(m.attention_mask_BL.sum()) for rank in result.per_rank for m in rank["math"])
+    real = sum(sum(real_lengths(m)) for rank in result.per_rank for m in rank["math"])
     assert real / padded > 0.9
 
 
