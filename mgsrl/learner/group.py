@@ -152,10 +152,6 @@ class LearnerGroup:
         """Parameter name -> product with the canary's probe vector."""
         return self._all("probe")[0]
 
-    def export(self, path: str | Path) -> None:
-        """Write a plain Hugging Face folder with the tokenizer."""
-        self._all("export", str(path))
-
     # ---- state -----------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:

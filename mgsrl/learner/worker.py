@@ -24,7 +24,7 @@ from mgsrl.learner.domain_grads import DomainGradients
 from mgsrl.learner.engine import make_engine, set_learning_rate
 from mgsrl.learner.forward import PolicyForward
 from mgsrl.learner.layout import make_layout
-from mgsrl.learner.policy import load_policy, load_tokenizer
+from mgsrl.learner.policy import load_policy
 from mgsrl.learner.reference import Reference
 from mgsrl.learner.schedule import learning_rate
 from mgsrl.learner.spec import LearnerSpec
@@ -314,18 +314,6 @@ class LearnerWorker:
             raise InvariantError("publish should follow connect_rollouts")
         self._sender.send_weights(version)
         return self._client.lost
-
-    def export(self, path: str) -> None:
-        """Write a plain Hugging Face folder with the tokenizer (rank 0 writes)."""
-        weights = {
-            name: tensor.to("cpu", copy=True)
-            for name, tensor in self.source
-            if self._rank.index == 0
-        }
-        if self._rank.index == 0:
-            self.policy.save_pretrained(path, state_dict=weights)
-            load_tokenizer(self._spec.policy).save_pretrained(path)
-        dist.barrier()
 
     # ---- state -----------------------------------------------------------------------------
 

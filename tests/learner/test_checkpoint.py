@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mgsrl.errors import CheckpointError
+from mgsrl.learner.checkpoint import read_weights
 from mgsrl.learner.layout import STATES
 from tests.learner.parts import (
     Case,
@@ -102,14 +103,13 @@ def _resume(
 def load_elsewhere(
     rank: int, world_size: int, address: str, model: Path, root: Path
 ) -> dict[str, Any]:
-    """Other world size, other stages; then one step, an export and the queries."""
+    """Other world size, other stages; then one step and the queries."""
     results: dict[str, Any] = {}
     for name, stage in (("stage0", 3), ("stage2", 0), ("stage3", 1), ("stage3", 3)):
         case = Case(zero_stage=stage)
         results[f"{name}->{stage}"] = _resume(case, rank, world_size, address, model, root / name)
     worker = _worker(Case(zero_stage=3), rank, world_size, address, model)
     worker.load(str(root / "stage3"))
-    worker.export(str(root / "export"))
     results["weights"] = whole_weights(worker)
     results["probe"] = worker.probe()
     results["groups"] = worker.source.groups()
@@ -185,11 +185,13 @@ def test_another_world_size_and_stage(
     assert result["logprobs"][0] == pytest.approx(original["logprobs"][0], abs=1e-5)
 
 
-def test_export_is_a_hugging_face_folder(elsewhere: dict[str, Any], root: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def test_one_process_reads_the_weights_of_all_ranks(
+    elsewhere: dict[str, Any], tiny_model: Path, root: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(root / "export")
-    assert AutoTokenizer.from_pretrained(root / "export").pad_token == "<pad>"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    read_weights(root / "stage3", model)
     for name, param in model.named_parameters():
         assert torch.equal(param, elsewhere["weights"][name])
     ids = [5, 9, 7, 3]
