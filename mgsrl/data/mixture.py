@@ -1,8 +1,10 @@
 """Which prompts each step trains on: exact quotas per domain, seeded, resumable.
 
 Every domain has its own cursor, so its order does not depend on which other domains take part:
-Mixed RL and a sequential phase see the same prompts of a domain in the same order. Within an epoch
-no prompt comes twice, and a step that spans two epochs holds no prompt twice either.
+Mixed RL and a sequential phase see the same prompts of a domain in the same order through the
+first epoch, and in later ones as long as they take the same number per step. Within an epoch no
+prompt comes twice, and a step that spans two epochs holds no prompt twice either: what it took at
+the end of one comes last in the next, which is why later orders depend on the number.
 
 Left out: weighted sampling (a random share per domain, as in the published code). Quotas that are
 exact in every batch make runs comparable and keep every domain in every update.
@@ -90,13 +92,6 @@ class Mixture:
         firsts = [cursor.prompts[:count] for cursor in self._cursors.values()]
         in_turn = [prompt for turn in zip_longest(*firsts) for prompt in turn if prompt is not None]
         return in_turn[:count]
-
-    def epochs(self) -> dict[str, float]:
-        """Passes over each domain's data so far."""
-        return {
-            domain: cursor.epoch + cursor.position / len(cursor.prompts)
-            for domain, cursor in self._cursors.items()
-        }
 
     def state(self) -> dict[str, Any]:
         """The cursors as JSON."""
