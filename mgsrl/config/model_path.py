@@ -45,13 +45,14 @@ def resolve_model_path(path: str, key: str, pocket: str) -> str:
         return path
     else:
         found = f"{path!r} (nothing there)"
+    hint = " (scripts/get_smollm2.py puts SmolLM2 under models/)" if pocket == POCKET_POLICY else ""
     raise MissingPathError(
         explain(
             f"{key} does not name a model.",
             expected=f"{POCKET!r}, a Hugging Face model folder (config.json, weights, tokenizer) "
             "or a hub id OWNER/NAME",
             found=found,
-            todo=f"correct {key} (scripts/get_smollm2.py puts SmolLM2 under models/)",
+            todo=f"correct {key}{hint}",
         )
     )
 
