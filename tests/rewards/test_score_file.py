@@ -123,7 +123,7 @@ def test_other_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         score_file("math", source, tmp_path / "none" / "out.jsonl")
     with pytest.raises(UserError, match="workers"):
         score_file("math", source, output, workers=0)
-    with pytest.raises(UserError, match="reward-model.*does not name a model"):
+    with pytest.raises(UserError, match=r"reward-model.*does not name a model"):
         score_file("chat", source, output, reward_model="./none")
     with pytest.raises(DataError, match="has no rows"):
         score_file("math", write(tmp_path / "empty.jsonl", []), output)

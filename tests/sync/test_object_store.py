@@ -160,6 +160,9 @@ def test_a_dead_actor_is_told_and_left_out(actors: list[Any]) -> None:
     import ray
 
     ray.kill(actors[1])
+    with pytest.raises(ray.exceptions.RayActorError):  # a kill takes a moment
+        while True:
+            ray.get(actors[1].ready.remote(), timeout=30)
     client = RolloutClient(actors, 60)
     client.start_weight_update()
     assert client.lost == [1]
