@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -159,10 +160,9 @@ def test_an_incomplete_publish_is_refused(actors: list[Any]) -> None:
 def test_a_dead_actor_is_told_and_left_out(actors: list[Any]) -> None:
     import ray
 
+    process = psutil.Process(ray.get(actors[1].ready.remote(), timeout=60)["pid"])
     ray.kill(actors[1])
-    with pytest.raises(ray.exceptions.RayActorError):  # a kill takes a moment
-        while True:
-            ray.get(actors[1].ready.remote(), timeout=30)
+    process.wait(30)  # a kill takes a moment
     client = RolloutClient(actors, 60)
     client.start_weight_update()
     assert client.lost == [1]
