@@ -6,6 +6,8 @@ VENV ?= .venv
 ARGS ?=
 # Options for pip, e.g. --extra-index-url with PyTorch's CPU wheel index (see README, Install)
 PIP_ARGS ?=
+# One file at a time in each of two processes: the machine has at least two cores
+PYTEST_ARGS ?= -n 2 --dist loadfile
 BIN = $(VENV)/bin
 
 .PHONY: help setup quickstart test test-slow lint clean
@@ -36,10 +38,10 @@ quickstart: setup
 	$(BIN)/mgsrl train $(ARGS)
 
 test: setup lint
-	$(BIN)/pytest
+	$(BIN)/pytest $(PYTEST_ARGS)
 
 test-slow: setup
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest $(PYTEST_ARGS) -m slow
 
 lint: setup
 	$(BIN)/ruff check .

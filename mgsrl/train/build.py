@@ -18,7 +18,7 @@ import torch
 
 from mgsrl.cluster.preflight import check_resources
 from mgsrl.cluster.session import ray_session
-from mgsrl.config import Config, DomainConfig, SourceConfig
+from mgsrl.config import Config, DomainConfig, SourceConfig, SyncConfig
 from mgsrl.config.compose import config_from_yaml, config_to_yaml
 from mgsrl.config.resume import resume_obstacles
 from mgsrl.data.mixture import Mixture
@@ -163,7 +163,7 @@ def plan(config: Config) -> Plan:
         mixture=Mixture(prompts, most, config.seed, config.data.shuffle),
         sampling=training_sampling(config.rollout, config.domains),
         learner=LearnerSpec(
-            policy=config.policy,
+            policy=replace(config.policy, path=model_path),
             learner=config.learner,
             algo=config.algo,
             surgery=config.surgery,
@@ -277,7 +277,7 @@ def _run(
         learners=learners,
         heldout=plan.heldout,
         algo=config.algo,
-        sync=config.rollout.sync,
+        sync=_sync(config),
         checkpoints=config.checkpoint,
         evaluation=config.evaluate,
         evaluation_sampling=_evaluation_sampling(config, plan),
@@ -317,6 +317,12 @@ def _check_gpus(config: Config, num_gpus: int) -> None:
         available_gpus=num_gpus,
         device=config.learner.device,
     )
+
+
+def _sync(config: Config) -> SyncConfig:
+    if config.rollout.engine == "transformers":  # NCCL is vLLM's
+        return replace(config.rollout.sync, transfer="object_store")
+    return config.rollout.sync
 
 
 def _evaluation_sampling(config: Config, plan: Plan) -> dict[str, Sampling]:

@@ -210,7 +210,10 @@ def test_weights_as_a_source(elsewhere: dict[str, Any]) -> None:
     for meta in elsewhere["metadata"]:
         weight = elsewhere["weights"][meta.name]
         assert (meta.shape, meta.dtype) == (tuple(weight.shape), weight.dtype)
-        assert torch.equal(elsewhere["probe"][meta.name], probe_parameter(weight))
+        # Processes with other numbers of threads add in another order.
+        torch.testing.assert_close(
+            elsewhere["probe"][meta.name], probe_parameter(weight), rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(

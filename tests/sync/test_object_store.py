@@ -145,7 +145,8 @@ def test_every_actor_has_the_published_weights(
     assert [rollouts[0].weight_version for rollouts in made] == [12, 12]
     expected = {name: probe_parameter(value) for name, value in model.named_parameters()}
     for found in ray.get([h.probe.remote(PROBE_SEED) for h in actors], timeout=60):
-        assert compare_probes(found, expected)[0].relative == 0.0
+        # Processes with other numbers of threads add in another order.
+        assert compare_probes(found, expected)[0].relative < 1e-6
 
 
 @pytest.mark.ray_cluster

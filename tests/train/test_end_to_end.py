@@ -8,7 +8,10 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
+from mgsrl.errors import MissingPathError
+from mgsrl.train.export import export_model
 from tests.train import runs
 
 DOMAINS = ("math", "chat", "instruction_following")
@@ -63,6 +66,23 @@ def test_six_steps_equal_three_and_three_to_the_bit(six_steps: Path, tmp_path: P
     for name in ("rank_0.safetensors",):
         one, other = (run / "checkpoints/step_6/learner" / name for run in (folder, six_steps))
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_export_is_a_plain_model_with_the_trained_weights(
+    six_steps: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    output = export_model(six_steps, tmp_path / "exported")
+    model = AutoModelForCausalLM.from_pretrained(output)
+    assert AutoTokenizer.from_pretrained(output).chat_template
+    shards = load_file(six_steps / "checkpoints/step_6/learner/rank_0.safetensors")
+    masters = {key.split("|")[0]: v for key, v in shards.items() if key.endswith("|master")}
+    for name, value in model.named_parameters():
+        assert torch.equal(value.float().flatten(), masters[name]), name
+    with pytest.raises(MissingPathError, match="output exists"):
+        export_model(six_steps, output)
 
 
 def test_a_finished_run_says_so_and_another_configuration_is_refused(six_steps: Path) -> None:
