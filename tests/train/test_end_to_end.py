@@ -136,7 +136,7 @@ def test_a_stopped_run_leaves_nothing_running(number: signal.Signals, tmp_path: 
     process.send_signal(number)
     code = process.wait(timeout=60)
     assert code == (-9 if number == signal.SIGKILL else 1)
-    # Nobody can clean up after SIGKILL: Ray's own agents notice within about a minute.
+    # Nobody can clean up after SIGKILL: Ray's own helpers notice within about a minute.
     runs.none_left(family, limit_s=120 if number == signal.SIGKILL else 30)
     assert number == signal.SIGKILL or not list(folder.rglob(".*tmp*"))
 
