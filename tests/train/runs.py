@@ -1,6 +1,7 @@
 """Starts real `mgsrl train` processes on the bundled model, small and fast."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -28,7 +29,14 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     """`mgsrl train` in the background, its output in `folder`.log."""
     log = folder.with_suffix(".log").open("a")
     command = [sys.executable, "-m", "mgsrl.cli", "train", *SMALL, f"run.dir={folder}", *overrides]
-    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, stdout=log, stderr=subprocess.STDOUT, text=True, preexec_fn=_heed_ctrl_c
+    )
+
+
+def _heed_ctrl_c() -> None:
+    """Background shells have their children ignore SIGINT; a terminal's do not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def train(folder: Path, *overrides: str, limit_s: float = 240) -> str:
