@@ -6,7 +6,7 @@ inside a collective. All are killed and the error says how to go on.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,6 @@ class LearnerGroup:
         gpus_per_rank: GPU share that Ray reserves per rank when training on GPUs.
         sync_limit_s: longest wait for the rollout actors during a publish.
         ranks_per_rollout_worker: tensor-parallel ranks behind one rollout actor.
-        actor_options: further Ray options (e.g. a placement).
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class LearnerGroup:
         gpus_per_rank: float = 1.0,
         sync_limit_s: float = 600.0,
         ranks_per_rollout_worker: int = 1,
-        actor_options: Mapping[str, Any] | None = None,
     ) -> None:
         config = spec.learner
         resolve_policy(spec.policy.path)  # a wrong path is said at once, before any actor starts
@@ -97,7 +95,6 @@ class LearnerGroup:
                     "TOKENIZERS_PARALLELISM": "false",
                 }
             },
-            **(actor_options or {}),
         }
         actor = ray.remote(LearnerWorker).options(**options)
         self.handles: list[Any] = [

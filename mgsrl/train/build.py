@@ -89,8 +89,9 @@ def _train(config: Config, checkpoint: Checkpoint | None) -> None:
     with Console(config.trackers.console, config.train.num_steps, first_step=first_step) as console:
         cluster = config.cluster
         if cluster.address == "local":  # checked before the seconds that loading takes
-            cluster = replace(cluster, num_gpus=_local_gpus(config))
-            _check_gpus(config, _local_gpus(config))
+            gpus = _local_gpus(config)
+            cluster = replace(cluster, num_gpus=gpus)
+            _check_gpus(config, gpus)
         with console.stage("loading model and data"):
             ready = plan(config)
         for note in ready.notes:
