@@ -1,30 +1,18 @@
 """The process in which untrusted mathematics is parsed and compared; see `math_verifier.py`.
 
-Run as a script (`python -P math_process.py TIME_LIMIT_S MEMORY_LIMIT_MIB`), it reads one JSON
-object a line from standard input, `{"gold": str, "text": str}`, and answers each with one line:
-`{"value": 0 | 1, "extracted": str | null}` or `{"error": str}`. It imports nothing of mgsrl, so it
-starts in half a second and stays small.
+A request is `{"gold": str, "text": str}`, its reply `{"value": 0 | 1, "extracted": str | null}` or
+`{"error": str}`. Beside `child_serve.py`, which limits time and memory, it imports nothing of
+mgsrl: it starts in half a second and stays small.
 
-Safety, each enforced by the kernel and therefore also while one long C call runs:
-- a real-time timer with the default action ends the process soon after the limit, even when the
-  parent is gone (the parent normally kills it first);
-- the address space is limited; no file can be written; no core is dumped;
-- end of input ends the process.
-math-verify's own time-outs are off: they use the same signal as the timer and cannot interrupt
-a long C call.
+math-verify's own time-outs are off: they use the same signal as the process's timer and cannot
+interrupt a long C call.
 """
 
-import json
-import logging
-import os
 import re
-import resource
-import signal
-import sys
 from typing import Any
 
-GRACE_S = 1.0
-"""The timer fires this much later than the parent's limit, so the parent's message wins."""
+from mgsrl.rewards.child_serve import serve
+
 MAX_TEXT = 20_000
 """Characters of a response that are searched, from its end, where the answer is."""
 
@@ -52,16 +40,6 @@ _BOXED_PERCENT = re.compile(r"\\boxed\s*\{\s*(-?\d[\d.,]*)\s*\\?%\s*\}")
 _ROOT = re.compile(r"√\s*(\d+|[A-Za-z]|\([^()]*\))")
 _SIGNS = str.maketrans({"°": r"^\circ ", "∞": r"\infty ", "π": r"\pi ", "−": "-", "∈": r"\in "})
 _COMMAND = re.compile(r"\\(?:begin|end|text)\{[^{}]*\}|\\[A-Za-z]+")
-
-
-def limit_process(memory_mib: int) -> None:
-    size = memory_mib * 2**20
-    for what, limit in (
-        (resource.RLIMIT_AS, size),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(what, (limit, limit))
 
 
 def parse_gold(gold: str) -> list[Any]:
@@ -165,28 +143,6 @@ def judge(gold: str, text: str) -> dict[str, Any]:
     return {"value": int(equal), "extracted": extracted}
 
 
-def serve(time_limit_s: float, memory_mib: int) -> None:
-    # Answers go to a private copy of standard output; whatever a library prints goes nowhere.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    limit_process(memory_mib)
-    logging.disable(logging.CRITICAL)
-    judge("1", r"\boxed{1}")  # the first parse builds the grammar: do it before any clock runs
-    os.dup2(nowhere, 2)  # up to here the parent may want to know why there is no process
-    answers.write('{"ready": true}\n')
-    answers.flush()
-    for line in sys.stdin:
-        request = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, time_limit_s + GRACE_S)
-        try:
-            reply = judge(request["gold"], request["text"])
-        except Exception as error:  # anything sympy may raise; the parent makes it an abstention
-            reply = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        answers.write(json.dumps(reply) + "\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    serve(float(sys.argv[1]), int(sys.argv[2]))
+def main() -> None:
+    """Serve; the first parse builds the grammar."""
+    serve(lambda request: judge(request["gold"], request["text"]), lambda: judge("1", r"\boxed{1}"))

@@ -1,0 +1,72 @@
+"""What a limited child process does: read requests, answer them, end soon after its limits.
+
+One JSON object a line comes in on standard input. The child says that it has begun (one empty
+line), hands the object to its `answer` and writes what that returns as one line. Standard library
+alone, so that a child starts as fast as what it needs; the parent's side is `child.py`.
+
+Safety, each enforced by the kernel and therefore also while one long C call runs:
+- a real-time timer with the default action ends the process soon after the limit, even when the
+  parent is gone (the parent normally kills it first);
+- the address space is limited; no file can be written; no core is dumped;
+- end of input ends the process.
+"""
+
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+GRACE_S = 1.0
+"""The timer fires this much later than the parent's limit, so the parent's message wins."""
+BEGUN = "\n"
+"""What comes before every answer: from here on the request has been tried."""
+
+
+def limit_process(memory_mib: int) -> None:
+    """Limit the address space; forbid written files and core dumps."""
+    size = memory_mib * 2**20
+    for what, limit in (
+        (resource.RLIMIT_AS, size),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(what, (limit, limit))
+
+
+def serve(
+    answer: Callable[[dict[str, Any]], dict[str, Any]], warm_up: Callable[[], object]
+) -> None:
+    """Answer requests until the input ends. The arguments of the process are its two limits.
+
+    Args:
+        answer: one request -> one JSON-able reply; what it raises becomes `{"error": reason}`.
+        warm_up: called once under the limit of memory, before any clock runs (imports, grammars).
+    """
+    time_limit_s, memory_mib = float(sys.argv[1]), int(sys.argv[2])
+    # Answers go to a private copy of standard output; whatever a library prints goes nowhere.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    limit_process(memory_mib)
+    logging.disable(logging.CRITICAL)
+    warm_up()
+    os.dup2(nowhere, 2)  # up to here the parent may want to know why there is no process
+    answers.write('{"ready": true}\n')
+    answers.flush()
+    for line in sys.stdin:
+        answers.write(BEGUN)
+        answers.flush()
+        signal.setitimer(signal.ITIMER_REAL, time_limit_s + GRACE_S)
+        try:
+            reply = answer(json.loads(line))
+        except (
+            Exception
+        ) as error:  # anything the libraries raise; the parent makes it an abstention
+            reply = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        answers.write(json.dumps(reply) + "\n")
+        answers.flush()
