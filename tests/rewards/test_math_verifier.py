@@ -1,7 +1,5 @@
 """The math verifier and the process it runs in: the real one, killed for real."""
 
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
