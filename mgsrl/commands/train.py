@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
         print(config_to_yaml(config))
         return
     # Imported here: torch and Ray take seconds, which a mistake must not wait for.
-    from mgsrl.train.build import launch
+    from mgsrl.train.launch import launch
 
     launch(config)
 

@@ -1,4 +1,5 @@
-"""The whole configuration. Only `train/build.py` (and the command line) may see it."""
+"""The whole configuration. Only `launch`, `plan` and `build` of `train/` (and the command line)
+may see it."""
 
 from dataclasses import dataclass, field
 

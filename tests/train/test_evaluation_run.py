@@ -3,7 +3,7 @@
 import io
 import json
 import shutil
-from dataclasses import MISSING, fields
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mgsrl.config import CheckpointConfig, EvaluateConfig
+from mgsrl.config import CheckpointConfig, EvaluateConfig, SurgeryConfig
 from mgsrl.evaluate.pareto import best_step
 from mgsrl.obs.console import Console
 from mgsrl.obs.evaluation_log import EvalResult, append_evaluations, read_evaluations
 from mgsrl.obs.rewind import rewind_logs
-from mgsrl.obs.trackers import TensorBoardTracker, Trackers
+from mgsrl.obs.trackers import TensorBoardTracker, Tracker, Trackers
 from mgsrl.train.checkpoint import (
     checkpoint_steps,
     prune_checkpoints,
     save_checkpoint,
     set_aside_newer,
 )
+from mgsrl.train.evaluation import Evaluation
 from mgsrl.train.export import export_model
-from mgsrl.train.run import Run
+from mgsrl.train.journal import Journal
 from tests.train import runs
 
 REWARDS = {
@@ -38,36 +39,41 @@ REWARDS = {
 """Step -> held-out reward of math and chat."""
 
 
-def run_in(folder: Path, **parts: Any) -> tuple[Run, io.StringIO]:
-    """A run without workers, and what its console shows."""
+KEEP_ONE = CheckpointConfig(every=2, keep=1)
+
+
+def part_in(
+    folder: Path,
+    checkpoints: CheckpointConfig = KEEP_ONE,
+    every: int = 2,
+    trackers: Sequence[Tracker] = (),
+) -> tuple[Evaluation, io.StringIO]:
+    """A run's evaluation without workers, and what its console shows."""
     shown = io.StringIO()
-    empty: dict[str, Any] = {f.name: None for f in fields(Run) if f.default is MISSING}
-    empty |= {f.name: f.default_factory() for f in fields(Run) if f.default_factory is not MISSING}
-    empty |= {"folder": folder, "console": Console(False, 9, file=shown)}
-    empty |= {
-        "checkpoints": CheckpointConfig(every=2, keep=1),
-        "evaluation": EvaluateConfig(every=2),
-    }
-    empty |= {"heldout": {"math": ["a prompt"], "chat": ["a prompt"]}, "num_steps": 10}
-    return Run(**empty | parts), shown
+    console = Console(False, 9, file=shown)
+    journal = Journal(folder, console, SurgeryConfig(), 4, lambda step: Trackers([]))
+    journal.trackers = Trackers(trackers)
+    nobody: Any = None
+    prompts: Any = {"math": ["a prompt"], "chat": ["a prompt"]}
+    config = EvaluateConfig(every=every)
+    return Evaluation(config, checkpoints, prompts, {}, nobody, nobody, journal), shown
 
 
-def evaluate(run: Run, step: int) -> None:
-    run.step = step
+def evaluate(part: Evaluation, step: int) -> None:
     results = [
         EvalResult(step, domain, mean, 0.02, 64, 64, 20.0, 1.0, 0.0)
         for domain, mean in zip(("math", "chat"), REWARDS[step])
     ]
-    append_evaluations(run.folder, results)
-    run._watch_forgetting()
+    append_evaluations(part.journal.folder, results)
+    part.watch_forgetting(step)
 
 
-def save(run: Run) -> None:
-    """What `_save_checkpoint` does, with a file instead of learners."""
-    folder = run.folder / "checkpoints"
-    save_checkpoint(folder, run.step, {}, lambda path: (path / "shard").write_bytes(b"weights"))
-    best = run._find_best()
-    prune_checkpoints(folder, run.checkpoints.keep, best.step if best else None)
+def save(part: Evaluation, step: int) -> None:
+    """What `_save_checkpoint` of a run does, with a file instead of learners."""
+    folder = part.journal.folder / "checkpoints"
+    save_checkpoint(folder, step, {}, lambda path: (path / "shard").write_bytes(b"weights"))
+    best = part.find_best()
+    prune_checkpoints(folder, part.checkpoints.keep, best.step if best else None)
 
 
 def named_best(folder: Path) -> int:
@@ -75,39 +81,39 @@ def named_best(folder: Path) -> int:
 
 
 def test_the_best_outlives_newer_ones_also_across_a_resume(tmp_path: Path) -> None:
-    run, _ = run_in(tmp_path)
+    part, _ = part_in(tmp_path)
     for step in (0, 2, 4, 6):
-        evaluate(run, step)
+        evaluate(part, step)
         if step:
-            save(run)
+            save(part, step)
     assert checkpoint_steps(tmp_path / "checkpoints") == [4, 6]
-    run, _ = run_in(tmp_path)  # another process: it knows what the folder knows
+    part, _ = part_in(tmp_path)  # another process: it knows what the folder knows
     for step in (8, 10):
-        evaluate(run, step)
-        save(run)
+        evaluate(part, step)
+        save(part, step)
     assert checkpoint_steps(tmp_path / "checkpoints") == [4, 10]
     assert named_best(tmp_path) == 4
 
 
 def test_going_on_from_before_the_best_forgets_it(tmp_path: Path) -> None:
-    run, _ = run_in(tmp_path, checkpoints=CheckpointConfig(every=2, keep=0))
+    part, _ = part_in(tmp_path, checkpoints=CheckpointConfig(every=2, keep=0))
     for step in (0, 2, 4):
-        evaluate(run, step)
+        evaluate(part, step)
         if step:
-            save(run)
+            save(part, step)
     assert named_best(tmp_path) == 4
     set_aside_newer(tmp_path / "checkpoints", 2, print)
     rewind_logs(tmp_path, next_step=3, weight_version=2)
-    run._find_best()
+    part.find_best()
     assert named_best(tmp_path) == 2
 
 
 def test_without_keep_best_the_newest_are_all(tmp_path: Path) -> None:
-    run, _ = run_in(tmp_path, checkpoints=CheckpointConfig(every=2, keep=1, keep_best=False))
+    part, _ = part_in(tmp_path, checkpoints=CheckpointConfig(every=2, keep=1, keep_best=False))
     for step in (0, 2, 4, 6):
-        evaluate(run, step)
+        evaluate(part, step)
         if step:
-            save(run)
+            save(part, step)
     assert checkpoint_steps(tmp_path / "checkpoints") == [6]
     assert not (tmp_path / "checkpoints" / "best.json").exists()
 
@@ -118,9 +124,9 @@ def test_forgetting_is_said_when_entered_and_goes_to_the_trackers(tmp_path: Path
 
     lines = []
     for step in REWARDS:  # every step in a process of its own
-        run, shown = run_in(tmp_path, trackers=Trackers([TensorBoardTracker(tmp_path)]))
-        evaluate(run, step)
-        run.trackers.close()
+        part, shown = part_in(tmp_path, trackers=[TensorBoardTracker(tmp_path)])
+        evaluate(part, step)
+        part.journal.trackers.close()
         lines += shown.getvalue().splitlines()
     assert [line.split(" (")[0].split("at step")[-1] for line in lines] == [" 6", " 6"]
     assert lines[0].startswith("forgetting: held-out math fell by 0.400 ± 0.028, from 0.900")
@@ -138,12 +144,8 @@ def test_forgetting_is_said_when_entered_and_goes_to_the_trackers(tmp_path: Path
 def test_a_rhythm_that_keeps_no_best_is_said(
     evaluate_every: int, save_every: int, noted: bool, tmp_path: Path
 ) -> None:
-    run, shown = run_in(
-        tmp_path,
-        evaluation=EvaluateConfig(every=evaluate_every),
-        checkpoints=CheckpointConfig(every=save_every),
-    )
-    run._note_rhythm()
+    part, shown = part_in(tmp_path, CheckpointConfig(every=save_every), every=evaluate_every)
+    part.note_rhythm(10)
     assert ("meet at the last step only" in shown.getvalue()) == noted
 
 

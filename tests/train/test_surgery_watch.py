@@ -1,9 +1,7 @@
-"""What a run does with surgery's reports: alarms when entered, the heat map, and no harm."""
+"""What a journal does with surgery's reports: alarms when entered, the heat map, and no harm."""
 
 import io
-from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,18 +11,15 @@ from mgsrl.obs.console import Console
 from mgsrl.obs.surgery_log import write_surgery
 from mgsrl.obs.trackers import TensorBoardTracker, Trackers
 from mgsrl.surgery.report import surgery_report
-from mgsrl.train.run import Run
+from mgsrl.train.journal import Journal
 from mgsrl.types import SurgeryReport
 
 
-def run_in(folder: Path) -> tuple[Run, io.StringIO]:
-    """A run without workers, and what its console shows."""
+def journal_in(folder: Path) -> tuple[Journal, io.StringIO]:
+    """A journal, and what its console shows."""
     shown = io.StringIO()
-    parts: dict[str, Any] = {f.name: None for f in fields(Run) if f.default is MISSING}
-    parts |= {f.name: f.default_factory() for f in fields(Run) if f.default_factory is not MISSING}
-    parts |= {"folder": folder, "console": Console(False, 9, file=shown)}
-    parts |= {"surgery": SurgeryConfig()}
-    return Run(**parts), shown
+    console = Console(False, 9, file=shown)
+    return Journal(folder, console, SurgeryConfig(), 4, lambda step: Trackers([])), shown
 
 
 def report_of(*norms: float) -> SurgeryReport:
@@ -35,10 +30,10 @@ def report_of(*norms: float) -> SurgeryReport:
 
 
 def test_an_alarm_is_printed_when_it_is_entered_and_not_again(tmp_path: Path) -> None:
-    run, shown = run_in(tmp_path)
-    for norms in ((1.0, 1.0), (99.0, 1.0), (99.0, 1.0), (1.0, 99.0), (1.0, 1.0), (99.0, 1.0)):
-        run.step += 1
-        run._note_alarms(report_of(*norms))
+    journal, shown = journal_in(tmp_path)
+    history = ((1.0, 1.0), (99.0, 1.0), (99.0, 1.0), (1.0, 99.0), (1.0, 1.0), (99.0, 1.0))
+    for step, norms in enumerate(history, start=1):
+        journal.note_alarms(step, report_of(*norms))
     lines = shown.getvalue().splitlines()
     assert [line.split(":")[1].split(" has ")[0] for line in lines] == [
         " the gradient of math",
@@ -52,12 +47,11 @@ def test_the_heat_map_goes_to_the_trackers(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run, shown = run_in(tmp_path)
-    run.trackers = Trackers([TensorBoardTracker(tmp_path)])
-    run.step = 3
+    journal, shown = journal_in(tmp_path)
+    journal.trackers = Trackers([TensorBoardTracker(tmp_path)])
     write_surgery(tmp_path, 3, report_of(1.0, 2.0))
-    run._draw_heat_map()
-    run.finish()
+    journal.draw_heat_map(3)
+    journal.trackers.close()
     assert (tmp_path / "surgery" / "heat_map.png").is_file()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [image.step for image in events.Images("surgery/heat_map")] == [3]
@@ -65,17 +59,17 @@ def test_the_heat_map_goes_to_the_trackers(tmp_path: Path) -> None:
 
 
 def test_a_heat_map_that_cannot_be_drawn_is_a_line_and_not_the_end(tmp_path: Path) -> None:
-    run, shown = run_in(tmp_path)
+    journal, shown = journal_in(tmp_path)
     write_surgery(tmp_path, 1, report_of(1.0, 2.0)).write_bytes(b"PAR1 no")
-    run._draw_heat_map()
+    journal.draw_heat_map(1)
     assert shown.getvalue().startswith("the surgery heat map was not drawn: ArrowInvalid(")
     assert not (tmp_path / "surgery" / "heat_map.png").exists()
 
 
 def test_one_domain_draws_and_says_nothing(tmp_path: Path) -> None:
-    run, shown = run_in(tmp_path)
+    journal, shown = journal_in(tmp_path)
     write_surgery(tmp_path, 1, report_of(1.0))
-    run._note_alarms(report_of(1.0))
-    run._draw_heat_map()
+    journal.note_alarms(1, report_of(1.0))
+    journal.draw_heat_map(1)
     assert shown.getvalue() == ""
     assert not (tmp_path / "surgery" / "heat_map.png").exists()

@@ -1,0 +1,73 @@
+"""What a run leaves behind of its steps: metrics, samples, surgery's tables, alarms, pictures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mgsrl.config import SurgeryConfig
+from mgsrl.obs.console import Console
+from mgsrl.obs.rewind import rewind_logs
+from mgsrl.obs.rollout_log import write_rollouts
+from mgsrl.obs.surgery_log import write_surgery
+from mgsrl.obs.trackers import Trackers
+from mgsrl.surgery.alarms import surgery_alarms
+from mgsrl.types import RolloutGroup, SurgeryReport
+
+
+@dataclass
+class Journal:
+    """The run folder's logs and the trackers."""
+
+    folder: Path
+    console: Console
+    surgery: SurgeryConfig
+    samples_per_domain: int
+    open_trackers: Callable[[int], Trackers]
+    """Opens the trackers once the first step that will be logged is known."""
+    trackers: Trackers = field(default_factory=lambda: Trackers([]))
+    _alarms: set[str] = field(default_factory=set)
+    """Surgery's alarms of the last step."""
+
+    def open(self, next_step: int, weight_version: int) -> None:
+        """Take the logs back to where the run goes on, and open the trackers.
+
+        Args:
+            next_step: the first step that will be logged.
+            weight_version: evaluations of later versions go; -1 when there is no checkpoint.
+        """
+        rewind_logs(self.folder, next_step=next_step, weight_version=weight_version)
+        self.trackers = self.open_trackers(next_step)
+
+    def log_step(
+        self,
+        step: int,
+        scalars: Mapping[str, float],
+        groups: Mapping[str, Sequence[RolloutGroup]],
+        report: SurgeryReport,
+    ) -> None:
+        """Metrics, sampled responses and surgery's tables of one step."""
+        self.trackers.log(step, scalars)
+        write_rollouts(self.folder, step, groups, self.samples_per_domain)
+        write_surgery(self.folder, step, report)
+        self.note_alarms(step, report)
+
+    def note_alarms(self, step: int, report: SurgeryReport) -> None:
+        """Say which of surgery's alarms were entered with this step."""
+        alarms = surgery_alarms(report, step, self.surgery)
+        for key, text in alarms.items():
+            if key not in self._alarms:
+                self.console.note(text)
+        self._alarms = set(alarms)
+
+    def draw_heat_map(self, step: int) -> None:
+        """Surgery's conflicts over time as a picture; a failure is a line, not the end."""
+        # matplotlib takes half a second to import, and a run may end before it is needed
+        try:
+            from mgsrl.report.heat_map import draw_heat_map
+
+            path = draw_heat_map(self.folder)
+            if path is not None:
+                self.trackers.image(step, "surgery/heat_map", path)
+        # Any exception: a picture must not end hours of training. The user is told.
+        except Exception as error:
+            self.console.note(f"the surgery heat map was not drawn: {error!r}")

@@ -1,0 +1,116 @@
+"""What is known of a run before any actor starts: models and data are found, read and checked."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mgsrl.config import Config
+from mgsrl.data.domain import load_prompts, source_weights, training_prompts
+from mgsrl.data.mixture import Mixture
+from mgsrl.data.templates import PromptTokenizer
+from mgsrl.learner.policy import load_tokenizer, resolve_policy
+from mgsrl.learner.spec import LearnerSpec
+from mgsrl.rewards.build import check_reward, validator
+from mgsrl.rollout.sampler import training_sampling
+from mgsrl.rollout.worker import check_engine
+from mgsrl.surgery import check_method
+from mgsrl.train.schedule import Schedule, curve, make_schedule
+from mgsrl.types import Prompt, Sampling
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before any actor starts."""
+
+    model_path: str
+    pad_token_id: int
+    special_tokens: tuple[str, ...]
+    """The policy's; reward models must not see them."""
+    prompts: Mapping[str, list[Prompt]]
+    heldout: Mapping[str, list[Prompt]]
+    schedule: Schedule
+    mixture: Mixture
+    sampling: Mapping[str, Sampling]
+    learner: LearnerSpec
+    notes: tuple[str, ...]
+    """What the user should know about the data."""
+    data: Mapping[str, Any]
+    """What became of the rows of every source, for the record of the run."""
+
+
+def plan(config: Config) -> Plan:
+    """Find, read and check models and data.
+
+    Raises:
+        UserError: a model, file or row that is not what it should be.
+    """
+    model_path = resolve_policy(config.policy.path)
+    check_method(config.surgery.method)
+    check_engine(config.rollout, "cpu" if config.learner.device == "cpu" else None)
+    for name, domain in config.domains.items():
+        check_reward(domain.reward, f"domains.{name}.reward")
+    tokenizer = load_tokenizer(config.policy)
+    schedule = _schedule(config)  # before the data are read: mistakes in it show at once
+    templates = PromptTokenizer(config.policy, tokenizer, config.data)
+    prompts, heldout = dict[str, list[Prompt]](), {}
+    for name, domain in config.domains.items():
+        if name in schedule.domains:
+            prompts |= training_prompts(templates, name, domain, validator(domain.reward))
+        if domain.heldout is not None and config.evaluate.prompts_per_domain:
+            limits = [config.evaluate.prompts_per_domain, domain.heldout.limit]
+            source = replace(domain.heldout, limit=min(n for n in limits if n is not None))
+            heldout[name] = load_prompts(
+                templates,
+                name,
+                domain,
+                source,
+                validator(domain.reward),
+                key=f"domains.{name}.heldout",
+                counted_as=f"{name} (held out)",
+            )
+    shares = {name: source_weights(name, config.domains[name]) for name in schedule.domains}
+    if config.data.mixing_temperature is not None:
+        sizes = {name: sum(len(prompts[key]) for key in keys) for name, keys in shares.items()}
+        schedule = _schedule(config, sizes)
+    return Plan(
+        model_path=model_path,
+        pad_token_id=tokenizer.pad_token_id or 0,  # padding is masked: any id will do
+        special_tokens=tuple(tokenizer.all_special_tokens),
+        prompts=prompts,
+        heldout=heldout,
+        schedule=schedule,
+        mixture=Mixture(prompts, schedule.largest(), config.seed, config.data.shuffle, shares),
+        sampling=training_sampling(config.rollout, config.domains),
+        learner=LearnerSpec(
+            policy=replace(config.policy, path=model_path),
+            learner=config.learner,
+            algo=config.algo,
+            surgery=config.surgery,
+            seed=config.seed,
+            num_steps=config.train.num_steps,
+        ),
+        notes=templates.notes(),
+        data={name: asdict(counts) for name, counts in templates.counts.items()},
+    )
+
+
+def _schedule(config: Config, sizes: Mapping[str, int] | None = None) -> Schedule:
+    """The quotas of every step; `sizes` (prompts by domain) is for `data.mixing_temperature`."""
+    quotas = {
+        name: domain.prompts_per_step or config.algo.prompts_per_domain
+        for name, domain in config.domains.items()
+    }
+    shares: Mapping[str, float] = quotas
+    if config.data.mixing_temperature is not None and sizes is not None:
+        power = 1 / config.data.mixing_temperature
+        shares = {name: sizes.get(name, 0) ** power for name in config.domains}
+    return make_schedule(
+        config.strategy,
+        shares,
+        config.train.num_steps,
+        total=config.data.prompts_per_step or sum(quotas.values()),
+        curves={
+            name: curve(domain.weight, domain.schedule, config.data.curriculum)
+            for name, domain in config.domains.items()
+        },
+    )
