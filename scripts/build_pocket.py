@@ -233,8 +233,10 @@ def measure(policy: Path, count: int, seed: int) -> None:
     from mgsrl.rewards.reward_model import RewardModel
 
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(policy)
-    model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(policy, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        policy, dtype=torch.float32, trust_remote_code=False
+    ).eval()
     rewards = {
         "math": MathVerifier(),
         "chat": RewardModel("pocket", transform="sigmoid"),

@@ -114,8 +114,10 @@ def convert(gguf: Path, folder: Path, dtype: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        **source, dtype=torch.float32, trust_remote_code=False
+    )
     # The loaded model still believes that it is quantized and refuses to be saved.
     config = loaded.config
     if hasattr(config, "quantization_config"):

@@ -47,6 +47,8 @@ class ScoreConfig:
     """`reward_model`: responses per forward pass; `http`: responses per request."""
     max_length: int = 4096
     """`reward_model`: tokens of prompt and response; longer inputs lose their oldest tokens."""
+    trust_remote_code: bool = False
+    """`reward_model`: run Python code that comes with it. Off unless you trust its author."""
     credit: str = "fraction"
     """`constraints`: `fraction` of the constraints met, or 1 only for `all` of them."""
     strict: bool = True
@@ -85,6 +87,10 @@ class ScoreConfig:
     standardise: bool = False
     """Subtract the running mean of the domain's scores in training and divide by their standard
     deviation."""
+    standardise_memory: int = 4096
+    """`standardise`: how many scores back the statistics reach. They are exact up to that number;
+    from then on every new score lowers the weight of the older ones by 1 / `standardise_memory`,
+    so they follow a policy that moves."""
     weight: float = 1.0
     """Factor of the (clipped, standardised) score."""
     gate: float | None = None
@@ -98,6 +104,7 @@ class ScoreConfig:
         one_of(f"{key}.missing_tag", self.missing_tag, MISSING_TAG)
         at_least(f"{key}.batch_size", self.batch_size, 1)
         at_least(f"{key}.max_length", self.max_length, 1)
+        at_least(f"{key}.standardise_memory", self.standardise_memory, 2)
         at_least(f"{key}.concurrency", self.concurrency, 1)
         at_least(f"{key}.max_retries", self.max_retries, 0)
         more_than(f"{key}.time_limit_s", self.time_limit_s, 0)

@@ -118,7 +118,7 @@ class PromptMaker:
 
         self._policy = PolicyConfig(path=model_path, prompt_template=prompt_template)
         self._tokenizer = Decoder(model_path).tokenizer
-        config = AutoConfig.from_pretrained(model_path)
+        config = AutoConfig.from_pretrained(model_path, trust_remote_code=False)
         self._positions: int = getattr(config, "max_position_embeddings", None) or 32768
         self._seed = seed
 

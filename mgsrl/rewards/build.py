@@ -69,6 +69,7 @@ def _make_score(
         missing_tag=config.missing_tag,
         special_tokens=special_tokens,
         num_gpus=num_gpus,
+        trust_remote_code=config.trust_remote_code,
     )
 
 

@@ -53,13 +53,14 @@ class VllmRewardModel(RewardModel):
                 enable_prefix_caching=False,
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
+                trust_remote_code=self.trust_remote_code,
                 **memory,
             )
         except (OSError, ValueError) as error:
             raise cannot_load(folder, error) from error
         self._params = PoolingParams(use_activation=False)
 
-    def score_chunks(self, order: Sequence[int]) -> list[Sequence[int]]:
+    def score_chunks(self, order: Sequence[tuple[int, ...]]) -> list[Sequence[tuple[int, ...]]]:
         """All at once: vLLM schedules `batch_size` of them at a time."""
         return [order] if order else []
 

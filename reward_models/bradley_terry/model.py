@@ -116,7 +116,7 @@ def load_tokenizer(path: str) -> Any:
         ConfigError: no such tokenizer, or one without a chat template.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _bad_model(path, "a model that transformers loads", str(error)[:300]) from error
     if not tokenizer.chat_template:
@@ -137,7 +137,7 @@ def load_model(path: str, pad: int) -> Any:
     """
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
-            path, num_labels=1, dtype=torch.float32
+            path, num_labels=1, dtype=torch.float32, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         raise _bad_model(path, "a model that transformers loads", str(error)[:300]) from error

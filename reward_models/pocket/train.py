@@ -152,10 +152,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     started = time.monotonic()
-    tokenizer = AutoTokenizer.from_pretrained(args.policy)
+    tokenizer = AutoTokenizer.from_pretrained(args.policy, trust_remote_code=False)
     tokenizer.padding_side = "right"
     model = AutoModelForSequenceClassification.from_pretrained(
-        args.policy, num_labels=1, dtype=torch.float32
+        args.policy, num_labels=1, dtype=torch.float32, trust_remote_code=False
     )
     pairs = training_pairs(2_000 if args.quick else args.pairs, args.seed)
     train(model, tokenizer, pairs, args.batch_size, args.lr)
