@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mgsrl.config.algo import AlgoConfig
-from mgsrl.types import RolloutGroup
+from mgsrl.types import RolloutGroup, tell_apart
 
 EPS = 1e-6
 """Added to a standard deviation before dividing by it, as in verl."""
@@ -28,8 +28,9 @@ def group_advantages(
 
     Returns:
         [G] advantages. Abstentions count neither in the mean nor in the deviation and get 0.
-        A group whose scored rewards are all equal, or of which fewer than two were scored, gets
-        exactly 0: there is nothing to compare (verl instead passes a lone reward through).
+        A group whose scored rewards are all equal (`types.ROUNDING`: the division would blow
+        rounding up to advantages of 0.3), or of which fewer than two were scored, gets exactly 0:
+        there is nothing to compare (verl instead passes a lone reward through).
 
     Raises:
         ValueError: a reward is NaN or infinite (a worker that cannot score must abstain).
@@ -37,7 +38,7 @@ def group_advantages(
     scored = [float(r) for r in rewards_G if r is not None]
     if not all(math.isfinite(r) for r in scored):
         raise ValueError(f"rewards should be finite numbers or None, found {list(rewards_G)}")
-    if len(scored) < 2 or min(scored) == max(scored):
+    if not tell_apart(scored):
         return (0.0,) * len(rewards_G)
     mean, std = _mean_std(scored)
     scale = 1.0 / (std + EPS) if normalize_std else 1.0

@@ -37,6 +37,7 @@ class RewardModel:
         batch_size: sequences per forward pass.
         max_length: tokens of conversation and response; longer inputs lose their oldest tokens.
         missing_tag: what a response without a `<response>` block gets, see `extract.py`.
+        trust_remote_code: run Python code that comes with the model.
         special_tokens: the policy's special tokens, removed from the response's text.
         num_gpus: 0 computes on the CPU (float32), else bfloat16 on the GPU; above 1 the model is
             spread over all that the process sees.
@@ -57,14 +58,16 @@ class RewardModel:
         missing_tag: str = "zero",
         special_tokens: Sequence[str] = (),
         num_gpus: float = 0.0,
+        trust_remote_code: bool = False,
     ) -> None:
         self.transform = transform
         self.batch_size = batch_size
         self.missing_tag = missing_tag
+        self.trust_remote_code = trust_remote_code
         _check_gpu(num_gpus)
         folder = resolve_model_path(path, "reward.path", POCKET_REWARD_MODEL)
-        self.tokenizer = _load_tokenizer(folder)
-        config = _load_config(folder)
+        self.tokenizer = _load_tokenizer(folder, trust_remote_code)
+        config = _load_config(folder, trust_remote_code)
         positions = getattr(config, "max_position_embeddings", None) or max_length
         self.max_length = min(max_length, positions)
         self._removed = longest_first(*self.tokenizer.all_special_tokens, *special_tokens)
@@ -72,7 +75,8 @@ class RewardModel:
 
     def _load(self, folder: str, config: Any, num_gpus: float) -> None:
         device_map = "auto" if num_gpus > 1 else "cuda" if num_gpus > 0 else "cpu"
-        self.model = load_model(folder, config, device_map).eval()
+        model = load_model(folder, config, device_map, trust_remote_code=self.trust_remote_code)
+        self.model = model.eval()
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -81,7 +85,8 @@ class RewardModel:
     def score(self, items: Sequence[RewardItem]) -> list[Reward]:
         rewards: list[Reward | None] = [None] * len(items)
         format_ok = [True] * len(items)
-        sequences: dict[int, list[int]] = {}
+        sequences: dict[tuple[int, ...], list[int]] = {}
+        """Token ids -> the items that they are of."""
         for index, item in enumerate(items):
             extraction = extract_response(item.response, self.missing_tag)
             format_ok[index] = extraction.format_ok
@@ -89,20 +94,22 @@ class RewardModel:
                 rewards[index] = extraction.verdict
                 continue
             try:
-                sequences[index] = self.encode(item, extraction.text or "")
+                ids = tuple(self.encode(item, extraction.text or ""))
+                sequences.setdefault(ids, []).append(index)
             except TemplateError as error:
                 reason = f"the reward model's chat template refused the conversation: {error}"
                 rewards[index] = Reward(None, extraction.format_ok, error=reason)
-        # Neighbours in length share a batch, so little is computed on padding. The order is the
-        # same whenever the items are, so the scores are too.
-        order = sorted(sequences, key=lambda index: (len(sequences[index]), index))
+        # Equal sequences are scored once: in two batches they would differ by rounding. Neighbours
+        # in length share a batch, so little is computed on padding. The order is the same whenever
+        # the items are, so the scores are too.
+        order = sorted(sequences, key=lambda ids: (len(ids), sequences[ids]))
         for chunk in self.score_chunks(order):
-            logits = self.logits([sequences[index] for index in chunk])
-            for index, logit in zip(chunk, logits, strict=True):
-                rewards[index] = self._reward(logit, format_ok[index])
+            for ids, logit in zip(chunk, self.logits(chunk), strict=True):
+                for index in sequences[ids]:
+                    rewards[index] = self._reward(logit, format_ok[index])
         return [reward for reward in rewards if reward is not None]
 
-    def score_chunks(self, order: Sequence[int]) -> list[Sequence[int]]:
+    def score_chunks(self, order: Sequence[tuple[int, ...]]) -> list[Sequence[tuple[int, ...]]]:
         """`order` in pieces for `logits`."""
         size = self.batch_size
         return [order[start : start + size] for start in range(0, len(order), size)]
@@ -150,9 +157,9 @@ class RewardModel:
         return Reward(value, format_ok, details={"raw_score": logit})
 
 
-def _load_tokenizer(folder: str) -> Any:
+def _load_tokenizer(folder: str, trust_remote_code: bool) -> Any:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise cannot_load(folder, error) from error
     if not tokenizer.chat_template:
@@ -179,9 +186,9 @@ def _check_gpu(num_gpus: float) -> None:
         )
 
 
-def _load_config(folder: str) -> Any:
+def _load_config(folder: str, trust_remote_code: bool) -> Any:
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise cannot_load(folder, error) from error
     if config.num_labels != 1:
@@ -189,7 +196,9 @@ def _load_config(folder: str) -> Any:
     return config
 
 
-def load_model(folder: str, config: Any, device_map: str) -> Any:
+def load_model(
+    folder: str, config: Any, device_map: str, *, trust_remote_code: bool = False
+) -> Any:
     """The classifier on `cpu`, on `cuda` or, `auto`, spread over all GPUs by accelerate."""
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
@@ -198,6 +207,7 @@ def load_model(folder: str, config: Any, device_map: str) -> Any:
             dtype=torch.float32 if device_map == "cpu" else torch.bfloat16,
             device_map=device_map,
             output_loading_info=True,
+            trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError) as error:
         raise cannot_load(folder, error) from error
@@ -223,11 +233,14 @@ def not_a_reward_model(folder: str, found: str) -> UserError:
 def cannot_load(folder: str, error: Exception) -> ConfigError:
     """The error for a model that its library refuses."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    own_code = "trust_remote_code" in str(error)
     return ConfigError(
         explain(
             f"The reward model {folder} cannot be loaded.",
             expected="a Hugging Face folder or hub id of a sequence classifier",
             found=lines[0][:300],
-            todo="correct the reward's path",
+            todo="read that code and, if you trust it, set the reward's trust_remote_code=true"
+            if own_code
+            else "correct the reward's path",
         )
     )

@@ -2,9 +2,10 @@
 
 Every domain's work is submitted before any is waited for: the math verifier's processes, the
 constraint checker and the reward model then share the machine instead of queueing. A worker that
-dies is replaced by its pool and its batch scored again. Abstentions are kept apart from rewards;
-when too large a share of a domain abstains the run stops, showing the first reason. `score` gives
-what the rewards said, `shape` what is trained on.
+dies is replaced by its pool and its batch scored again. Equal responses to one prompt are scored
+once: a model's rounding or a judge's mood must not tell them apart. Abstentions are kept apart from
+rewards; when too large a share of a domain abstains the run stops, showing the first reason.
+`score` gives what the rewards said, `shape` what is trained on.
 """
 
 from collections import Counter
@@ -111,14 +112,15 @@ class Scorer:
         self._absent = {name: saved for name, saved in state.items() if name not in self.shapers}
 
     def _score_domain(self, domain: str, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
-        items = [
-            RewardItem(group.prompt.messages, rollout.text, group.prompt.reference)
-            for group in groups
-            for rollout in group.rollouts
-        ]
-        rewards = iter(self.pools[domain].score(items))
+        items: dict[tuple[int, str], RewardItem] = {}
+        for number, group in enumerate(groups):
+            for rollout in group.rollouts:
+                item = RewardItem(group.prompt.messages, rollout.text, group.prompt.reference)
+                items.setdefault((number, rollout.text), item)
+        scored = dict(zip(items, self.pools[domain].score(list(items.values())), strict=True))
         return [
-            replace(group, rewards=tuple(next(rewards) for _ in group.rollouts)) for group in groups
+            replace(group, rewards=tuple(scored[number, r.text] for r in group.rollouts))
+            for number, group in enumerate(groups)
         ]
 
     def _count(self, domain: str, rewards: Sequence[Reward]) -> None:

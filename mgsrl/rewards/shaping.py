@@ -39,17 +39,32 @@ def soft_overlong(num_tokens: int, max_tokens: int, buffer: int) -> float:
 
 @dataclass
 class RunningMoments:
-    """Mean and variance of all numbers so far (Welford 1962); exact on resuming."""
+    """Mean and variance of the numbers so far, older ones fading; exact on resuming.
 
+    Welford's sums (1962), exact for the first `memory` numbers. From then on every number lowers
+    the weight of the earlier ones by a factor of `1 - 1 / memory`, so that all weights add up to
+    `memory` and what is `memory` numbers old still counts 1 / e of a new one.
+    """
+
+    memory: int
     count: int = 0
+    """The sum of the weights: the numbers so far, at most `memory`."""
     mean: float = 0.0
     sum_of_squares: float = 0.0
-    """Of the differences from the mean."""
+    """Of the differences from the mean, weighted."""
+
+    def __post_init__(self) -> None:
+        if self.count > self.memory:  # of a checkpoint that remembered more
+            self.sum_of_squares *= self.memory / self.count
+            self.count = self.memory
 
     def add(self, values: Iterable[float]) -> None:
         """In the order given; another order changes the last bits."""
         for value in values:
-            self.count += 1
+            if self.count < self.memory:
+                self.count += 1
+            else:
+                self.sum_of_squares *= 1.0 - 1.0 / self.memory
             delta = value - self.mean
             self.mean += delta / self.count
             self.sum_of_squares += delta * (value - self.mean)
@@ -72,7 +87,9 @@ class Shaper:
         self.max_tokens = max_tokens
         self.scores: dict[str, ScoreConfig] = {OWN: config, **config.extra}
         self.moments = {
-            name: RunningMoments() for name, score in self.scores.items() if score.standardise
+            name: RunningMoments(score.standardise_memory)
+            for name, score in self.scores.items()
+            if score.standardise
         }
         self._identity = Shaper._settings(config) == Shaper._settings(RewardConfig())
 
@@ -90,7 +107,10 @@ class Shaper:
 
     def restore(self, state: Mapping[str, Sequence[float]]) -> None:
         for name, (count, mean, sum_of_squares) in state.items():
-            self.moments[name] = RunningMoments(int(count), mean, sum_of_squares)
+            if name not in self.moments:
+                continue
+            memory = self.scores[name].standardise_memory
+            self.moments[name] = RunningMoments(memory, int(count), mean, sum_of_squares)
 
     def shape(self, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
         """The same groups with the rewards to train on; the statistics take them in first."""

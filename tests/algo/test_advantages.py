@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mgsrl.algo.advantages import group_advantages, with_advantages
 from mgsrl.config.algo import AlgoConfig
-from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
+from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup, tell_apart
 from tests.oracle import oracle_file
 
 rewards = st.lists(
@@ -62,6 +62,7 @@ def test_equals_verl_in_float64(case: dict[str, Any]) -> None:
 @given(values=rewards, shift=st.integers(-1000, 1000))
 @settings(deadline=None)
 def test_a_shift_changes_nothing(values: list[float], shift: int) -> None:
+    assume(tell_apart(values) == tell_apart([v + shift for v in values]))
     for normalize_std in (True, False):
         plain = group_advantages(values, normalize_std=normalize_std)
         moved = group_advantages([v + shift for v in values], normalize_std=normalize_std)
@@ -93,6 +94,22 @@ def test_abstentions_get_zero_and_leave_the_others_alone(values: list[float | No
 @pytest.mark.parametrize("values", [[0.1] * 3, [1.0] * 8, [0.7], [0.3, None], [None, None], []])
 def test_groups_without_comparison_get_exactly_zero(values: list[float | None]) -> None:
     assert group_advantages(values) == (0.0,) * len(values)
+
+
+@given(
+    value=st.floats(-100, 100),
+    noise=st.lists(st.floats(-4e-6, 4e-6), min_size=2, max_size=16),
+    extra=st.floats(1e-2, 10),
+)
+@settings(deadline=None)
+def test_rounding_is_no_signal(value: float, noise: list[float], extra: float) -> None:
+    rounded = [value + each * max(1.0, abs(value)) for each in noise]
+    for normalize_std in (True, False):
+        assert group_advantages(rounded, normalize_std=normalize_std) == (0.0,) * len(noise)
+    assert not make_group([*rounded, None]).is_live
+    told_apart = make_group([*rounded, value + extra])
+    assert told_apart.is_live
+    assert group_advantages([*rounded, value + extra])[-1] > 0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

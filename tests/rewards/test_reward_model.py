@@ -65,14 +65,31 @@ def test_batches_and_order_do_not_matter(model: RewardModel) -> None:
     together = values(model, [item(text) for text in RESPONSES])
     alone = [values(model, [item(text)])[0] for text in RESPONSES]
     backwards = values(model, [item(text) for text in reversed(RESPONSES)])[::-1]
-    assert together == pytest.approx(alone, abs=1e-5)
-    assert together == pytest.approx(backwards, abs=1e-5)
+    assert together == pytest.approx(alone, rel=1e-5, abs=1e-5)
+    assert together == pytest.approx(backwards, rel=1e-5, abs=1e-5)
     assert len(set(together)) == len(RESPONSES)
 
 
 def test_the_same_items_give_the_same_numbers(model: RewardModel) -> None:
     items = [item(text) for text in RESPONSES]
     assert values(model, items) == values(model, items)
+
+
+def test_equal_tokens_are_scored_once(classifier: Path) -> None:
+    """In batches of two, of other shapes, the same tokens would get scores that differ in bits."""
+    model = RewardModel(str(classifier), batch_size=2)
+    seen: list[int] = []
+    model.model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    thoughts = [f"<think>{n}</think><response>An apple.</response>" for n in range(5)]
+    items = [RewardItem(PROMPT, text) for text in thoughts] + [item(text) for text in RESPONSES]
+    items += [item("An <eos>apple."), RewardItem((*PROMPT, *PROMPT), thoughts[0])]
+    found = values(model, items)
+    assert len({*found[:6], found[-2]}) == 1
+    assert sum(seen) == len(RESPONSES) + 1
+    alone = [values(model, [item(text)])[0] for text in RESPONSES]
+    assert found[5:11] == pytest.approx(alone, rel=1e-5, abs=1e-5)
 
 
 def test_a_tokenizer_without_padding_gives_the_same(model: RewardModel) -> None:

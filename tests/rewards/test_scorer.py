@@ -80,6 +80,35 @@ def test_rewards_are_put_back_in_their_groups() -> None:
     assert sum(scorer.abstained.values()) == 0
 
 
+class Moody:
+    """Never says the same twice, as a judge may."""
+
+    def __init__(self) -> None:
+        self.items: list[RewardItem] = []
+
+    def score(self, items: Sequence[RewardItem]) -> list[Reward]:
+        self.items += items
+        return [Reward(float(len(self.items) - len(items) + n)) for n in range(len(items))]
+
+    def wait_ready(self) -> list[Any]:
+        return []
+
+    def stop(self) -> None:
+        return None
+
+
+def test_equal_responses_to_one_prompt_are_scored_once() -> None:
+    pool = Moody()
+    groups = [
+        group("chat", "a", ["x", "y", "x", "x"], {}),
+        group("chat", "b", ["x", "x"], {"answer": [1]}),
+    ]
+    scored = Scorer({"chat": pool}).score({"chat": groups})["chat"]
+    assert [[reward.value for reward in g.rewards] for g in scored] == [[0, 1, 0, 0], [2, 2]]
+    assert [g.is_live for g in scored] == [True, False]
+    assert len(pool.items) == 3
+
+
 def test_abstentions_are_counted_and_too_many_stop_the_run() -> None:
     unknown = {
         "instruction_id_list": ["language:response_language"],

@@ -79,7 +79,7 @@ def test_soft_overlong_falls_with_the_length(n: int, longest: int, data: st.Data
 
 @given(st.lists(numbers, min_size=2, max_size=50), st.integers(0, 50))
 def test_moments_are_numpys_however_they_come(values: list[float], cut: int) -> None:
-    at_once, in_two = RunningMoments(), RunningMoments()
+    at_once, in_two = RunningMoments(1000), RunningMoments(1000)
     at_once.add(values)
     in_two.add(values[:cut])
     in_two.add(values[cut:])
@@ -90,8 +90,45 @@ def test_moments_are_numpys_however_they_come(values: list[float], cut: int) -> 
     assert spread == pytest.approx(np.std(values, ddof=1), abs=1e-6 * scale)
 
 
+@given(st.lists(numbers, min_size=1, max_size=60), st.integers(2, 20))
+def test_older_numbers_fade(values: list[float], memory: int) -> None:
+    """Against the weighted sums written out: weight 1 - 1/memory per number since, once full."""
+    moments = RunningMoments(memory)
+    moments.add(values)
+    fade = 1 - 1 / memory
+    since = [max(0, len(values) - max(number, memory)) for number in range(1, len(values) + 1)]
+    weights = np.array([fade**n for n in since])
+    assert moments.count == min(len(values), memory)
+    assert weights.sum() == pytest.approx(moments.count)
+    scale = max(1.0, max(map(abs, values)))
+    mean = np.average(values, weights=weights)
+    assert moments.mean == pytest.approx(mean, abs=1e-9 * scale)
+    squares = weights @ (np.array(values) - mean) ** 2
+    assert moments.sum_of_squares == pytest.approx(squares, abs=1e-7 * scale**2)
+
+
+def test_statistics_follow_a_policy_that_moves() -> None:
+    moments, without_end = RunningMoments(100), RunningMoments(10**9)
+    rng = np.random.default_rng(0)
+    for each in (moments, without_end):
+        each.add(rng.normal(0.0, 1.0, 1000).tolist())
+        each.add(rng.normal(5.0, 1.0, 1000).tolist())
+    assert abs(moments.standardise(5.0)) < 0.3
+    assert without_end.standardise(5.0) > 0.8
+
+
+def test_a_checkpoint_that_remembered_more_goes_on() -> None:
+    old = RunningMoments(10**9)
+    old.add(np.random.default_rng(0).normal(2.0, 3.0, 5000).tolist())
+    shaper = Shaper(RewardConfig(standardise=True, standardise_memory=64), 100)
+    shaper.restore({"own": [old.count, old.mean, old.sum_of_squares], "gone": [3, 0.0, 1.0]})
+    (moments,) = shaper.moments.values()
+    assert (moments.count, moments.mean) == (64, old.mean)
+    assert moments.standardise(8.0) == pytest.approx(old.standardise(8.0), rel=0.02)
+
+
 def test_numbers_all_alike_are_only_centred() -> None:
-    moments = RunningMoments()
+    moments = RunningMoments(1000)
     assert moments.standardise(3.0) == 3.0
     moments.add([2.0])
     assert moments.standardise(3.0) == 1.0
@@ -219,6 +256,7 @@ def test_gates_see_the_raw_score() -> None:
         ({"extra": {"x": ScoreConfig(kind="constraints")}}, r"extra\.x\.kind"),
         ({"extra": {"x": ScoreConfig(kind="http")}}, r"extra\.x\.url"),
         ({"backend": "tensorflow"}, "backend"),
+        ({"standardise_memory": 1}, "standardise_memory"),
     ],
 )
 def test_impossible_settings(change: dict[str, Any], key: str) -> None:
