@@ -43,7 +43,8 @@ def _matrix(run: RunData) -> Matrix | None:
 def _context(run: RunData) -> dict[str, Any]:
     # matplotlib takes half a second to import: only when a report is really drawn
     from mgsrl.report import figures
-    from mgsrl.report.style import STAGE_COLOURS, colours, drawing, window_for
+    from mgsrl.report.curves import WINDOW
+    from mgsrl.report.style import STAGE_COLOURS, colours, drawing
 
     with drawing():
         drawn = {
@@ -66,7 +67,7 @@ def _context(run: RunData) -> dict[str, Any]:
         "figures": drawn,
         "colours": colours(run.domains),
         "stage_colours": STAGE_COLOURS,
-        "window": window_for(len(run.steps)),
+        "window": WINDOW,
         "strategy": run.setting("strategy.name", "unknown strategy"),
         "model": run.setting("policy.path", "unknown model"),
         "command": " ".join((run.record.get("sessions") or [{}])[0].get("command") or []),

@@ -1,8 +1,9 @@
 """Several runs in one HTML file: curves on top of each other, and means over seeds per strategy.
 
 The seed is the unit of replication: `±` is the standard error over seeds, so a strategy with one
-seed has none and the page says so. Runs that differ in more than seed and strategy are listed
-with the settings in which they differ, because their difference is then no one thing's doing.
+seed has none and the page says so. Runs of different lengths are compared at the steps that all of
+them have. Runs that differ in more than seed and strategy are listed with the settings in which
+they differ, because their difference is then no one thing's doing.
 Left out: significance tests (a handful of seeds does not carry one).
 """
 
@@ -79,6 +80,7 @@ def _context(
 ) -> dict[str, Any]:
     # matplotlib takes half a second to import: only when something is really drawn
     from mgsrl.report import compare_figures as figures
+    from mgsrl.report.curves import WINDOW
     from mgsrl.report.style import colours, drawing
 
     colour = colours([strategy.name for strategy in strategies])
@@ -90,6 +92,8 @@ def _context(
         }
     return {
         "title": f"{len(runs)} runs compared",
+        "common": strategies[0].common,
+        "window": WINDOW,
         "runs": runs,
         "strategies": strategies,
         "domains": domains,

@@ -1,12 +1,12 @@
-"""Figures of several runs: one colour per strategy, a faint line per seed, a strong mean."""
+"""Figures of several runs: one colour per strategy, points as they are, a strong mean of seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mgsrl.report.figures import one_legend, step_axis
+from mgsrl.report.curves import one_legend, raw, smooth, step_axis
 from mgsrl.report.strategies import StrategyRuns
-from mgsrl.report.style import panels, smooth, svg, window_for
+from mgsrl.report.style import panels, svg
 from mgsrl.report.tables import finite_mean
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def finals(
     strategies: Sequence[StrategyRuns], domains: Sequence[str], colour: Mapping[str, str]
 ) -> str:
-    """Held-out reward after training: a dot per seed, the mean with its error over seeds."""
+    """Held-out reward at the step of comparison: a dot per seed, the mean with its error."""
     shown = [d for d in domains if any(math.isfinite(s.after(d).mean) for s in strategies)]
     if not shown:
         return ""
@@ -32,7 +32,7 @@ def finals(
                 fmt="D", ms=6, color=ink, capsize=4,
             )  # fmt: skip
         axis.set_title(domain)
-        axis.set_xlabel("held-out reward after training")
+        axis.set_xlabel(f"held-out reward at step {strategies[0].common.last}")
         axis.set_ylim(len(strategies) - 0.4, -0.6)
         names = [s.name for s in strategies]
         axis.set_yticks(range(len(names)), names if i % 3 == 0 else [""] * len(names))
@@ -73,10 +73,12 @@ def conflict_curves(strategies: Sequence[StrategyRuns], colour: Mapping[str, str
 def _seeds_and_mean(axis: "Axes", strategy: StrategyRuns, metric: str, ink: str) -> None:
     by_step: dict[int, list[float]] = {}
     for run in strategy.runs:
-        values = smooth(run.series(metric), window_for(len(run.steps)))
+        values = run.series(metric)
+        raw(axis, run.steps, values, ink)
+        smoothed = smooth(run.steps, values)
         if len(strategy.runs) > 1:
-            axis.plot(run.steps, values, color=ink, alpha=0.3, lw=1)
-        for step, value in zip(run.steps, values):
+            axis.plot(run.steps, smoothed, color=ink, alpha=0.3, lw=1)
+        for step, value in zip(run.steps, smoothed):
             by_step.setdefault(step, []).append(value)
     # where a shorter run drops out the mean would jump: it ends there
     steps = sorted(step for step, values in by_step.items() if len(values) == len(strategy.runs))

@@ -1,27 +1,16 @@
 """The figures of one run; each function returns an inline SVG, or "" when there is no data."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from mgsrl.obs.timers import STAGES
+from mgsrl.report.curves import one_legend, step_axis, trend
 from mgsrl.report.heat_map import heat_map
 from mgsrl.report.load import RunData
-from mgsrl.report.style import (
-    INK,
-    PAIR_COLOURS,
-    STAGE_COLOURS,
-    colours,
-    panels,
-    smooth,
-    svg,
-    window_for,
-)
+from mgsrl.report.style import INK, PAIR_COLOURS, STAGE_COLOURS, colours, panels, svg
 
 MAX_BARS = 60
 """More steps are drawn as areas: hundreds of bars blur and make a large file."""
@@ -70,11 +59,8 @@ def reward_curves(run: RunData) -> str:
         return ""
     figure, axes = panels(len(domains), height=2.6)
     colour = colours(domains)
-    window = window_for(len(run.steps))
     for axis, domain in zip(axes, domains):
-        values = run.series(f"reward/{domain}")
-        axis.plot(run.steps, values, color=colour[domain], alpha=0.35, lw=1, marker=".", ms=3)
-        axis.plot(run.steps, smooth(values, window), color=colour[domain], label="training")
+        trend(axis, run.steps, run.series(f"reward/{domain}"), colour[domain], "training")
         results = run.evaluations_of(domain)
         if results:
             axis.errorbar(
@@ -131,39 +117,27 @@ def conflicts(run: RunData) -> str:
     measured = any(math.isfinite(v) for v in run.series("surgery/reliable_conflict_rate"))
     columns = 3 if measured else 2
     figure, axes = panels(columns, columns=columns, height=2.7)
-    _trend(axes[0], run, "surgery/conflict_rate", "#888888", None)
+    trend(axes[0], run.steps, rate, "#888888", None)
     if measured:
-        steps, reliable = _known(run, run.series("surgery/reliable_conflict_rate"))
-        label = "stands out of the noise"
-        axes[0].plot(steps, reliable, color="#c0392b", marker=".", ms=4, lw=1.2, label=label)
+        reliable = run.series("surgery/reliable_conflict_rate")
+        trend(axes[0], run.steps, reliable, "#c0392b", "stands out of the noise")
         colour = colours(run.domains)
         for domain in run.domains:
-            _trend(axes[2], run, f"surgery/reliability/{domain}", colour[domain], domain)
+            values = run.series(f"surgery/reliability/{domain}")
+            trend(axes[2], run.steps, values, colour[domain], domain)
         axes[2].axhline(0, color="#888888", lw=1)
         axes[2].set(title="Reliability of the gradients", ylabel="share that is signal")
     axes[0].set(title="Conflict rate", ylabel="share of (module, pair)", ylim=(0, 1))
     axes[0].yaxis.set_major_formatter(PercentFormatter(1.0))
     for i, pair in enumerate(pairs):
         shade = PAIR_COLOURS[i % len(PAIR_COLOURS)]
-        _trend(axes[1], run, f"surgery/cosine/{pair}", shade, pair)
+        trend(axes[1], run.steps, run.series(f"surgery/cosine/{pair}"), shade, pair)
     axes[1].axhline(0, color="#888888", lw=1)
     axes[1].set(title="Cosine of the domains' gradients", ylabel="cosine, whole model")
     one_legend(figure, axes)
     for axis in axes:
         step_axis(axis)
     return svg(figure, "Conflict rate and cosines over steps")
-
-
-def _trend(axis: Axes, run: RunData, name: str, colour: str, label: str | None) -> None:
-    """A scalar over steps, as it is (faint) and smoothed; steps that lack it are left out."""
-    steps, values = _known(run, run.series(name))
-    axis.plot(steps, values, color=colour, alpha=0.35, lw=1, marker=".", ms=3)
-    axis.plot(steps, smooth(values, window_for(len(values))), color=colour, label=label)
-
-
-def _known(run: RunData, values: Sequence[float]) -> tuple[list[int], list[float]]:
-    known = [(step, v) for step, v in zip(run.steps, values) if math.isfinite(v)]
-    return [step for step, _ in known], [v for _, v in known]
 
 
 def module_heat_map(run: RunData) -> str:
@@ -223,18 +197,3 @@ def _domain_lines(axis: Axes, run: RunData, family: str) -> None:
         axis.plot(run.steps, folded, color="#888888", label="mean of domains", lw=1.6)
     if not axis.lines:  # the KL of a run without a reference
         axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
-
-
-def one_legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend above all panels: each name once, whichever panel draws it."""
-    named: dict[str, Any] = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels()):
-            named.setdefault(label, handle)
-    if named:
-        figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=5)
-
-
-def step_axis(axis: Axes) -> None:
-    axis.set_xlabel("step")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

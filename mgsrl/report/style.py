@@ -96,18 +96,3 @@ def svg(figure: Figure, label: str) -> str:
     head, _, body = text.partition(">")
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
     return f'{head} role="img" aria-label="{label}">{body}'
-
-
-def smooth(values: Sequence[float], window: int) -> list[float]:
-    """Centred moving average over `window` values that ignores NaN and shrinks at the ends."""
-    half = window // 2
-    smoothed = []
-    for i in range(len(values)):
-        near = [v for v in values[max(0, i - half) : i + half + 1] if math.isfinite(v)]
-        smoothed.append(sum(near) / len(near) if near else math.nan)
-    return smoothed
-
-
-def window_for(num_steps: int) -> int:
-    """Smoothing window: about a sixth of the run, odd, between 3 and 25 steps."""
-    return min(25, max(3, num_steps // 6 | 1))

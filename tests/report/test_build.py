@@ -6,14 +6,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mgsrl.errors import MissingPathError
 from mgsrl.obs.evaluation_log import EvalResult, append_evaluations
 from mgsrl.obs.run_record import finish_run_record
 from mgsrl.report.build import build_report
+from mgsrl.report.curves import smooth
 from mgsrl.report.load import load_run
 from mgsrl.report.samples import show_tags
-from mgsrl.report.style import smooth, window_for
 from mgsrl.report.tables import changes, seconds_text, stage_rows
 from tests.report.synthetic import DOMAINS, make_run
 
@@ -216,10 +218,21 @@ def test_a_run_without_a_reference_has_no_kl_curve(tmp_path):
     assert "KL to the reference" in html
 
 
-def test_smoothing_ignores_gaps_and_windows_are_odd():
-    assert smooth([1.0, math.nan, 3.0], 3) == [1.0, 2.0, 3.0]
-    assert smooth([1.0, 2.0, 6.0], 3) == [1.5, 3.0, 4.0]
-    assert all(window_for(n) % 2 == 1 for n in range(500))
+@given(
+    st.lists(st.one_of(st.floats(-5, 5), st.just(math.nan)), min_size=1, max_size=40),
+    st.integers(1, 12),
+    st.data(),
+)
+def test_smoothing_is_the_mean_of_the_last_steps_whatever_comes_later(values, window, data):
+    steps = sorted(
+        data.draw(st.sets(st.integers(1, 80), min_size=len(values), max_size=len(values)))
+    )
+    smoothed = smooth(steps, values, window)
+    for i, (step, mean) in enumerate(zip(steps, smoothed)):
+        near = [v for s, v in zip(steps, values) if step - window < s <= step and v == v]
+        assert mean == pytest.approx(sum(near) / len(near) if near else math.nan, nan_ok=True)
+        cut = smooth(steps[: i + 1], values[: i + 1], window)[-1]
+        assert cut == mean or math.isnan(mean)
 
 
 def test_seconds_read_like_people_say_them():

@@ -1,11 +1,17 @@
+import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 
 from mgsrl.errors import ConfigError
+from mgsrl.obs.evaluation_log import read_evaluations
+from mgsrl.report import compare_figures
 from mgsrl.report.compare import compare_runs, differing_settings
 from mgsrl.report.load import load_run
 from mgsrl.report.strategies import Summary, by_strategy
+from mgsrl.report.style import panels
 from tests.report.synthetic import make_run
 
 
@@ -67,3 +73,72 @@ def test_comparing_needs_two_different_folders(run_dirs):
         compare_runs(run_dirs[:1])
     with pytest.raises(ConfigError, match="nothing to compare"):
         compare_runs([run_dirs[0], run_dirs[0]])
+
+
+def shortened(run_dir: Path, to: Path, steps: int) -> Path:
+    """The run as it would be, had it ended after `steps`."""
+    shutil.copytree(run_dir, to)
+    rows = (to / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (to / "metrics.jsonl").write_text("".join(rows[:steps]))
+    return to
+
+
+def evaluated(run_dir: Path, *steps: int) -> Path:
+    """The run with held-out scores of 0.1 at step 0 and step / 100 later."""
+    rows = [json.loads(line) for line in (run_dir / "evaluations.jsonl").open()]
+    kept = [row | {"step": s, "mean": s / 100 or 0.1} for s in steps for row in rows[:3]]
+    (run_dir / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    assert {r.step for r in read_evaluations(run_dir)} == set(steps)
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory):
+    """Runs of 30 and of 4 steps whose first 4 steps are the same."""
+    root = tmp_path_factory.mktemp("unequal")
+    long = make_run(root / "long", steps=30, layers=1)
+    short = shortened(long, root / "short", 4)
+    config = (short / "config.yaml").read_text()
+    (short / "config.yaml").write_text(config.replace("name: mgs", "name: mixed"))
+    return evaluated(long, 0, 2, 4, 30), evaluated(short, 0, 4)
+
+
+@pytest.mark.parametrize("metric", ["reward/math", "surgery/conflict_rate"])
+def test_equal_values_at_equal_steps_are_drawn_equal(unequal, metric):
+    drawn = []
+    for strategy in by_strategy([load_run(path) for path in unequal]):
+        _, (axis,) = panels(1)
+        compare_figures._seeds_and_mean(axis, strategy, metric, "#000000")
+        drawn.append([[(x, y) for x, y in line.get_xydata() if x <= 4] for line in axis.lines])
+    assert drawn[0] == drawn[1]
+    raw = list(zip(range(1, 5), load_run(unequal[1]).series(metric)))
+    assert raw in drawn[1]
+
+
+def test_runs_of_unequal_length_are_compared_at_the_common_step(unequal, tmp_path):
+    mgs, mixed = by_strategy([load_run(path) for path in unequal])
+    assert mgs.common.lengths == (("long", 30), ("short", 4))
+    for domain in ("math", "chat"):
+        assert mgs.after(domain).mean == mixed.after(domain).mean == 0.04
+        assert mgs.gain(domain).mean == pytest.approx(-0.06)
+    assert mgs.average_gain(["math", "chat"]).mean == pytest.approx(-0.06)
+    assert mgs.conflict_rate().mean == mixed.conflict_rate().mean
+    assert mgs.step_seconds().mean == mixed.step_seconds().mean
+    html = compare_runs(unequal, tmp_path / "compare.html").read_text()
+    assert "different lengths (steps of long: 30, short: 4)" in html
+    assert "Held-out scores are those at step 4" in html
+    assert "Held-out reward after training (step 4)" in html
+
+
+def test_without_a_common_evaluation_no_scores_are_set_side_by_side(unequal, tmp_path):
+    long = evaluated(Path(shutil.copytree(unequal[0], tmp_path / "long")), 0, 30)
+    mgs, mixed = by_strategy([load_run(path) for path in (long, unequal[1])])
+    assert math.isnan(mgs.after("math").mean)
+    assert math.isnan(mixed.gain("math").mean)
+    html = compare_runs([long, unequal[1]], tmp_path / "compare.html").read_text()
+    assert "After step 0 no step was evaluated in all runs" in html
+    assert "0.300" not in html
+
+
+def test_equal_lengths_need_no_remark(run_dirs):
+    assert by_strategy([load_run(path) for path in run_dirs])[0].common.remarks == []
