@@ -100,5 +100,6 @@ def _context(
         "colours": colour,
         "figures": drawn,
         "differences": differing_settings(runs),
-        "fewest_seeds": min(len(strategy.runs) for strategy in strategies),
+        "fewest_seeds": min(len(strategy.seeds) for strategy in strategies),
+        "repeated": [s.name for s in strategies if len(s.seeds) < len(s.runs)],
     }

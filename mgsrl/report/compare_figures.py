@@ -74,7 +74,7 @@ def _seeds_and_mean(axis: "Axes", strategy: StrategyRuns, metric: str, ink: str)
     by_step: dict[int, list[float]] = {}
     for run in strategy.runs:
         values = run.series(metric)
-        raw(axis, run.steps, values, ink)
+        raw(axis, run.steps, values, ink, joined=False)
         smoothed = smooth(run.steps, values)
         if len(strategy.runs) > 1:
             axis.plot(run.steps, smoothed, color=ink, alpha=0.3, lw=1)

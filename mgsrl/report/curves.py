@@ -35,12 +35,15 @@ def smooth(steps: Sequence[int], values: Sequence[float], window: int = WINDOW) 
     return smoothed
 
 
-def raw(axis: Axes, steps: Sequence[int], values: Sequence[float], colour: str) -> None:
-    """The values as they are, faint."""
-    if len(steps) <= MAX_MARKERS:
-        axis.plot(steps, values, ".", color=colour, alpha=0.4, ms=4, mew=0)
-    else:
-        axis.plot(steps, values, color=colour, alpha=0.3, lw=0.6)
+def raw(
+    axis: Axes, steps: Sequence[int], values: Sequence[float], colour: str, *, joined: bool = True
+) -> None:
+    """The values as they are, faint; `joined` by a line, which many runs would tangle."""
+    short = len(steps) <= MAX_MARKERS
+    axis.plot(
+        steps, values, color=colour, alpha=0.45 if short else 0.3, lw=0.8 if short else 0.6,
+        marker="o" if short else "", ms=3.2, mew=0, ls="-" if joined or not short else "",
+    )  # fmt: skip
 
 
 def trend(

@@ -13,6 +13,9 @@ from mgsrl.obs.metrics import standard_error
 from mgsrl.report.load import RunData
 from mgsrl.report.tables import finite_mean
 
+MAX_NAMED = 4
+"""Runs of one length that a remark names; of more it says how many."""
+
 
 @dataclass
 class Summary:
@@ -57,9 +60,8 @@ class CommonSteps:
         """What a reader should know before comparing; empty when all runs go equally far."""
         found = []
         if self.unequal:
-            named = ", ".join(f"{name}: {steps}" for name, steps in self.lengths)
             found.append(
-                f"The runs are of different lengths (steps of {named}). Conflict rates and times "
+                f"The runs are of different lengths ({self._groups()}). Conflict rates and times "
                 f"are those of the steps up to {self.training}, which all of them have; curves "
                 "show everything."
             )
@@ -71,9 +73,20 @@ class CommonSteps:
         if self.last is None and self.first is not None:
             found.append(
                 f"After step {self.first} no step was evaluated in all runs, so held-out scores "
-                "are not compared: train them equally far, or with an evaluate.every that meets."
+                "are not compared: leave the shorter runs out, train all of them equally far, or "
+                "choose an evaluate.every that meets."
             )
         return found
+
+    def _groups(self) -> str:
+        by_length: dict[int, list[str]] = {}
+        for name, steps in self.lengths:
+            by_length.setdefault(steps, []).append(name)
+        found = []
+        for steps, names in sorted(by_length.items(), reverse=True):
+            few = len(names) <= MAX_NAMED
+            found.append(f"{steps} steps: {', '.join(names) if few else f'{len(names)} runs'}")
+        return "; ".join(found)
 
 
 @dataclass
@@ -83,6 +96,11 @@ class StrategyRuns:
     name: str
     common: CommonSteps
     runs: list[RunData] = field(default_factory=list)
+
+    @property
+    def seeds(self) -> set[str]:
+        """The different ones: a run without a known seed counts as one of its own."""
+        return {str(run.setting("seed", run.run_dir)) for run in self.runs}
 
     def after(self, domain: str) -> Summary:
         """Held-out reward at the last common evaluation."""

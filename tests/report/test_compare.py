@@ -125,7 +125,7 @@ def test_runs_of_unequal_length_are_compared_at_the_common_step(unequal, tmp_pat
     assert mgs.conflict_rate().mean == mixed.conflict_rate().mean
     assert mgs.step_seconds().mean == mixed.step_seconds().mean
     html = compare_runs(unequal, tmp_path / "compare.html").read_text()
-    assert "different lengths (steps of long: 30, short: 4)" in html
+    assert "different lengths (30 steps: long; 4 steps: short)" in html
     assert "Held-out scores are those at step 4" in html
     assert "Held-out reward after training (step 4)" in html
 
@@ -142,3 +142,10 @@ def test_without_a_common_evaluation_no_scores_are_set_side_by_side(unequal, tmp
 
 def test_equal_lengths_need_no_remark(run_dirs):
     assert by_strategy([load_run(path) for path in run_dirs])[0].common.remarks == []
+
+
+def test_runs_of_one_seed_are_no_repetitions(run_dirs, tmp_path):
+    again = Path(shutil.copytree(run_dirs[0], tmp_path / "again"))
+    html = compare_runs([*run_dirs, again], tmp_path / "compare.html").read_text()
+    assert "mgs: some runs have the same seed" in html
+    assert "some runs have" not in compare_runs(run_dirs, tmp_path / "compare.html").read_text()
