@@ -6,7 +6,8 @@ their positions only, chunk by chunk: the forward keeps one number per token (lo
 backward computes each chunk's logits again. The idea is that of fused linear cross-entropy
 (Liger kernel, arXiv 2410.10989), with the gradient of the entropy added.
 
-Left out: models that change their logits after the LM head (refused in `policy.py`).
+Left out: models that change their logits after the LM head by more than a constant factor
+(refused in `agreement.py`).
 """
 
 from typing import Any
@@ -148,10 +149,16 @@ class ResponseHead(nn.Module):
 
 
 class PolicyForward(nn.Module):
-    """A Hugging Face causal LM as a function from tokens to response log-probabilities."""
+    """A Hugging Face causal LM as a function from tokens to response log-probabilities.
 
-    def __init__(self, policy: Any) -> None:
+    Args:
+        policy: the model; its LM head is replaced.
+        logit_scale: the constant by which the model multiplies what its LM head gives.
+    """
+
+    def __init__(self, policy: Any, logit_scale: float = 1.0) -> None:
         super().__init__()
+        self.logit_scale = logit_scale
         policy.set_output_embeddings(ResponseHead(policy.get_output_embeddings()))
         self.policy: Any = policy
 
@@ -169,7 +176,8 @@ class PolicyForward(nn.Module):
         hidden_TH = hidden_BLH[:, :-1][selected[:, 1:]]
         targets_T = token_ids_BL[:, 1:][selected[:, 1:]]
         head = self.policy.get_output_embeddings()
-        logprobs_T, entropy_T = head(hidden_TH, targets_T, temperature)
+        # softmax(scale * z / T): a scale is a temperature.
+        logprobs_T, entropy_T = head(hidden_TH, targets_T, temperature / self.logit_scale)
         empty_BL = torch.zeros(
             response_mask_BL.shape, dtype=logprobs_T.dtype, device=logprobs_T.device
         )

@@ -12,15 +12,9 @@ from torch import nn
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
 from mgsrl.config.policy import PolicyConfig
 from mgsrl.errors import MissingPathError, UserError, explain
+from mgsrl.learner.agreement import proven_forward
+from mgsrl.learner.forward import PolicyForward
 from mgsrl.learner.lora import add_adapters
-
-LOGIT_CHANGES = (
-    "final_logit_softcapping",
-    "logit_scale",
-    "logits_scaling",
-    "output_multiplier_scale",
-)
-"""Configuration fields of models that change the logits after the LM head."""
 
 
 def resolve_policy(path: str) -> str:
@@ -33,10 +27,10 @@ def resolve_policy(path: str) -> str:
 
 
 def load_policy(config: PolicyConfig, dtype: torch.dtype) -> nn.Module:
-    """The causal LM on the CPU, dropout off, ready to train; with adapters if `config.lora` says.
+    """The causal LM on the CPU, with adapters if `config.lora` says.
 
     Raises:
-        MissingPathError, UserError: it cannot be loaded, or its logits are not `hidden @ W^T`.
+        MissingPathError, UserError: it cannot be loaded.
         ConfigError: `config.lora` does not fit the model.
     """
     from transformers import AutoModelForCausalLM
@@ -57,11 +51,18 @@ def load_policy(config: PolicyConfig, dtype: torch.dtype) -> nn.Module:
                 todo="correct policy.path (policy.trust_remote_code=true runs a model's own code)",
             )
         ) from error
-    _check_head(model, config.path)
-    _switch_dropout_off(model)
     if config.lora.rank:
         add_adapters(model, config.lora)
     return model
+
+
+def load_forward(config: PolicyConfig, dtype: torch.dtype) -> PolicyForward:
+    """The policy as the learner computes with it, proven to be the model's own log-probabilities.
+
+    Raises:
+        UserError: see `load_policy` and `agreement.proven_forward`.
+    """
+    return proven_forward(load_policy(config, dtype), config.path)
 
 
 def load_tokenizer(config: PolicyConfig) -> Any:
@@ -84,29 +85,3 @@ def load_tokenizer(config: PolicyConfig) -> Any:
                 todo="correct policy.path, or download the model and give its folder",
             )
         ) from error
-
-
-def _check_head(model: Any, path: str) -> None:
-    neutral = (None, 1, 1.0, False)
-    text_config = model.config.get_text_config()
-    changes = [key for key in LOGIT_CHANGES if getattr(text_config, key, None) not in neutral]
-    if not isinstance(model.get_output_embeddings(), nn.Linear):
-        changes.append(f"LM head {type(model.get_output_embeddings()).__name__}")
-    if changes:
-        raise UserError(
-            explain(
-                "The learner computes log-probabilities straight from the LM head.",
-                expected="a causal LM whose logits are a linear map of the last hidden state",
-                found=f"{path!r} with {', '.join(changes)}",
-                todo="use a Llama-, Qwen- or Mistral-like model",
-            )
-        )
-
-
-def _switch_dropout_off(model: Any) -> None:
-    """The learner's log-probabilities must be those of the sampler, which has no dropout."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0

@@ -18,9 +18,8 @@ from torch import nn
 from mgsrl.config.learner import LearnerConfig
 from mgsrl.config.policy import LoraConfig, PolicyConfig
 from mgsrl.learner.engine import deepspeed_config
-from mgsrl.learner.forward import PolicyForward
 from mgsrl.learner.layout import regather_persistent
-from mgsrl.learner.policy import load_policy
+from mgsrl.learner.policy import load_forward
 from mgsrl.sync.source import WeightSource
 from mgsrl.types import MicroBatch
 
@@ -36,7 +35,7 @@ class Reference:
         self, policy: PolicyConfig, config: LearnerConfig, dtype: torch.dtype, device: torch.device
     ) -> None:
         plain = replace(policy, lora=LoraConfig())
-        model = PolicyForward(load_policy(plain, dtype)).requires_grad_(False)
+        model = load_forward(plain, dtype).requires_grad_(False)
         self.moved = False
         self._forward: Any = model.to(device)
         if config.zero_stage == 3:

@@ -23,9 +23,8 @@ from mgsrl.errors import InvariantError
 from mgsrl.learner import checkpoint, runtime
 from mgsrl.learner.domain_grads import DomainGradients
 from mgsrl.learner.engine import make_engine, set_learning_rate
-from mgsrl.learner.forward import PolicyForward
 from mgsrl.learner.layout import make_layout
-from mgsrl.learner.policy import load_policy
+from mgsrl.learner.policy import load_forward
 from mgsrl.learner.reference import Reference
 from mgsrl.learner.schedule import learning_rate
 from mgsrl.learner.spec import LearnerSpec
@@ -97,7 +96,7 @@ class LearnerWorker:
         self._host = address.rpartition(":")[0]
         runtime.join(self._rank, address, config.time_limit_s, self._server)
         dtype = DTYPES[config.dtype]
-        forward = PolicyForward(load_policy(spec.policy, dtype))
+        forward = load_forward(spec.policy, dtype)
         if config.gradient_checkpointing:
             forward.policy.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}

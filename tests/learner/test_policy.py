@@ -33,23 +33,6 @@ def test_truncated_weights(tmp_path: Path, tiny_model: Path) -> None:
         load_policy(PolicyConfig(path=str(tmp_path)), torch.float32)
 
 
-def test_logits_that_are_not_linear_are_refused(tmp_path: Path) -> None:
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    config = Gemma2Config(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-    )
-    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="final_logit_softcapping"):
-        load_policy(PolicyConfig(path=str(tmp_path)), torch.float32)
-
-
 def test_model_and_tokenizer_load(tiny_model: Path) -> None:
     config = PolicyConfig(path=str(tiny_model))
     model = load_policy(config, torch.bfloat16)

@@ -95,7 +95,7 @@ def _worker(case: Case, rank: int, world_size: int, address: str, model: Path) -
         return policy
 
     worker = LearnerWorker(make_spec(model, case, world_size), rank, world_size, "cpu", 1)
-    with patch("mgsrl.learner.worker.load_policy", load):
+    with patch("mgsrl.learner.policy.load_policy", load):
         worker.start(address)
     return worker
 
