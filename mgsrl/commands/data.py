@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from mgsrl.obs.outputs import FORCE_HELP, output_file, shared_folder
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -168,6 +170,7 @@ def _evaluation_prompts(
 def _add_synthesize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("domain", choices=["instruction_following"], help="what to make")
     parser.add_argument("--output", required=True, metavar="OUT.jsonl", help="file to write")
+    parser.add_argument("--force", action="store_true", help=FORCE_HELP)
     parser.add_argument("--num-rows", required=True, type=_positive, metavar="N")
     parser.add_argument(
         "--prompts",
@@ -202,15 +205,14 @@ def _add_synthesize_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_synthesize(options: argparse.Namespace) -> None:
-    from pathlib import Path
-
     from rich.progress import track
 
-    from mgsrl.data.synthesize import check_output, plain_prompts, synthesize, write_rows
+    from mgsrl.data.synthesize import check_suffix, plain_prompts, synthesize, write_rows
     from mgsrl.rewards.constraints.sample import DEFAULT_FAMILIES, draw_constraints, select_ids
 
-    output = Path(options.output)
-    check_output(output)
+    inputs = [options.prompts] if options.prompts else []
+    output = output_file(options.output, "--output", inputs=inputs, force=options.force)
+    check_suffix(output)
     families = options.families or DEFAULT_FAMILIES
     ids = select_ids(families, options.only)
     prompts = plain_prompts(options.prompts, dict(options.columns))
@@ -260,6 +262,7 @@ def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="file", metavar="FILE", help="convert this local copy; no network"
     )
+    parser.add_argument("--force", action="store_true", help=FORCE_HELP)
 
 
 def _run_prepare(options: argparse.Namespace) -> None:
@@ -277,8 +280,9 @@ def _run_prepare(options: argparse.Namespace) -> None:
     entry = published_set(options.name)
     prepared = prepare(
         options.name,
-        Path(options.output),
-        file=Path(options.file) if options.file else None,
+        shared_folder(options.output, "--output"),
+        file=Path(options.file).expanduser() if options.file else None,
+        force=options.force,
         validate=validator(RewardConfig(kind=entry.reward_kind)),
         progress=lambda records: track(
             records, options.name, total=None if options.file else entry.rows

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from mgsrl.obs.outputs import FORCE_HELP
+
 HELP = "turn a run or checkpoint into a plain Hugging Face folder"
 
 
@@ -14,9 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the run's best checkpoint (checkpoints/best.json) instead of its newest",
     )
+    parser.add_argument("--force", action="store_true", help=FORCE_HELP)
 
 
 def run(options: argparse.Namespace) -> None:
     from mgsrl.train.export import export_model
 
-    print(export_model(Path(options.source), Path(options.output), best=options.best))
+    print(
+        export_model(
+            Path(options.source), Path(options.output), best=options.best, force=options.force
+        )
+    )

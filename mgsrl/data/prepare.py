@@ -23,6 +23,7 @@ from mgsrl.data.rows import Row, RowProblem, RowReader
 from mgsrl.data.sources import split_hub_path
 from mgsrl.errors import DataError, MissingPathError, UserError, explain, nearest
 from mgsrl.obs.jsonl import dump_line, write_atomic
+from mgsrl.obs.outputs import output_file
 
 _SPLIT = "train"
 _HUB_LIMIT_S = 20.0
@@ -71,6 +72,7 @@ def prepare(
     folder: Path,
     *,
     file: Path | None = None,
+    force: bool = False,
     validate: Callable[[dict[str, Any]], None] | None = None,
     progress: Callable[[Iterable[NumberedRecord]], Iterable[NumberedRecord]] = iter,
 ) -> Prepared:
@@ -78,26 +80,33 @@ def prepare(
 
     Args:
         file: a local file with the set's columns instead of the hub.
+        force: files of an earlier call may be replaced.
         validate: as of `RowReader`; rows that it refuses are left out.
         progress: wraps the records, for a progress bar.
 
     Raises:
         MissingPathError: the hub or the file cannot be reached.
         DataError: a file that cannot be read, or no row that can be used.
+        ConfigError: a file to write exists, or is the one that is read.
     """
     entry = published_set(name)
+    inputs = [file] if file else []
+    path, provenance_path = folder / f"{name}.jsonl", folder / f"{name}.provenance.json"
+    if folder.exists():
+        for each in (path, provenance_path):
+            output_file(each, "--output", inputs=inputs, force=force)
     if file is None:
         records, provenance = _from_hub(entry)
     else:
         records = read_records(file, key="--from")
         provenance = {"file": file.name, "file_sha256": _sha256(file)}
-    prepared = Prepared(folder / f"{name}.jsonl")
+    prepared = Prepared(path)
     text = "".join(map(dump_line, _rows(name, entry, progress(records), validate, prepared)))
     if not prepared.rows:
         raise _nothing(name, prepared)
     write_atomic(prepared.path, text)
     write_atomic(
-        folder / f"{name}.provenance.json",
+        provenance_path,
         json.dumps(
             {
                 "name": name,

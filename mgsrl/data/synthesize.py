@@ -112,18 +112,17 @@ def _with_constraints(prompt: Row, drawn: DrawnConstraints) -> dict[str, Any]:
     }
 
 
-def check_output(path: Path) -> None:
-    """Raise `UserError` unless `path` can be written as JSON lines; before the work, not after."""
-    if path.suffix == ".jsonl" and not path.is_dir():
-        return
-    raise UserError(
-        explain(
-            f"--output {path} cannot be written.",
-            expected="a file whose name ends in .jsonl",
-            found="a folder" if path.is_dir() else repr(path.suffix or path.name),
-            todo="name a .jsonl file",
+def check_suffix(path: Path) -> None:
+    """Raise `UserError` unless `path` is called what is written to it."""
+    if path.suffix != ".jsonl":
+        raise UserError(
+            explain(
+                f"--output {path} cannot be written.",
+                expected="a file whose name ends in .jsonl",
+                found=repr(path.suffix or path.name),
+                todo="name a .jsonl file",
+            )
         )
-    )
 
 
 def write_rows(path: Path, rows: Iterator[dict[str, Any]]) -> int:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -51,3 +52,9 @@ def percent(value: float | None, digits: int = 1) -> str:
 def figure(svg: str) -> Markup:
     """An SVG made by `style.svg`; its text was escaped by matplotlib."""
     return Markup(svg)
+
+
+def is_own_page(path: Path) -> bool:
+    """Whether `path` is a page that this module rendered."""
+    with path.open("rb") as file:
+        return "· mgsrl</title>".encode() in file.read(2000)

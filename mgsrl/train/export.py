@@ -5,26 +5,27 @@ read. Adapters are merged into the weights of `policy.path`. The result loads wi
 `AutoModelForCausalLM.from_pretrained` and in any engine.
 """
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from mgsrl.config.compose import config_from_yaml
 from mgsrl.errors import MissingPathError, explain
+from mgsrl.obs.outputs import output_folder, replaced_folder
 from mgsrl.train.checkpoint import best_checkpoint, load_checkpoint, newest_checkpoint
 
 
-def export_model(source: Path, output: Path, *, best: bool = False) -> Path:
+def export_model(source: Path, output: Path, *, best: bool = False, force: bool = False) -> Path:
     """Write model, configuration and tokenizer to `output`.
 
     Args:
         source: a run folder (its newest checkpoint) or one checkpoint.
         output: a folder that does not exist yet.
         best: of a run folder, its best checkpoint.
+        force: `output` may be a model folder, which is replaced once the new one is whole.
 
     Raises:
-        MissingPathError: no (best) checkpoint in `source`, or `output` exists.
+        MissingPathError: no (best) checkpoint in `source`.
+        ConfigError: `output` exists, or cannot be written.
         CheckpointError: the checkpoint is damaged.
     """
     import torch
@@ -49,22 +50,26 @@ def export_model(source: Path, output: Path, *, best: bool = False) -> Path:
                 )
             )
         checkpoint = found
-    if output.exists():
-        raise MissingPathError(
-            explain(
-                "The output exists.",
-                expected="a new folder",
-                found=str(output),
-                todo="choose another name or remove it",
-            )
-        )
     policy = config_from_yaml(checkpoint.path.parent.parent / "config.yaml").policy
+    output = output_folder(
+        output,
+        "OUTPUT",
+        inputs=[source, checkpoint.path, policy.path],
+        force=force,
+        is_ours=is_model_folder,
+        kind="a model folder",
+    )
     model: Any = load_policy(policy, torch.float32)
     read_weights(checkpoint.path / "learner", model)
     merge_adapters(model)
-    draft = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(draft)
-    load_tokenizer(policy).save_pretrained(draft)
-    os.replace(draft, output)
+    with replaced_folder(output) as draft:
+        model.save_pretrained(draft)
+        load_tokenizer(policy).save_pretrained(draft)
     return output
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether all that `folder` holds is one plain model: files alone, weights among them."""
+    files = list(folder.iterdir())
+    weights = any(file.suffix == ".safetensors" for file in files)
+    return weights and (folder / "config.json").is_file() and all(f.is_file() for f in files)
