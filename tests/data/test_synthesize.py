@@ -16,7 +16,7 @@ from mgsrl.rewards.constraints.sample import family
 
 def make(output: Path, *options: str, rows: int = 100) -> list[dict[str, Any]]:
     arguments = ["data", "synthesize", "instruction_following", "--output", str(output)]
-    assert main([*arguments, "--num-rows", str(rows), *options]) == 0
+    assert main([*arguments, "--num-rows", str(rows), "--force", *options]) == 0
     return [json.loads(line) for line in output.read_text().splitlines()]
 
 
