@@ -9,6 +9,8 @@ from mgsrl.errors import ConfigError, explain
 KINDS = ("math", "constraints", "reward_model", "judge", "http")
 REMOTE = ("judge", "http")
 """Kinds whose scores come from a server."""
+IN_CHILD = ("math", "constraints")
+"""Kinds that know the answer and work in a process of their own, killed after `time_limit_s`."""
 MISSING_TAG = ("zero", "whole_response", "abstain")
 TRANSFORMS = ("none", "sigmoid")
 CREDITS = ("fraction", "all")
@@ -81,7 +83,8 @@ class ScoreConfig:
     """What a response without a complete `<response>` block gets: `zero`, the score of the
     `whole_response`, or `abstain`."""
     time_limit_s: float = 5.0
-    """`math`: seconds per answer before the verifier process is killed and the item abstains."""
+    """`math`, `constraints`: seconds per response before the process that judges it is killed and
+    the item abstains."""
     clip: list[float] | None = None
     """[LOW, HIGH]: scores outside are moved to the nearer end; null leaves them."""
     standardise: bool = False

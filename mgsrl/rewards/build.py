@@ -46,7 +46,10 @@ def _make_score(
         from mgsrl.rewards.constraint_checker import ConstraintChecker
 
         return ConstraintChecker(
-            credit=config.credit, strict=config.strict, missing_tag=config.missing_tag
+            credit=config.credit,
+            strict=config.strict,
+            missing_tag=config.missing_tag,
+            time_limit_s=config.time_limit_s,
         )
     if config.kind == "judge":
         from mgsrl.rewards.judge import Judge

@@ -15,14 +15,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from mgsrl.config.reward import REMOTE, RewardConfig, ScoreConfig
+from mgsrl.config.reward import IN_CHILD, REMOTE, RewardConfig, ScoreConfig
 from mgsrl.rewards.build import check_reward
 from mgsrl.rewards.protocol import RewardItem
 from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import Reward
 
-EXACT = ("math", "constraints")
-"""Kinds that know the answer."""
 SLACK_S = 15.0
 """Beyond a time limit, for a killed process to be replaced on a busy machine."""
 LONG_LIMIT_S = 60.0
@@ -149,7 +147,7 @@ class Contract:
         self.config = config
         self.worker = worker
         self.task = TASKS.get(config.kind, OPEN)
-        self.exact = config.kind in EXACT
+        self.exact = config.kind in IN_CHILD
 
     def verdicts(self) -> list[Verdict]:
         (trial,) = self.worker.score([self.item(block(self.task.good))])
@@ -238,9 +236,10 @@ class Contract:
             yield self._in_time("time: all cases", took_s, rounds * call_s, "")
             return
         trials = {"time: 200,000 characters": ("word " * 40_000, LONG_LIMIT_S)}
-        if self.config.kind == "math":
+        if self.config.kind in IN_CHILD:
             limit_s = self.config.time_limit_s + SLACK_S
             trials = {check: (text, limit_s) for check, (text, _limit) in trials.items()}
+        if self.config.kind == "math":
             trials["time: a power tower"] = (r"\boxed{9^{9^{9^{9}}}}", limit_s)
         for check, (text, limit_s) in trials.items():
             begin = time.monotonic()

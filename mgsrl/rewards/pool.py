@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mgsrl.cluster.pool import ActorPool
-from mgsrl.config.reward import REMOTE, RewardConfig, ScoreConfig
+from mgsrl.config.reward import IN_CHILD, REMOTE, RewardConfig, ScoreConfig
 from mgsrl.rewards.protocol import RewardItem
 from mgsrl.types import Reward
 
@@ -44,7 +44,7 @@ class RewardPool(ActorPool):
 
 def _limit_s(score: ScoreConfig, size: int) -> float:
     """What the time limits of `size` items add up to, all retries included."""
-    if score.kind == "math":
+    if score.kind in IN_CHILD:
         return size * (score.time_limit_s + RESTART_S)
     if score.kind in REMOTE:
         rounds = math.ceil(size / score.concurrency)

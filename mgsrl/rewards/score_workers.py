@@ -1,27 +1,23 @@
 """The workers of `score_file`, in order and with bounded memory, without Ray.
 
-The math verifier already is a process per object, so threads drive it; constraints are plain
-Python and get processes of their own; a reward model is one object that batches.
+The math verifier and the constraint checker already are a process per object, so threads drive
+them; a reward model is one object that batches.
 """
 
-import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
 from mgsrl.config.reward import RewardConfig
-from mgsrl.errors import WorkerDiedError
 from mgsrl.rewards.protocol import RewardItem
 from mgsrl.rewards.score_rows import ScoreRow
 from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import Reward
 
 CHUNK_LIMIT_S = 3600.0
-_in_process: list[RewardWorker] = []
 
 
 class ScoreWorkers:
@@ -30,19 +26,11 @@ class ScoreWorkers:
     def __init__(self, config: RewardConfig, workers: int) -> None:
         self.size = 1 if config.kind == "reward_model" else workers
         self._config = config
-        self._executor: Executor | None = None
+        self._executor: ThreadPoolExecutor | None = None
         self._free: SimpleQueue[RewardWorker] = SimpleQueue()
         self._workers: list[RewardWorker] = []
 
     def __enter__(self) -> Self:
-        if self._config.kind == "constraints" and self.size > 1:
-            self._executor = ProcessPoolExecutor(
-                self.size,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start,
-                initargs=(self._config,),
-            )
-            return self
         self._workers = [RewardWorker(self._config) for _ in range(self.size)]
         for worker in self._workers:
             worker.ready()
@@ -64,28 +52,14 @@ class ScoreWorkers:
             self._executor.shutdown(wait=True, cancel_futures=True)
 
     def score(self, chunks: Iterable[list[ScoreRow]]) -> Iterator[tuple[ScoreRow, Reward]]:
-        """Rows with their rewards, in order; at most two chunks a worker are under way.
-
-        Raises:
-            WorkerDiedError: a process of the pool died.
-        """
-        try:
-            yield from self._in_order(chunks)
-        except BrokenProcessPool as error:
-            raise WorkerDiedError(
-                "A scoring process died (killed, or out of memory). What was scored is kept: the "
-                "same command goes on from there."
-            ) from error
-
-    def _in_order(self, chunks: Iterable[list[ScoreRow]]) -> Iterator[tuple[ScoreRow, Reward]]:
+        """Rows with their rewards, in order; at most two chunks a worker are under way."""
         if self._executor is None:
             for chunk in chunks:
                 yield from zip(chunk, self._score([row.item for row in chunk]), strict=True)
             return
-        call = self._score if self._workers else _score_in_process
         waiting: deque[tuple[list[ScoreRow], Future[list[Reward]]]] = deque()
         for chunk in chunks:
-            waiting.append((chunk, self._executor.submit(call, [row.item for row in chunk])))
+            waiting.append((chunk, self._executor.submit(self._score, [row.item for row in chunk])))
             if len(waiting) >= 2 * self.size:
                 yield from _finished(*waiting.popleft())
         while waiting:
@@ -103,11 +77,3 @@ def _finished(
     chunk: list[ScoreRow], future: Future[list[Reward]]
 ) -> Iterator[tuple[ScoreRow, Reward]]:
     yield from zip(chunk, future.result(timeout=CHUNK_LIMIT_S), strict=True)
-
-
-def _start(config: RewardConfig) -> None:
-    _in_process.append(RewardWorker(config))
-
-
-def _score_in_process(items: list[RewardItem]) -> list[Reward]:
-    return _in_process[0].score(items)

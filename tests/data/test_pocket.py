@@ -6,6 +6,7 @@ import json
 import random
 import re
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,9 @@ def test_perfect_instruction_answers_score_one(split: str) -> None:
     tasks = [draw_task("instruction_following", split, rng) for _ in range(800)]
     items = [RewardItem((), write_perfect(task, rng), task.reference()) for task in tasks]
     failed = 0
-    for item, reward in zip(items, ConstraintChecker().score(items), strict=True):
+    with closing(ConstraintChecker()) as checker:
+        rewards = checker.score(items)
+    for item, reward in zip(items, rewards, strict=True):
         assert all(reward.details["gates"])
         for id_, met in zip(
             item.reference["instruction_id_list"], reward.details["followed"], strict=True
@@ -142,7 +145,8 @@ def test_mixed_instruction_answers_are_neither_bad_nor_good() -> None:
     rng = random.Random(9)
     tasks = [draw_task("instruction_following", "train", rng) for _ in range(500)]
     items = [RewardItem((), write_mixed(task, rng), task.reference()) for task in tasks]
-    values = [reward.value for reward in ConstraintChecker().score(items)]
+    with closing(ConstraintChecker()) as checker:
+        values = [reward.value for reward in checker.score(items)]
     assert 0.35 < sum(value or 0.0 for value in values) / len(values) < 0.50
 
 

@@ -5,6 +5,7 @@ import json
 import random
 import re
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -159,26 +160,59 @@ REFERENCE = {
         ("Trees. The end.", 0.0, 0.0),
     ],
 )
-def test_credit_and_gates(response: str, fraction: float, every: float) -> None:
+def test_credit_and_gates(
+    checker: Callable[..., ConstraintChecker], response: str, fraction: float, every: float
+) -> None:
     item = RewardItem((), response, REFERENCE)
-    assert ConstraintChecker().score([item])[0].value == fraction
-    assert ConstraintChecker(credit="all").score([item])[0].value == every
+    assert checker().score([item])[0].value == fraction
+    assert checker(credit="all").score([item])[0].value == every
 
 
-def test_details_say_what_was_followed() -> None:
+def test_details_say_what_was_followed(checker: Callable[..., ConstraintChecker]) -> None:
     item = RewardItem((), "<response>Trees, The end.</response>", REFERENCE)
-    details = ConstraintChecker().score([item])[0].details
+    details = checker().score([item])[0].details
     assert details == {"followed": [False, True], "gates": [True]}
 
 
-def test_an_unknown_language_abstains_with_the_reason() -> None:
+@pytest.fixture
+def checker() -> Iterator[Callable[..., ConstraintChecker]]:
+    """Makes checkers and stops their processes."""
+    made: list[ConstraintChecker] = []
+
+    def make(**options: Any) -> ConstraintChecker:
+        made.append(ConstraintChecker(**options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_a_response_that_takes_too_long_abstains_and_the_next_is_judged(
+    checker: Callable[..., ConstraintChecker],
+) -> None:
+    long = "Is there a word? " * 200_000
+    reference = {
+        "instruction_id_list": ["length_constraints:number_sentences"] * 20,
+        "kwargs": [{"num_sentences": 1, "relation": "less than"}] * 20,
+    }
+    limited = checker(missing_tag="whole_response", time_limit_s=0.5)
+    started = time.monotonic()
+    slow, quick = limited.score([RewardItem((), text, reference) for text in (long, "One. Two.")])
+    assert slow.abstained
+    assert "no answer within 0.5 s" in (slow.error or "")
+    assert quick.value == 0.0
+    assert time.monotonic() - started < 10
+
+
+def test_an_unknown_language_abstains_with_the_reason(
+    checker: Callable[..., ConstraintChecker],
+) -> None:
     reference = {
         "instruction_id_list": ["language:response_language"],
         "kwargs": [{"language": "xh"}],
     }
-    reward = ConstraintChecker(missing_tag="whole_response").score(
-        [RewardItem((), "Molo", reference)]
-    )[0]
+    reward = checker(missing_tag="whole_response").score([RewardItem((), "Molo", reference)])[0]
     assert reward.abstained
     assert "xh" in (reward.error or "")
 

@@ -124,7 +124,7 @@ def test_what_breaks_it_is_found(
     checks: set[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(contract, "LONG_LIMIT_S", 0.1)
+    monkeypatch.setattr(contract, "SLACK_S", 0.1 - CONSTRAINTS.time_limit_s)
     worker = RewardWorker(CONSTRAINTS)
     worker.reward = Fake(fault)
     found = failed(Contract(CONSTRAINTS, worker).verdicts())

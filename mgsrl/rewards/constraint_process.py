@@ -1,0 +1,31 @@
+"""The process in which responses are checked against constraints; see `constraint_checker.py`.
+
+A request is `{"text": str, "strict": bool, "constraints": [[id, arguments], ...], "gates": [...]}`,
+its reply `{"constraints": [bool, ...], "gates": [bool, ...]}` or `{"error": str}`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mgsrl.rewards.child_serve import serve
+from mgsrl.rewards.constraints import CannotDecideError, bind, follows
+from mgsrl.rewards.constraints.language import detect
+from mgsrl.rewards.constraints.sentences import sentences
+
+
+def judge(request: dict[str, Any]) -> dict[str, Any]:
+    """The verdict on each constraint and each gate."""
+    text, strict = request["text"], request["strict"]
+
+    def verdicts(bound: Sequence[Sequence[Any]]) -> list[bool]:
+        return [follows(bind(id_, arguments), text, strict=strict) for id_, arguments in bound]
+
+    try:
+        return {name: verdicts(request[name]) for name in ("constraints", "gates")}
+    except CannotDecideError as error:
+        return {"error": str(error)}
+
+
+def main() -> None:
+    """Serve; the first sentence and the first language read the tables that all others use."""
+    serve(judge, lambda: (sentences("One. Two."), detect("The first language of all.")))
