@@ -24,7 +24,7 @@ from typing import Any
 from mgsrl.config.reward import RewardConfig
 from mgsrl.rewards.build import make_reward
 from mgsrl.rewards.protocol import RewardItem
-from mgsrl.rewards.score_file import score_file
+from mgsrl.scoring.score_file import score_file
 
 HOSTILE = r"\boxed{9^{9^{9^{9}}}}"
 CONSTRAINTS: list[tuple[str, dict[str, Any]]] = [

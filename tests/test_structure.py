@@ -24,7 +24,7 @@ LAYERS = {
     **dict.fromkeys(["types", "errors", "config"], 0),
     **dict.fromkeys(["algo", "surgery", "obs", "cluster"], 1),
     **dict.fromkeys(["data", "rewards", "sync"], 2),
-    **dict.fromkeys(["rollout", "learner"], 3),
+    **dict.fromkeys(["rollout", "learner", "scoring"], 3),
     **dict.fromkeys(["evaluate", "report"], 4),
     "train": 5,  # above the other two: a run evaluates and writes its report
     "commands": 6,

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from mgsrl.rewards.score_file import score_file
+    from mgsrl.scoring.score_file import score_file
 
     with Progress(
         *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()

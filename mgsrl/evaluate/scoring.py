@@ -19,8 +19,8 @@ from mgsrl.evaluate.store import Key, SampleRow, key_of
 from mgsrl.rewards.build import check_reward
 from mgsrl.rewards.extract import extract_response
 from mgsrl.rewards.protocol import RewardItem
-from mgsrl.rewards.score_rows import ScoreRow
-from mgsrl.rewards.score_workers import ScoreWorkers
+from mgsrl.scoring.score_rows import ScoreRow
+from mgsrl.scoring.score_workers import ScoreWorkers
 from mgsrl.types import Reward
 
 CHUNK = 64

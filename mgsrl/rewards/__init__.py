@@ -2,6 +2,6 @@
 
 Start with `protocol.py`, then one reward: `math_verifier.py`, `constraint_checker.py`,
 `reward_model.py`, `judge.py` or `http_reward.py`. `scorer.py` runs all of them at once during
-training, `shaping.py` makes of their scores what is trained on, `score_file.py` scores without
-training and `contract.py` tries a reward on golden cases.
+training, `shaping.py` makes of their scores what is trained on and `contract.py` tries a reward on
+golden cases. Scoring without training is in `mgsrl/scoring/`.
 """

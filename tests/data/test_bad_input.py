@@ -19,7 +19,7 @@ from mgsrl.data.sources import Rows, load_rows
 from mgsrl.errors import DataError
 from mgsrl.obs.lines import MAX_LINE_BYTES
 from mgsrl.rewards.build import validator
-from mgsrl.rewards.score_file import ScoreSummary, score_file
+from mgsrl.scoring.score_file import ScoreSummary, score_file
 
 
 def math_row(**changes: Any) -> bytes:

@@ -22,6 +22,7 @@ def make(output: Path, *options: str, rows: int = 100) -> list[dict[str, Any]]:
 
 def test_rows_load_and_state_what_they_ask_for(tmp_path: Path) -> None:
     path = tmp_path / "new" / "if.jsonl"
+    path.parent.mkdir()
     made = make(path, rows=300)
     source = SourceConfig(kind="file", path=str(path))
     loaded = load_rows(

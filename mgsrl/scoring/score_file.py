@@ -20,8 +20,8 @@ from mgsrl.config.data import BAD_ROWS
 from mgsrl.config.reward import RewardConfig
 from mgsrl.errors import ConfigError, DataError, UserError, explain, nearest
 from mgsrl.rewards.build import check_reward, validator
-from mgsrl.rewards.score_rows import ScoreRow, read_rows
-from mgsrl.rewards.score_workers import ScoreWorkers
+from mgsrl.scoring.score_rows import ScoreRow, read_rows
+from mgsrl.scoring.score_workers import ScoreWorkers
 from mgsrl.types import Reward
 
 DOMAINS = {

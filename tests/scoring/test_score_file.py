@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from mgsrl.errors import DataError, UserError
-from mgsrl.rewards.score_file import score_file
+from mgsrl.scoring.score_file import score_file
 
 MATH = [
     {"id": "a", "prompt": "1+1?", "response": "<response>\\boxed{2}</response>", "answer": "2"},
@@ -189,7 +189,7 @@ def test_a_killed_call_leaves_nothing_running_and_can_go_on(tmp_path: Path) -> N
     rows = [{"id": 0, "response": r"\boxed{9^{9^{9^{9}}}}", "answer": 1}]
     source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     code = (
-        "from pathlib import Path; from mgsrl.rewards.score_file import score_file; "
+        "from pathlib import Path; from mgsrl.scoring.score_file import score_file; "
         f"score_file('math', Path({str(source)!r}), Path({str(output)!r}), whole_response=True)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ)

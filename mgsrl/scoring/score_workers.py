@@ -13,8 +13,8 @@ from typing import Self
 
 from mgsrl.config.reward import RewardConfig
 from mgsrl.rewards.protocol import RewardItem
-from mgsrl.rewards.score_rows import ScoreRow
 from mgsrl.rewards.worker import RewardWorker
+from mgsrl.scoring.score_rows import ScoreRow
 from mgsrl.types import Reward
 
 CHUNK_LIMIT_S = 3600.0

@@ -1,0 +1,1 @@
+"""Stored responses, scored without training (`mgsrl score`)."""
