@@ -52,6 +52,8 @@ class DomainGradients:
         self._combined_N: torch.Tensor | None = None
         self._num_halves = 1
         self._filled: set[int] = set()
+        if storage.type == "cpu":
+            gramian([(0, torch.zeros(1, 1, dtype=dtype))], 1)  # compiled now, not in a step
 
     def start(self, domains: Sequence[str], halves: bool = False) -> None:
         """Begin an update over `domains` (equal on all ranks), with a row per half or one each."""

@@ -1,13 +1,12 @@
 """Gramians of gradients, and combining gradients, at the speed of memory.
 
 The domains' gradients are the rows of one [D, N] buffer; a *piece* is a range of its columns that
-belongs to one module. Both functions hand whole pieces to batched BLAS calls that read each
-element from memory once and run on all cores; looping over rows or pairs of rows reads it D times
-or more. Temporaries are a few numbers per 2048 columns.
+belongs to one module. Both functions read each element from memory once and run on all cores:
+the Gramian by a compiled loop (`inner_products.py`), the combination by one BLAS call a piece.
+Looping over rows or pairs of rows reads memory D times or more.
 
-Left out: compiled kernels (these calls already take about what reading the memory takes), and
-anything distributed: under data parallelism each rank calls these on the columns it owns and adds
-the Gramians up.
+Left out: anything distributed. Under data parallelism each rank calls these on the columns it owns
+and adds the Gramians up.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,8 +20,6 @@ Piece = tuple[int, Tensor]
 Span = tuple[int, int, int]
 """(module index, first column, end column) inside a view of the buffer."""
 
-CHUNK = 2048
-"""Columns whose products are summed in float32; the partial sums are added up in float64."""
 BLOCK = 1 << 18
 """Columns converted at a time where the buffer is not in a type or place that BLAS sums well."""
 
@@ -99,21 +96,12 @@ def _check_weights(num_domains: int, weights_MD: Tensor) -> None:
 
 
 def _add_run_gramian(gram_MDD: Tensor, run: Tensor, spans: Sequence[Span]) -> None:
-    """Add the Gramians of all spans of one CPU buffer: one batched product over its chunks, then
-    sums of those that lie inside a span. What is left at a span's ends is multiplied apart."""
-    whole = run.shape[1] // CHUNK
-    chunks = run[:, : whole * CHUNK].unflatten(1, (whole, CHUNK)).transpose(0, 1)
-    products_KDD = chunks @ chunks.transpose(1, 2)
-    for module, start, stop in spans:
-        first, last = -(-start // CHUNK), stop // CHUNK
-        ends = [(start, stop)]
-        if first < last:
-            gram_MDD[module] += products_KDD[first:last].sum(0, dtype=torch.float64)
-            ends = [(start, first * CHUNK), (last * CHUNK, stop)]
-        for low, high in ends:
-            if low < high:
-                end = run[:, low:high].double()
-                gram_MDD[module] += end @ end.T
+    """Add the Gramians of all spans of one CPU buffer."""
+    from mgsrl.surgery.inner_products import span_products  # numba takes half a second to import
+
+    products_SDD = span_products(run, [(start, stop) for _, start, stop in spans])
+    modules_S = torch.tensor([module for module, _, _ in spans], dtype=torch.int64)
+    gram_MDD.index_add_(0, modules_S, products_SDD)
 
 
 def _converted_gramian(piece: Tensor) -> Tensor:
@@ -122,7 +110,7 @@ def _converted_gramian(piece: Tensor) -> Tensor:
     total_DD = torch.zeros(num_rows, num_rows, dtype=torch.float64, device=piece.device)
     # On a GPU float64, since float32 products may silently be TF32.
     gpu = piece.device.type != "cpu"
-    for block in piece.split(BLOCK * 16 if gpu else BLOCK, dim=1):
+    for block in piece.split(BLOCK * (16 if gpu else 4), dim=1):
         if gpu:
             total_DD += block.double() @ block.double().T
         else:

@@ -6,8 +6,8 @@ weights directly. Everything runs in float64 on the CPU: a few thousand numbers,
 must come to the same bits.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import permutations
 
@@ -31,6 +31,8 @@ EXACT_DOMAINS = 5
 """`orders="all"` is exact up to this many domains (24 orders per domain)."""
 SAMPLED_ORDERS = 256
 """Seeded random orders per module and domain that stand for all of them above that."""
+MATRICES_AT_ONCE = 4096
+"""Gramians (modules times orders) in one batch of `orders="all"`: a few MB for 8 domains."""
 
 
 def surgery_weights(
@@ -138,21 +140,51 @@ def _skip_self(positions_xDE: Tensor, num_domains: int) -> Tensor:
 
 
 def _mean_over_orders(resolve: CoefficientMethod, gram_MDD: Tensor, seed: int) -> Tensor:
+    """The coefficients' mean over orders, many orders to a batch of the method.
+
+    On one thread: matrices this small cost less than waking others for them, hundreds of times
+    less on a machine whose cores are busy.
+    """
     num_modules, num_domains, _ = gram_MDD.shape
-    others = num_domains - 1
-    exact = num_domains <= EXACT_DOMAINS
-    num_orders = math.factorial(others) if exact else SAMPLED_ORDERS
     generator = torch.Generator().manual_seed(seed)
     total_MDD = torch.zeros_like(gram_MDD)
-    permuted = permutations(range(others))
-    for _ in range(num_orders):
-        if exact:
-            positions = torch.tensor(next(permuted), dtype=torch.int64)
-            orders = _skip_self(positions.expand(num_modules, num_domains, others), num_domains)
-        else:
-            orders = random_orders(num_modules, num_domains, generator)
-        total_MDD += resolve(gram_MDD, orders)
+    num_orders = 0
+    with _one_thread():
+        for orders_KMDE in _batches_of_orders(num_modules, num_domains, generator):
+            count = len(orders_KMDE)
+            coefficients = resolve(gram_MDD.repeat(count, 1, 1), orders_KMDE.flatten(0, 1))
+            total_MDD += coefficients.unflatten(0, (count, num_modules)).sum(0)
+            num_orders += count
     return total_MDD / num_orders
+
+
+def _batches_of_orders(
+    num_modules: int, num_domains: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """All orders, or seeded samples of them, as int64 [K, M, D, D - 1] of bounded size."""
+    others = num_domains - 1
+    at_once = max(1, MATRICES_AT_ONCE // num_modules)
+    if num_domains <= EXACT_DOMAINS:
+        every = list(permutations(range(others)))
+        every_KE = torch.tensor(every, dtype=torch.int64).reshape(len(every), others)
+        for positions_KE in every_KE.split(at_once):
+            shape = (len(positions_KE), num_modules, num_domains, others)
+            yield _skip_self(positions_KE[:, None, None].expand(shape), num_domains)
+        return
+    for start in range(0, SAMPLED_ORDERS, at_once):
+        count = min(at_once, SAMPLED_ORDERS - start)
+        orders = [random_orders(num_modules, num_domains, generator) for _ in range(count)]
+        yield torch.stack(orders)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _checked_orders(orders: Tensor, num_modules: int, num_domains: int) -> Tensor:

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mgsrl.surgery.gramian import CHUNK, combine_, gramian
+from mgsrl.surgery.gramian import combine_, gramian
+from mgsrl.surgery.inner_products import CHUNK, UNIT
 
 Pieces = list[tuple[int, Tensor]]
 
@@ -142,3 +143,39 @@ def test_no_temporary_of_the_size_of_a_gradient() -> None:
     largest = max(event.self_cpu_memory_usage for event in events)
     assert largest <= 3 * CHUNK * 8, "at most one remainder of a chunk, in float64"
     assert largest < 0.02 * buffer[0].nbytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
+    sizes = [UNIT + 3, 5 * UNIT, 17, 2 * UNIT - 1]
+    pieces = _pieces(_buffer(3, sizes, dtype), sizes, [0, 1, 0, 2])
+    threads = torch.get_num_threads()
+    grams = []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            grams.append(gramian(pieces, 3))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(grams[0], grams[1])
+    assert torch.equal(grams[0], grams[2])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("position", [0, CHUNK, 3 * CHUNK + 1])
+def test_one_bad_number_is_seen_in_its_module_only(bad: float, position: int) -> None:
+    buffer = _buffer(3, [3 * CHUNK + 2, CHUNK])
+    buffer[1, position] = bad
+    gram = gramian([(0, buffer[:, : 3 * CHUNK + 2]), (1, buffer[:, 3 * CHUNK + 2 :])], 2)
+    finite = torch.isfinite(gram)
+    assert not finite[0, 1].any()
+    assert finite[0, [0, 0, 2], [0, 2, 2]].all()
+    assert finite[1].all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_rows_of_any_layout(rows: int) -> None:
+    buffer = _buffer(rows, [2 * CHUNK + 5])
+    for piece in (buffer, buffer[:, 3:], buffer[:, ::2], buffer.T.contiguous().T, buffer[:, :1]):
+        expected = piece.double() @ piece.double().T
+        torch.testing.assert_close(gramian([(0, piece)], 1)[0], expected, rtol=1e-5, atol=1e-4)

@@ -1,6 +1,7 @@
 """Surgery weights against golden values, torchjd and textbook PCGrad on explicit vectors."""
 
 import json
+import math
 from itertools import permutations, product
 from typing import Any
 
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mgsrl.errors import ConfigError
-from mgsrl.surgery.weights import random_orders, surgery_coefficients, surgery_weights
+from mgsrl.surgery.pcgrad import pcgrad_coefficients
+from mgsrl.surgery.weights import (
+    COEFFICIENT_METHODS,
+    MATRICES_AT_ONCE,
+    random_orders,
+    surgery_coefficients,
+    surgery_weights,
+)
 from tests.oracle import oracle_file
 
 
@@ -279,3 +287,26 @@ def test_unknown_method_and_order_name_the_nearest() -> None:
 def test_impossible_gramians_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="gram_MDD should have shape"):
         surgery_weights(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(("num_modules", "num_domains"), [(1, 1), (3, 2), (3, 8), (92, 5), (92, 8)])
+def test_all_orders_are_batches_on_one_thread(
+    num_modules: int, num_domains: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = []
+
+    def counted(gram_MDD: torch.Tensor, orders_MDE: torch.Tensor) -> torch.Tensor:
+        batches.append((len(gram_MDD), torch.get_num_threads()))
+        return pcgrad_coefficients(gram_MDD, orders_MDE)
+
+    gradients = draw_gradients(0, num_modules, num_domains)
+    expected = surgery_weights(gram(gradients), orders="all")
+    monkeypatch.setitem(COEFFICIENT_METHODS, "pcgrad", counted)
+    threads = torch.get_num_threads()
+    assert torch.equal(surgery_weights(gram(gradients), orders="all"), expected)
+    orders = math.factorial(num_domains - 1) if num_domains <= 5 else 256
+    assert sum(size for size, _ in batches) == orders * num_modules
+    assert max(size for size, _ in batches) <= max(MATRICES_AT_ONCE, num_modules)
+    assert len(batches) <= 2 + orders * num_modules * 1.1 / MATRICES_AT_ONCE
+    assert {count for _, count in batches} == {1}
+    assert torch.get_num_threads() == threads
