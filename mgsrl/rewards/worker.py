@@ -1,9 +1,9 @@
 """The reward actor: one reward function in one Ray process.
 
-A plain class, so tests and `mgsrl score` can use it without Ray. Whatever a reward raises on an item
-becomes an abstention of that item with the reason: the item is masked out of training and counted,
-and `Scorer` stops the run when too many abstain. Mistakes of the user (a model that is not there)
-are raised.
+A plain class, so tests and `mgsrl score` can use it without Ray. Whatever a reward raises on an
+item becomes an abstention of that item with the reason: the item is masked out of training and
+counted, and `Scorer` stops the run when too many abstain. Mistakes of the user (a model that is
+not there) are raised.
 """
 
 import os
