@@ -73,6 +73,11 @@ def explain(problem: str, *, expected: str, found: str, todo: str) -> str:
     return f"{problem}\n  expected: {expected}\n  found:    {found}\n  to do:    {todo}"
 
 
+def shortened(text: str, limit: int = 80) -> str:
+    """`text`, its end left out where it is longer than `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`"Did you mean 'x'? "` when one of `valid` is close to `name`, and the list of all."""
     names = sorted(valid)

@@ -6,6 +6,11 @@ import pytest
 import torch
 
 import mgsrl  # noqa: F401 - before any test imports Ray: it keeps local sessions on loopback
+from mgsrl import errors
+from tests import hints
+
+# Before any other module takes the function by name.
+errors.explain = hints.checked(errors.explain)
 
 CORPUS = [
     "What is two plus three? Two plus three is five.",

@@ -59,7 +59,14 @@ def _check_domains(config: Config) -> None:
             )
     for index, phase in enumerate(config.strategy.phases):
         if not phase.domains:
-            raise ConfigError(f"strategy.phases[{index}].domains is empty; name its domains")
+            raise ConfigError(
+                explain(
+                    f"strategy.phases[{index}].domains is empty.",
+                    expected=f"some of {', '.join(config.domains)}",
+                    found="none",
+                    todo="name the domains that this phase trains",
+                )
+            )
     fixed_steps = sum(phase.steps for phase in config.strategy.phases)
     if config.strategy.phases and fixed_steps > config.train.num_steps:
         raise ConfigError(

@@ -1,29 +1,36 @@
-"""Command-line overrides -> one validated `Config`, with Hydra doing the composing.
+"""Command-line overrides -> one validated `Config`.
 
-Every mistake becomes one `ConfigError` that names the key, what was expected, what was found
-and the nearest valid name. Nothing heavy is imported here, so mistakes surface in a second.
+Hydra composes the YAML files that are chosen; what the keys are and what their values may be is
+decided by `typed.py`, the same for a file, an override and a saved run. Every mistake is one
+`ConfigError`. Nothing heavy is imported here, so mistakes surface in a second.
 """
 
-import re
+import os
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
-from omegaconf import OmegaConf
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mgsrl.config.checks import check_config
-from mgsrl.config.data import DomainConfig
+from mgsrl.config.label import strategy_label
+from mgsrl.config.overrides import apply_changes, read_overrides
 from mgsrl.config.root import Config
-from mgsrl.errors import ConfigError, MissingPathError, explain, nearest
+from mgsrl.config.typed import read_config
+from mgsrl.errors import ConfigError, MissingPathError, explain
 
-DEFAULT_EXPERIMENT = "pocket_mgs"
+DEFAULT_EXPERIMENT = "+experiment=pocket_mgs"
+GROUPS = ("experiment", "domains", "strategy", "recipe")
+"""Folders of `configs/` from which a run is composed."""
 
-ConfigStore.instance().store(name="schema", node=Config)
+# Plain values, not the dataclasses: Hydra would bend and refuse values in words of its own.
+ConfigStore.instance().store(name="schema", node=asdict(Config()))
 
 
 def config_dir() -> Path:
@@ -48,30 +55,31 @@ def list_choices(group: str) -> dict[str, str]:
     return choices
 
 
-def normalize_overrides(overrides: Iterable[str]) -> list[str]:
-    """Accept `experiment=NAME` and `+experiment=NAME`; without either, take the default."""
-    normalized = [re.sub(r"^experiment=", "+experiment=", item) for item in overrides]
-    if not any(item.startswith("+experiment=") for item in normalized):
-        normalized.insert(0, f"+experiment={DEFAULT_EXPERIMENT}")
-    return normalized
-
-
 def compose_config(overrides: Sequence[str]) -> Config:
     """Compose, type-check and validate.
 
     Raises:
         ConfigError: an unknown experiment, key or value, a wrong type, an impossible combination.
     """
+    chosen, changes = read_overrides(overrides, {name: list(list_choices(name)) for name in GROUPS})
+    if not any(item.startswith("+experiment=") for item in chosen):
+        chosen.insert(0, DEFAULT_EXPERIMENT)
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-            composed = compose("config", overrides=normalize_overrides(overrides))
-        config = cast(Config, OmegaConf.to_object(composed))
-    except MissingConfigException as error:
-        raise _unknown_choice(error) from error
-    except (HydraException, OmegaConfBaseException) as error:
-        raise _bad_override(error) from error
+            composed = compose("config", overrides=chosen)
+        apply_changes(composed, changes)
+        # Twice, because the name of the run's folder holds the label.
+        composed.strategy.name = strategy_label(_typed(composed))
+        config = _typed(composed)
+    except (HydraException, OmegaConfBaseException, RecursionError) as error:
+        raise _not_composed(error) from error
+    config.resume = os.path.expanduser(config.resume)
     check_config(config)
     return config
+
+
+def _typed(composed: DictConfig) -> Config:
+    return read_config(Config, OmegaConf.to_container(composed, resolve=True))
 
 
 def config_to_yaml(config: Config) -> str:
@@ -88,14 +96,14 @@ def config_from_yaml(path: Path) -> Config:
     if not path.is_file():
         raise MissingPathError(f"{path} does not exist; is it a run folder of mgsrl?")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-        return cast(Config, OmegaConf.to_object(merged))
-    except (OmegaConfBaseException, YAMLError) as error:
+        return read_config(Config, OmegaConf.to_container(OmegaConf.load(path), resolve=True))
+    except (OmegaConfBaseException, YAMLError, ConfigError, OSError, ValueError) as error:
+        found = str(error).splitlines() or [type(error).__name__]
         raise ConfigError(
             explain(
                 f"{path} is not a configuration of this version.",
                 expected="what mgsrl wrote",
-                found=str(error).splitlines()[0],
+                found=found[0],
                 todo="use the version of mgsrl that wrote it, or another run.dir",
             )
         ) from error
@@ -120,66 +128,18 @@ def _flat(config: Config) -> dict[str, Any]:
         else:
             yield prefix, node
 
-    container = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
-    return dict(walk(container, ""))
+    return dict(walk(asdict(config), ""))
 
 
-def _unknown_choice(error: MissingConfigException) -> ConfigError:
-    group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    options = list(error.options or [])
+def _not_composed(error: Exception) -> ConfigError:
+    """What the overrides alone do not show: a file or a reference (`${...}`) is at fault."""
+    key = getattr(error, "full_key", None)
+    found = str(error).strip().splitlines() or [type(error).__name__]
     return ConfigError(
         explain(
-            f"There is no {group or 'configuration'} {name!r}.",
-            expected=f"one of {', '.join(options) or '(none)'}",
-            found=repr(name),
-            todo=f"choose another name ({nearest(name, options)})",
+            f"The configuration cannot be composed{f': {key}' if key else ''}.",
+            expected="files of configs/, and references such as ${oc.env:NAME} that are there",
+            found=found[0],
+            todo=f"correct {key or 'the file or reference'} (see `mgsrl train --help`)",
         )
     )
-
-
-def _bad_override(error: Exception) -> ConfigError:
-    """Turn Hydra's and OmegaConf's wording into the house form."""
-    causes: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in causes:
-        causes.append(link)
-        link = link.__cause__ or link.__context__
-    text = str(causes[-1] if isinstance(error, ConfigCompositionException) else error)
-    full_key = next((key for cause in causes if (key := getattr(cause, "full_key", None))), None)
-    match = re.search(r"(?:Key|key) '([^']+)'", text)
-    if full_key and match and ("not in" in text):
-        parent, _, leaf = str(full_key).rpartition(".")
-        valid = _valid_keys(parent)
-        return ConfigError(
-            explain(
-                f"Unknown configuration key {full_key!r}.",
-                expected=f"a key of {parent or 'the configuration'}",
-                found=repr(leaf),
-                todo=f"correct the name ({nearest(leaf, valid)})",
-            )
-        )
-    first = str(error).strip().splitlines()[0]
-    detail = text.strip().splitlines()[0]
-    return ConfigError(
-        explain(
-            f"The configuration cannot be composed: {first}",
-            expected="KEY=VALUE overrides whose types fit",
-            found=detail if not full_key else f"{full_key}: {detail}",
-            todo="see `mgsrl train --help` for examples",
-        )
-    )
-
-
-def _valid_keys(parent: str) -> list[str]:
-    schema = OmegaConf.structured(Config)
-    if not parent:
-        return [*map(str, schema), "experiment"]
-    if parent == "domains":
-        files = (config_dir() / "domains").glob("*.yaml")
-        return sorted({str(name) for file in files for name in OmegaConf.load(file)})
-    parts = parent.split(".")
-    if parts[0] == "domains":
-        schema, parts = OmegaConf.structured(DomainConfig), parts[2:]
-    for part in parts:
-        schema = schema.get(part) if schema is not None else None
-    return [str(key) for key in schema] if schema is not None else []

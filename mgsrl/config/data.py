@@ -4,7 +4,15 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from mgsrl.config.require import SAMPLED, at_least, full_distribution, more_than, one_of
+from mgsrl.config.quoting import as_override
+from mgsrl.config.require import (
+    at_least,
+    full_distribution,
+    more_than,
+    one_of,
+    temperature,
+    within,
+)
 from mgsrl.config.reward import RewardConfig
 from mgsrl.errors import ConfigError, explain
 
@@ -12,6 +20,7 @@ SOURCE_KINDS = ("pocket", "file", "hub")
 BAD_ROWS = ("error", "skip")
 OVERLONG = ("truncate_left", "drop", "error")
 CURRICULA = ("steps", "linear")
+MAX_POCKET_ROWS = 1_000_000
 
 
 @dataclass
@@ -47,7 +56,7 @@ class SourceConfig:
         at_least(f"{key}.start", self.start, 0)
         if self.limit is not None:
             at_least(f"{key}.limit", self.limit, 1)
-        at_least(f"{key}.size", self.size, 1)
+        within(f"{key}.size", self.size, 1, MAX_POCKET_ROWS)
         more_than(f"{key}.weight", self.weight, 0, "Leave the source out instead.")
         if self.kind != "pocket" and not self.path:
             raise ConfigError(
@@ -99,7 +108,7 @@ class DomainConfig:
         if self.prompts_per_step is not None:
             at_least(f"{key}.prompts_per_step", self.prompts_per_step, 1)
         if self.temperature is not None:
-            at_least(f"{key}.temperature", self.temperature, 0.01, SAMPLED)
+            temperature(f"{key}.temperature", self.temperature)
         if self.top_p is not None:
             full_distribution(f"{key}.top_p", self.top_p)
         if self.max_new_tokens is not None:
@@ -167,6 +176,6 @@ def _check_schedule(key: str, schedule: list[Any]) -> None:
                 f"{key} is no curriculum.",
                 expected="[[step, factor], ...] with whole steps that rise and factors >= 0",
                 found=str(schedule),
-                todo=f"mend it, as in {key}=[[0,1.0],[100,0.5]]",
+                todo=f"mend it, as in {as_override(key, [[0, 1.0], [100, 0.5]])}",
             )
         )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mgsrl.config.require import at_least, less_than, more_than, one_of, within
+from mgsrl.config.require import at_least, less_than, more_than, one_of, seconds, within
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "bfloat16")
@@ -67,5 +67,5 @@ class LearnerConfig:
         one_of("learner.dtype", self.dtype, DTYPES)
         at_least("learner.micro_batch_size", self.micro_batch_size, 1)
         at_least("learner.threads_per_rank", self.threads_per_rank, 0)
-        more_than("learner.time_limit_s", self.time_limit_s, 0)
+        seconds("learner.time_limit_s", self.time_limit_s)
         self.optimizer.validate()

@@ -2,9 +2,14 @@
 
 from collections.abc import Iterable
 
-from mgsrl.errors import ConfigError, explain, nearest
+from mgsrl.errors import ConfigError, explain, nearest, shortened
 
-SAMPLED = "GRPO needs sampled responses."
+COLDEST = 0.01
+HOTTEST = 2.0
+"""Sampling temperatures that every engine takes: vLLM moves smaller ones (but 0, which is greedy)
+up to `COLDEST`, without a word, and refuses larger ones."""
+LONGEST_S = 2_000_000.0
+"""Three weeks: waits are counted in milliseconds, by some clients in 32 bits."""
 
 
 def one_of(key: str, value: str, valid: Iterable[str]) -> None:
@@ -15,7 +20,7 @@ def one_of(key: str, value: str, valid: Iterable[str]) -> None:
             explain(
                 f"{key} has an unknown value.",
                 expected=f"one of {', '.join(names)}",
-                found=repr(value),
+                found=shortened(repr(value)),
                 todo=f"set {key} ({nearest(value, names)})",
             )
         )
@@ -58,6 +63,31 @@ def less_than(key: str, value: float, bound: float) -> None:
                 todo=f"set {key} below {bound}",
             )
         )
+
+
+def seconds(key: str, value: float) -> None:
+    """Raise `ConfigError` for a time limit that is none."""
+    more_than(key, value, 0)
+    within(key, value, 0, LONGEST_S)
+
+
+def temperature(key: str, value: float, *, greedy: bool = False) -> None:
+    """Raise `ConfigError` for a sampling temperature that an engine would not take as it is.
+
+    Args:
+        greedy: whether 0 (the likeliest token) is allowed; training needs sampled responses.
+    """
+    if COLDEST <= value <= HOTTEST or (greedy and value == 0):
+        return
+    raise ConfigError(
+        explain(
+            f"{key} is out of range.",
+            expected=f"a number from {COLDEST} to {HOTTEST}"
+            + (", or 0 for the likeliest token" if greedy else ": GRPO needs sampled responses"),
+            found=str(value),
+            todo=f"set {key} inside that range",
+        )
+    )
 
 
 def full_distribution(key: str, top_p: float) -> None:

@@ -13,6 +13,7 @@ from mgsrl.config.root import Config
 FREE_KEYS = (
     "resume",
     "run.",
+    "strategy.name",
     "trackers.",
     "checkpoint.",
     "cluster.",

@@ -3,7 +3,8 @@
 import re
 from dataclasses import dataclass, field
 
-from mgsrl.config.require import at_least, more_than, not_empty, one_of
+from mgsrl.config.require import at_least, more_than, not_empty, one_of, seconds
+from mgsrl.config.typed import INFINITE
 from mgsrl.errors import ConfigError, explain
 
 KINDS = ("math", "constraints", "reward_model", "judge", "http")
@@ -85,7 +86,7 @@ class ScoreConfig:
     time_limit_s: float = 5.0
     """`math`, `constraints`: seconds per response before the process that judges it is killed and
     the item abstains."""
-    clip: list[float] | None = None
+    clip: list[float] | None = field(default=None, metadata=INFINITE)
     """[LOW, HIGH]: scores outside are moved to the nearer end; null leaves them."""
     standardise: bool = False
     """Subtract the running mean of the domain's scores in training and divide by their standard
@@ -110,8 +111,8 @@ class ScoreConfig:
         at_least(f"{key}.standardise_memory", self.standardise_memory, 2)
         at_least(f"{key}.concurrency", self.concurrency, 1)
         at_least(f"{key}.max_retries", self.max_retries, 0)
-        more_than(f"{key}.time_limit_s", self.time_limit_s, 0)
-        more_than(f"{key}.request_limit_s", self.request_limit_s, 0)
+        seconds(f"{key}.time_limit_s", self.time_limit_s)
+        seconds(f"{key}.request_limit_s", self.request_limit_s)
         if self.clip is not None and (len(self.clip) != 2 or not self.clip[0] < self.clip[1]):
             raise _wrong(f"{key}.clip", "[LOW, HIGH] with LOW < HIGH, or null", str(self.clip))
         if self.kind in REMOTE:
@@ -163,7 +164,7 @@ class RewardConfig(ScoreConfig):
         at_least(f"{key}.num_workers", self.num_workers, 1)
         at_least(f"{key}.num_gpus", self.num_gpus, 0.0)
         at_least(f"{key}.max_restarts", self.max_restarts, 0)
-        more_than(f"{key}.start_limit_s", self.start_limit_s, 0)
+        seconds(f"{key}.start_limit_s", self.start_limit_s)
         at_least(f"{key}.overlong_buffer", self.overlong_buffer, 0)
         at_least(f"{key}.overlong_penalty", self.overlong_penalty, 0.0)
         for name, score in self.extra.items():

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 
 from mgsrl.config.require import (
-    SAMPLED,
     at_least,
     full_distribution,
-    more_than,
     one_of,
+    seconds,
+    temperature,
     within,
 )
 
@@ -15,6 +15,8 @@ ENGINES = ("vllm", "transformers")
 ASSIGNMENTS = ("shared", "dedicated")
 DTYPES = ("float32", "bfloat16")
 TRANSFERS = ("auto", "object_store", "nccl")
+MAX_IN_FLIGHT = 8192
+"""vLLM decodes no more sequences at once than its scheduler has tokens in a step."""
 
 
 @dataclass
@@ -76,14 +78,14 @@ class RolloutConfig:
         one_of("rollout.dtype", self.dtype, DTYPES)
         at_least("rollout.num_workers", self.num_workers, 1)
         at_least("rollout.max_new_tokens", self.max_new_tokens, 1)
-        at_least("rollout.temperature", self.temperature, 0.01, SAMPLED)
+        temperature("rollout.temperature", self.temperature)
         full_distribution("rollout.top_p", self.top_p)
-        at_least("rollout.max_prompts_in_flight", self.max_prompts_in_flight, 1)
+        within("rollout.max_prompts_in_flight", self.max_prompts_in_flight, 1, MAX_IN_FLIGHT)
         at_least("rollout.tensor_parallel_size", self.tensor_parallel_size, 1)
         at_least("rollout.num_gpus", self.num_gpus, 0.0)
         within("rollout.gpu_memory_utilization", self.gpu_memory_utilization, 0.01, 1.0)
         at_least("rollout.kv_cache_gib", self.kv_cache_gib, 0.1)
         at_least("rollout.max_restarts", self.max_restarts, 0)
-        more_than("rollout.time_limit_s", self.time_limit_s, 0)
-        more_than("rollout.start_limit_s", self.start_limit_s, 0)
+        seconds("rollout.time_limit_s", self.time_limit_s)
+        seconds("rollout.start_limit_s", self.start_limit_s)
         self.sync.validate()

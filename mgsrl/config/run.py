@@ -1,8 +1,9 @@
 """The run around the training: folder, length, checkpoints, evaluation, trackers, cluster."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from mgsrl.config.require import at_least, not_empty, one_of, within
+from mgsrl.config.require import at_least, not_empty, one_of, temperature, within
+from mgsrl.config.typed import INFINITE
 
 WANDB_MODES = ("offline", "online", "disabled")
 
@@ -49,7 +50,7 @@ class CheckpointConfig:
 class EvaluateConfig:
     every: int = 0
     """Steps between evaluations on held-out prompts; 0 evaluates before and after the run."""
-    forgetting_alarm: float = 0.05
+    forgetting_alarm: float = field(default=0.05, metadata=INFINITE)
     """Say that a domain is being forgotten when its held-out reward falls this far (in units of the
     reward) below the domain's best evaluation, unless the fall may be noise: it must be above
     twice its standard error, and more after many evaluations, whose best is partly luck. `inf` is
@@ -68,7 +69,7 @@ class EvaluateConfig:
         at_least("evaluate.forgetting_alarm", self.forgetting_alarm, 0.0)
         at_least("evaluate.prompts_per_domain", self.prompts_per_domain, 0)
         at_least("evaluate.samples_per_prompt", self.samples_per_prompt, 1)
-        at_least("evaluate.temperature", self.temperature, 0.0)
+        temperature("evaluate.temperature", self.temperature, greedy=True)
         within("evaluate.top_p", self.top_p, 0.01, 1.0)
 
 

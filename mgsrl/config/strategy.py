@@ -19,8 +19,9 @@ class PhaseConfig:
 
 @dataclass
 class StrategyConfig:
-    name: str = "mgs"
-    """Label in run folders and reports; picked with `strategy=NAME` from `configs/strategy/`."""
+    name: str = ""
+    """Label in run folders and reports. Empty: what is run (`mgs`, `mixed`, `upgrad_layer`, ...);
+    a label of your own may not be the one of another strategy."""
     sequential: bool = False
     """One phase per domain, in `domain_order` (or the order of `domains`)."""
     domain_order: list[str] = field(default_factory=list)

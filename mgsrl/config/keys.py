@@ -1,0 +1,119 @@
+"""The keys of the configuration, read off its dataclasses: which there are, and the nearest one.
+
+A key is written with dots (`domains.math.source.path`); below a mapping any name is a key.
+"""
+
+import difflib
+import types
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from itertools import takewhile
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from mgsrl.errors import ConfigError, explain, nearest
+
+NAME = "NAME"
+"""Stands for a name of the user's in `all_keys`."""
+
+
+@cache
+def field_types(kind: type) -> dict[str, Any]:
+    """Field name -> type of a configuration dataclass."""
+    hints = get_type_hints(kind)
+    return {item.name: hints[item.name] for item in fields(kind)}
+
+
+def optional(kind: Any) -> Any:
+    """`X` of the type `X | None`; None for every other type."""
+    if get_origin(kind) not in (Union, types.UnionType):
+        return None
+    inner = [part for part in get_args(kind) if part is not type(None)]
+    return inner[0] if len(inner) == 1 else None
+
+
+def is_record(kind: Any) -> bool:
+    """Whether a type is one of the configuration's dataclasses."""
+    return isinstance(kind, type) and is_dataclass(kind)
+
+
+def type_at(root: type, key: str) -> Any:
+    """The type of the value at `key`; None where there is no such key."""
+    kind: Any = root
+    for part in key.split("."):
+        kind = optional(kind) or kind
+        if is_record(kind):
+            kind = field_types(kind).get(part)
+        elif get_origin(kind) is dict and part:
+            kind = get_args(kind)[1]
+        elif get_origin(kind) is list and part.isdecimal():
+            kind = get_args(kind)[0]
+        else:
+            return None
+        if kind is None:
+            return None
+    return kind
+
+
+def all_keys(root: type) -> Iterator[tuple[str, Any]]:
+    """Every key and its type, records and mappings included; names of the user's are `NAME`."""
+
+    def walk(kind: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        kind = optional(kind) or kind
+        if is_record(kind):
+            for name, inner in field_types(kind).items():
+                yield f"{prefix}{name}", inner
+                yield from walk(inner, f"{prefix}{name}.")
+        elif get_origin(kind) is dict:
+            yield f"{prefix}{NAME}", get_args(kind)[1]
+            yield from walk(get_args(kind)[1], f"{prefix}{NAME}.")
+
+    yield from walk(root, "")
+
+
+def unknown_key(root: type, key: str) -> ConfigError:
+    """The message for a key that is none: the names at that place, and the nearest of all keys."""
+    parts, depth = key.split("."), 0
+    while type_at(root, ".".join(parts[: depth + 1])) is not None:
+        depth += 1
+    parent, leaf = ".".join(parts[:depth]), parts[depth]
+    found = type_at(root, parent) if parent else root
+    kind = optional(found) or found
+    names = list(field_types(kind)) if is_record(kind) else []
+    valid = [*names, "experiment"] if not parent else names
+    same = _elsewhere(root, parts, leaf)
+    hint = f"did you mean {' or '.join(map(repr, same))}? " if same else ""
+    listed = nearest(leaf, valid) if not same else f"valid: {', '.join(sorted(valid)) or '(none)'}"
+    return ConfigError(
+        explain(
+            f"Unknown configuration key {key!r}.",
+            expected=f"a key of {parent or 'the configuration'}",
+            found=repr(leaf),
+            todo=f"correct the name ({hint}{listed})",
+        )
+    )
+
+
+def _elsewhere(root: type, parts: list[str], unknown: str) -> list[str]:
+    """Keys elsewhere with the name `unknown`, or else the one that reads almost like `parts`."""
+    keys = [_as_here(known, parts) for known, _ in all_keys(root) if not known.endswith(NAME)]
+    keys = [key for key in keys if key.split(".")[:-1] != parts[:-1]]
+    same = [key for key in keys if key.split(".")[-1] == unknown]
+    if same:
+        near = {key: _shared_parts(key.split("."), parts) for key in same}
+        return sorted(same, key=lambda key: (-near[key], key.count("."), key))[:3]
+    alike = [key for key in keys if key.count(".") == len(parts) - 1]
+    return difflib.get_close_matches(".".join(parts), alike, n=1, cutoff=0.8)
+
+
+def _shared_parts(one: list[str], other: list[str]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other)))
+
+
+def _as_here(known: str, parts: list[str]) -> str:
+    """`known` with the user's own names from the same places of `parts`."""
+    names = known.split(".")
+    return ".".join(
+        parts[i] if name == NAME and parts[:i] == names[:i] and i < len(parts) else name
+        for i, name in enumerate(names)
+    )

@@ -1,0 +1,71 @@
+"""What a strategy is called: the label of run folders, reports and comparisons.
+
+It is read off what the run does, so that one label is one method. Left out: settings that a method
+may have without becoming another (`surgery.order`, lengths of phases).
+"""
+
+from itertools import product
+
+from mgsrl.config.root import Config
+from mgsrl.config.surgery import GATES, GRANULARITIES, METHODS
+from mgsrl.errors import ConfigError, explain
+
+PUBLISHED = {("pcgrad", "module"): "mgs", ("pcgrad", "global"): "global_surgery"}
+"""Names of the paper (arXiv 2602.02301) for (method, granularity)."""
+
+
+def strategy_label(config: Config) -> str:
+    """`strategy.name`, or where that is empty what is run (`mgs`, `mixed`, `upgrad_layer`, ...).
+
+    Raises:
+        ConfigError: `strategy.name` is what another strategy is called.
+    """
+    label, name = _derived(config), config.strategy.name.strip()
+    if not name or name == label:
+        return label
+    if name in _all_labels():
+        raise ConfigError(
+            explain(
+                f"strategy.name={name} is what another strategy is called.",
+                expected=f"{label}: it is what would run",
+                found=name,
+                todo="leave strategy.name out, choose a label of your own, or run the other "
+                "strategy (strategy=mgs, strategy=mixed, ...)",
+            )
+        )
+    return name
+
+
+def _derived(config: Config) -> str:
+    names = config.strategy.domain_order or list(config.domains)
+    trained = [name for name in names if name in config.domains and config.domains[name].weight > 0]
+    method = "none" if config.surgery.measure_only else config.surgery.method
+    update = _update(method, config.surgery.granularity, config.surgery.gate)
+    if config.strategy.phases:
+        return _whitened(f"phases_{update}", config.algo.whiten_per_domain)
+    if len(trained) == 1:
+        update = "single"
+    elif config.strategy.sequential:
+        update = "sequential"
+    return _whitened(update, config.algo.whiten_per_domain)
+
+
+def _update(method: str, granularity: str, gate: str) -> str:
+    if method == "none":
+        return "mixed"
+    name = PUBLISHED.get((method, granularity))
+    if name is None:
+        name = method if granularity == "module" else f"{method}_{granularity}"
+    return name if gate == "off" else f"{name}_{gate}"
+
+
+def _whitened(update: str, whiten: bool) -> str:
+    if not whiten:
+        return update
+    return "normalized_advantage" if update == "mixed" else f"{update}_whitened"
+
+
+def _all_labels() -> set[str]:
+    updates = {_update(*parts) for parts in product(METHODS, GRANULARITIES, GATES)}
+    bases = updates | {f"phases_{update}" for update in updates} | {"single", "sequential"}
+    return {_whitened(base, whiten) for base in bases for whiten in (False, True)}

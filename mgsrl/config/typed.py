@@ -1,0 +1,164 @@
+"""Plain values -> the configuration's dataclasses: every key known, every value of its own type.
+
+One walk over the fields decides for command lines, YAML files and saved runs alike. A value is
+taken for what it says: a whole float (8.0, 1e2) for a whole number, a whole number for a float or a
+text, and a text that spells a number or a truth value for one (environment variables are texts).
+All else is refused, nan everywhere, and inf unless the field's metadata say `inf`.
+"""
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar, get_args, get_origin
+
+from mgsrl.config.keys import field_types, is_record, optional, unknown_key
+from mgsrl.config.quoting import as_override
+from mgsrl.errors import ConfigError, explain, shortened
+
+LARGEST = 2**63 - 1
+"""Of a whole number: libraries keep them in 64 bits."""
+INFINITE = {"inf": True}
+"""Metadata of a field that may be infinite."""
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number of at most 64 bits",
+    float: "a finite number",
+    str: "text",
+}
+Record = TypeVar("Record")
+
+
+def read_config(kind: type[Record], values: Any) -> Record:
+    """An instance of the dataclass `kind`; fields that `values` lacks take their defaults.
+
+    Args:
+        values: a mapping of plain values, as a YAML file holds them.
+
+    Raises:
+        ConfigError: names the first key that is unknown or has a value of another type.
+    """
+    return _Reader(kind).record(kind, values, "")
+
+
+class _Reader:
+    def __init__(self, root: type) -> None:
+        self._root = root  # for messages about unknown keys
+
+    def record(self, kind: Any, values: Any, key: str) -> Any:
+        if not isinstance(values, Mapping):
+            raise _wrong(key or "The configuration", kind, values)
+        known = {item.name: item for item in fields(kind)}
+        given = {}
+        for name, value in values.items():
+            path = f"{key}.{name}" if key else str(name)
+            if name not in known:
+                raise unknown_key(self._root, path)
+            item = known[name]
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            infinite = bool(item.metadata.get("inf"))
+            given[name] = self.value(field_types(kind)[name], value, path, default, infinite)
+        return kind(**given)
+
+    def value(self, kind: Any, value: Any, key: str, default: Any, infinite: bool) -> Any:
+        if kind is Any:
+            return value
+        if inner := optional(kind):
+            if value is None:
+                return None
+            return self.value(inner, value, key, default, infinite)
+        if is_record(kind):
+            return self.record(kind, value, key)
+        if get_origin(kind) is list and isinstance(value, list | tuple):
+            of = get_args(kind)[0]
+            return [
+                self.value(of, item, f"{key}[{index}]", MISSING, infinite)
+                for index, item in enumerate(value)
+            ]
+        if get_origin(kind) is dict and isinstance(value, Mapping):
+            of = get_args(kind)[1]
+            return {
+                _name(name, key): self.value(of, item, f"{key}.{name}", MISSING, infinite)
+                for name, item in value.items()
+            }
+        plain = _plain(kind, value, infinite)
+        if plain is None:
+            raise _wrong(key, kind, value, default)
+        return plain
+
+
+def _name(name: Any, key: str) -> str:
+    if not isinstance(name, str) or not name.strip():
+        raise _wrong(f"A name in {key}", str, name)
+    return name
+
+
+def _plain(kind: Any, value: Any, infinite: bool) -> bool | int | float | str | None:
+    """`value` as a bool, int, float or str; None when it is of another type."""
+    if kind is bool:
+        return value if isinstance(value, bool) else _WORDS.get(str(value).lower())
+    if kind is str:
+        return value if isinstance(value, str) else str(value) if _fits(value) else None
+    if kind not in (int, float):
+        return None
+    if isinstance(value, str):
+        value = _parsed(value)
+    if kind is int:
+        whole = int(value) if isinstance(value, float) and value.is_integer() else value
+        return whole if _fits(whole) else None
+    try:
+        number = float(value) if type(value) in (int, float) else math.nan
+    except OverflowError:
+        return None
+    return None if math.isnan(number) or (math.isinf(number) and not infinite) else number
+
+
+def _fits(value: Any) -> bool:
+    return type(value) is int and abs(value) <= LARGEST
+
+
+def _parsed(text: str) -> int | float | None:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return None
+
+
+def described(kind: Any) -> str:
+    """What a value of type `kind` is called in messages.
+
+    >>> described(list[int] | None)
+    'a list [...], or null'
+    """
+    if inner := optional(kind):
+        return f"{described(inner)}, or null"
+    if is_record(kind):
+        names = list(field_types(kind))
+        return f"a record of {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+    containers = {list: "a list [...]", dict: "a record {NAME: VALUE, ...}"}
+    return containers.get(get_origin(kind)) or _NAMES.get(kind, "a value")
+
+
+def _wrong(key: str, kind: Any, value: Any, default: Any = MISSING) -> ConfigError:
+    todo = "mend the value"
+    if default is None or is_record(type(default)):
+        todo = f"give {key} such a value, or leave it out"
+    elif default is not MISSING:
+        todo = f"set {as_override(key, default)} (the default) or another value of that type"
+    return ConfigError(
+        explain(
+            f"{key} has a value of the wrong type.",
+            expected=described(kind),
+            found=_shown(value),
+            todo=todo,
+        )
+    )
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return f"a whole number of {value.bit_length()} bits"
+    return f"{shortened(repr(value))} ({type(value).__name__})"
