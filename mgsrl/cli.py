@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from mgsrl import __version__
-from mgsrl.cluster.session import on_sigterm
+from mgsrl.cluster.session import on_sigterm, stopped_by
 from mgsrl.commands import compare, data, doctor, eval, export, report, score, train
-from mgsrl.errors import MgsrlError, UserError, nearest
+from mgsrl.errors import MgsrlError, UserError, disk_problem, nearest
 
 COMMANDS = {
     "train": train,
@@ -48,8 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MgsrlError as error:
         print(f"mgsrl: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as error:
-        print(f"mgsrl: stopped by {str(error) or 'Ctrl-C'}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"mgsrl: stopped by {stopped_by()}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        problem = disk_problem(error)
+        if problem is None:
+            raise
+        print(f"mgsrl: a file could not be written or read: {problem}", file=sys.stderr)
         return 1
 
 

@@ -5,7 +5,15 @@ without a traceback and exits with 2. Everything else exits with 1.
 """
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Iterable
+
+DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+)
+"""What a disk that is full, read-only or broken answers."""
 
 
 class MgsrlError(Exception):
@@ -32,8 +40,13 @@ class CheckpointError(UserError):
     """A checkpoint that is incomplete, damaged or of another run."""
 
 
+class StorageError(MgsrlError, OSError):
+    """A file of the run could not be written: the disk is full, read-only or broken."""
+
+
 class WaitTimeoutError(MgsrlError, TimeoutError):
-    """A bounded wait ran out; the message says what was waited for and how long."""
+    """A bounded wait ran out; the message says what was waited for, how long, and which key sets
+    the limit."""
 
 
 class WorkerDiedError(MgsrlError, RuntimeError):
@@ -50,6 +63,10 @@ class StaleWeightsError(MgsrlError, RuntimeError):
 
 class AbstentionError(MgsrlError, RuntimeError):
     """Too large a share of the rewards abstained to go on."""
+
+
+class NoUpdateError(MgsrlError, ArithmeticError):
+    """Step after step had no finite update to make."""
 
 
 class ContractError(MgsrlError, AssertionError):
@@ -84,3 +101,18 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}valid: {', '.join(names) or '(none)'}"
+
+
+def disk_problem(error: BaseException) -> str | None:
+    """One line when `error` says that the disk did not take (or give) a file, else None.
+
+    Libraries written in Rust (safetensors) tell the number of the error in their text only.
+    """
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and told is not None:
+        number = int(told.group(1))
+    if number not in DISK_ERRORS:
+        return None
+    name = getattr(error, "filename", None)
+    return f"{os.strerror(number)}{f': {name}' if name else ''}"

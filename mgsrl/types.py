@@ -226,3 +226,5 @@ class StepStats:
     learning_rate: float
     skipped: bool
     """True when a gradient was not finite, or surgery found no finite weights for it."""
+    reason: str | None = None
+    """Why it was skipped."""

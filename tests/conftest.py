@@ -1,5 +1,7 @@
 """Shared parts of the tests: tiny random models with a real tokenizer, made once per session."""
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny Llama whose LM head has its own weights."""
     return build_tiny_model(tmp_path_factory.mktemp("tiny_untied"), tied=False)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB, which only root may mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -3,6 +3,9 @@
 A worker that dies, or does not answer within its limit, is made again and its batch is done
 again, so the death of a rollout or reward worker loses nothing. Work must therefore be
 repeatable: equal batches give equal results. Learners are not a pool (their ranks hold state).
+
+A worker that dies again and again ends the run; one that dies now and then does not: deaths are
+counted within a window of steps, which `new_step` moves on.
 """
 
 import time
@@ -14,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from mgsrl.cluster.wait import get, unwrapped
+from mgsrl.cluster.wait import get, short_reason, timed_out, unwrapped
 from mgsrl.errors import WaitTimeoutError, WorkerDiedError
 
 MakeActor = Callable[[int], Any]
@@ -34,10 +37,15 @@ class ActorPool:
     Args:
         name: for messages, e.g. `"rollout"`.
         make: creates the actor of one slot; it is called again when that actor dies.
-        max_restarts: deaths of one slot after which the pool gives up.
+        key: where the pool's settings are in the configuration, for messages, e.g. `"rollout"`.
+        max_restarts: deaths of one slot within the window after which the pool gives up.
+        restart_window: steps after which a death is forgotten.
         start_limit_s: longest wait for one actor's `ready()`.
         on_restart: called with the new handle before it gets work (e.g. to send it weights).
     """
+
+    note: Callable[[str], None] | None = None
+    """Told, in one line, of every worker that is replaced."""
 
     def __init__(
         self,
@@ -45,17 +53,33 @@ class ActorPool:
         make: MakeActor,
         size: int,
         *,
+        key: str,
         max_restarts: int = 3,
+        restart_window: int = 100,
         start_limit_s: float = 300.0,
         on_restart: Callable[[Any], None] | None = None,
     ) -> None:
         self.name = name
         self.on_restart = on_restart
         self._make = make
+        self.key = key
         self._max_restarts = max_restarts
+        self._restart_window = restart_window
         self._start_limit_s = start_limit_s
         self.handles: list[Any] = [make(slot) for slot in range(size)]
         self.restarts = [0] * size
+        """Replaced since the start, by slot."""
+        self._step = 0
+        self._deaths: list[list[int]] = [[] for _ in range(size)]
+        """By slot: the steps of the deaths that are not forgotten."""
+
+    def new_step(self, step: int) -> None:
+        """The run is at `step` now: deaths `restart_window` steps ago and older are forgotten."""
+        self._step = step
+        self._deaths = [
+            [death for death in deaths if death > step - self._restart_window]
+            for deaths in self._deaths
+        ]
 
     def wait_ready(self) -> list[Any]:
         """Wait until every actor is up; returns what their `ready()` returned."""
@@ -63,7 +87,12 @@ class ActorPool:
             [handle.ready.remote() for handle in self.handles],
             self._start_limit_s,
             f"the {self.name} workers to start",
+            self._start_key,
         )
+
+    @property
+    def _start_key(self) -> str:
+        return f"{self.key}.start_limit_s"
 
     def map(
         self,
@@ -71,9 +100,14 @@ class ActorPool:
         batches: Sequence[tuple[Any, ...]],
         *,
         limit_s: float,
+        limit_key: str,
         on_done: Callable[[int, int], None] | None = None,
     ) -> list[Any]:
         """`actor.method(*batch)` for every batch, in parallel; results in the batches' order.
+
+        Args:
+            limit_s: longest wait for one batch, in seconds; the worker is replaced after it.
+            limit_key: the configuration key that sets it, for messages.
 
         Raises:
             WorkerDiedError: a slot died more than `max_restarts` times.
@@ -92,7 +126,7 @@ class ActorPool:
             ref, call = self._next_finished(running)
             try:
                 if time.monotonic() > call.deadline and not ray.wait([ref], timeout=0)[0]:
-                    raise WaitTimeoutError(f"{method} took longer than {limit_s:.0f} s")
+                    raise timed_out(f"{method} took longer than {limit_s:.0f} s", limit_key)
                 results[call.index] = ray.get(ref, timeout=limit_s)
                 done += 1
                 if on_done is not None:
@@ -118,7 +152,8 @@ class ActorPool:
         revived = 0
         for slot, handle in enumerate(self.handles):
             try:
-                get(handle.ready.remote(), self._start_limit_s, f"{self.name} worker {slot}")
+                what = f"{self.name} worker {slot}"
+                get(handle.ready.remote(), self._start_limit_s, what, self._start_key)
             except (WorkerDiedError, WaitTimeoutError) as error:
                 self._restart(slot, error)
                 revived += 1
@@ -137,22 +172,36 @@ class ActorPool:
         while True:
             if not self.handles:
                 raise WorkerDiedError(f"the {self.name} workers were stopped") from reason
-            self.restarts[slot] += 1
-            if self.restarts[slot] > self._max_restarts:
-                raise WorkerDiedError(
-                    f"{self.name} worker {slot} died {self.restarts[slot]} times; giving up. "
-                    f"Last reason: {reason}. The run can be resumed with the same command."
-                ) from reason
+            self._count_death(slot, reason)
             ray.kill(self.handles[slot], no_restart=True)
             self.handles[slot] = self._make(slot)
             try:
                 what = f"{self.name} worker {slot} to restart"
-                get(self.handles[slot].ready.remote(), self._start_limit_s, what)
+                ready = self.handles[slot].ready.remote()
+                get(ready, self._start_limit_s, what, self._start_key)
                 if self.on_restart is not None:
                     self.on_restart(self.handles[slot])
                 return
             except (WorkerDiedError, WaitTimeoutError) as error:
                 reason = error
+
+    def _count_death(self, slot: int, reason: Exception) -> None:
+        self._deaths[slot].append(self._step)
+        count = len(self._deaths[slot])
+        within = f"within {self._restart_window} steps"
+        if count > self._max_restarts:
+            raise WorkerDiedError(
+                f"{self.name} worker {slot} died {count} times {within}; giving up. "
+                f"Last reason: {reason}\n"
+                f"  to do:    mend the cause, or raise {self.key}.max_restarts (now "
+                f"{self._max_restarts}); the run can be resumed with the same command"
+            ) from reason
+        self.restarts[slot] += 1
+        if self.note is not None:
+            self.note(
+                f"{self.name} worker {slot} is replaced ({count} of at most {self._max_restarts} "
+                f"times {within}): {short_reason(reason)}"
+            )
 
     def stop(self) -> None:
         """Kill the actors; safe to call twice. A `map` under way in another thread ends."""

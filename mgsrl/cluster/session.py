@@ -8,10 +8,11 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from mgsrl.cluster.watch import watched_ray
 from mgsrl.config import ClusterConfig
 from mgsrl.errors import ConfigError, explain
 
@@ -22,14 +23,29 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM arrived."""
 
 
+_signals: list[str] = []
+"""SIGTERMs that arrived. Ray's calls make a plain KeyboardInterrupt of whatever interrupts them."""
+
+
 def on_sigterm(signum: int, frame: FrameType | None) -> None:
     """A signal handler: end through every `finally`, as Ctrl-C does."""
+    _signals.append("SIGTERM")
     raise Terminated("SIGTERM")
 
 
+def stopped_by() -> str:
+    """Which signal a KeyboardInterrupt came from."""
+    return _signals[0] if _signals else "Ctrl-C"
+
+
 @contextmanager
-def ray_session(config: ClusterConfig) -> Iterator[None]:
+def ray_session(
+    config: ClusterConfig, on_death: Callable[[str], None] = lambda message: None
+) -> Iterator[None]:
     """Start or join Ray; on leaving, take down what was started.
+
+    Args:
+        on_death: told when one of Ray's own processes died, before this process ends (`watch.py`).
 
     Raises:
         ConfigError: no cluster answers at `config.address`.
@@ -43,10 +59,17 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        _init(config)
+        try:
+            _init(config)
+        except SystemExit as error:  # what Ray's own handler makes of SIGTERM while it starts
+            if error.code != signal.SIGTERM:
+                raise
+            on_sigterm(signal.SIGTERM, None)
         if in_main_thread:  # after ray.init, which installs a handler of its own
             signal.signal(signal.SIGTERM, on_sigterm)
-        yield
+        ours = config.address == "local"
+        with watched_ray(on_death, lambda: bool(_signals), ours=ours):
+            yield
     finally:
         if in_main_thread:
             # A second signal must not interrupt the clean-up half way.

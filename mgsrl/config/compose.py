@@ -31,6 +31,7 @@ GROUPS = ("experiment", "domains", "strategy", "recipe")
 
 # Plain values, not the dataclasses: Hydra would bend and refuse values in words of its own.
 ConfigStore.instance().store(name="schema", node=asdict(Config()))
+_PYTHON_ERRORS = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError)
 
 
 def config_dir() -> Path:
@@ -92,19 +93,25 @@ def config_from_yaml(path: Path) -> Config:
 
     Raises:
         MissingPathError: there is no such file.
+        ConfigError: it is empty, damaged, or of another version.
     """
     if not path.is_file():
         raise MissingPathError(f"{path} does not exist; is it a run folder of mgsrl?")
     try:
-        return read_config(Config, OmegaConf.to_container(OmegaConf.load(path), resolve=True))
-    except (OmegaConfBaseException, YAMLError, ConfigError, OSError, ValueError) as error:
+        saved = OmegaConf.create(path.read_text(encoding="utf-8"))
+        if not saved:  # nothing would be read: the defaults, another configuration
+            raise ValueError("it is empty")
+        return read_config(Config, OmegaConf.to_container(saved, resolve=True))
+    # Whatever a changed byte can make of a YAML file, UTF-8, OmegaConf's assertions included.
+    except (OmegaConfBaseException, YAMLError, OSError, *_PYTHON_ERRORS) as error:
         found = str(error).splitlines() or [type(error).__name__]
         raise ConfigError(
             explain(
-                f"{path} is not a configuration of this version.",
+                f"{path} is damaged, or not a configuration of this version.",
                 expected="what mgsrl wrote",
                 found=found[0],
-                todo="use the version of mgsrl that wrote it, or another run.dir",
+                todo="restore it from a copy, use the version of mgsrl that wrote it, or another "
+                "run.dir",
             )
         ) from error
 

@@ -20,6 +20,7 @@ FREE_KEYS = (
     "evaluate.every",
     "evaluate.forgetting_alarm",
     "train.num_steps",
+    "train.max_skipped_steps",
     "max_abstained_share",
     "surgery.alarm_",
     "learner.time_limit_s",
@@ -27,10 +28,13 @@ FREE_KEYS = (
     "rollout.time_limit_s",
     "rollout.start_limit_s",
     "rollout.max_restarts",
+    "rollout.restart_window",
     "domains.*.reward.num_workers",
     "domains.*.reward.num_gpus",
     "domains.*.reward.start_limit_s",
+    "domains.*.reward.call_limit_s",
     "domains.*.reward.max_restarts",
+    "domains.*.reward.restart_window",
     # Where a server is and how patiently it is asked; what it is (`model`) is not free.
     *(
         f"domains.*.reward.{extra}{name}"

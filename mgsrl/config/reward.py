@@ -156,15 +156,23 @@ class RewardConfig(ScoreConfig):
     spread by accelerate."""
     start_limit_s: float = 300.0
     """Longest wait for a reward actor to load."""
+    call_limit_s: float = 600.0
+    """Longest wait for one batch of a reward actor, beyond what the items' own time limits add up
+    to; the actor is replaced after it."""
     max_restarts: int = 3
-    """Times one reward actor may die and be brought back before the run stops."""
+    """Times one reward actor may die and be brought back within `restart_window` steps before the
+    run stops."""
+    restart_window: int = 100
+    """Steps after which the death of a reward actor is forgotten."""
 
     def validate(self, key: str) -> None:
         super().validate(key)
         at_least(f"{key}.num_workers", self.num_workers, 1)
         at_least(f"{key}.num_gpus", self.num_gpus, 0.0)
         at_least(f"{key}.max_restarts", self.max_restarts, 0)
+        at_least(f"{key}.restart_window", self.restart_window, 1)
         seconds(f"{key}.start_limit_s", self.start_limit_s)
+        seconds(f"{key}.call_limit_s", self.call_limit_s)
         at_least(f"{key}.overlong_buffer", self.overlong_buffer, 0)
         at_least(f"{key}.overlong_penalty", self.overlong_penalty, 0.0)
         for name, score in self.extra.items():

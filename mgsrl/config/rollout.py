@@ -65,7 +65,10 @@ class RolloutConfig:
     enforce_eager: bool = True
     """Skip compilation: faster start, slower decode on GPUs."""
     max_restarts: int = 3
-    """Times one worker may die and be brought back before the run stops."""
+    """Times one worker may die and be brought back within `restart_window` steps before the run
+    stops."""
+    restart_window: int = 100
+    """Steps after which the death of a worker is forgotten."""
     time_limit_s: float = 900.0
     """Longest wait for one worker's answer."""
     start_limit_s: float = 600.0
@@ -86,6 +89,7 @@ class RolloutConfig:
         within("rollout.gpu_memory_utilization", self.gpu_memory_utilization, 0.01, 1.0)
         at_least("rollout.kv_cache_gib", self.kv_cache_gib, 0.1)
         at_least("rollout.max_restarts", self.max_restarts, 0)
+        at_least("rollout.restart_window", self.restart_window, 1)
         seconds("rollout.time_limit_s", self.time_limit_s)
         seconds("rollout.start_limit_s", self.start_limit_s)
         self.sync.validate()

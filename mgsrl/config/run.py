@@ -24,9 +24,12 @@ class RunConfig:
 class TrainConfig:
     num_steps: int = 30
     """Batches of rollouts to train on."""
+    max_skipped_steps: int = 10
+    """Steps in a row without a finite update after which the run stops; 0 never stops it."""
 
     def validate(self) -> None:
         at_least("train.num_steps", self.num_steps, 1)
+        at_least("train.max_skipped_steps", self.max_skipped_steps, 0)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mgsrl.errors import ConfigError, DataError, explain
+from mgsrl.errors import ConfigError, explain
 from mgsrl.obs.jsonl import dump_line, jsonable, read_rows, rewrite, write_atomic
 
 SETTINGS = "eval.json"
@@ -101,18 +101,8 @@ class TaskFiles:
 
 def _whole_rows(path: Path) -> list[SampleRow]:
     """The rows of a file, after cutting away a last one that is not whole."""
-    try:
-        rewrite(path, lambda row: True)
-        return read_rows(path)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            explain(
-                f"{path} is damaged.",
-                expected="one JSON object a line",
-                found=f"{error.doc[:60]!r} ({error.msg})",
-                todo="remove that line; its response is made again",
-            )
-        ) from error
+    rewrite(path, lambda row: True)
+    return read_rows(path)
 
 
 def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

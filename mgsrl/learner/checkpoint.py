@@ -20,17 +20,36 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mgsrl.errors import CheckpointError, explain
+from mgsrl.errors import CheckpointError, disk_problem, explain
 from mgsrl.learner.layout import STATES, ShardLayout
 from mgsrl.learner.reference import Reference, held_part
 
 FORMAT = 1
+BYTES_PER_PARAMETER = 4 * (1 + len(STATES))
+"""Of a trained parameter on disk: master weights and AdamW's moments, all float32."""
 MASTER = "master"
 REFERENCE = "reference"
 
 
-def save_state(folder: Path, layout: ShardLayout, reference: Reference | None) -> None:
-    """Write this rank's part into `folder` (which exists); every rank calls it."""
+def save_state(folder: Path, layout: ShardLayout, reference: Reference | None) -> str | None:
+    """Write this rank's part into `folder` (which exists); every rank calls it.
+
+    Returns:
+        What the disk answered when it did not take this rank's part, else None. Not raised: a
+        rank that raises ends all of them, and a full disk is no reason to.
+    """
+    problem = None
+    try:
+        _write_part(folder, layout, reference)
+    except (OSError, SafetensorError) as error:
+        problem = disk_problem(error)
+        if problem is None:
+            raise
+    dist.barrier()
+    return problem
+
+
+def _write_part(folder: Path, layout: ShardLayout, reference: Reference | None) -> None:
     rank, world_size = dist.get_rank(), dist.get_world_size()
     tensors = {
         f"{name}|{start}|{start + tensor.numel()}|{kind}": tensor.to("cpu").contiguous()
@@ -45,7 +64,6 @@ def save_state(folder: Path, layout: ShardLayout, reference: Reference | None) -
             "reference_moved": reference is not None and reference.moved,
         }
         (folder / "learner.json").write_text(json.dumps(state, indent=1))
-    dist.barrier()
 
 
 def load_state(folder: Path, layout: ShardLayout, reference: Reference | None) -> None:
@@ -154,11 +172,12 @@ class _Pieces:
 
 def _read_state(folder: Path) -> dict[str, Any]:
     try:
-        state = json.loads((folder / "learner.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        state = json.loads((folder / "learner.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(folder, "a readable learner.json", str(error)) from error
-    if state.get("format") != FORMAT:
-        raise _damaged(folder, f"format {FORMAT}", f"format {state.get('format')}")
+    version = state.get("format") if isinstance(state, dict) else None
+    if version != FORMAT:
+        raise _damaged(folder, f"format {FORMAT}", f"format {version}")
     return state
 
 

@@ -6,6 +6,7 @@ inside a collective. All are killed and the error says how to go on.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,24 @@ from typing import Any
 import ray
 
 from mgsrl.cluster.preflight import choose_device
-from mgsrl.cluster.wait import get
+from mgsrl.cluster.wait import get, short_reason, timed_out
 from mgsrl.data.packing import PackedBatch
-from mgsrl.errors import InvariantError, LearnerDiedError, MgsrlError, WorkerDiedError
+from mgsrl.errors import (
+    InvariantError,
+    LearnerDiedError,
+    MgsrlError,
+    StorageError,
+    WorkerDiedError,
+)
 from mgsrl.learner.policy import resolve_policy
 from mgsrl.learner.runtime import LOOPBACK
 from mgsrl.learner.spec import LearnerSpec
 from mgsrl.learner.worker import LearnerWorker
 from mgsrl.types import DomainStats, StepStats, SurgeryReport
 
+LIMIT_KEY = "learner.time_limit_s"
+COLLECTIVE_TIMED_OUT = re.compile(r"timed out|time.?out", re.IGNORECASE)
+"""What gloo, NCCL and torch's store say when the other ranks did not come."""
 DEATH_NOTICE_S = 10.0
 """How long Ray may take to notice that an actor's process is gone."""
 
@@ -127,8 +137,14 @@ class LearnerGroup:
     # ---- state -----------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write the learners' part of a checkpoint into the existing folder `path`."""
-        self._all("save", str(path))
+        """Write the learners' part of a checkpoint into the existing folder `path`.
+
+        Raises:
+            StorageError: the disk did not take it; the learners live on.
+        """
+        problems = [problem for problem in self._all("save", str(path)) if problem]
+        if problems:
+            raise StorageError(f"the learners' shards could not be written: {problems[0]}")
 
     def load(self, path: str | Path) -> None:
         """Continue from a checkpoint."""
@@ -154,9 +170,8 @@ class LearnerGroup:
         return self._each(method, [args] * self.world_size, what)
 
     def _first(self, method: str, *args: Any) -> Any:
-        return get(
-            getattr(self.handles[0], method).remote(*args), self._limit_s, f"{method} on learner 0"
-        )
+        ref = getattr(self.handles[0], method).remote(*args)
+        return get(ref, self._limit_s, f"{method} on learner 0", LIMIT_KEY)
 
     def _each(self, method: str, args: Sequence[tuple[Any, ...]], what: str = "") -> list[Any]:
         """`method` on every rank with its own arguments; results by rank.
@@ -167,7 +182,7 @@ class LearnerGroup:
             raise LearnerDiedError(f"the learners are stopped; cannot {method}")
         refs = [getattr(handle, method).remote(*own) for handle, own in zip(self.handles, args)]
         try:
-            return get(refs, self._limit_s, what or f"{method} on the learners")
+            return get(refs, self._limit_s, what or f"{method} on the learners", LIMIT_KEY)
         except (MgsrlError, ray.exceptions.RayError) as error:
             # The survivors of a dead rank fail too ("connection closed by peer"), perhaps first.
             died = isinstance(error, WorkerDiedError) or (
@@ -175,10 +190,14 @@ class LearnerGroup:
             )
             self.stop()
             if not died:
+                if not isinstance(error, MgsrlError) and COLLECTIVE_TIMED_OUT.search(str(error)):
+                    last = str(error).strip().splitlines()[-1]
+                    problem = f"the learner ranks waited for each other in {method}: {last}"
+                    raise timed_out(problem, LIMIT_KEY) from error
                 raise
             raise LearnerDiedError(
-                f"A learner died during {method} ({error}). Its state is in the last checkpoint: "
-                "run the same command again to resume."
+                f"A learner died during {method} ({short_reason(error)}). Its state is in the last "
+                "checkpoint: run the same command again to resume."
             ) from error
 
 

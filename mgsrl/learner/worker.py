@@ -5,7 +5,6 @@ Every method is called on every rank with equal arguments (micro-batches apart),
 same on every rank unless its docstring says otherwise.
 """
 
-import logging
 import math
 import socket
 import zlib
@@ -32,8 +31,6 @@ from mgsrl.surgery import module_map, resolve
 from mgsrl.sync.canary import probe_parameter
 from mgsrl.sync.source import WeightSource
 from mgsrl.types import BatchTotals, DomainStats, MicroBatch, StepStats, SurgeryReport
-
-logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STEP_SEED_STRIDE = 1_000_003
@@ -237,15 +234,13 @@ class LearnerWorker:
         )
         if report.problem is None:
             self.grads.combine(report.weights_MD)
-        elif self._rank.index == 0:
-            logger.warning("The update of step %d is skipped: %s", step + 1, report.problem)
         self._report = report
         return report
 
     def optimizer_step(self, step: int) -> StepStats:
         """Clip by the global norm and step AdamW, at the learning rate of step `step`.
 
-        Skipped, and said so, when `resolve_conflicts` made no finite update.
+        Skipped, with the reason, when there is no finite update to make.
         """
         report, self._report = self._report, None
         if report is None:
@@ -256,7 +251,8 @@ class LearnerWorker:
         square = torch.einsum("md,mde,me->", weights_MD, gram_MDD, weights_MD).item()
         if report.problem is not None or not math.isfinite(square):
             self.grads.restart()
-            return StepStats(math.nan, lr, skipped=True)
+            reason = report.problem or "the norm of the resolved gradient is not finite"
+            return StepStats(math.nan, lr, skipped=True, reason=reason)
         set_learning_rate(self._engine, lr)
         self.layout.put_gradient(self.grads.combined())
         self._engine.step()
@@ -318,9 +314,13 @@ class LearnerWorker:
 
     # ---- state -----------------------------------------------------------------------------
 
-    def save(self, path: str) -> None:
-        """Write this rank's part of a checkpoint into the folder `path`."""
-        checkpoint.save_state(Path(path), self.layout, self.reference)
+    def save(self, path: str) -> str | None:
+        """Write this rank's part of a checkpoint into the folder `path`.
+
+        Returns:
+            What the disk answered when it did not take this rank's part, else None.
+        """
+        return checkpoint.save_state(Path(path), self.layout, self.reference)
 
     def load(self, path: str) -> None:
         """Continue from a checkpoint, of any world size and ZeRO stage."""

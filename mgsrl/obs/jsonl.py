@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mgsrl.errors import DataError, explain
+
 
 def jsonable(value: Any) -> Any:
     """`value` with non-finite floats as null (JSON has no NaN) and unknown objects as text."""
@@ -47,16 +49,30 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     A last line that a killed process left unfinished is not a row: it is left out.
 
     Raises:
-        json.JSONDecodeError: a damaged line that is not the last.
+        DataError: a damaged line that is not the last.
     """
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    rows = [json.loads(line) for line in lines[:-1] if line.strip()]
+    rows = [_row(path, number, line) for number, line in enumerate(lines[:-1], 1) if line.strip()]
     if lines[-1].strip():
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):
             rows.append(json.loads(lines[-1]))
     return [row for row in rows if isinstance(row, dict)]
+
+
+def _row(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            explain(
+                f"{path} is damaged.",
+                expected="a JSON object in every line",
+                found=f"line {number}: {error}",
+                todo="restore the file from a copy, or remove that line",
+            )
+        ) from error
 
 
 def rewrite(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:

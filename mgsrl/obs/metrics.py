@@ -8,6 +8,7 @@ Left out: histograms and per-module values (`surgery_log`), moving averages (the
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
 
@@ -128,8 +129,14 @@ def step_scalars(
     times: Mapping[str, float],
     weight_version: int,
     canary_error: float,
+    restarts: Mapping[str, int] = MappingProxyType({}),
 ) -> Scalars:
-    """Everything a step logs, folded to about `MAX_SCALARS`; `canary_error` is in nats."""
+    """Everything a step logs, folded to about `MAX_SCALARS`.
+
+    Args:
+        canary_error: in nats.
+        restarts: workers replaced since the last step, by role.
+    """
     scalars = {
         **rollout_metrics(groups),
         **learner_metrics(domain_stats),
@@ -139,6 +146,7 @@ def step_scalars(
         **times,
         "weights/version": float(weight_version),
         "sync/canary_error": canary_error,
+        **{f"restarts/{role}": float(count) for role, count in restarts.items()},
     }
     return fold(scalars)
 

@@ -1,10 +1,11 @@
 """Resuming: take back what an interrupted run logged after the checkpoint that it resumes from."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from mgsrl.obs import rollout_log, surgery_log
 from mgsrl.obs.evaluation_log import FILE as EVALUATIONS
-from mgsrl.obs.jsonl import rewrite
+from mgsrl.obs.jsonl import read_rows, rewrite
 
 METRICS = "metrics.jsonl"
 
@@ -17,8 +18,30 @@ def rewind_logs(run_dir: Path, *, next_step: int, weight_version: int) -> None:
     """
     rewrite(run_dir / METRICS, lambda row: row.get("step", -1) < next_step)
     rewrite(run_dir / EVALUATIONS, lambda row: row.get("step", -1) <= weight_version)
+    for step, part in _parts(run_dir):
+        if step >= next_step:
+            part.unlink()
+
+
+def last_logged_step(run_dir: Path) -> int:
+    """The last step that any log of the run has anything of; 0 when there is none.
+
+    Raises:
+        DataError: a log is damaged.
+    """
+    steps = [0]
+    for name in (METRICS, EVALUATIONS):
+        steps += [
+            step for row in read_rows(run_dir / name) if isinstance(step := row.get("step"), int)
+        ]
+    steps += [number for number, _ in _parts(run_dir)]
+    return max(steps)
+
+
+def _parts(run_dir: Path) -> Iterator[tuple[int, Path]]:
+    """The logs that are one file a step, with their steps."""
     for folder in (rollout_log.FOLDER, surgery_log.FOLDER):
         for part in sorted((run_dir / folder).glob("*_*.*")):
             number = part.stem.removeprefix("step_").removeprefix("kinds_")
-            if number.isdigit() and int(number) >= next_step:
-                part.unlink()
+            if number.isdigit():
+                yield int(number), part

@@ -1,7 +1,8 @@
 """`run.json`: what ran, where and on what, so that a result can be traced and repeated.
 
 One record per run folder; every process that trained in it (the first and each resume) adds a
-session. A session without `finished` was killed. Left out: environment variables, host and user
+session. A session without `finished` was killed; one whose record says `starting` before its
+actors were up. Left out: environment variables, host and user
 names (a run folder is made to be shared).
 """
 
@@ -26,63 +27,119 @@ PACKAGES = (
     *("datasets", "math-verify", "hydra-core", "wandb"),
 )
 GIT_LIMIT_S = 10.0
+ROOM = 4000
+"""Blanks after the record, so that it can be ended on a full disk."""
+LONGEST_ERROR = 1000
+"""Characters of an error that are kept."""
 GIB = 2**30
+
+
+def begin_run_record(run_dir: Path, *, first_step: int, command: Sequence[str] = ()) -> Path:
+    """Begin a session, with the status `starting`: versions, git state and hardware are looked up.
+
+    Args:
+        first_step: steps of the run already done when the session starts (0, or the checkpoint's).
+        command: the command line, to repeat it.
+    """
+    record, path = _known(run_dir), run_dir / FILE
+    if not record and path.is_file():
+        path.rename(run_dir / f"{FILE}.damaged")
+    session = {
+        "started": _now(),
+        "first_step": first_step,
+        "command": list(command),
+        "last_checkpoint": None,
+    }
+    record = {
+        "format": FORMAT,
+        "started": record.get("started", session["started"]),
+        "status": "starting",
+        "versions": versions(),
+        "git": git_state(),
+        "hardware": hardware(),
+        "engines": {},
+        "placement": {},
+        "data": {},
+        "sessions": [*record.get("sessions", []), session],
+    }
+    return _write(run_dir, record)
 
 
 def write_run_record(
     run_dir: Path,
     *,
-    first_step: int,
     engines: Mapping[str, Any],
     placement: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
-    command: Sequence[str] = (),
 ) -> Path:
-    """Begin a session: versions, git state and hardware are looked up here.
+    """The actors of the session are up (the status is `running`): where and on what.
 
     Args:
-        first_step: steps of the run already done when the session starts (0, or the checkpoint's).
         engines: what generates, trains, scores and carries weights, e.g.
             `{"rollout": "vllm", "learner": "deepspeed zero 2, cpu", "transfer": "object_store"}`.
         placement: where: numbers of workers and ranks, GPUs each, as JSON-able values.
         data: what became of the rows of every source: kept, cut, left out.
-        command: the command line, to repeat it.
     """
-    record = read_run_record(run_dir)
-    session = {"started": _now(), "first_step": first_step, "command": list(command)}
-    record = {
-        "format": FORMAT,
-        "started": record.get("started", session["started"]),
-        "status": "running",
-        "versions": versions(),
-        "git": git_state(),
-        "hardware": hardware(),
-        "engines": dict(engines),
-        "placement": dict(placement),
-        "data": dict(data or {}),
-        "sessions": [*record.get("sessions", []), session],
-    }
-    return _write(run_dir, record)
+    record = _known(run_dir)
+    facts = {"engines": dict(engines), "placement": dict(placement), "data": dict(data or {})}
+    return _write(run_dir, record | facts | {"status": "running"})
+
+
+def record_checkpoint(run_dir: Path, step: int) -> None:
+    """A checkpoint of `step` is complete: should it be missing one day, that is a loss."""
+    record = _known(run_dir)
+    _sessions(record)[-1]["last_checkpoint"] = step
+    _write(run_dir, record)
+
+
+def recorded_checkpoint(run_dir: Path) -> int | None:
+    """The last step of which a checkpoint was ever written; 0 for none, None when nobody knows."""
+    sessions = _known(run_dir).get("sessions", [])
+    if not sessions or any("last_checkpoint" not in session for session in sessions):
+        return None
+    return max(session["last_checkpoint"] or 0 for session in sessions)
 
 
 def finish_run_record(
     run_dir: Path, *, status: str, last_step: int, error: str | None = None
 ) -> Path:
     """End the newest session: `status` is `finished`, `failed` or `interrupted`."""
-    record = read_run_record(run_dir)
-    sessions = record.setdefault("sessions", [{}])
-    sessions[-1] |= {"finished": _now(), "last_step": last_step, "status": status}
+    record = _known(run_dir)
+    session = _sessions(record)[-1]
+    session |= {"finished": _now(), "last_step": last_step, "status": status}
     if error is not None:
-        sessions[-1]["error"] = error
+        session["error"] = error[:LONGEST_ERROR]
     record["status"] = status
     return _write(run_dir, record)
 
 
 def read_run_record(run_dir: Path) -> dict[str, Any]:
-    """The record; empty if there is none."""
+    """The record; empty if there is none.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     path = run_dir / FILE
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return record if isinstance(record, dict) else {}
+
+
+def _known(run_dir: Path) -> dict[str, Any]:
+    """The record, or nothing when it cannot be read: that must not stop a run."""
+    try:
+        record = read_run_record(run_dir)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    sessions = record.get("sessions", [])
+    whole = isinstance(sessions, list) and all(isinstance(item, dict) for item in sessions)
+    return record if whole else {}
+
+
+def _sessions(record: dict[str, Any]) -> list[dict[str, Any]]:
+    sessions: list[dict[str, Any]] = record.setdefault("sessions", [])
+    if not sessions:
+        sessions.append({})
+    return sessions
 
 
 def session_seconds(record: Mapping[str, Any]) -> float:
@@ -158,7 +215,16 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 def _write(run_dir: Path, record: Mapping[str, Any]) -> Path:
     path = run_dir / FILE
-    write_atomic(path, json.dumps(jsonable(record), indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(jsonable(record), indent=2, ensure_ascii=False) + "\n"
+    try:
+        write_atomic(path, text + " " * ROOM + "\n")
+    except OSError:
+        # A full disk has no room for a second file, but the blanks at the end of this one are there
+        # to be written over: how the run ended is worth the risk of a torn file.
+        if not path.is_file() or len(text.encode()) > path.stat().st_size:
+            raise
+        with path.open("r+b") as file:
+            file.write(text.encode().ljust(path.stat().st_size - 1) + b"\n")
     return path
 
 

@@ -186,6 +186,8 @@ def reward_pool(
         f"reward/{domain}",
         lambda _slot: actor.remote(config, tuple(special_tokens)),
         config,
+        key=f"domains.{domain}.reward",
         max_restarts=config.max_restarts,
+        restart_window=config.restart_window,
         start_limit_s=config.start_limit_s,
     )

@@ -9,8 +9,6 @@ from mgsrl.config.reward import IN_CHILD, REMOTE, RewardConfig, ScoreConfig
 from mgsrl.rewards.protocol import RewardItem
 from mgsrl.types import Reward
 
-CALL_LIMIT_S = 600.0
-"""Longest wait for one remote call, beyond what the items' own time limits add up to."""
 ITEMS_PER_CALL = {"math": 16, "constraints": 128}
 """Small enough to spread over workers. A reward model gets its whole share in one call, since it
 sorts it by length, and so does a server, since it is asked for many at once."""
@@ -36,9 +34,9 @@ class RewardPool(ActorPool):
         share = max(1, math.ceil(len(items) / len(self.handles)))
         size = min(share, ITEMS_PER_CALL.get(self.config.kind, share))
         scores = (self.config, *self.config.extra.values())
-        limit_s = CALL_LIMIT_S + sum(_limit_s(score, size) for score in scores)
+        limit_s = self.config.call_limit_s + sum(_limit_s(score, size) for score in scores)
         batches = [(list(items[i : i + size]),) for i in range(0, len(items), size)]
-        results = self.map("score", batches, limit_s=limit_s)
+        results = self.map("score", batches, limit_s=limit_s, limit_key=f"{self.key}.call_limit_s")
         return [reward for batch in results for reward in batch]
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Protocol
 
+from mgsrl.cluster.pool import ActorPool
 from mgsrl.errors import AbstentionError, explain
 from mgsrl.rewards.protocol import RewardItem
 from mgsrl.rewards.shaping import Shaper
@@ -55,6 +56,11 @@ class Scorer:
         """Abstentions by domain since the start."""
         self._absent: dict[str, Any] = {}
         """Statistics of a checkpoint whose domains do not take part any more."""
+
+    @property
+    def reward_pools(self) -> list[ActorPool]:
+        """The pools whose actors may die and be replaced."""
+        return [pool for pool in self.pools.values() if isinstance(pool, ActorPool)]
 
     def wait_ready(self) -> dict[str, list[Any]]:
         """Wait until every actor has loaded its reward; their facts by domain.

@@ -20,6 +20,7 @@ from mgsrl.types import GenerationRequest, Prompt, Rollout, RolloutGroup, Sampli
 BATCHES_PER_WORKER = 3
 """With several workers, each is dealt about so many batches: enough for the idle to pull work
 from the slow, few enough for vLLM to keep its batches full."""
+LIMIT_KEY = "rollout.time_limit_s"
 EVALUATION_STEP = -1
 """Step in the seeds of evaluations: all evaluations of a run share their random numbers, so
 that before and after differ by the policy and not by luck."""
@@ -218,7 +219,11 @@ class Sampler:
             seen = done
 
         results = pool.map(
-            "generate", [(batch,) for batch in batches], limit_s=self.limit_s, on_done=on_done
+            "generate",
+            [(batch,) for batch in batches],
+            limit_s=self.limit_s,
+            limit_key=LIMIT_KEY,
+            on_done=on_done,
         )
         rollouts = [rollout for result in results for rollout in result]
         return {rollout.request_id: rollout for rollout in rollouts}

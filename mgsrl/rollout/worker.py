@@ -261,7 +261,9 @@ def rollout_pools(
             name,
             make,
             size,
+            key="rollout",
             max_restarts=config.max_restarts,
+            restart_window=config.restart_window,
             start_limit_s=config.start_limit_s,
             on_restart=restarted,
         )

@@ -71,7 +71,7 @@ class RolloutClient:
         alive = []
         for position, handle, ref in zip(self._positions, self.handles, refs):
             try:
-                get(ref, self.limit_s, f"{method} on a rollout worker")
+                get(ref, self.limit_s, f"{method} on a rollout worker", "rollout.time_limit_s")
                 alive.append((position, handle))
             except (WorkerDiedError, WaitTimeoutError):
                 self.lost.append(position)

@@ -3,7 +3,6 @@
 `launch.py` and `plan.py` beside it are the only others that see the whole configuration.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -14,6 +13,8 @@ import ray
 
 from mgsrl.cluster.preflight import check_resources, choose_device
 from mgsrl.config import Config, SyncConfig
+from mgsrl.config.compose import config_to_yaml
+from mgsrl.learner.checkpoint import BYTES_PER_PARAMETER
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.obs.console import Console
 from mgsrl.obs.run_record import write_run_record
@@ -30,6 +31,7 @@ from mgsrl.rollout.worker import (
 )
 from mgsrl.train.checkpoint import Checkpoint
 from mgsrl.train.evaluation import Evaluation
+from mgsrl.train.fingerprint import PolicyIdentity
 from mgsrl.train.journal import Journal
 from mgsrl.train.plan import Plan
 from mgsrl.train.publisher import Publisher
@@ -39,7 +41,11 @@ from mgsrl.types import Sampling
 
 @contextmanager
 def build(
-    config: Config, plan: Plan, checkpoint: Checkpoint | None, console: Console
+    config: Config,
+    plan: Plan,
+    checkpoint: Checkpoint | None,
+    console: Console,
+    policy: PolicyIdentity,
 ) -> Iterator[Run]:
     """Start the actors (inside a Ray session), yield the run, stop the actors."""
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -63,6 +69,8 @@ def build(
             max_abstained_share=config.max_abstained_share,
         )
         stack.callback(scorer.stop)
+        for pool in (*sampler.distinct_pools, *scorer.reward_pools):
+            pool.note = console.note
         with console.stage("starting learners"):
             learners = LearnerGroup(
                 plan.learner,
@@ -76,8 +84,8 @@ def build(
             engine_facts = sampler.wait_ready()
         with console.stage("starting reward workers"):
             scorer.wait_ready()
-        runs.append(_run(config, plan, sampler, scorer, learners, console, checkpoint))
-        _record(config, plan, learners, engine_facts, checkpoint)
+        runs.append(_run(config, plan, sampler, scorer, learners, console, checkpoint, policy))
+        _record(config, plan, learners, engine_facts)
         yield runs[0]
 
 
@@ -112,6 +120,7 @@ def _run(
     learners: LearnerGroup,
     console: Console,
     checkpoint: Checkpoint | None,
+    policy: PolicyIdentity,
 ) -> Run:
     journal = _journal(config, console)
     return Run(
@@ -145,7 +154,19 @@ def _run(
         },
         console=console,
         checkpoint=checkpoint,
+        policy=policy,
+        config_yaml=config_to_yaml(config),
+        first_checkpoint_bytes=first_checkpoint_bytes(config, policy),
+        max_skipped_steps=config.train.max_skipped_steps,
     )
+
+
+def first_checkpoint_bytes(config: Config, policy: PolicyIdentity) -> int:
+    """What a checkpoint of the run takes, from the parameters alone; 0 when that is not known."""
+    known = policy.fingerprint()
+    if known is None or config.policy.lora.rank:  # adapters are small
+        return 0
+    return int(known["num_parameters"]) * BYTES_PER_PARAMETER
 
 
 def _journal(config: Config, console: Console) -> Journal:
@@ -202,11 +223,9 @@ def _record(
     plan: Plan,
     learners: LearnerGroup,
     engine_facts: list[dict[str, Any]],
-    checkpoint: Checkpoint | None,
 ) -> None:
     write_run_record(
         Path(config.run.dir),
-        first_step=checkpoint.step if checkpoint else 0,
         engines={
             "rollout": config.rollout.engine,
             "learner": f"deepspeed zero {config.learner.zero_stage}, {learners.device}",
@@ -219,5 +238,4 @@ def _record(
             "reward_workers": {n: d.reward.num_workers for n, d in config.domains.items()},
         },
         data=plan.data,
-        command=["mgsrl", *sys.argv[1:]],
     )

@@ -1,12 +1,12 @@
 """Checkpoints that are complete or absent: written aside, hashed, renamed, verified on loading.
 
 Layout of `checkpoints/step_N/`: `learner/` (safetensors shards), `state.json` (step, data
-cursors), `manifest.json` (every file with size and sha256). No pickle anywhere.
-`checkpoints/best.json` names the best one (`evaluate/pareto.py`): for people and `mgsrl export`;
-a run finds it anew from its evaluations.
+cursors), `config.yaml` (of the run that wrote it), `manifest.json` (see `manifest.py`). No pickle
+anywhere. `checkpoints/best.json` names the best one (`evaluate/pareto.py`): for people and
+`mgsrl export`; a run finds it anew from its evaluations. Nothing that may be of use is deleted: a
+damaged checkpoint, or one of a branch that the run leaves, gets another name.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -16,12 +16,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mgsrl.errors import CheckpointError, MissingPathError, explain
+from mgsrl.errors import (
+    CheckpointError,
+    ConfigError,
+    MgsrlError,
+    MissingPathError,
+    StorageError,
+    disk_problem,
+    explain,
+)
 from mgsrl.evaluate.pareto import RULE, BestStep
 from mgsrl.obs.jsonl import write_atomic
+from mgsrl.train.manifest import (
+    LEARNER,
+    STATE,
+    check_files,
+    damaged,
+    holds,
+    total_bytes,
+    write_manifest,
+)
 
-FORMAT = 1
 BEST = "best.json"
+CONFIG = "config.yaml"
+GIB = 2**30
+_NAME = re.compile("step_(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
@@ -32,9 +51,21 @@ class Checkpoint:
     step: int
     state: dict[str, Any]
 
+    @property
+    def config_file(self) -> Path:
+        """The configuration of the run that wrote it."""
+        own = self.path / CONFIG
+        return own if own.is_file() else self.path.parent.parent / CONFIG  # older ones have none
+
 
 def save_checkpoint(
-    folder: Path, step: int, state: dict[str, Any], write_learner: Callable[[Path], None]
+    folder: Path,
+    step: int,
+    state: dict[str, Any],
+    write_learner: Callable[[Path], None],
+    *,
+    config_yaml: str = "",
+    num_bytes: int = 0,
 ) -> Path:
     """Write `folder/step_N` atomically.
 
@@ -42,35 +73,54 @@ def save_checkpoint(
         folder: the run's `checkpoints/`.
         state: JSON-able; what the driver must remember.
         write_learner: fills the given empty folder with the learners' shards.
+        config_yaml: the run's configuration, kept with it.
+        num_bytes: what it will take, as far as known; nothing is written when that does not fit.
+
+    Raises:
+        StorageError: the disk did not take it. What was there before is untouched.
     """
     final = folder / f"step_{step}"
     draft = folder / f".step_{step}.tmp"
-    for leftover in (draft, *folder.glob(".step_*.tmp")):
-        shutil.rmtree(leftover, ignore_errors=True)
-    (draft / "learner").mkdir(parents=True)
     try:
-        _fill(draft, step, state, write_learner)
-    except BaseException:
+        for leftover in (draft, *folder.glob(".step_*.tmp")):
+            shutil.rmtree(leftover, ignore_errors=True)
+        (draft / LEARNER).mkdir(parents=True)
+        _check_room(folder, step, num_bytes)
+        _fill(draft, step, state, write_learner, config_yaml)
+        if final.exists():
+            _rename_aside(final, "abandoned")
+        os.replace(draft, final)
+        _sync(folder)
+    except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(draft, final)
-    _sync(folder)
+        problem = None if isinstance(error, MgsrlError) else disk_problem(error)
+        if problem is None:
+            raise
+        raise StorageError(f"checkpoint {step} could not be written: {problem}") from error
     return final
 
 
+def _check_room(folder: Path, step: int, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise StorageError(
+            f"checkpoint {step} was not begun: it takes about {num_bytes / GIB:.3g} GiB, "
+            f"{free / GIB:.3g} GiB are free in {folder}"
+        )
+
+
 def _fill(
-    draft: Path, step: int, state: dict[str, Any], write_learner: Callable[[Path], None]
+    draft: Path,
+    step: int,
+    state: dict[str, Any],
+    write_learner: Callable[[Path], None],
+    config_yaml: str,
 ) -> None:
-    write_learner(draft / "learner")
-    (draft / "state.json").write_text(json.dumps({"step": step, **state}))
-    files = {
-        str(path.relative_to(draft)): {"size": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(draft.rglob("*"))
-        if path.is_file()
-    }
-    (draft / "manifest.json").write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
+    write_learner(draft / LEARNER)
+    (draft / STATE).write_text(json.dumps({"step": step, **state}))
+    if config_yaml:
+        (draft / CONFIG).write_text(config_yaml)
+    write_manifest(draft)
     for path in draft.rglob("*"):
         if path.is_file():
             _sync(path)
@@ -82,60 +132,109 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing, cut short or changed.
     """
-    manifest_path = path / "manifest.json"
-    if not manifest_path.is_file():
-        raise _damaged(path, "no manifest.json")
+    check_files(path, content=True)
     try:
-        manifest = json.loads(manifest_path.read_text())
-        for name, facts in manifest["files"].items():
-            file = path / name
-            if not file.is_file():
-                raise _damaged(path, f"{name} is missing")
-            if file.stat().st_size != facts["size"]:
-                raise _damaged(path, f"{name} has {file.stat().st_size} bytes, not {facts['size']}")
-            if _sha256(file) != facts["sha256"]:
-                raise _damaged(path, f"{name} does not match its sha256")
-        state = json.loads((path / "state.json").read_text())
-        return Checkpoint(path, int(state["step"]), state)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise _damaged(path, f"manifest.json or state.json cannot be read ({error})") from error
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        step = int(state["step"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(path, f"{STATE} cannot be read ({error})") from error
+    if _NAME.fullmatch(path.name) and _step_of(path) != step:
+        raise damaged(path, f"{STATE} is of step {step}")
+    return Checkpoint(path, step, state)
 
 
 def newest_checkpoint(folder: Path, note: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that verifies; damaged ones are announced and passed over."""
+    """The newest checkpoint that verifies, None if there never was one; damaged ones are announced
+    and passed over.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all are damaged.
+    """
+    found = []
     for path in sorted(_complete(folder), key=_step_of, reverse=True):
         try:
-            return load_checkpoint(path)
+            checkpoint = load_checkpoint(path)
         except CheckpointError as error:
-            note(f"passing over a damaged checkpoint: {str(error).splitlines()[0]}")
+            found.append(f"{path.name}: {_why(error)}")
+            continue
+        for reason in found:
+            note(f"passing over a damaged checkpoint, {reason}")
+        return checkpoint
+    if found:
+        raise CheckpointError(
+            explain(
+                f"No checkpoint in {folder} can be used.",
+                expected="at least one whose files are those of its manifest",
+                found="; ".join(found[:4]) + (" ..." if len(found) > 4 else ""),
+                todo="restore the files from a copy, name another checkpoint (resume=PATH), or "
+                "set the whole run aside and start anew (resume=never)",
+            )
+        )
     return None
 
 
-def set_aside_newer(folder: Path, step: int, note: Callable[[str], None]) -> None:
-    """Rename checkpoints beyond `step`: the run goes on from an older one, on another branch.
+def set_others_aside(folder: Path, step: int, note: Callable[[str], None]) -> None:
+    """Rename checkpoints beyond `step` (the run goes on from there, on another branch) and damaged
+    ones.
 
     Left in place they would be taken for the newest, and outlive the new ones when pruning.
     """
-    for path in _complete(folder):
-        if _step_of(path) > step:
-            number = 1
-            while (aside := path.with_name(f"{path.name}.abandoned-{number}")).exists():
-                number += 1
-            path.rename(aside)
+    for path in sorted(_complete(folder), key=_step_of):
+        if not holds(path):
+            note(f"{path.name} is damaged; it is now {_rename_aside(path, 'damaged').name}")
+        elif _step_of(path) > step:
+            aside = _rename_aside(path, "abandoned")
             note(f"{path.name} is of a branch that this run leaves; it is now {aside.name}")
 
 
 def prune_checkpoints(folder: Path, keep: int, best: int | None = None) -> None:
-    """Remove all but the `keep` newest and the one of step `best`; `keep` 0 keeps all."""
+    """Remove all but the `keep` newest and the one of step `best`; `keep` 0 keeps all.
+
+    What does not verify (by names and sizes) is neither counted nor removed.
+    """
     if keep > 0:
-        for path in sorted(_complete(folder), key=_step_of)[:-keep]:
-            if _step_of(path) != best:
-                shutil.rmtree(path)
+        for step in checkpoint_steps(folder)[:-keep]:
+            if step != best:
+                shutil.rmtree(folder / f"step_{step}")
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, ascending; their files are not verified."""
-    return sorted(map(_step_of, _complete(folder)))
+    """The steps that have a checkpoint, ascending; verified by names and sizes only."""
+    return sorted(_step_of(path) for path in _complete(folder) if holds(path))
+
+
+def checkpoint_bytes(folder: Path) -> int:
+    """What the newest checkpoint takes; 0 when there is none."""
+    steps = checkpoint_steps(folder)
+    return total_bytes(folder / f"step_{steps[-1]}") if steps else 0
+
+
+def check_disk(folder: Path, num_bytes: int, keep: int, note: Callable[[str], None]) -> None:
+    """Before a run: is there room for its checkpoints in `folder` (which need not exist yet)?
+
+    Args:
+        num_bytes: what one takes; 0 when that is not known.
+        keep: `checkpoint.keep`; a new one is complete before an old one goes.
+
+    Raises:
+        ConfigError: not even one fits. That not all fit is noted.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.is_dir())
+    free, wanted = shutil.disk_usage(existing).free, keep + 1 - len(checkpoint_steps(folder))
+    if free < num_bytes:
+        raise ConfigError(
+            explain(
+                "There is no room for a checkpoint.",
+                expected=f"about {num_bytes / GIB:.3g} GiB free in {existing}",
+                found=f"{free / GIB:.3g} GiB",
+                todo="free some space, or choose another run.dir",
+            )
+        )
+    if free < wanted * num_bytes:
+        note(
+            f"{existing} has {free / GIB:.3g} GiB free; the run will want about "
+            f"{wanted * num_bytes / GIB:.3g} GiB for its checkpoints (checkpoint.keep={keep})"
+        )
 
 
 def write_best(folder: Path, best: BestStep | None) -> None:
@@ -187,16 +286,27 @@ def _no_best(path: Path, found: str) -> MissingPathError:
 def _complete(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return [path for path in folder.iterdir() if re.fullmatch(r"step_\d+", path.name)]
+    return [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
 
 
 def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _rename_aside(path: Path, why: str) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{why}-{number}")).exists():
+        number += 1
+    return path.rename(aside)
+
+
+def _why(error: CheckpointError) -> str:
+    """The line of an `explain` that says what was found."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next(
+        (line.removeprefix("found:").strip() for line in lines if line.startswith("found:")),
+        lines[0],
+    )
 
 
 def _sync(path: Path) -> None:
@@ -205,14 +315,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _damaged(path: Path, found: str) -> CheckpointError:
-    return CheckpointError(
-        explain(
-            f"The checkpoint {path} is damaged.",
-            expected="every file of its manifest, unchanged",
-            found=found,
-            todo="resume from another checkpoint (resume=PATH) or start anew (resume=never)",
-        )
-    )

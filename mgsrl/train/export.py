@@ -50,7 +50,7 @@ def export_model(source: Path, output: Path, *, best: bool = False, force: bool 
                 )
             )
         checkpoint = found
-    policy = config_from_yaml(checkpoint.path.parent.parent / "config.yaml").policy
+    policy = config_from_yaml(checkpoint.config_file).policy
     output = output_folder(
         output,
         "OUTPUT",

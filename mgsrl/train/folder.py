@@ -1,13 +1,16 @@
 """The run folder before a run: whose it is, where to go on, and that nobody else writes it."""
 
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mgsrl.errors import ConfigError, MissingPathError, explain
+from mgsrl.errors import CheckpointError, ConfigError, MgsrlError, MissingPathError, explain
 from mgsrl.obs.jsonl import write_atomic
-from mgsrl.train.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from mgsrl.obs.rewind import last_logged_step
+from mgsrl.obs.run_record import recorded_checkpoint
+from mgsrl.train.checkpoint import CONFIG, Checkpoint, load_checkpoint, newest_checkpoint
 
 
 @contextmanager
@@ -29,34 +32,58 @@ def run_folder(
         note: receives what the user should know.
 
     Raises:
-        ConfigError: another process trains in it, or its run had another configuration.
-        CheckpointError: `resume=PATH` names a damaged checkpoint.
+        ConfigError: the folder cannot be written, another process trains in it, or its run had
+            another configuration.
+        CheckpointError: the run made steps and no checkpoint of it can be used, or `resume=PATH`
+            names a damaged one.
     """
-    if resume == "never":
-        _set_aside(folder, note)
-    try:
+    with _writable():
+        if resume == "never":
+            _set_aside(folder, note)
         folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)
+    try:
+        checkpoint = _find(resume, folder, changes, note)
+        if checkpoint is not None:
+            _check_same_run(checkpoint.path, checkpoint.config_file, changes)
+        with _writable():
+            write_atomic(folder / CONFIG, config_yaml)
+        yield checkpoint
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _writable() -> Iterator[None]:
+    try:
+        yield
+    except MgsrlError:
+        raise
     except OSError as error:
         raise ConfigError(
             explain(
-                "run.dir cannot be made.",
-                expected="a folder, or a place where one can be made",
+                "run.dir cannot be written.",
+                expected="a folder, or a place where one can be made, on a disk with room",
                 found=str(error),
-                todo="choose another run.dir",
+                todo="choose another run.dir, or mend this one",
             )
         ) from error
-    with _locked(folder):
-        checkpoint = _find(resume, folder, note)
-        if checkpoint is not None:
-            _check_same_run(checkpoint.path.parent.parent / "config.yaml", changes)
-        write_atomic(folder / "config.yaml", config_yaml)
-        yield checkpoint
 
 
-def _find(resume: str, folder: Path, note: Callable[[str], None]) -> Checkpoint | None:
+def _find(
+    resume: str, folder: Path, changes: Callable[[Path], list[str]], note: Callable[[str], None]
+) -> Checkpoint | None:
     if resume in ("auto", "never"):
-        return newest_checkpoint(folder / "checkpoints", note)
-    path = Path(resume)
+        found = newest_checkpoint(folder / "checkpoints", note)
+        if found is None and (steps := last_logged_step(folder)):
+            _check_nothing_is_lost(folder, steps)
+            _check_same_run(folder, folder / CONFIG, changes)
+            note(
+                f"{steps} steps are logged, but no checkpoint was written before the run stopped: "
+                "it begins again"
+            )
+        return found
+    path = Path(resume).expanduser()
     if not path.is_dir():
         raise MissingPathError(
             explain(
@@ -69,12 +96,39 @@ def _find(resume: str, folder: Path, note: Callable[[str], None]) -> Checkpoint 
     return load_checkpoint(path)
 
 
-def _check_same_run(saved: Path, changes: Callable[[Path], list[str]]) -> None:
-    changed = changes(saved) if saved.is_file() else []
+def _check_nothing_is_lost(folder: Path, steps: int) -> None:
+    """Without a checkpoint a run that logged `steps` steps was stopped before its first one, or it
+    lost them. Starting the latter anew would take its logs back to step 0."""
+    saved = recorded_checkpoint(folder)
+    if saved == 0:
+        return
+    last = "run.json does not say of which" if saved is None else f"run.json knows of step_{saved}"
+    raise CheckpointError(
+        explain(
+            f"{folder} holds a run whose checkpoints are gone.",
+            expected=f"checkpoints/step_N: {steps} steps are logged; {last}",
+            found="none",
+            todo="bring the folder checkpoints back, name a checkpoint elsewhere (resume=PATH), or "
+            "set the whole run aside and start anew (resume=never)",
+        )
+    )
+
+
+def _check_same_run(whose: Path, saved: Path, changes: Callable[[Path], list[str]]) -> None:
+    if not saved.is_file():
+        raise CheckpointError(
+            explain(
+                f"Nobody knows the configuration behind {whose}.",
+                expected=str(saved),
+                found="no such file",
+                todo="bring it back, or start anew (resume=never)",
+            )
+        )
+    changed = changes(saved)
     if changed:
         raise ConfigError(
             explain(
-                f"{saved.parent} holds a run with another configuration.",
+                f"{whose} is of a run with another configuration.",
                 expected="the same configuration, so that resuming equals never having stopped",
                 found="; ".join(changed[:8]) + (" ..." if len(changed) > 8 else ""),
                 todo="choose another run.dir, or resume=never to set the old run aside",
@@ -85,7 +139,7 @@ def _check_same_run(saved: Path, changes: Callable[[Path], list[str]]) -> None:
 def _set_aside(folder: Path, note: Callable[[str], None]) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    if not (folder / "config.yaml").is_file():
+    if not (folder / CONFIG).is_file():
         raise ConfigError(
             explain(
                 "resume=never sets an old run folder aside, and this is none.",
@@ -94,27 +148,30 @@ def _set_aside(folder: Path, note: Callable[[str], None]) -> None:
                 todo="choose another run.dir",
             )
         )
-    with _locked(folder):
+    lock = _lock(folder)
+    try:
         number = 1
         while (old := folder.with_name(f"{folder.name}.old-{number}")).exists():
             number += 1
         folder.rename(old)
+    finally:
+        os.close(lock)
     note(f"resume=never: the old run is now {old}")
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """An advisory lock that the kernel drops when the process ends, however it ends."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                explain(
-                    f"{folder} is in use.",
-                    expected="one process per run folder",
-                    found="another mgsrl process holds it",
-                    todo="wait for it, stop it, or choose another run.dir",
-                )
-            ) from error
-        yield
+def _lock(folder: Path) -> int:
+    """The descriptor of an advisory lock, which the kernel drops when the process ends."""
+    lock = os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise ConfigError(
+            explain(
+                f"{folder} is in use.",
+                expected="one process per run folder",
+                found="another mgsrl process holds it",
+                todo="wait for it, stop it, or choose another run.dir",
+            )
+        ) from error
+    return lock

@@ -1,23 +1,28 @@
 """One `mgsrl train`: from the checked configuration to the report."""
 
+import sys
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from mgsrl.cluster.session import ray_session
+from mgsrl.cluster.session import ray_session, stopped_by
 from mgsrl.config import Config
 from mgsrl.config.compose import config_from_yaml, config_to_yaml
 from mgsrl.config.resume import resume_obstacles
 from mgsrl.obs.console import Console
-from mgsrl.obs.run_record import finish_run_record
+from mgsrl.obs.run_record import begin_run_record, finish_run_record
 from mgsrl.report.build import build_report
-from mgsrl.train.build import build, check_gpus
-from mgsrl.train.checkpoint import Checkpoint
+from mgsrl.train.build import build, check_gpus, first_checkpoint_bytes
+from mgsrl.train.checkpoint import Checkpoint, check_disk, checkpoint_bytes
+from mgsrl.train.fingerprint import PolicyIdentity
 from mgsrl.train.folder import run_folder
 from mgsrl.train.loop import train
 from mgsrl.train.plan import plan
+from mgsrl.train.run import Run
 
 
 def launch(config: Config) -> None:
@@ -54,18 +59,64 @@ def _train(config: Config, checkpoint: Checkpoint | None) -> None:
             check_gpus(config, gpus)
         with console.stage("loading model and data"):
             ready = plan(config)
-        for note in ready.notes:
+            policy = PolicyIdentity(ready.model_path)
+            unknown = policy.check(checkpoint.state.get("policy")) if checkpoint else None
+        for note in (*ready.notes, *([unknown] if unknown else [])):
             console.note(note)
-        with ray_session(cluster), build(config, ready, checkpoint, console) as run:
-            try:
-                train(run)
-            except BaseException as error:
-                run.journal.trackers.close()
-                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                message = f"{type(error).__name__}: {error}"
-                finish_run_record(folder, status=status, last_step=run.step, error=message)
-                raise
-            finish_run_record(folder, status="finished", last_step=run.step)
+        checkpoints = folder / "checkpoints"
+        size = checkpoint_bytes(checkpoints) or first_checkpoint_bytes(config, policy)
+        check_disk(checkpoints, size, config.checkpoint.keep, console.note)
+        begin_run_record(folder, first_step=first_step, command=["mgsrl", *sys.argv[1:]])
+        session = _Session(folder, first_step)
+        with (
+            session.recorded(),
+            ray_session(cluster, session.fail),
+            build(config, ready, checkpoint, console, policy) as run,
+            session.recorded(),  # before the actors are stopped, which may hang
+        ):
+            session.run = run
+            train(run)
+            session.end("finished")
+
+
+@dataclass
+class _Session:
+    """What `run.json` will say of how this process ended; said once."""
+
+    folder: Path
+    first_step: int
+    run: Run | None = None
+    ended: bool = False
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """An error inside ends the session."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.end("interrupted", f"stopped by {stopped_by()}")
+            raise
+        except BaseException as error:
+            self.fail(f"{type(error).__name__}: {error}")
+            raise
+
+    def fail(self, reason: str) -> None:
+        """End as failed."""
+        self.end("failed", reason)
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """Write it down, unless it was; a disk that does not take that must not hide the error."""
+        if self.ended:
+            return
+        self.ended = True
+        with suppress(OSError):
+            if self.run is not None:
+                self.run.journal.trackers.close()
+        step = self.run.step if self.run is not None else self.first_step
+        try:
+            finish_run_record(self.folder, status=status, last_step=step, error=error)
+        except OSError as problem:
+            print(f"mgsrl: run.json does not say how the run ended: {problem}", file=sys.stderr)
 
 
 def _local_gpus(config: Config) -> int:

@@ -13,7 +13,7 @@ from mgsrl.cluster.wait import get
 from mgsrl.config import SyncConfig
 from mgsrl.errors import WorkerDiedError
 from mgsrl.learner.group import LearnerGroup
-from mgsrl.rollout.sampler import Sampler
+from mgsrl.rollout.sampler import LIMIT_KEY, Sampler
 from mgsrl.sync.canary import PROBE_SEED, Probe, check_canary, compare_logprobs, pick_sequences
 
 
@@ -47,7 +47,8 @@ class Publisher:
             self._connect(handles)
             lost = self.learners.publish(version)
             for position in lost:
-                self.sampler.replace(handles[position], "it died while weights were sent to it")
+                reason = f"it died while weights were sent to it, or took longer than {LIMIT_KEY}"
+                self.sampler.replace(handles[position], reason)
             if lost:
                 continue
             try:
@@ -76,6 +77,7 @@ class Publisher:
             [handle.score.remote(self._sequences, 1.0) for handle in handles],
             limit_s,
             "the canary's log-probabilities",
+            LIMIT_KEY,
         )
         errors = [compare_logprobs(logprobs, expected) for logprobs in scored]
         self.canary_error = max(error.mean for error in errors)
@@ -89,5 +91,6 @@ class Publisher:
             )
 
     def _probes(self, handle: Any) -> tuple[Probe, Probe]:
-        engine = get(handle.probe.remote(PROBE_SEED), self.sampler.limit_s, "the engine's probe")
+        seen = handle.probe.remote(PROBE_SEED)
+        engine = get(seen, self.sampler.limit_s, "the engine's probe", LIMIT_KEY)
         return engine, self.learners.probe()

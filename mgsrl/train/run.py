@@ -14,20 +14,24 @@ from typing import Any
 from mgsrl.config import AlgoConfig, CheckpointConfig, SurgeryConfig
 from mgsrl.data.mixture import Mixture
 from mgsrl.data.packing import PackedBatch, pack
-from mgsrl.errors import AbstentionError
+from mgsrl.errors import AbstentionError, NoUpdateError, StorageError, disk_problem
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.obs.console import Console
 from mgsrl.obs.metrics import step_scalars
+from mgsrl.obs.run_record import record_checkpoint
 from mgsrl.obs.timers import StageTimers
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rollout.sampler import Sampler
 from mgsrl.train.checkpoint import (
     Checkpoint,
+    checkpoint_bytes,
+    checkpoint_steps,
     prune_checkpoints,
     save_checkpoint,
-    set_aside_newer,
+    set_others_aside,
 )
 from mgsrl.train.evaluation import Evaluation
+from mgsrl.train.fingerprint import PolicyIdentity
 from mgsrl.train.journal import Journal
 from mgsrl.train.publisher import Publisher
 from mgsrl.train.schedule import Phase, Schedule
@@ -58,10 +62,21 @@ class Run:
     console: Console
     checkpoint: Checkpoint | None
     """Where to go on; None starts anew."""
+    policy: PolicyIdentity
+    config_yaml: str
+    """The resolved configuration, kept with every checkpoint."""
+    first_checkpoint_bytes: int = 0
+    """What the first checkpoint will take, as far as known."""
+    max_skipped_steps: int = 0
+    """Steps in a row without an update after which the run stops; 0 never."""
     step: int = 0
     timers: StageTimers = field(default_factory=StageTimers)
     _in_step: int = 0
     """The step under way, counted from 1; `step` moves on before the weights are published."""
+    _skipped: int = 0
+    """Steps in a row without an update."""
+    _restarts: dict[str, int] = field(default_factory=dict)
+    """By role, as last logged."""
 
     # ---- stages ----------------------------------------------------------------------------
 
@@ -87,12 +102,13 @@ class Run:
     def restore(self) -> None:
         """Weights, optimizer, data cursors and logs as they were at the checkpoint."""
         if self.checkpoint is not None:
+            self.policy.check(self.checkpoint.state.get("policy"))  # from a hub: not known before
             with self.console.stage(f"restoring {self.checkpoint.path.name}"):
                 self.learners.load(self.checkpoint.path / "learner")
                 self.mixture.restore(self.checkpoint.state["mixture"])
                 self.scorer.restore(self.checkpoint.state.get("rewards", {}))
             self.step = self.checkpoint.step
-            set_aside_newer(self.folder / "checkpoints", self.step, self.console.note)
+            set_others_aside(self.folder / "checkpoints", self.step, self.console.note)
             self.console.note(f"resumed after step {self.step} from {self.checkpoint.path}")
         # Without a checkpoint nothing binds old logs to this run: even its first evaluation goes.
         version = self.step if self.checkpoint is not None else -1
@@ -104,6 +120,8 @@ class Run:
         """The phase of the coming step, its resets done when the step is its first."""
         self.timers.start_step()
         self._in_step = self.step + 1
+        for pool in (*self.sampler.distinct_pools, *self.scorer.reward_pools):
+            pool.new_step(self._in_step)
         phase = self.schedule.phase(self.step)
         if self.step == phase.start and self.step > 0:
             if phase.reset_optimizer:
@@ -155,8 +173,10 @@ class Run:
             times=self.timers.finish_step(),
             weight_version=self.step,
             canary_error=self.publisher.canary_error,
+            restarts=self._new_restarts(),
         )
         self.journal.log_step(self.step, scalars, groups, report)
+        self._watch_skips(outcomes)
         self.evaluate_if_due()
         every = self.checkpoints.every
         if self.step == self.num_steps or (every and self.step % every == 0):
@@ -171,10 +191,58 @@ class Run:
                 {step + 1: self.schedule.phase(step).quotas for step in range(self.step)}
             )
 
+    def _new_restarts(self) -> dict[str, int]:
+        """Workers replaced since this was asked last, by role."""
+        totals = {
+            "rollout": sum(sum(pool.restarts) for pool in self.sampler.distinct_pools),
+            "reward": sum(sum(pool.restarts) for pool in self.scorer.reward_pools),
+        }
+        new = {role: total - self._restarts.get(role, 0) for role, total in totals.items()}
+        self._restarts = totals
+        return new
+
+    def _watch_skips(self, outcomes: Sequence[StepStats]) -> None:
+        """Say why updates are skipped, once in a row; too many in a row end the run."""
+        reasons = [update.reason for update in outcomes if update.skipped]
+        if reasons and self._skipped == 0:
+            what = "" if len(outcomes) == 1 else f"{len(reasons)} of {len(outcomes)} updates of "
+            self.console.note(f"{what}step {self.step} skipped: {reasons[0]}")
+        self._skipped = self._skipped + 1 if len(reasons) == len(outcomes) else 0
+        if self.max_skipped_steps and self._skipped >= self.max_skipped_steps:
+            raise NoUpdateError(
+                f"{self._skipped} steps in a row had no finite update to make (the last: "
+                f"{reasons[0]}).\n"
+                "  to do:    lower learner.optimizer.lr, or go on from an older checkpoint "
+                "(resume=PATH); train.max_skipped_steps sets the limit"
+            )
+
     def _save_checkpoint(self) -> None:
+        """Save and prune. A disk that does not take it costs this checkpoint, not the run: only
+        after the last step there is nothing to go on for."""
         folder = self.folder / "checkpoints"
-        state = {"mixture": self.mixture.state(), "rewards": self.scorer.state()}
-        with self.console.stage(f"saving checkpoint {self.step}"):
-            save_checkpoint(folder, self.step, state, self.learners.save)
-        best = self.evaluation.find_best()
-        prune_checkpoints(folder, self.checkpoints.keep, best.step if best else None)
+        state = {
+            "mixture": self.mixture.state(),
+            "rewards": self.scorer.state(),
+            "policy": self.policy.fingerprint(),
+        }
+        try:
+            with self.console.stage(f"saving checkpoint {self.step}"):
+                save_checkpoint(
+                    folder,
+                    self.step,
+                    state,
+                    self.learners.save,
+                    config_yaml=self.config_yaml,
+                    num_bytes=checkpoint_bytes(folder) or self.first_checkpoint_bytes,
+                )
+            record_checkpoint(self.folder, self.step)
+            best = self.evaluation.find_best()
+            prune_checkpoints(folder, self.checkpoints.keep, best.step if best else None)
+        except OSError as error:
+            problem = str(error) if isinstance(error, StorageError) else disk_problem(error)
+            if problem is None or self.step == self.num_steps:
+                raise
+            newest = ", ".join(f"step_{step}" for step in checkpoint_steps(folder)[-1:])
+            self.console.note(
+                f"{problem}; training goes on, the newest checkpoint is {newest or 'none yet'}"
+            )

@@ -15,6 +15,7 @@ from mgsrl.config import ClusterConfig
 from mgsrl.errors import UserError, WaitTimeoutError, WorkerDiedError
 
 pytestmark = pytest.mark.ray_cluster
+KEY = "test.limit_s"
 
 
 @ray.remote(num_cpus=0)
@@ -61,8 +62,9 @@ def _pool(size: int = 2, **options: int) -> ActorPool:
         "test",
         lambda slot: Squarer.remote(),
         size,
+        key="test",
         start_limit_s=60,
-        on_restart=lambda handle: get(handle.restore.remote(), 30, "restore"),
+        on_restart=lambda handle: get(handle.restore.remote(), 30, "restore", KEY),
         **options,
     )
     pool.wait_ready()
@@ -84,7 +86,9 @@ def test_nothing_listens_beyond_loopback() -> None:
 def test_results_keep_the_order_and_report_progress() -> None:
     pool, seen = _pool(), []
     batches = [(x,) for x in range(9)]
-    results = pool.map("square", batches, limit_s=30, on_done=lambda n, of: seen.append((n, of)))
+    results = pool.map(
+        "square", batches, limit_s=30, limit_key=KEY, on_done=lambda n, of: seen.append((n, of))
+    )
     assert [value for value, _ in results] == [x * x for x in range(9)]
     assert seen == [(n, 9) for n in range(1, 10)]
     pool.stop()
@@ -94,22 +98,22 @@ def test_results_keep_the_order_and_report_progress() -> None:
 def test_a_dead_or_stuck_worker_loses_nothing(method: str, tmp_path: object) -> None:
     pool = _pool()
     marker = f"{tmp_path}/marker"
-    results = pool.map(method, [(marker, x) for x in range(6)], limit_s=5)
+    results = pool.map(method, [(marker, x) for x in range(6)], limit_s=5, limit_key=KEY)
     assert [value for value, _ in results] == [x * x for x in range(6)]
     assert sum(pool.restarts) == 1
     calls = [handle.square.remote(1) for handle in pool.handles]
-    restored = [done for _, done in get(calls, 30, "squares")]
+    restored = [done for _, done in get(calls, 30, "squares", KEY)]
     assert restored == [count == 1 for count in pool.restarts], "the new worker got no state"
     pool.stop()
 
 
 def test_a_killed_idle_worker_is_revived() -> None:
     pool = _pool()
-    pid = get(pool.handles[0].ready.remote(), 30, "pid")["pid"]
+    pid = get(pool.handles[0].ready.remote(), 30, "pid", KEY)["pid"]
     psutil.Process(pid).kill()
     assert pool.revive_dead() == 1
     assert pool.revive_dead() == 0
-    assert pool.map("square", [(2,), (3,)], limit_s=30)
+    assert pool.map("square", [(2,), (3,)], limit_s=30, limit_key=KEY)
     pool.stop()
 
 
@@ -118,23 +122,56 @@ def test_replacing_and_stopping() -> None:
     old = pool.handles[1]
     pool.replace(old, WorkerDiedError("it was slow"))
     assert old not in pool.handles
-    assert get(pool.handles[1].square.remote(3), 30, "a square") == (9, True)
+    assert get(pool.handles[1].square.remote(3), 30, "a square", KEY) == (9, True)
     pool.stop()
     with pytest.raises(WorkerDiedError, match="stopped"):
         pool._restart(0, WorkerDiedError("killed by stop"))
 
 
+def test_replaced_workers_are_noted_in_one_line_with_reason_and_count() -> None:
+    pool, notes = _pool(1), []
+    pool.note = notes.append
+    pid = get(pool.handles[0].ready.remote(), 30, "pid", KEY)["pid"]
+    psutil.Process(pid).kill()
+    assert pool.revive_dead() == 1
+    (note,) = notes
+    assert note.startswith("test worker 0 is replaced (1 of at most 3 times within 100 steps): ")
+    assert "\n" not in note
+    assert len(note) < 300
+    assert "connection error" in note or "killed" in note
+    pool.stop()
+
+
+def test_old_deaths_are_forgiven_and_many_at_once_are_not() -> None:
+    pool = _pool(1, max_restarts=1, restart_window=10)
+    for step in (1, 11, 21):  # one in ten steps, for ever
+        pool.new_step(step)
+        pool.replace(pool.handles[0], WorkerDiedError("killed"))
+    assert pool.restarts == [3]
+    pool.new_step(30)
+    with pytest.raises(WorkerDiedError, match=r"2 times within 10 steps(.|\n)*test\.max_restarts"):
+        pool.replace(pool.handles[0], WorkerDiedError("killed again"))
+    pool.stop()
+
+
+def test_giving_up_names_the_limit_that_ran_out(tmp_path: object) -> None:
+    pool = _pool(1, max_restarts=0)
+    with pytest.raises(WorkerDiedError, match=r"raise test\.limit_s"):
+        pool.map("hang_once", [(f"{tmp_path}/marker", 0)], limit_s=1, limit_key=KEY)
+    pool.stop()
+
+
 def test_giving_up_says_so() -> None:
     pool = _pool(1, max_restarts=1)
     with pytest.raises(WorkerDiedError, match="resumed with the same command"):
-        pool.map("die", [()], limit_s=30)
+        pool.map("die", [()], limit_s=30, limit_key=KEY)
     pool.stop()
 
 
 def test_an_error_in_the_work_is_not_a_death() -> None:
     pool = _pool(1)
     with pytest.raises(UserError, match="bad input"):
-        pool.map("refuse", [()], limit_s=30)
+        pool.map("refuse", [()], limit_s=30, limit_key=KEY)
     assert pool.restarts == [0]
     pool.stop()
 
@@ -142,6 +179,6 @@ def test_an_error_in_the_work_is_not_a_death() -> None:
 def test_waits_are_bounded_and_say_for_what(tmp_path: object) -> None:
     pool = _pool(1)
     ref = pool.handles[0].hang_once.remote(f"{tmp_path}/marker", 0)
-    with pytest.raises(WaitTimeoutError, match="a slow square"):
-        get(ref, 0.5, "a slow square")
+    with pytest.raises(WaitTimeoutError, match=r"a slow square(.|\n)*raise test\.limit_s"):
+        get(ref, 0.5, "a slow square", KEY)
     pool.stop()

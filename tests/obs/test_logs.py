@@ -1,4 +1,3 @@
-import json
 import math
 from dataclasses import replace
 
@@ -6,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from mgsrl.errors import DataError
 from mgsrl.obs import evaluation_log, rollout_log, surgery_log
 from mgsrl.obs.evaluation_log import EvalResult, append_evaluations, read_evaluations
 from mgsrl.obs.jsonl import read_rows, rewrite
@@ -167,7 +167,7 @@ def test_an_unfinished_last_line_is_left_out_and_other_damage_is_not(tmp_path):
     rewrite(path, lambda row: row["step"] < 2)
     assert path.read_text() == '{"step": 1}\n'
     path.write_text('{"st\n{"step": 2}\n')
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(DataError, match=r"metrics\.jsonl is damaged(.|\n)*line 1"):
         read_rows(path)
 
 

@@ -1,17 +1,24 @@
+import contextlib
 import json
+import shutil
+
+import pytest
 
 from mgsrl.obs import run_record
-from mgsrl.obs.run_record import finish_run_record, read_run_record, write_run_record
+from mgsrl.obs.run_record import (
+    begin_run_record,
+    finish_run_record,
+    read_run_record,
+    record_checkpoint,
+    recorded_checkpoint,
+    write_run_record,
+)
 
 
 def begin(tmp_path, first_step=0):
-    return write_run_record(
-        tmp_path,
-        first_step=first_step,
-        engines={"rollout": "vllm"},
-        placement={"learner_ranks": 1},
-        command=["mgsrl", "train"],
-    )
+    begin_run_record(tmp_path, first_step=first_step, command=["mgsrl", "train"])
+    assert read_run_record(tmp_path)["status"] == "starting"
+    return write_run_record(tmp_path, engines={"rollout": "vllm"}, placement={"learner_ranks": 1})
 
 
 def test_a_session_is_begun_and_ended(tmp_path):
@@ -38,6 +45,46 @@ def test_a_resume_adds_a_session_and_keeps_the_start(tmp_path):
     assert [s["first_step"] for s in record["sessions"]] == [0, 10]
     assert "finished" not in record["sessions"][0]
     assert record["sessions"][1]["error"] == "worker died"
+
+
+def test_a_session_that_never_started_ends_too(tmp_path):
+    begin_run_record(tmp_path, first_step=0)
+    finish_run_record(tmp_path, status="interrupted", last_step=0, error="stopped by SIGTERM")
+    assert read_run_record(tmp_path)["status"] == "interrupted"
+
+
+def test_it_knows_whether_a_checkpoint_was_ever_written(tmp_path):
+    assert recorded_checkpoint(tmp_path) is None
+    begin(tmp_path)
+    assert recorded_checkpoint(tmp_path) == 0
+    record_checkpoint(tmp_path, 10)
+    begin(tmp_path, first_step=10)
+    assert recorded_checkpoint(tmp_path) == 10
+    record = read_run_record(tmp_path)
+    del record["sessions"][0]["last_checkpoint"]  # an older version wrote it
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert recorded_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"sessions": 3}', '{"sessions": [1]}', "\udcff"])
+def test_a_damaged_record_is_kept_aside_and_stops_nobody(tmp_path, text):
+    (tmp_path / "run.json").write_text(text, errors="surrogateescape")
+    assert recorded_checkpoint(tmp_path) is None
+    begin(tmp_path)
+    finish_run_record(tmp_path, status="finished", last_step=3)
+    assert read_run_record(tmp_path)["status"] == "finished"
+    assert (tmp_path / "run.json.damaged").read_text(errors="surrogateescape") == text
+
+
+def test_how_a_run_ended_is_written_on_a_full_disk(small_disk):
+    begin(small_disk)
+    with contextlib.suppress(OSError):
+        (small_disk / "ballast").write_bytes(bytes(8 << 20))
+    assert shutil.disk_usage(small_disk).free == 0
+    finish_run_record(small_disk, status="failed", last_step=7, error="No space left " * 100)
+    session = read_run_record(small_disk)["sessions"][-1]
+    assert (session["status"], session["last_step"]) == ("failed", 7)
+    assert session["error"].startswith("No space left")
 
 
 def test_no_record_reads_as_empty(tmp_path):

@@ -12,7 +12,7 @@ from mgsrl.config.strategy import StrategyConfig
 from mgsrl.obs.evaluation_log import EvalResult, append_evaluations
 from mgsrl.obs.metrics import step_scalars
 from mgsrl.obs.rollout_log import write_rollouts
-from mgsrl.obs.run_record import finish_run_record, write_run_record
+from mgsrl.obs.run_record import begin_run_record, finish_run_record, write_run_record
 from mgsrl.obs.surgery_log import write_surgery
 from mgsrl.obs.trackers import JsonlTracker
 from mgsrl.surgery.report import surgery_report
@@ -59,16 +59,16 @@ def make_run(
         algo=AlgoConfig(kl_coef=0.005),
     )
     OmegaConf.save(OmegaConf.structured(config), run_dir / "config.yaml")
+    command = ["mgsrl", "train", f"strategy={strategy}", f"seed={seed}"]
+    begin_run_record(run_dir, first_step=0, command=command)
     write_run_record(
         run_dir,
-        first_step=0,
         engines={"rollout": "vllm", "learner": "DeepSpeed ZeRO-2, cpu", "transfer": "object_store"},
         placement={
             "rollout_workers": [{"engine": "vllm", "device": "cpu"}],
             "learner_ranks": 1,
             "reward_workers": 3,
         },
-        command=["mgsrl", "train", f"strategy={strategy}", f"seed={seed}"],
     )
     append_evaluations(run_dir, [_evaluation(rng, 0, d, steps) for d in domains])
     tracker = JsonlTracker(run_dir)

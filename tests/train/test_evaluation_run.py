@@ -21,7 +21,7 @@ from mgsrl.train.checkpoint import (
     checkpoint_steps,
     prune_checkpoints,
     save_checkpoint,
-    set_aside_newer,
+    set_others_aside,
 )
 from mgsrl.train.evaluation import Evaluation
 from mgsrl.train.export import export_model
@@ -102,7 +102,7 @@ def test_going_on_from_before_the_best_forgets_it(tmp_path: Path) -> None:
         if step:
             save(part, step)
     assert named_best(tmp_path) == 4
-    set_aside_newer(tmp_path / "checkpoints", 2, print)
+    set_others_aside(tmp_path / "checkpoints", 2, print)
     rewind_logs(tmp_path, next_step=3, weight_version=2)
     part.find_best()
     assert named_best(tmp_path) == 2

@@ -1,10 +1,17 @@
 """The run folder: one process at a time, never another run's, nothing deleted."""
 
+import contextlib
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from mgsrl.errors import ConfigError, MissingPathError
+from mgsrl.config.compose import compose_config, config_from_yaml, config_to_yaml
+from mgsrl.config.resume import resume_obstacles
+from mgsrl.errors import CheckpointError, ConfigError, MissingPathError, UserError
+from mgsrl.obs.jsonl import dump_line
+from mgsrl.obs.run_record import begin_run_record, record_checkpoint
 from mgsrl.train.checkpoint import Checkpoint, save_checkpoint
 from mgsrl.train.folder import run_folder
 
@@ -16,10 +23,23 @@ def _open(folder: Path, resume: str = "auto", changed: tuple[str, ...] = ()) -> 
         return found
 
 
-def _save(folder: Path, step: int) -> Path:
+def _save(folder: Path, step: int, config_yaml: str = "") -> Path:
     return save_checkpoint(
-        folder / "checkpoints", step, {}, lambda path: (path / "w").write_text("w") and None
+        folder / "checkpoints",
+        step,
+        {},
+        lambda path: (path / "w").write_text("w") and None,
+        config_yaml=config_yaml,
     )
+
+
+def _log(folder: Path, steps: int) -> None:
+    rows = [{"step": step, "reward/math": 0.5} for step in range(1, steps + 1)]
+    (folder / "metrics.jsonl").write_text("".join(map(dump_line, rows)))
+
+
+def _state(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_new_folder_has_nothing_to_go_on_from(tmp_path: Path) -> None:
@@ -69,7 +89,124 @@ def test_one_process_per_folder(tmp_path: Path) -> None:
 def test_what_cannot_be_a_folder_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ConfigError, match=r"run\.dir cannot be made"):
+        with pytest.raises(ConfigError, match=r"run\.dir cannot be written"):
             _open(folder)
     with pytest.raises(MissingPathError, match="resume names no checkpoint"):
         _open(tmp_path, str(tmp_path / "absent"))
+
+
+def test_lost_checkpoints_are_refused_and_nothing_is_touched(tmp_path: Path) -> None:
+    _open(tmp_path)
+    begin_run_record(tmp_path, first_step=0)
+    _log(tmp_path, 6)
+    for step in (3, 6):
+        _save(tmp_path, step)
+        record_checkpoint(tmp_path, step)
+    for loss in ("damaged", "removed"):
+        for shard in tmp_path.glob("checkpoints/*/learner/w"):
+            shard.write_text("")
+        if loss == "removed":
+            shutil.rmtree(tmp_path / "checkpoints")
+        before = _state(tmp_path)
+        with pytest.raises(CheckpointError) as caught:
+            _open(tmp_path)
+        for way in ("resume=PATH", "resume=never"):
+            assert way in str(caught.value)
+        assert _state(tmp_path) == before
+    (tmp_path / "run.json").unlink()  # nobody can say that there never was one
+    with pytest.raises(CheckpointError, match="6 steps are logged"):
+        _open(tmp_path)
+    assert _open(tmp_path, "never") is None
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
+    _open(tmp_path)
+    begin_run_record(tmp_path, first_step=0)
+    _log(tmp_path, 4)
+    notes: list[str] = []
+    with run_folder(tmp_path, "auto", "seed: 0\n", lambda _: [], notes.append) as found:
+        assert found is None
+    assert notes == [
+        "4 steps are logged, but no checkpoint was written before the run stopped: it begins again"
+    ]
+    with pytest.raises(ConfigError, match="seed: 0 -> 1"):  # not over the logs of another run
+        _open(tmp_path, changed=("seed: 0 -> 1",))
+
+
+def test_a_damaged_log_is_named(tmp_path: Path) -> None:
+    _open(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged(.|\n)*line 2"):
+        _open(tmp_path)
+
+
+SMALL_CONFIG = b"seed: 0\ndomains: {math: {reward: {gate: null}}}\n"
+
+
+def test_every_flipped_byte_of_a_configuration_is_harmless_or_named(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_bytes(SMALL_CONFIG)
+    config = config_from_yaml(file)
+    messages = []
+    for position, byte in enumerate(SMALL_CONFIG):
+        for flip in (0x01, 0x80):
+            changed = bytes([byte ^ flip])
+            file.write_bytes(SMALL_CONFIG[:position] + changed + SMALL_CONFIG[position + 1 :])
+            try:
+                resume_obstacles(config_from_yaml(file), config, lambda note: None)
+            except ConfigError as error:
+                messages.append(str(error))
+    assert all(str(file) in message and "damaged" in message for message in messages)
+    assert len(messages) >= len(SMALL_CONFIG), "a byte that is no UTF-8 at least"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "3", "[]", "- a", "seed: {", "seed: x"])
+def test_an_emptied_or_torn_configuration_is_named_as_damaged(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml is damaged"):
+        config_from_yaml(tmp_path / "config.yaml")
+
+
+def test_a_damaged_configuration_of_the_folder_costs_nothing(tmp_path: Path) -> None:
+    config = compose_config([])
+    yaml = config_to_yaml(config)
+
+    def changes(saved: Path) -> list[str]:
+        return resume_obstacles(config_from_yaml(saved), config, print)
+
+    (tmp_path / "config.yaml").write_text(yaml)
+    _save(tmp_path, 3, yaml)
+    for text in ("", yaml[: len(yaml) // 2], "\udcff"):
+        (tmp_path / "config.yaml").write_text(text, errors="surrogateescape")
+        with run_folder(tmp_path, "auto", yaml, changes, print) as found:
+            assert found is not None
+        assert (tmp_path / "config.yaml").read_text() == yaml
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "checkpoints" / "step_3" / "config.yaml").unlink()  # an older version's
+    manifest = tmp_path / "checkpoints" / "step_3" / "manifest.json"
+    manifest.unlink()
+    shutil.rmtree(tmp_path / "checkpoints")
+    _save(tmp_path, 3)
+    with (
+        pytest.raises(ConfigError, match="is damaged"),
+        run_folder(tmp_path, "auto", yaml, changes, print),
+    ):
+        pass
+
+
+def test_a_disk_that_takes_nothing_is_one_message(small_disk: Path) -> None:
+    with contextlib.suppress(OSError):
+        (small_disk / "ballast").write_bytes(bytes(8 << 20))
+    (small_disk / "run").mkdir()
+    with pytest.raises(ConfigError, match=r"run\.dir cannot be written(.|\n)*No space left"):
+        _open(small_disk / "run")
+    (small_disk / "ballast").unlink()
+    _open(small_disk / "run")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for resume in ("auto", "never"):
+        for folder in ("run", "new"):
+            if (resume, folder) != ("never", "run"):
+                with pytest.raises(ConfigError, match=r"cannot be written(.|\n)*Read-only"):
+                    _open(small_disk / folder, resume)
+    with pytest.raises(ConfigError, match=r"cannot be written(.|\n)*Read-only"):
+        _open(small_disk / "run", "never")
