@@ -1,5 +1,6 @@
 """The learner actors on a real local Ray: one step, failures, and what happens to the others."""
 
+import contextlib
 import os
 import signal
 import time
@@ -12,7 +13,13 @@ import torch
 
 from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig
-from mgsrl.errors import InvariantError, LearnerDiedError, MissingPathError, UserError
+from mgsrl.errors import (
+    InvariantError,
+    LearnerDiedError,
+    MissingPathError,
+    StorageError,
+    UserError,
+)
 from mgsrl.learner.group import LearnerGroup
 from tests.learner.parts import Case, make_batch, make_spec
 
@@ -58,6 +65,18 @@ def test_one_step_over_two_actors(group: LearnerGroup, tmp_path: Path) -> None:
     probe = group.probe()
     assert probe["model.norm.weight"].shape == (64,)
     assert all(torch.isfinite(value).all() for value in probe.values())
+
+
+def test_a_full_disk_is_told_and_the_learners_live_on(
+    group: LearnerGroup, small_disk: Path
+) -> None:
+    with contextlib.suppress(OSError):
+        (small_disk / "ballast").write_bytes(bytes(8 << 20))
+    with pytest.raises(StorageError, match="shards could not be written: No space left"):
+        group.save(small_disk)
+    (small_disk / "ballast").unlink()
+    group.save(small_disk)
+    group.load(small_disk)
 
 
 def test_nothing_but_loopback_listens(group: LearnerGroup) -> None:

@@ -1,0 +1,29 @@
+"""Which errors are the disk's."""
+
+import errno
+
+import pytest
+from safetensors.torch import save_file
+from torch import zeros
+
+from mgsrl.errors import EndpointError, disk_problem
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
+def test_a_disk_that_does_not_take_a_file(number: int) -> None:
+    problem = disk_problem(OSError(number, "its own words", "/run/metrics.jsonl"))
+    assert problem is not None
+    assert problem.endswith(": /run/metrics.jsonl")
+
+
+def test_libraries_that_hide_the_number_are_understood(small_disk) -> None:
+    with pytest.raises(Exception, match="os error") as caught:
+        save_file({"a": zeros(3 << 20)}, small_disk / "a.safetensors")
+    assert disk_problem(caught.value) == "No space left on device"
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(104, "reset"), EndpointError("no"), KeyError()]
+)
+def test_other_errors_are_not_the_disks(error: Exception) -> None:
+    assert disk_problem(error) is None
