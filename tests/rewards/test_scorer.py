@@ -217,7 +217,9 @@ def test_actors_on_a_real_cluster(tmp_path: Path) -> None:
         broken.stop()
         verifiers = [
             child.pid
-            for fact in get([handle.ready.remote() for handle in pools["math"].handles], 60, "x", "k")
+            for fact in get(
+                [handle.ready.remote() for handle in pools["math"].handles], 60, "x", "k"
+            )
             for child in psutil.Process(fact["pid"]).children(recursive=True)
         ]
         assert verifiers
