@@ -122,6 +122,7 @@ def _run_inspect(options: argparse.Namespace) -> None:
         sources = {f"domains.{name}.source": domain.source}
         for extra, source in domain.extra_sources.items():
             sources[f"domains.{name}.extra_sources.{extra}"] = source
+        prompts = templates and templates.for_domain(name, domain.chat_template_kwargs)
         for key, source in sources.items():
             report = inspect_source(
                 source,
@@ -129,7 +130,7 @@ def _run_inspect(options: argparse.Namespace) -> None:
                 key=key,
                 reward_kind=domain.reward.kind,
                 validate=validator(domain.reward),
-                prompts=templates,
+                prompts=prompts,
                 max_prompt_tokens=config.data.max_prompt_tokens,
                 overlong=config.data.overlong,
                 against=against,

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from mgsrl.config.policy import check_template_kwargs
 from mgsrl.config.quoting import as_override
 from mgsrl.config.require import (
     at_least,
@@ -93,6 +94,9 @@ class DomainConfig:
     """Overrides `rollout.top_p`."""
     max_new_tokens: int | None = None
     """Overrides `rollout.max_new_tokens`."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the chat template for this domain's prompts, over those of
+    `policy.chat_template_kwargs`."""
     num_workers: int = 1
     """Rollout workers of this domain under `rollout.assignment=dedicated`."""
 
@@ -113,6 +117,7 @@ class DomainConfig:
             full_distribution(f"{key}.top_p", self.top_p)
         if self.max_new_tokens is not None:
             at_least(f"{key}.max_new_tokens", self.max_new_tokens, 1)
+        check_template_kwargs(f"{key}.chat_template_kwargs", self.chat_template_kwargs)
         at_least(f"{key}.num_workers", self.num_workers, 1)
 
 

@@ -1,11 +1,31 @@
 """The model that is trained, and how prompts are put to it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
 
 from mgsrl.config.require import at_least, more_than, not_empty, one_of
 from mgsrl.errors import ConfigError, explain
 
 PROMPT_TEMPLATES = ("chat", "prompted")
+TEMPLATE_OWN = (
+    "messages",
+    "conversation",
+    "chat_template",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tokenize",
+    "tokenizer_kwargs",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+    "strftime_now",
+)
+"""Arguments of chat templates that are mgsrl's to set."""
 
 
 @dataclass
@@ -45,10 +65,46 @@ class PolicyConfig:
     prompt_template: str = "chat"
     """`chat`: the tokenizer's own chat template; `prompted`: the paper's preamble for base
     models that asks for `<think> </think>` and `<response> </response>`."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the chat template, such as `{enable_thinking: false}`."""
+    date: str | None = None
+    """The day, as `2026-11-26`, that chat templates take for today; null is the day on which the
+    run began. Some templates write it into every prompt."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you trust its author."""
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def validate(self) -> None:
         one_of("policy.prompt_template", self.prompt_template, PROMPT_TEMPLATES)
+        check_template_kwargs("policy.chat_template_kwargs", self.chat_template_kwargs)
+        if self.date is not None:
+            _check_date(self.date)
         self.lora.validate()
+
+
+def check_template_kwargs(key: str, arguments: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for arguments that are not the user's to set."""
+    for name in arguments:
+        if name in TEMPLATE_OWN:
+            raise ConfigError(
+                explain(
+                    f"{key} sets what mgsrl sets itself.",
+                    expected="arguments of the chat template such as enable_thinking",
+                    found=repr(name),
+                    todo="set policy.date" if name == "strftime_now" else f"leave {name} out",
+                )
+            )
+
+
+def _check_date(text: str) -> None:
+    try:
+        date.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(
+            explain(
+                "policy.date is no date.",
+                expected="a day such as 2026-11-26, or null",
+                found=repr(text),
+                todo="correct policy.date",
+            )
+        ) from error

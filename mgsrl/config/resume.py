@@ -86,7 +86,8 @@ def resume_obstacles(old: Config, new: Config, note: Callable[[str], None]) -> l
     and sources may be weighted anew, added and removed, which is noted because the batches change.
     """
     moves = _domain_moves(old, new)
-    lines = _outside(differences(old, new), FREE_KEYS)
+    free = FREE_KEYS if old.policy.date else (*FREE_KEYS, "policy.date")  # not recorded then
+    lines = _outside(differences(old, new), free)
     # Their own keys say nothing more than that they came or went.
     lines = _outside(lines, [f"domains.{name}." for name in moves])
     moved, lines = _parted(lines, LAYOUT_KEYS)

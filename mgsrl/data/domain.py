@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from mgsrl.config import DomainConfig, SourceConfig
+from mgsrl.data.rows import Row
 from mgsrl.data.sources import load_rows
 from mgsrl.data.templates import PromptTokenizer
 from mgsrl.types import Prompt
@@ -59,8 +60,21 @@ def load_prompts(
         key: the configuration key of the source, for messages.
         counted_as: the name under which to count; the default is the domain's.
     """
-    rows = load_rows(source, name, key=key, reward_kind=domain.reward.kind, validate=validate)
+    templates = templates.for_domain(name, domain.chat_template_kwargs)
+    encoded: dict[str, list[int]] = {}
+
+    def accept(row: Row) -> None:
+        encoded[row.id] = templates.encode(row.messages)  # the template may refuse it
+
+    rows = load_rows(
+        source,
+        name,
+        key=key,
+        reward_kind=domain.reward.kind,
+        validate=validate,
+        accept=accept,
+    )
     counted_as = counted_as or name
     templates.count(counted_as).skipped += rows.num_skipped
-    prompts = [templates.prompt(name, row, counted_as) for row in rows]
+    prompts = [templates.prompt(name, row, counted_as, encoded[row.id]) for row in rows]
     return [prompt for prompt in prompts if prompt is not None]

@@ -139,11 +139,11 @@ class RowReader:
             value = [{"role": "user", "content": value}]
         if not isinstance(value, list) or not value:
             raise RowProblem("a prompt that is a string or a list of messages", show(value))
-        messages = tuple(_message(item) for item in value)
-        if messages[-1]["role"] != "user":
+        messages = tuple(_message(item) for item in value if not _says_nothing(item))
+        if not messages or messages[-1]["role"] != "user":
             raise RowProblem(
                 "a conversation that ends with the user's turn",
-                f"a last message of the {messages[-1]['role']}",
+                f"a last message of the {messages[-1]['role']}" if messages else show(value),
                 "remove the last answer: the policy is to write it",
             )
         if self._prompt_suffix:
@@ -314,6 +314,14 @@ def _verl_constraints(ground_truth: Any) -> tuple[Any, Any]:
         return _ABSENT, _ABSENT
     ids = value.get("instruction_id_list", value.get("instruction_id", _ABSENT))
     return ids, value.get("kwargs", _ABSENT)
+
+
+def _says_nothing(item: object) -> bool:
+    """Whether it is the system's and blank: data sets write it so where there is none."""
+    if not isinstance(item, Mapping) or item.get("role") != "system":
+        return False
+    content = item.get("content")
+    return content is None or (isinstance(content, str) and not content.strip())
 
 
 def _message(item: object) -> Message:

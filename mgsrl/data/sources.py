@@ -43,6 +43,7 @@ def load_rows(
     key: str,
     reward_kind: str = "reward_model",
     validate: Callable[[dict[str, Any]], None] | None = None,
+    accept: Callable[[Row], None] | None = None,
 ) -> Rows:
     """All rows of a source, read and checked.
 
@@ -52,6 +53,7 @@ def load_rows(
         key: the configuration key of the source (`domains.math.source`), for messages.
         reward_kind: decides what a row must hold, see `RowReader`.
         validate: an extra check of each reference; raises `ValueError` for a bad one.
+        accept: a last look at each row; raises `RowProblem` for one that cannot be used.
 
     Raises:
         MissingPathError: no such file, hub id or split.
@@ -76,6 +78,8 @@ def load_rows(
                     f"remove one of the rows, map another column with {key}.columns.id, or set "
                     "it to '' to number the rows",
                 )
+            if accept is not None:
+                accept(row)
         except RowProblem as problem:
             if source.bad_rows == "error":
                 raise problem.at(f"{name}, {where}") from problem

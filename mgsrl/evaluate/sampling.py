@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mgsrl.config import DataConfig, PolicyConfig
+from mgsrl.config.model_facts import model_facts
 from mgsrl.config.rollout import RolloutConfig
 from mgsrl.data.rows import Row
 from mgsrl.data.templates import PromptTokenizer
@@ -35,6 +36,8 @@ CPU_CACHE_SHARE = 0.25
 """Share of the free memory that vLLM's KV cache may take on a CPU; it takes no more than all
 sequences in flight need."""
 MIN_PROMPT_TOKENS = 64
+UNLIMITED_POSITIONS = 32768
+"""Prompt and response of a model whose configuration names no limit."""
 GIB = 2**30
 
 
@@ -114,12 +117,9 @@ class PromptMaker:
     """
 
     def __init__(self, model_path: str, prompt_template: str, seed: int) -> None:
-        from transformers import AutoConfig
-
         self._policy = PolicyConfig(path=model_path, prompt_template=prompt_template)
         self._tokenizer = Decoder(model_path).tokenizer
-        config = AutoConfig.from_pretrained(model_path, trust_remote_code=False)
-        self._positions: int = getattr(config, "max_position_embeddings", None) or 32768
+        self._positions = model_facts(model_path).positions or UNLIMITED_POSITIONS
         self._seed = seed
 
     def requests(

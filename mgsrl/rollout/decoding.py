@@ -6,6 +6,7 @@ Both adapters use this one, so a response reads and ends the same whichever engi
 from collections.abc import Sequence
 from typing import Any
 
+from mgsrl.config.model_facts import ModelFacts, model_facts, token_ids
 from mgsrl.errors import ConfigError, MissingPathError, explain
 
 
@@ -15,42 +16,39 @@ class Decoder:
     Args:
         path: folder or hub id that holds the tokenizer.
         trust_remote_code: run Python code that comes with the tokenizer.
+        tokenizer: the tokenizer of `path`, where it is loaded already.
+
+    Raises:
+        MissingPathError: no tokenizer, or no readable configuration of the model.
+        ConfigError: nothing that ends a response.
     """
 
-    def __init__(self, path: str, *, trust_remote_code: bool = False) -> None:
-        from transformers import AutoTokenizer, GenerationConfig
-
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(
-                path, trust_remote_code=trust_remote_code
-            )
-        except OSError as error:
-            raise MissingPathError(
-                explain(
-                    "policy.path has no usable tokenizer.",
-                    expected="tokenizer files beside the weights",
-                    found=str(error).splitlines()[0],
-                    todo="add the tokenizer's files or correct policy.path",
-                )
-            ) from error
-        stops = {self.tokenizer.eos_token_id}
-        try:  # chat models list their end-of-turn tokens here (Llama 3: three of them)
-            listed = GenerationConfig.from_pretrained(path).eos_token_id
-        except OSError:  # the file is optional
-            listed = None
-        stops |= set(listed) if isinstance(listed, list) else {listed}
-        self.stop_token_ids: tuple[int, ...] = tuple(sorted(s for s in stops if s is not None))
+    def __init__(
+        self, path: str, *, trust_remote_code: bool = False, tokenizer: Any = None
+    ) -> None:
+        if tokenizer is None:
+            tokenizer = _load_tokenizer(path, trust_remote_code)
+        self.tokenizer = tokenizer
+        facts = model_facts(path, trust_remote_code=trust_remote_code)
+        listed = _listed_stops(path) or facts.stop_token_ids
+        stops = {*token_ids(self.tokenizer.eos_token_id), *listed}
+        # A token that the model has no row for is never sampled.
+        self.stop_token_ids: tuple[int, ...] = tuple(
+            sorted(stop for stop in stops if 0 <= stop < facts.vocab_size)
+        )
         if not self.stop_token_ids:
             raise ConfigError(
                 explain(
                     "The policy's tokenizer has no end-of-sequence token.",
-                    expected="eos_token in the tokenizer or eos_token_id in generation_config.json",
-                    found="neither",
+                    expected="eos_token in the tokenizer, or eos_token_id in "
+                    "generation_config.json or config.json, inside the vocabulary",
+                    found=f"{sorted(stops)} beyond a vocabulary of {facts.vocab_size}"
+                    if stops
+                    else "none",
                     todo="add one: without it every response runs to rollout.max_new_tokens",
                 )
             )
-        pad = self.tokenizer.pad_token_id
-        self.pad_token_id: int = self.stop_token_ids[0] if pad is None else pad
+        self.pad_token_id = pad_token_id(self.tokenizer, facts)
 
     def texts(self, responses: Sequence[Sequence[int]]) -> list[str]:
         """Decode without special tokens; spaces are kept as they were sampled."""
@@ -59,3 +57,36 @@ class Decoder:
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
+
+
+def pad_token_id(tokenizer: Any, facts: ModelFacts) -> int:
+    """The tokenizer's own, or 0: padding is masked everywhere, so any id with a row will do (a
+    pad token that was added without resizing the embedding has none)."""
+    own = tokenizer.pad_token_id
+    return own if own is not None and 0 <= own < facts.vocab_size else 0
+
+
+def _listed_stops(path: str) -> tuple[int, ...]:
+    """Chat models list their end-of-turn tokens in generation_config.json (Llama 3: three)."""
+    from transformers import GenerationConfig
+
+    try:
+        return token_ids(GenerationConfig.from_pretrained(path).eos_token_id)
+    except OSError:  # the file is optional
+        return ()
+
+
+def _load_tokenizer(path: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise MissingPathError(
+            explain(
+                "policy.path has no usable tokenizer.",
+                expected="tokenizer files beside the weights",
+                found=str(error).splitlines()[0],
+                todo="add the tokenizer's files or correct policy.path",
+            )
+        ) from error

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from mgsrl.errors import ConfigError, explain
 from mgsrl.types import GenerationRequest, Rollout
 
 
@@ -47,3 +48,25 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free memory and helper processes; safe to call twice."""
         ...
+
+
+def check_request(request: GenerationRequest, limit: int | None) -> None:
+    """Raise `ConfigError` unless prompt and longest response fit into `limit` tokens."""
+    check_fits(request.id, len(request.token_ids), request.sampling.max_new_tokens, limit)
+
+
+def check_fits(what: str, prompt: int, response: int, limit: int | None) -> None:
+    """Raise `ConfigError` unless `prompt + response` tokens fit; None is no limit.
+
+    Both engines ask it, so neither shortens a response in silence nor goes beyond the positions
+    that the model knows.
+    """
+    if limit is not None and prompt + response > limit:
+        raise ConfigError(
+            explain(
+                f"{what} is longer than the engine's context.",
+                expected=f"at most {limit} tokens, prompt and response",
+                found=f"{prompt} tokens, and up to {response} more",
+                todo="lower data.max_prompt_tokens or rollout.max_new_tokens",
+            )
+        )

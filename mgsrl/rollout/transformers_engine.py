@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
+from mgsrl.config.model_facts import model_facts
 from mgsrl.config.rollout import RolloutConfig
 from mgsrl.errors import InvariantError, MissingPathError, StaleWeightsError, explain
 from mgsrl.rollout.decoding import Decoder
+from mgsrl.rollout.engine import check_request
 from mgsrl.sync.canary import probe_parameter
 from mgsrl.sync.wire import unpack_group
 from mgsrl.types import FinishReason, GenerationRequest, Rollout, Sampling
@@ -105,10 +107,13 @@ class TransformersEngine:
             eos_token_id=list(decoder.stop_token_ids),
             pad_token_id=decoder.pad_token_id,
         )
+        self.positions = model_facts(model_path, trust_remote_code=trust_remote_code).positions
         self._received: set[str] | None = None
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Rollout]:
         """Requests of equal sampling settings run together, in batches, in their order."""
+        for request in requests:
+            check_request(request, self.positions)
         rollouts: list[Rollout | None] = [None] * len(requests)
         for indices in self._batches(requests):
             made = self._generate([requests[index] for index in indices])

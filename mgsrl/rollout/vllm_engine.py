@@ -11,19 +11,19 @@ What matters here:
 Left out: LoRA, speculative decoding, sleep mode (rollout workers have GPUs of their own).
 """
 
-import json
 import logging
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 
+from mgsrl.config.model_facts import ModelFacts, model_facts
 from mgsrl.config.rollout import RolloutConfig
-from mgsrl.errors import ConfigError, InvariantError, explain
+from mgsrl.errors import InvariantError
 from mgsrl.rollout.decoding import Decoder
+from mgsrl.rollout.engine import check_fits, check_request
 from mgsrl.sync.backend import choose_transfer
 from mgsrl.types import FinishReason, GenerationRequest, Rollout, Sampling
 
@@ -89,12 +89,14 @@ class VllmEngine:
         self.config = config
         self.decoder = decoder
         self.weight_version = -1
-        self.max_model_len = _max_model_len(model_path, max_model_len)
+        facts = model_facts(model_path, trust_remote_code=trust_remote_code)
+        # One token more than asked, so that full-length sequences can be scored, if it fits.
+        self.max_model_len = min(max_model_len + 1, facts.positions or max_model_len + 1)
         parallel = config.tensor_parallel_size
         memory: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
         if device == "cpu":
             memory = {
-                "kv_cache_memory_bytes": _kv_cache_bytes(model_path, config, self.max_model_len),
+                "kv_cache_memory_bytes": _kv_cache_bytes(facts, config, self.max_model_len),
                 "block_size": CPU_BLOCK_SIZE,
             }
         self.llm: Any = LLM(
@@ -123,7 +125,7 @@ class VllmEngine:
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Rollout]:
         """All requests at once; vLLM schedules `max_prompts_in_flight` of them at a time."""
         for request in requests:
-            self._check_fits(len(request.token_ids) + 1, request.id)
+            check_request(request, self.max_model_len)
         self.llm.reset_prefix_cache()
         outputs = self._run(
             [request.token_ids for request in requests],
@@ -157,7 +159,7 @@ class VllmEngine:
         from vllm import SamplingParams
 
         for sequence in sequences:
-            self._check_fits(len(sequence) + 1, "a sequence to score")
+            check_fits("a sequence to score", len(sequence), 1, self.max_model_len)
         params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         outputs = self._run(sequences, [params] * len(sequences))
         return [
@@ -216,17 +218,6 @@ class VllmEngine:
             use_tqdm=False,
         )
 
-    def _check_fits(self, length: int, what: str) -> None:
-        if length > self.max_model_len:
-            raise ConfigError(
-                explain(
-                    f"{what} is longer than the engine's context.",
-                    expected=f"at most {self.max_model_len} tokens, one of them generated",
-                    found=f"{length} tokens",
-                    todo="lower data.max_prompt_tokens or rollout.max_new_tokens",
-                )
-            )
-
 
 def _sampled_logprobs(flat: Any, response: Sequence[int]) -> tuple[float, ...]:
     """vLLM's `FlatLogprobs` with `logprobs=0`: one entry per position, the sampled token's."""
@@ -235,31 +226,14 @@ def _sampled_logprobs(flat: Any, response: Sequence[int]) -> tuple[float, ...]:
     return tuple(flat.logprobs)
 
 
-def _model_config(model_path: str) -> dict[str, Any]:
-    file = Path(model_path).expanduser() / "config.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
-
-
-def _max_model_len(model_path: str, wanted: int) -> int:
-    """One token more than asked, so that full-length sequences can be scored, if it fits."""
-    positions = _model_config(model_path).get("max_position_embeddings")
-    return min(wanted + 1, positions) if isinstance(positions, int) else wanted + 1
-
-
-def _kv_cache_bytes(model_path: str, config: RolloutConfig, max_model_len: int) -> int:
+def _kv_cache_bytes(facts: ModelFacts, config: RolloutConfig, max_model_len: int) -> int:
     """`rollout.kv_cache_gib`, or less when all sequences in flight fit into less.
 
     vLLM takes the whole amount at the start; a small model would waste most of a GiB.
     """
     limit = int(config.kv_cache_gib * GIB)
-    model = _model_config(model_path)
-    try:
-        heads = model.get("num_key_value_heads") or model["num_attention_heads"]
-        width = model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"]
-        per_token = (
-            2 * model["num_hidden_layers"] * heads * width * (4 if config.dtype == "float32" else 2)
-        )
-    except KeyError:  # another family of configs: take what was granted
+    if facts.cache_per_token is None:  # an unknown layout: take what was granted
         return limit
+    per_token = facts.cache_per_token * (4 if config.dtype == "float32" else 2)
     blocks = (math.ceil(max_model_len / CPU_BLOCK_SIZE) + 1) * (config.max_prompts_in_flight + 1)
     return min(limit, blocks * CPU_BLOCK_SIZE * per_token)

@@ -6,7 +6,6 @@ with the threads, GPUs and environment that its engine needs.
 
 import ctypes
 import importlib.util
-import json
 import logging
 import os
 import threading
@@ -20,6 +19,7 @@ import ray
 import torch
 
 from mgsrl.cluster.pool import ActorPool
+from mgsrl.config.model_facts import model_facts
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
 from mgsrl.config.rollout import RolloutConfig
 from mgsrl.errors import ConfigError, UserError, explain
@@ -198,12 +198,14 @@ def gpus_per_worker(config: RolloutConfig) -> float:
     return max(config.num_gpus, float(config.tensor_parallel_size))
 
 
-def cpu_threads(model_path: str, workers_per_machine: int) -> int:
+def cpu_threads(
+    model_path: str, workers_per_machine: int, *, trust_remote_code: bool = False
+) -> int:
     """CPU threads per worker: one for small models, else an equal share of the cores."""
-    file = Path(model_path).expanduser() / "config.json"
-    hidden = json.loads(file.read_text()).get("hidden_size") if file.is_file() else None
-    if isinstance(hidden, int) and hidden < SMALL_HIDDEN_SIZE:
-        return 1
+    if Path(model_path).is_dir():
+        hidden = model_facts(model_path, trust_remote_code=trust_remote_code).hidden_size
+        if hidden is not None and hidden < SMALL_HIDDEN_SIZE:
+            return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, (cores or 1) // max(1, workers_per_machine))
 
@@ -276,7 +278,10 @@ def rollout_pools(
 
 def _actor_options(spec: EngineSpec, num_workers: int) -> dict[str, Any]:
     if spec.device == "cpu" and spec.threads == 0:
-        spec = replace(spec, threads=cpu_threads(spec.model_path, num_workers))
+        threads = cpu_threads(
+            spec.model_path, num_workers, trust_remote_code=spec.trust_remote_code
+        )
+        spec = replace(spec, threads=threads)
     actor: dict[str, Any] = {
         # Rollouts, rewards and learning take turns on a CPU machine, so cores are not reserved.
         "num_cpus": 0 if spec.device == "cpu" else 1,

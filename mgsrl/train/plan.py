@@ -5,15 +5,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mgsrl.config import Config
+from mgsrl.config.model_facts import model_facts
 from mgsrl.data.domain import load_prompts, source_weights, training_prompts
 from mgsrl.data.mixture import Mixture
 from mgsrl.data.templates import PromptTokenizer
 from mgsrl.learner.policy import load_tokenizer, resolve_policy
 from mgsrl.learner.spec import LearnerSpec
 from mgsrl.rewards.build import check_reward, validator
+from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.sampler import training_sampling
 from mgsrl.rollout.worker import check_engine
 from mgsrl.surgery import check_method
+from mgsrl.train.fit import check_context, check_tokens, end_of_turn_note
 from mgsrl.train.schedule import Schedule, curve, make_schedule
 from mgsrl.types import Prompt, Sampling
 
@@ -49,7 +52,11 @@ def plan(config: Config) -> Plan:
     check_engine(config.rollout, "cpu" if config.learner.device == "cpu" else None)
     for name, domain in config.domains.items():
         check_reward(domain.reward, f"domains.{name}.reward")
+    facts = model_facts(model_path, trust_remote_code=config.policy.trust_remote_code)
     tokenizer = load_tokenizer(config.policy)
+    decoder = Decoder(
+        model_path, trust_remote_code=config.policy.trust_remote_code, tokenizer=tokenizer
+    )
     schedule = _schedule(config)  # before the data are read: mistakes in it show at once
     templates = PromptTokenizer(config.policy, tokenizer, config.data)
     prompts, heldout = dict[str, list[Prompt]](), {}
@@ -72,15 +79,20 @@ def plan(config: Config) -> Plan:
     if config.data.mixing_temperature is not None:
         sizes = {name: sum(len(prompts[key]) for key in keys) for name, keys in shares.items()}
         schedule = _schedule(config, sizes)
+    sampling = training_sampling(config.rollout, config.domains)
+    for each in (prompts, heldout):
+        check_tokens(each, tokenizer, facts)
+        check_context(each, sampling, facts)
+    turn = end_of_turn_note(templates.end_of_turn(), decoder.stop_token_ids, tokenizer)
     return Plan(
         model_path=model_path,
-        pad_token_id=tokenizer.pad_token_id or 0,  # padding is masked: any id will do
+        pad_token_id=decoder.pad_token_id,
         special_tokens=tuple(tokenizer.all_special_tokens),
         prompts=prompts,
         heldout=heldout,
         schedule=schedule,
         mixture=Mixture(prompts, schedule.largest(), config.seed, config.data.shuffle, shares),
-        sampling=training_sampling(config.rollout, config.domains),
+        sampling=sampling,
         learner=LearnerSpec(
             policy=replace(config.policy, path=model_path),
             learner=config.learner,
@@ -89,7 +101,7 @@ def plan(config: Config) -> Plan:
             seed=config.seed,
             num_steps=config.train.num_steps,
         ),
-        notes=templates.notes(),
+        notes=(*templates.notes(), *([turn] if turn else [])),
         data={name: asdict(counts) for name, counts in templates.counts.items()},
     )
 

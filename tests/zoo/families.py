@@ -132,6 +132,6 @@ def build_family(family: Family, folder: Path, tokenizer_of: Path, *, seed: int 
             if value.ndim >= 2:
                 value.mul_(4.0 if "emb" in name or "wte" in name else 8.0)
     model.save_pretrained(folder)
-    for file in tokenizer_of.glob("*token*"):
+    for file in (*tokenizer_of.glob("token*"), *tokenizer_of.glob("chat_template*")):
         shutil.copy(file, folder)
     return folder

@@ -1,0 +1,111 @@
+"""What a policy's `config.json` says that mgsrl relies on: the one place that reads it.
+
+Families name the same things differently (`n_positions`, `max_seq_len`) and multi-modal models
+keep them in a part of their own, so it is read through transformers' `get_text_config()`.
+
+Left out: the weights. What they compute is measured (`learner/agreement.py`), not read.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mgsrl.errors import MissingPathError, explain
+
+POSITIONS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "max_target_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+"""Names of the longest sequence; the smallest counts, as in vLLM."""
+STRETCHED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
+"""Rotary embeddings whose configuration names the stretched length already."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    vocab_size: int
+    """Rows of the embedding: every token id is below."""
+    positions: int | None
+    """Longest sequence in tokens, prompt and response; None where nothing limits it."""
+    stop_token_ids: tuple[int, ...]
+    """`eos_token_id`, where the file has it: a family's default is another model's token."""
+    hidden_size: int | None
+    cache_per_token: int | None
+    """Numbers that the key-value cache holds per token; None for an unknown layout."""
+
+
+def model_facts(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
+    """Read the configuration in a folder or hub id.
+
+    Raises:
+        MissingPathError: it cannot be read, or is of a kind of model that transformers does not
+            know.
+    """
+    from transformers import AutoConfig, PreTrainedConfig
+
+    try:
+        written, _ = PreTrainedConfig.get_config_dict(path)
+        whole = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    # transformers checks the fields of some families and raises what suits each.
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MissingPathError(
+            explain(
+                "The configuration of policy.path cannot be read.",
+                expected="a config.json of a model that the installed transformers knows",
+                found=f"{path!r}: {str(error).splitlines()[0]}",
+                todo="correct policy.path (policy.trust_remote_code=true runs a model's own code)",
+            )
+        ) from error
+    config = whole.get_text_config()
+    return ModelFacts(
+        vocab_size=config.vocab_size,
+        positions=_positions(config),
+        stop_token_ids=_stops(written) or _stops(written.get("text_config") or {}),
+        hidden_size=getattr(config, "hidden_size", None),
+        cache_per_token=_cache_per_token(config),
+    )
+
+
+def _stops(written: dict[str, Any]) -> tuple[int, ...]:
+    return token_ids(written.get("eos_token_id"))
+
+
+def token_ids(value: Any) -> tuple[int, ...]:
+    """`eos_token_id` as files hold it (nothing, one, or a list) as a tuple."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _positions(config: Any) -> int | None:
+    named = [getattr(config, name, None) for name in POSITIONS]
+    own = getattr(config, "model_max_length", None)  # Command R: the length it was made for
+    limit = own or min((n for n in named if n), default=None)
+    if limit is None or "gemma3" in config.model_type:  # Gemma 3 names the stretched length
+        return limit
+    for rope in _rope_parameters(config):
+        if rope.get("rope_type") not in STRETCHED and rope.get("factor"):
+            return int(limit * rope["factor"])
+    return int(limit)
+
+
+def _rope_parameters(config: Any) -> list[dict[str, Any]]:
+    """One set, or one for each kind of layer."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    return nested or [parameters]
+
+
+def _cache_per_token(config: Any) -> int | None:
+    try:
+        heads = config.num_attention_heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return int(2 * config.num_hidden_layers * kv_heads * width)
+    except (AttributeError, TypeError):
+        return None
