@@ -42,6 +42,8 @@ def type_at(root: type, key: str) -> Any:
     kind: Any = root
     for part in key.split("."):
         kind = optional(kind) or kind
+        if kind is Any:
+            return Any  # whatever is below it is the user's
         if is_record(kind):
             kind = field_types(kind).get(part)
         elif get_origin(kind) is dict and part:

@@ -6,7 +6,7 @@ from datetime import date
 from typing import Any
 
 from mgsrl.config.require import at_least, more_than, not_empty, one_of
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError, explain, shortened
 
 PROMPT_TEMPLATES = ("chat", "prompted")
 TEMPLATE_OWN = (
@@ -104,7 +104,7 @@ def _check_date(text: str) -> None:
             explain(
                 "policy.date is no date.",
                 expected="a day such as 2026-11-26, or null",
-                found=repr(text),
+                found=shortened(repr(text)),
                 todo="correct policy.date",
             )
         ) from error

@@ -38,6 +38,16 @@ def test_adapters_compose() -> None:
     assert config.policy.lora == LoraConfig(rank=4, target_modules=["q_proj", "v_proj"])
 
 
+def test_template_arguments_one_by_one() -> None:
+    config = compose_config(
+        [
+            "policy.chat_template_kwargs.enable_thinking=false",
+            "+policy.chat_template_kwargs.budget.tokens=3",
+        ]
+    )
+    assert config.policy.chat_template_kwargs == {"enable_thinking": False, "budget": {"tokens": 3}}
+
+
 @pytest.mark.parametrize(
     ("written", "value"),
     [
