@@ -17,7 +17,7 @@ from mgsrl.train.checkpoint import CONFIG, Checkpoint, load_checkpoint, newest_c
 def run_folder(
     folder: Path,
     resume: str,
-    config_yaml: str,
+    config_yaml: Callable[[], str],
     changes: Callable[[Path], list[str]],
     note: Callable[[str], None],
 ) -> Iterator[Checkpoint | None]:
@@ -28,6 +28,7 @@ def run_folder(
 
     Args:
         resume: `auto`, `never` or the path of a checkpoint.
+        config_yaml: gives the resolved configuration, once it is known what is gone on with.
         changes: what differs between an older `config.yaml` and this run, line by line.
         note: receives what the user should know.
 
@@ -47,7 +48,7 @@ def run_folder(
         if checkpoint is not None:
             _check_same_run(checkpoint.path, checkpoint.config_file, changes)
         with _writable():
-            write_atomic(folder / CONFIG, config_yaml)
+            write_atomic(folder / CONFIG, config_yaml())
         yield checkpoint
     finally:
         os.close(lock)

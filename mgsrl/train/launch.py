@@ -14,7 +14,6 @@ from mgsrl.cluster.session import ray_session, stopped_by
 from mgsrl.config import Config
 from mgsrl.config.compose import config_from_yaml, config_to_yaml
 from mgsrl.config.resume import resume_obstacles
-from mgsrl.errors import UserError
 from mgsrl.obs.console import Console
 from mgsrl.obs.run_record import begin_run_record, finish_run_record
 from mgsrl.report.build import build_report
@@ -33,13 +32,17 @@ def launch(config: Config) -> None:
     # Absolute from here on: actors have working directories of their own.
     config.run.dir = str(Path(config.run.dir).expanduser().resolve())
     folder, notes = Path(config.run.dir), list[str]()
-    config.policy.date = config.policy.date or first_day(config)
 
     def changes(saved: Path) -> list[str]:
-        return resume_obstacles(config_from_yaml(saved), config, notes.append)
+        old = config_from_yaml(saved)
+        config.policy.date = config.policy.date or old.policy.date  # a run keeps its first day
+        return resume_obstacles(old, config, notes.append)
 
-    yaml = config_to_yaml(config)
-    with run_folder(folder, config.resume, yaml, changes, notes.append) as checkpoint:
+    def resolved() -> str:
+        config.policy.date = config.policy.date or date.today().isoformat()
+        return config_to_yaml(config)
+
+    with run_folder(folder, config.resume, resolved, changes, notes.append) as checkpoint:
         for note in notes:
             print(note)
         done = checkpoint.step if checkpoint else 0
@@ -49,22 +52,6 @@ def launch(config: Config) -> None:
             _train(config, checkpoint)
         report = build_report(folder)
     print(f"done in {(time.monotonic() - begin) / 60:.1f} min; report: {report.resolve()}")
-
-
-def first_day(config: Config) -> str:
-    """The day on which the run began, which its chat template takes for today: of the folder that
-    it goes on from, or this day."""
-    if config.resume != "never":
-        folder = Path(config.run.dir)
-        if config.resume != "auto":
-            folder = Path(config.resume).expanduser().resolve().parent.parent
-        try:
-            saved = config_from_yaml(folder / "config.yaml").policy.date
-        except UserError:  # none yet, or one that is told about when the run folder is opened
-            saved = None
-        if saved is not None:
-            return saved
-    return date.today().isoformat()
 
 
 def _train(config: Config, checkpoint: Checkpoint | None) -> None:

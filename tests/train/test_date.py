@@ -2,16 +2,18 @@
 
 import datetime
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mgsrl.config import Config
-from mgsrl.config.compose import compose_config, config_to_yaml
+from mgsrl.config.compose import compose_config, config_from_yaml
 from mgsrl.config.resume import resume_obstacles
-from mgsrl.errors import CheckpointError
+from mgsrl.errors import CheckpointError, ConfigError
 from mgsrl.train import launch
+from mgsrl.train.checkpoint import save_checkpoint
 from mgsrl.train.plan import plan
 from tests.conftest import CHAT_TEMPLATE
 from tests.train.test_fit import SMALL
@@ -36,44 +38,71 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
     return Clock
 
 
-def configured(folder: Path, *overrides: str) -> Config:
-    """As `launch` has it before anything is read."""
-    config = compose_config([*SMALL, f"run.dir={folder}", *overrides])
-    config.policy.date = config.policy.date or launch.first_day(config)
-    return config
+class Reached(Exception):
+    """Instead of training."""
 
 
-def begin(folder: Path, *overrides: str) -> Config:
-    config = configured(folder, *overrides)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(config_to_yaml(config))
-    return config
+@pytest.fixture
+def begun(clock: type[Clock], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+    """`launch` up to where data are read; the configuration as it is then."""
+
+    def stop(config: Config, checkpoint: Any) -> None:
+        raise Reached
+
+    monkeypatch.setattr(launch, "_train", stop)
+
+    def begin(folder: Path, *overrides: str) -> Config:
+        config = compose_config([*SMALL, f"run.dir={folder}", *overrides])
+        with pytest.raises(Reached):
+            launch.launch(config)
+        assert config_from_yaml(folder / "config.yaml").policy.date == config.policy.date
+        return config
+
+    return begin
 
 
-def test_a_run_goes_on_with_its_own_day(clock: type[Clock], tmp_path: Path) -> None:
-    begin(tmp_path / "run")
+def checkpoint_of(folder: Path, step: int = 1) -> Path:
+    """A checkpoint as far as its finding goes."""
+
+    def write(learner: Path) -> None:
+        (learner / "learner.json").write_text("{}")
+
+    text = (folder / "config.yaml").read_text()
+    return save_checkpoint(folder / "checkpoints", step, {}, write, config_yaml=text)
+
+
+def test_a_run_goes_on_with_its_own_day(
+    begun: Callable[..., Config], clock: type[Clock], tmp_path: Path
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert begun(run).policy.date == FIRST
+    checkpoint = checkpoint_of(run)
     clock.now = NEXT
-    checkpoint = tmp_path / "run" / "checkpoints" / "step_1"
-    assert configured(tmp_path / "run").policy.date == FIRST
-    assert configured(tmp_path / "other", f"resume={checkpoint}").policy.date == FIRST
-    assert configured(tmp_path / "run", "resume=never").policy.date == NEXT
-    assert configured(tmp_path / "run", "policy.date=2025-01-01").policy.date == "2025-01-01"
+    assert begun(run).policy.date == FIRST
+    (run / "config.yaml").write_text("{")  # damaged: the checkpoint knows
+    assert begun(run).policy.date == FIRST
+    assert begun(other, f"resume={checkpoint}").policy.date == FIRST
+    with pytest.raises(ConfigError, match=r"policy\.date"):
+        begun(run, "policy.date=2025-01-01")
+    assert begun(run, "resume=never").policy.date == NEXT
+    assert begun(tmp_path / "new", "policy.date=2025-01-01").policy.date == "2025-01-01"
 
 
 def test_prompts_do_not_change_over_night(
-    clock: type[Clock], tiny_model: Path, tmp_path: Path
+    begun: Callable[..., Config], clock: type[Clock], tiny_model: Path, tmp_path: Path
 ) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "model")
     (model / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y') }}\n" + CHAT_TEMPLATE)
     own = f"policy.path={model}"
-    ready = plan(begin(tmp_path / "run", own))
+    ready = plan(begun(tmp_path / "run", own))
+    checkpoint_of(tmp_path / "run")
     state = ready.mixture.state()
     clock.now = NEXT
-    again = plan(configured(tmp_path / "run", own))
+    again = plan(begun(tmp_path / "run", own))
     again.mixture.restore(state)
     assert (again.prompts, again.heldout) == (ready.prompts, ready.heldout)
     with pytest.raises(CheckpointError, match="other data"):  # as it would be without
-        plan(configured(tmp_path / "new", own)).mixture.restore(state)
+        plan(begun(tmp_path / "new", own)).mixture.restore(state)
 
 
 def test_a_run_from_before_the_day_was_recorded_goes_on(tmp_path: Path) -> None:

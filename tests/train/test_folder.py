@@ -18,7 +18,9 @@ from mgsrl.train.folder import run_folder
 
 def _open(folder: Path, resume: str = "auto", changed: tuple[str, ...] = ()) -> Checkpoint | None:
     notes: list[str] = []
-    with run_folder(folder, resume, "seed: 0\n", lambda _: list(changed), notes.append) as found:
+    with run_folder(
+        folder, resume, lambda: "seed: 0\n", lambda _: list(changed), notes.append
+    ) as found:
         assert (folder / "config.yaml").read_text() == "seed: 0\n"
         return found
 
@@ -80,7 +82,7 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
 
 def test_one_process_per_folder(tmp_path: Path) -> None:
     with (
-        run_folder(tmp_path, "auto", "", lambda _: [], print),
+        run_folder(tmp_path, "auto", str, lambda _: [], print),
         pytest.raises(ConfigError, match="in use"),
     ):
         _open(tmp_path)
@@ -124,7 +126,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(tmp_pat
     begin_run_record(tmp_path, first_step=0)
     _log(tmp_path, 4)
     notes: list[str] = []
-    with run_folder(tmp_path, "auto", "seed: 0\n", lambda _: [], notes.append) as found:
+    with run_folder(tmp_path, "auto", lambda: "seed: 0\n", lambda _: [], notes.append) as found:
         assert found is None
     assert notes == [
         "4 steps are logged, but no checkpoint was written before the run stopped: it begins again"
@@ -178,7 +180,7 @@ def test_a_damaged_configuration_of_the_folder_costs_nothing(tmp_path: Path) -> 
     _save(tmp_path, 3, yaml)
     for text in ("", yaml[: len(yaml) // 2], "\udcff"):
         (tmp_path / "config.yaml").write_text(text, errors="surrogateescape")
-        with run_folder(tmp_path, "auto", yaml, changes, print) as found:
+        with run_folder(tmp_path, "auto", lambda: yaml, changes, print) as found:
             assert found is not None
         assert (tmp_path / "config.yaml").read_text() == yaml
     (tmp_path / "config.yaml").write_text("")
@@ -189,7 +191,7 @@ def test_a_damaged_configuration_of_the_folder_costs_nothing(tmp_path: Path) -> 
     _save(tmp_path, 3)
     with (
         pytest.raises(ConfigError, match="is damaged"),
-        run_folder(tmp_path, "auto", yaml, changes, print),
+        run_folder(tmp_path, "auto", lambda: yaml, changes, print),
     ):
         pass
 
