@@ -72,12 +72,7 @@ def load_rows(
         try:
             row = reader.read(record, default_id=f"{stem}-{index}")
             if row.id in first_place:
-                raise RowProblem(
-                    "every id once",
-                    f"the id {row.id!r} also in {first_place[row.id]}",
-                    f"remove one of the rows, map another column with {key}.columns.id, or set "
-                    "it to '' to number the rows",
-                )
+                raise _id_again(row.id, first_place[row.id], key)
             if accept is not None:
                 accept(row)
         except RowProblem as problem:
@@ -97,6 +92,15 @@ def load_rows(
         more = f"\nand {num_problems - len(problems)} more" if num_problems > len(problems) else ""
         logger.warning("%s: left out %d of %d rows.\n%s%s", name, num_problems, total, first, more)
     return Rows(rows, num_problems)
+
+
+def _id_again(id_: str, first: str, key: str) -> RowProblem:
+    return RowProblem(
+        "every id once",
+        f"the id {id_!r} also in {first}",
+        f"remove one of the rows, map another column with {key}.columns.id, or set it to '' to "
+        "number the rows",
+    )
 
 
 def _no_rows(name: str, source: SourceConfig, key: str, num_problems: int) -> DataError:
