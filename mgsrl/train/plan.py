@@ -52,29 +52,14 @@ def plan(config: Config) -> Plan:
     check_engine(config.rollout, "cpu" if config.learner.device == "cpu" else None)
     for name, domain in config.domains.items():
         check_reward(domain.reward, f"domains.{name}.reward")
-    facts = model_facts(model_path, trust_remote_code=config.policy.trust_remote_code)
     tokenizer = load_tokenizer(config.policy)
+    facts = model_facts(model_path, trust_remote_code=config.policy.trust_remote_code)
     decoder = Decoder(
         model_path, trust_remote_code=config.policy.trust_remote_code, tokenizer=tokenizer
     )
     schedule = _schedule(config)  # before the data are read: mistakes in it show at once
     templates = PromptTokenizer(config.policy, tokenizer, config.data)
-    prompts, heldout = dict[str, list[Prompt]](), {}
-    for name, domain in config.domains.items():
-        if name in schedule.domains:
-            prompts |= training_prompts(templates, name, domain, validator(domain.reward))
-        if domain.heldout is not None and config.evaluate.prompts_per_domain:
-            limits = [config.evaluate.prompts_per_domain, domain.heldout.limit]
-            source = replace(domain.heldout, limit=min(n for n in limits if n is not None))
-            heldout[name] = load_prompts(
-                templates,
-                name,
-                domain,
-                source,
-                validator(domain.reward),
-                key=f"domains.{name}.heldout",
-                counted_as=f"{name} (held out)",
-            )
+    prompts, heldout = _prompts(config, templates, schedule)
     shares = {name: source_weights(name, config.domains[name]) for name in schedule.domains}
     if config.data.mixing_temperature is not None:
         sizes = {name: sum(len(prompts[key]) for key in keys) for name, keys in shares.items()}
@@ -104,6 +89,29 @@ def plan(config: Config) -> Plan:
         notes=(*templates.notes(), *([turn] if turn else [])),
         data={name: asdict(counts) for name, counts in templates.counts.items()},
     )
+
+
+def _prompts(
+    config: Config, templates: PromptTokenizer, schedule: Schedule
+) -> tuple[dict[str, list[Prompt]], dict[str, list[Prompt]]]:
+    """Training prompts by source and held-out ones by domain."""
+    prompts, heldout = dict[str, list[Prompt]](), {}
+    for name, domain in config.domains.items():
+        if name in schedule.domains:
+            prompts |= training_prompts(templates, name, domain, validator(domain.reward))
+        if domain.heldout is not None and config.evaluate.prompts_per_domain:
+            limits = [config.evaluate.prompts_per_domain, domain.heldout.limit]
+            source = replace(domain.heldout, limit=min(n for n in limits if n is not None))
+            heldout[name] = load_prompts(
+                templates,
+                name,
+                domain,
+                source,
+                validator(domain.reward),
+                key=f"domains.{name}.heldout",
+                counted_as=f"{name} (held out)",
+            )
+    return prompts, heldout
 
 
 def _schedule(config: Config, sizes: Mapping[str, int] | None = None) -> Schedule:
