@@ -8,7 +8,7 @@ Left out: tables that redraw, logging levels, the metrics that no one reads whil
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -16,6 +16,8 @@ import rich.console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from mgsrl.obs.metrics import mean
 
 # The time left is extrapolated from the steps of the last half hour.
 ETA_WINDOW_S = 1800.0
@@ -94,7 +96,7 @@ class Console:
             self._progress.update(self._task, description=f"{self._label} {done}/{total}")
 
     def step_line(self, step: int, scalars: Mapping[str, float]) -> None:
-        """One line for a finished step: rewards per domain, conflict rate, seconds, time left."""
+        """One line for a finished step (`step_text`), in a plain log with the time left."""
         if not self._enabled:
             return
         now = time.monotonic()
@@ -132,27 +134,51 @@ class Console:
 
 
 def step_text(step: int, total: int, scalars: Mapping[str, float]) -> Text:
-    """`step  7/30 | reward math 0.45  chat 0.31 | conflicts 12% | kl 0.002 | 4.7 s`."""
+    """`step  7/30 | reward math 0.450 chat 0.310 | live 88% cut 3% clip 0% | loss 0.012 grad 0.71
+    lr 2e-04 | conflicts 12% kl 0.0020 | 4.7 s`; what is unknown is left out.
+
+    `live`, `cut` and `loss` are means over domains, `kl` is the largest of them. The names are
+    those of `docs/metrics.md`, shortened.
+    """
     width = len(str(total))
     text = Text.assemble((f"step {step:>{width}}/{total}", "bold"), " | reward")
     for name, value in _family(scalars, "reward").items():
         text.append(f" {name} ")
-        text.append(f"{value:.3f} ", style="cyan")
-    parts = []
-    conflict = scalars.get("surgery/conflict_rate", math.nan)
-    if math.isfinite(conflict):
-        parts.append(f"conflicts {conflict:.0%}")
+        text.append(f"{value:.3f}", style="cyan")
     kls = [v for v in _family(scalars, "kl").values() if math.isfinite(v)]
-    if kls:
-        parts.append(f"kl {max(kls):.4f}")
+    groups = (
+        (
+            ("live", mean(_family(scalars, "live_groups").values()), ".0%"),
+            ("cut", mean(_family(scalars, "cut_at_limit").values()), ".0%"),
+            ("clip", scalars.get("clip_fraction"), ".0%"),
+        ),
+        (
+            ("loss", mean(_family(scalars, "loss").values()), ".2g"),
+            ("grad", scalars.get("grad_norm"), ".2g"),
+            ("lr", scalars.get("learning_rate"), ".1e"),
+        ),
+        (
+            ("conflicts", scalars.get("surgery/conflict_rate"), ".0%"),
+            ("kl", max(kls, default=None), ".4f"),
+        ),
+    )
+    parts = [_known(group) for group in groups]
     if scalars.get("skipped"):
         parts.append("SKIPPED (no finite update)")
     if math.isfinite(scalars.get("time/total", math.nan)):
         parts.append(f"{scalars['time/total']:.1f} s")
-    for part in parts:
-        text.append("| " if part is parts[0] else " | ")
-        text.append(part)
+    for part in filter(None, parts):
+        text.append(f" | {part}")
     return text
+
+
+def _known(group: Iterable[tuple[str, float | None, str]]) -> str:
+    """`name value` of those that are known."""
+    return " ".join(
+        f"{name} {value:{form}}"
+        for name, value, form in group
+        if value is not None and math.isfinite(value)
+    )
 
 
 def _family(scalars: Mapping[str, float], family: str) -> dict[str, float]:

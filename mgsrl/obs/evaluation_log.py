@@ -60,3 +60,25 @@ def _from_row(row: Mapping[str, Any]) -> EvalResult:
         f.name: math.nan if row.get(f.name) is None else row[f.name] for f in fields(EvalResult)
     }
     return EvalResult(**values)
+
+
+def best_text(
+    name: str, score: float, improvements: Mapping[str, float], learnt: bool = True
+) -> str:
+    """One line on the best checkpoint, which may be no better than the start.
+
+    Args:
+        name: of the checkpoint.
+        score: its mean improvement over the domains (`evaluate/pareto.py`).
+        improvements: domain -> held-out reward minus the first one.
+        learnt: whether any training step could teach anything; what differs then is luck.
+    """
+    gains = ", ".join(f"{domain} {gain:+.3f}" for domain, gain in improvements.items())
+    since = f"{name} (since the first evaluation: {gains})"
+    if not learnt:
+        return (
+            f"no checkpoint is better than the policy before training: nothing was learnt; {since}"
+        )
+    if score <= 0:
+        return f"no checkpoint is better than the policy before training; the nearest is {since}"
+    return f"best checkpoint: {since}"

@@ -1,24 +1,29 @@
 """Scalars of one training step, under the names that dashboards and the report rely on.
 
-Pure functions from the records of `types.py` to `dict[str, float]`. With many domains (or kinds of
-modules) whole families are folded into means, least telling first, so that a step never logs much
-more than `MAX_SCALARS`; what is folded away stays in `surgery/` and `rollouts/`.
+`docs/metrics.md` lists all of them with their units. Pure functions from the records of `types.py`
+to `dict[str, float]`. With many domains (or kinds of modules) whole families are folded into means,
+least telling first, so that a step never logs much more than `MAX_SCALARS`; what is folded away
+stays in `surgery/` and `rollouts/`.
 Left out: histograms and per-module values (`surgery_log`), moving averages (the report's).
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+from mgsrl.obs.jsonl import read_rows
 from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
 
+FILE = "metrics.jsonl"
 MAX_SCALARS = 70
 
 # Families in the order in which they are folded; `reward` never is.
 FOLD_ORDER = (
     "surgery/conflict_rate",
     "surgery/cosine",
-    "truncated",
+    "cut_at_limit",
     "abstained",
     "loss",
     "surgery/projected_share",
@@ -31,10 +36,29 @@ FOLD_ORDER = (
     "response_length",
 )
 
+RENAMED = {"truncated": "cut_at_limit", "truncated_fraction": "importance_capped"}
+"""Families of older run folders -> their present names: both said "truncated" and meant responses
+here, importance weights there. `read_metrics` translates them."""
+
 # Families whose mean is logged anyway, under the family's own name: folding just drops them.
 WITH_TOTAL = ("surgery/conflict_rate",)
 
 Scalars = dict[str, float]
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The steps of metrics.jsonl, ascending and each once, under the present names.
+
+    Raises:
+        json.JSONDecodeError: a damaged line that is not the last.
+    """
+    rows = {row["step"]: row for row in read_rows(run_dir / FILE) if "step" in row}
+    return [{_present_name(key): v for key, v in rows[step].items()} for step in sorted(rows)]
+
+
+def _present_name(name: str) -> str:
+    family, slash, rest = name.partition("/")
+    return f"{RENAMED.get(family, family)}{slash}{rest}"
 
 
 def mean(values: Iterable[float]) -> float:
@@ -57,7 +81,7 @@ def rollout_metrics(groups: Mapping[str, Sequence[RolloutGroup]]) -> Scalars:
 
     `reward` is the mean over responses that were scored (NaN if all abstained),
     `response_length` is in tokens, `live_groups` the share of groups whose rewards differ,
-    `abstained`, `format_ok` and `truncated` (cut at the token limit) are shares of responses.
+    `abstained`, `format_ok` and `cut_at_limit` (of tokens) are shares of responses.
     """
     scalars: Scalars = {}
     for domain, domain_groups in groups.items():
@@ -71,7 +95,7 @@ def rollout_metrics(groups: Mapping[str, Sequence[RolloutGroup]]) -> Scalars:
             f"live_groups/{domain}": mean(live),
             f"abstained/{domain}": mean(float(r.abstained) for r in rewards),
             f"format_ok/{domain}": mean(float(r.format_ok) for r in rewards),
-            f"truncated/{domain}": mean(float(r.finish_reason == "length") for r in rollouts),
+            f"cut_at_limit/{domain}": mean(float(r.finish_reason == "length") for r in rollouts),
         }
     return scalars
 
@@ -80,12 +104,12 @@ def learner_metrics(stats: Mapping[str, DomainStats]) -> Scalars:
     """`loss`, `kl`, `entropy` and `mismatch` (nats) per domain; shares over all trained tokens.
 
     `kl` is NaN without a reference. `clip_fraction` is the share of tokens that the PPO clip cut
-    off, `truncated_fraction` that of tokens whose importance weight hit its cap; both NaN when
+    off, `importance_capped` that of tokens whose importance weight hit its cap; both NaN when
     nothing was trained on. With several updates on a batch they are of the last one.
     """
     scalars: Scalars = {
         "clip_fraction": _token_mean(stats, lambda s: s.clip_fraction),
-        "truncated_fraction": _token_mean(stats, lambda s: s.truncated_fraction),
+        "importance_capped": _token_mean(stats, lambda s: s.truncated_fraction),
     }
     for domain, s in stats.items():
         scalars |= {

@@ -6,8 +6,7 @@ from pathlib import Path
 from mgsrl.obs import rollout_log, surgery_log
 from mgsrl.obs.evaluation_log import FILE as EVALUATIONS
 from mgsrl.obs.jsonl import read_rows, rewrite
-
-METRICS = "metrics.jsonl"
+from mgsrl.obs.metrics import FILE as METRICS
 
 
 def rewind_logs(run_dir: Path, *, next_step: int, weight_version: int) -> None:

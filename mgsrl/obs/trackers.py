@@ -16,7 +16,7 @@ from mgsrl.config.run import TrackersConfig
 from mgsrl.errors import ConfigError, explain
 from mgsrl.obs.console import Console
 from mgsrl.obs.jsonl import dump_line, rewrite
-from mgsrl.obs.rewind import METRICS
+from mgsrl.obs.metrics import FILE as METRICS
 from mgsrl.obs.wandb_tracker import WandbTracker
 
 

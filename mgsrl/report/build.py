@@ -50,6 +50,7 @@ def _context(run: RunData) -> dict[str, Any]:
         drawn = {
             "before_after": figures.before_after(run),
             "rewards": figures.reward_curves(run),
+            "signal": figures.learning_signal(run),
             "health": figures.training_health(run),
             "conflicts": figures.conflicts(run),
             "heat_map": figures.module_heat_map(run),

@@ -123,6 +123,7 @@ def _cells(results: Sequence[EvalResult], domain: str, threshold: float) -> dict
     first, best = history[0].now, history[-1].best
     changes = [(item.now.mean - first.mean, _error(item.now, first)) for item in history]
     ends = [end for change, error in changes for end in (abs(change), 2 * error)]
+    differs = any(item.now.mean != first.mean for item in history)
     scale = max((end for end in ends if math.isfinite(end)), default=0.0)
     return {
         item.now.step: Cell(
@@ -130,7 +131,7 @@ def _cells(results: Sequence[EvalResult], domain: str, threshold: float) -> dict
             change=change,
             standard_error=error,
             shade=change / scale if scale else 0.0,
-            best=item.now is best and len(history) > 1,
+            best=item.now is best and differs,
             forgotten=item.alarms(threshold),
         )
         for item, (change, error) in zip(history, changes)

@@ -7,13 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from mgsrl.obs.timers import STAGES
-from mgsrl.report.curves import one_legend, step_axis, trend
+from mgsrl.report.curves import MAX_MARKERS, one_legend, step_axis, trend
 from mgsrl.report.heat_map import heat_map
 from mgsrl.report.load import RunData
 from mgsrl.report.style import INK, PAIR_COLOURS, STAGE_COLOURS, colours, panels, svg
 
 MAX_BARS = 60
 """More steps are drawn as areas: hundreds of bars blur and make a large file."""
+TOTAL = "#888888"
 
 
 def before_after(run: RunData) -> str:
@@ -107,6 +108,35 @@ def training_health(run: RunData) -> str:
     return svg(figure, "Response length, KL, entropy and mismatch over steps")
 
 
+def learning_signal(run: RunData) -> str:
+    """What the update is made of: live groups, cut responses, loss, gradient, rate, clipping."""
+    if not run.metrics:
+        return ""
+    figure, axes = panels(6, height=2.3)
+    for axis, family, title, unit in (
+        (axes[0], "live_groups", "Live groups", "share of groups"),
+        (axes[1], "cut_at_limit", "Cut at the token limit", "share of responses"),
+        (axes[2], "grad_norm", "Gradient norm", "before clipping"),
+        (axes[3], "loss", "Loss", "mean over tokens"),
+        (axes[4], "learning_rate", "Learning rate", ""),
+        (axes[5], "clip_fraction", "Clipped", "share of tokens"),
+    ):
+        _domain_lines(axis, run, family)
+        axis.set_title(title)
+        axis.set_ylabel(unit)
+        step_axis(axis)
+    for axis in axes[:2]:
+        axis.set_ylim(-0.03, 1.03)
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    capped = run.series("importance_capped")
+    if any(value > 0 for value in capped):
+        axes[5].plot(run.steps, capped, color=TOTAL, ls="--", lw=1.4, label="importance capped")
+    for axis in axes[4:]:
+        axis.set_ylim(bottom=0)
+    one_legend(figure, axes)
+    return svg(figure, "Live groups, cut responses, gradient norm, loss, learning rate, clipping")
+
+
 def conflicts(run: RunData) -> str:
     """Conflict rate, and the cosine of every pair of domains, over steps; and where reliability
     was measured, how much of each domain's gradient is signal and which conflicts stand out."""
@@ -187,13 +217,15 @@ def throughput(run: RunData) -> str:
 
 
 def _domain_lines(axis: Axes, run: RunData, family: str) -> None:
+    """`family/<domain>` in the domains' colours, the metric `family` itself in grey."""
     colour = colours(run.domains)
-    for domain in run.domains:
-        values = run.series(f"{family}/{domain}")
+    lines = {f"{family}/{domain}": (domain, colour[domain]) for domain in run.domains}
+    # with many domains only the mean was logged
+    lines |= {f"{family}/mean": ("mean of domains", TOTAL), family: ("whole model", TOTAL)}
+    for name, (label, ink) in lines.items():
+        values = run.series(name)
         if any(math.isfinite(v) for v in values):
-            axis.plot(run.steps, values, color=colour[domain], label=domain, lw=1.6)
-    folded = run.series(f"{family}/mean")  # many domains: only the mean was logged
-    if any(math.isfinite(v) for v in folded):
-        axis.plot(run.steps, folded, color="#888888", label="mean of domains", lw=1.6)
+            dots = "." if len(values) <= MAX_MARKERS else ""
+            axis.plot(run.steps, values, color=ink, label=label, lw=1.4, marker=dots, ms=4)
     if not axis.lines:  # the KL of a run without a reference
         axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)

@@ -20,8 +20,9 @@ from yaml import YAMLError
 from mgsrl.errors import MissingPathError, explain
 from mgsrl.obs import evaluation_log, rollout_log, run_record, surgery_log
 from mgsrl.obs.evaluation_log import EvalResult
-from mgsrl.obs.jsonl import read_rows
-from mgsrl.obs.rewind import METRICS
+from mgsrl.obs.health import watched
+from mgsrl.obs.metrics import FILE as METRICS
+from mgsrl.obs.metrics import read_metrics
 
 T = TypeVar("T")
 
@@ -47,6 +48,14 @@ class RunData:
     surgery: pa.Table = field(default_factory=surgery_log.SCHEMA.empty_table)
     missing: list[str] = field(default_factory=list)
     """Sentences about what is not there."""
+
+    @property
+    def health(self) -> list[str]:
+        """What kept the run from learning, as lines; empty for a healthy one."""
+        watch = watched(self.metrics)
+        if self.record.get("status") == "finished":
+            watch.finish()
+        return [finding.line for finding in watch.findings.values()]
 
     @property
     def steps(self) -> list[int]:
@@ -108,11 +117,11 @@ def load_run(run_dir: Path) -> RunData:
     run.config_text = read(lambda: (run_dir / "config.yaml").read_text(), "", "config.yaml")
     run.config = read(lambda: _parse(run.config_text), {}, "config.yaml")
     run.record = read(lambda: run_record.read_run_record(run_dir), {}, run_record.FILE)
-    run.metrics = read(lambda: _metrics(run_dir), [], METRICS)
+    run.metrics = read(lambda: read_metrics(run_dir), [], METRICS)
     run.evaluations = read(
         lambda: evaluation_log.read_evaluations(run_dir), [], evaluation_log.FILE
     )
-    run.best = read(lambda: _best(run_dir), "", "checkpoints/best.json")
+    run.best = read(lambda: _best(run), "", "checkpoints/best.json")
     run.samples = read(lambda: _samples(run_dir), {}, "rollouts/")
     run.surgery = read(lambda: surgery_log.read_surgery(run_dir), run.surgery, "surgery/")
     run.missing += _gaps(run)
@@ -139,16 +148,14 @@ def _parse(text: str) -> dict[str, Any]:
     return {str(k): v for k, v in config.items()} if isinstance(config, dict) else {}
 
 
-def _metrics(run_dir: Path) -> list[dict[str, Any]]:
-    rows = {row["step"]: row for row in read_rows(run_dir / METRICS) if "step" in row}
-    return [rows[step] for step in sorted(rows)]
-
-
-def _best(run_dir: Path) -> str:
-    best = json.loads((run_dir / "checkpoints/best.json").read_text())
+def _best(run: RunData) -> str:
+    best = json.loads((run.run_dir / "checkpoints/best.json").read_text())
     gains = best["improvements"]
     scores = [f"{d} {score:.3f}, {gains[d]:+.3f}" for d, score in best["scores"].items()]
-    return f"{best['path']} ({'; '.join(scores)})"
+    text = f"{best['path']} ({'; '.join(scores)})"
+    learnt = watched(run.metrics).learnt or not run.metrics
+    better = learnt and best["score"] > 0
+    return text if better else f"none is better than before training; nearest: {text}"
 
 
 def _samples(run_dir: Path) -> dict[int, list[dict[str, Any]]]:

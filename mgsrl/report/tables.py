@@ -39,6 +39,8 @@ class Change:
     def verdict(self) -> str:
         if not math.isfinite(self.difference):
             return "unknown"
+        if self.difference == 0:
+            return "no change"
         if not math.isfinite(self.standard_error):
             return "no s.e."
         if abs(self.difference) <= self.standard_error:

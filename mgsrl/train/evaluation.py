@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mgsrl.config import CheckpointConfig, EvaluateConfig
 from mgsrl.evaluate.heldout import heldout_results
 from mgsrl.evaluate.pareto import BestStep, best_step
-from mgsrl.obs.evaluation_log import append_evaluations, read_evaluations
+from mgsrl.obs.evaluation_log import append_evaluations, best_text, read_evaluations
 from mgsrl.obs.forgetting import forgetting, forgetting_alarm
 from mgsrl.report.evaluation_matrix import CONSOLE_COLUMNS, console_table, evaluation_matrix
 from mgsrl.rewards.scorer import Scorer
@@ -87,9 +87,9 @@ class Evaluation:
             self.journal.console.show(console_table(matrix))
         best = self.find_best()
         if best is not None:
-            gains = ", ".join(f"{name} {gain:+.3f}" for name, gain in best.improvements.items())
+            learnt = self.journal.health.learnt
             self.journal.console.note(
-                f"best checkpoint: step_{best.step} (since the first evaluation: {gains})"
+                best_text(f"step_{best.step}", best.score, best.improvements, learnt)
             )
 
     def find_best(self) -> BestStep | None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from mgsrl.config import SurgeryConfig
 from mgsrl.obs.console import Console
+from mgsrl.obs.health import HealthWatch, watched
+from mgsrl.obs.metrics import read_metrics
 from mgsrl.obs.rewind import rewind_logs
 from mgsrl.obs.rollout_log import write_rollouts
 from mgsrl.obs.surgery_log import write_surgery
@@ -25,6 +27,8 @@ class Journal:
     open_trackers: Callable[[int], Trackers]
     """Opens the trackers once the first step that will be logged is known."""
     trackers: Trackers = field(default_factory=lambda: Trackers([]))
+    health: HealthWatch = field(default_factory=HealthWatch)
+    """What keeps the run from learning."""
     _alarms: set[str] = field(default_factory=set)
     """Surgery's alarms of the last step."""
 
@@ -36,6 +40,7 @@ class Journal:
             weight_version: evaluations of later versions go; -1 when there is no checkpoint.
         """
         rewind_logs(self.folder, next_step=next_step, weight_version=weight_version)
+        self.health = watched(read_metrics(self.folder))
         self.trackers = self.open_trackers(next_step)
 
     def log_step(
@@ -50,6 +55,14 @@ class Journal:
         write_rollouts(self.folder, step, groups, self.samples_per_domain)
         write_surgery(self.folder, step, report)
         self.note_alarms(step, report)
+        for line in self.health.step(step, scalars):
+            self.console.note(line)
+
+    def close(self) -> None:
+        """The run came to its end: say so if it taught nothing, and close the trackers."""
+        for line in self.health.finish():
+            self.console.note(line)
+        self.trackers.close()
 
     def note_alarms(self, step: int, report: SurgeryReport) -> None:
         """Say which of surgery's alarms were entered with this step."""

@@ -185,7 +185,7 @@ class Run:
 
     def finish(self) -> None:
         """The end of the run: nothing is due any more."""
-        self.journal.trackers.close()
+        self.journal.close()
         if self.evaluation.prompts:
             self.evaluation.show(
                 {step + 1: self.schedule.phase(step).quotas for step in range(self.step)}

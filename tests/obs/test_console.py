@@ -8,6 +8,15 @@ SCALARS = {
     "reward/chat": 0.31,
     "kl/math": 0.002,
     "surgery/conflict_rate": 0.12,
+    "live_groups/math": 1.0,
+    "live_groups/chat": 0.75,
+    "cut_at_limit/math": 0.0,
+    "cut_at_limit/chat": 0.06,
+    "loss/math": 0.01,
+    "loss/chat": 0.02,
+    "grad_norm": 0.712,
+    "learning_rate": 2e-4,
+    "clip_fraction": 0.0,
     "time/total": 4.71,
 }
 
@@ -38,8 +47,8 @@ def test_plain_log_has_one_line_per_startup_stage_and_step_and_no_control_charac
         r"\[0:00\] starting rollout workers \(vLLM takes about half a minute\)\.\.\.", lines[0]
     )
     assert re.fullmatch(
-        r"\[0:00\] step  1/30 \| reward math 0\.450  chat 0\.310 \| conflicts 12% \| "
-        r"kl 0\.0020 \| 4\.7 s \| 0:00 left",
+        r"\[0:00\] step  1/30 \| reward math 0\.450 chat 0\.310 \| live 88% cut 3% clip 0% \| "
+        r"loss 0\.015 grad 0\.71 lr 2\.0e-04 \| conflicts 12% kl 0\.0020 \| 4\.7 s \| 0:00 left",
         lines[1],
     )
     assert lines[3] == "report: runs/[x]/report.html"

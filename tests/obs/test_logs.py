@@ -7,7 +7,12 @@ import torch
 
 from mgsrl.errors import DataError
 from mgsrl.obs import evaluation_log, rollout_log, surgery_log
-from mgsrl.obs.evaluation_log import EvalResult, append_evaluations, read_evaluations
+from mgsrl.obs.evaluation_log import (
+    EvalResult,
+    append_evaluations,
+    best_text,
+    read_evaluations,
+)
 from mgsrl.obs.jsonl import read_rows, rewrite
 from mgsrl.obs.rewind import rewind_logs
 from mgsrl.obs.rollout_log import read_rollouts, stored_steps, write_rollouts
@@ -189,3 +194,14 @@ def test_rewind_takes_back_every_log(tmp_path):
 def test_folder_names_are_the_designs():
     assert (rollout_log.FOLDER, surgery_log.FOLDER) == ("rollouts", "surgery")
     assert evaluation_log.FILE == "evaluations.jsonl"
+
+
+def test_a_checkpoint_is_the_best_only_when_something_was_learnt():
+    gains = {"math": 0.25, "chat": -0.01}
+    since = "(since the first evaluation: math +0.250, chat -0.010)"
+    assert best_text("step_4", 0.1, gains) == f"best checkpoint: step_4 {since}"
+    for score, learnt in ((0.0, True), (-0.2, True), (0.0, False), (0.1, False)):
+        text = best_text("step_4", score, gains, learnt)
+        assert text.startswith("no checkpoint is better than the policy before training")
+        assert ("nothing was learnt" in text) != learnt
+        assert text.endswith(f"step_4 {since}")

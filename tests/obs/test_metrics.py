@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 
@@ -33,7 +34,7 @@ def test_rollout_metrics_by_hand():
     assert m["live_groups/math"] == 0.5
     assert m["abstained/math"] == 0.25
     assert m["format_ok/math"] == 0.75
-    assert m["truncated/math"] == 0.5
+    assert m["cut_at_limit/math"] == 0.5
 
 
 def test_live_groups_are_counted_by_their_rewards():
@@ -47,7 +48,7 @@ def test_shares_are_means_over_all_tokens():
     many = replace(domain_stats(), clip_fraction=0.1, truncated_fraction=0.0, num_tokens=300)
     m = metrics.learner_metrics({"math": few, "chat": many})
     assert m["clip_fraction"] == pytest.approx(0.2)
-    assert m["truncated_fraction"] == pytest.approx(0.025)
+    assert m["importance_capped"] == pytest.approx(0.025)
     nothing = metrics.learner_metrics({"math": replace(few, num_tokens=0)})
     assert math.isnan(nothing["clip_fraction"])
 
@@ -93,3 +94,19 @@ def test_kinds_of_modules_go_first_and_leave_the_overall_rate():
 def test_folding_means_skip_what_is_not_finite():
     folded = metrics.fold({"loss/a": math.nan, "loss/b": 2.0, "reward/a": 1.0}, limit=1)
     assert folded == {"loss/mean": 2.0, "reward/a": 1.0}
+
+
+def test_names_of_older_run_folders_are_read_under_the_present_ones(tmp_path):
+    lines = [
+        {"step": 2, "truncated/math": 0.5, "truncated_fraction": 0.1, "reward/math": 1.0},
+        {"step": 1, "cut_at_limit/math": 0.25, "importance_capped": 0.2},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    first, second = metrics.read_metrics(tmp_path)
+    assert first == lines[1]
+    assert second == {
+        "step": 2,
+        "cut_at_limit/math": 0.5,
+        "importance_capped": 0.1,
+        "reward/math": 1.0,
+    }

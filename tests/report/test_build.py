@@ -58,6 +58,7 @@ def test_report_shows_every_section(html):
         "Held-out reward, before and after",
         "What was run",
         "Reward over training",
+        "What the updates were made of",
         "Lengths, KL, entropy and engine agreement",
         "Gradient conflict between domains",
         "Where the gradients agree and conflict",
@@ -65,7 +66,7 @@ def test_report_shows_every_section(html):
         "Generations, early and late",
     ):
         assert title in html
-    assert html.count("<svg") == 7
+    assert html.count("<svg") == 8
     assert "They are not evidence that resolving" in html
     assert "DeepSpeed ZeRO-2" in html
     assert "rollout_workers: 1 × (engine vllm, device cpu)" in html
@@ -106,6 +107,7 @@ def test_changes_measure_the_rise_in_standard_errors(run_dir):
     ("after", "error", "verdict"),
     [
         (0.52, 0.03, "within 1 s.e."),
+        (0.5, 0.03, "no change"),
         (0.3, 0.03, "fall, 4.7 s.e."),
         (0.9, math.nan, "no s.e."),
         (math.nan, 0.03, "unknown"),
@@ -207,6 +209,25 @@ def test_metric_values_of_null_are_gaps(tmp_path):
     build_report(tmp_path)
 
 
+def test_a_run_that_learns_nothing_says_why(tmp_path, html):
+    assert "What kept it from learning" not in html
+    run = make_run(tmp_path / "run", steps=2)
+    path = run / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    old = {f"truncated/{d}": 1.0 for d in DOMAINS}  # as an older version called it
+    rows = [row | {f"live_groups/{d}": 0.0 for d in DOMAINS} | old for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "checkpoints").mkdir()
+    best = {"path": "step_2", "scores": {"math": 0.5}, "improvements": {"math": 0.1}, "score": 0.3}
+    (run / "checkpoints" / "best.json").write_text(json.dumps(best))
+    html = build_report(run).read_text()
+    assert "What kept it from learning" in html
+    assert (
+        "steps 1–2: the run learns nothing from its rewards: nearly every response is cut" in html
+    )
+    assert "none is better than before training; nearest: step_2" in html
+
+
 def test_a_run_without_a_reference_has_no_kl_curve(tmp_path):
     run = make_run(tmp_path / "run", steps=3)
     assert "not measured" not in build_report(run).read_text()
@@ -214,7 +235,7 @@ def test_a_run_without_a_reference_has_no_kl_curve(tmp_path):
     rows = [{k: None if k.startswith("kl/") else v for k, v in row.items()} for row in rows]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     html = build_report(run).read_text()
-    assert html.count("not measured") == 1
+    assert html.count("not measured") == 1  # and the other panels are all there
     assert "KL to the reference" in html
 
 

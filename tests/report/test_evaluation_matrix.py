@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_the_console_shows_the_matrix_as_a_table() -> None:
         ["trained", "before", "–", "math", "chat"],
         ["math", "0.400", "0.600*", "0.300!"],
         ["±0.020"] * 3,
-        ["chat", "0.100*", "0.100", "–"],
+        ["chat", "0.100", "0.100", "–"],
         ["±0.020"] * 2,
     ]
     Console(False, 20, file=shown).show(console_table(matrix))
@@ -108,8 +109,21 @@ def test_the_report_names_the_best_checkpoint_and_survives_a_damaged_record(tmp_
     assert "best checkpoint" not in build_report(run).read_text()
     path = run / "checkpoints" / "best.json"
     path.parent.mkdir()
-    record = {"path": "step_2", "scores": {"math": 0.5}, "improvements": {"math": 0.1}}
+    record = {
+        "path": "step_2",
+        "scores": {"math": 0.5},
+        "improvements": {"math": 0.1},
+        "score": 0.3,
+    }
     path.write_text(json.dumps(record))
     assert "step_2 (math 0.500, +0.100)" in build_report(run).read_text()
     path.write_text("{}")
     assert "checkpoints/best.json cannot be read" in build_report(run).read_text()
+
+
+def test_scores_that_never_change_have_no_best() -> None:
+    log = [EvalResult(step, "math", 0.0, 0.0, 8, 8, 20.0, 1.0, 0.0) for step in (0, 2, 4)]
+    flat = evaluation_matrix(log, ["math"], 0.05, {})
+    assert not any(cell.best for cell in flat.rows["math"] if cell)
+    moved = evaluation_matrix([*log, replace(log[0], step=6, mean=0.1)], ["math"], 0.05, {})
+    assert [cell.best for cell in moved.rows["math"] if cell] == [False, False, False, True]

@@ -13,6 +13,7 @@ import torch
 
 from mgsrl.errors import MissingPathError
 from mgsrl.train.export import export_model
+from tests.obs.glossary import undocumented
 from tests.train import runs
 
 DOMAINS = ("math", "chat", "instruction_following")
@@ -64,6 +65,14 @@ def test_a_run_leaves_everything_that_was_promised(six_steps: Path) -> None:
     ]
     assert json.loads((six_steps / "run.json").read_text())["status"] == "finished"
     assert "report:" in six_steps.with_suffix(".log").read_text().splitlines()[-1]
+
+
+def test_every_metric_of_a_real_run_is_in_the_glossary(six_steps: Path) -> None:
+    logged = {key for row in runs.metrics(six_steps) for key in row} - {"step"}
+    assert len(logged) > 40
+    assert undocumented(logged) == set()
+    log = six_steps.with_suffix(".log").read_text()
+    assert re.search(r"step 6/6 .* live \d+% cut \d+% clip 0% \| loss \S+ grad \S+ lr \S+ ", log)
 
 
 def test_the_console_says_when_a_domain_comes_to_dominate(six_steps: Path) -> None:

@@ -172,7 +172,8 @@ def test_a_policy_that_breaks_is_told_and_shown(broken: Path) -> None:
     output = broken.with_suffix(".log").read_text()
     assert [r.step for r in read_evaluations(broken) if r.domain == "chat"] == [0, 2, 4]
     assert "forgetting: held-out chat fell by" in output
-    assert "best checkpoint: step_2 (since the first evaluation: math " in output
+    nearest = "no checkpoint is better than the policy before training; the nearest is step_2"
+    assert f"{nearest} (since the first evaluation: math " in output
     table = output[output.index("held-out reward by step") :].splitlines()
     assert table[1].split() == ["step", "0", "2", "4"]
     assert table[2].split()[-1] == "0.000!"

@@ -1,0 +1,45 @@
+"""docs/metrics.md describes every metric that is logged, and none that is not.
+
+`tests/train/test_end_to_end.py` asks the same of a real run.
+"""
+
+import torch
+
+from mgsrl.obs import metrics
+from mgsrl.surgery.reliability import measure_reliability, reliability_scalars
+from mgsrl.surgery.report import surgery_report
+from tests.obs.glossary import documented, undocumented
+from tests.obs.test_metrics import scalars_of
+
+DOMAINS = ("math", "chat", "if")
+OF_TRACKERS = {f"evaluate/{name}/{d}" for name in ("reward", "forgetting") for d in DOMAINS}
+"""`train/evaluation.py` hands them to the trackers; metrics.jsonl has none of them."""
+
+
+def surgery_scalars() -> set[str]:
+    """All that surgery can log."""
+    kinds = ["attention", "mlp"] * 3
+    modules = [f"layers.{n // 2}.{kind}" for n, kind in enumerate(kinds)]
+    generator = torch.Generator().manual_seed(0)
+    halves = torch.randn(6, 2 * 3, 20, dtype=torch.float64, generator=generator)
+    whole = halves[:, :3] + halves[:, 3:]
+    eye = torch.eye(3, dtype=torch.float64).expand(6, 3, 3)
+    report = surgery_report(DOMAINS, modules, whole @ whole.mT, torch.ones(6, 3), eye)
+    reliability = measure_reliability(halves @ halves.mT, [(4, 4)] * 3, kinds)
+    return set(report.scalars) | set(reliability_scalars(DOMAINS, reliability))
+
+
+def test_every_metric_is_in_the_glossary_and_the_other_way_round():
+    logged = {*scalars_of(DOMAINS), *surgery_scalars(), *OF_TRACKERS}
+    assert undocumented(logged) == set()
+    unknown = [
+        name
+        for name, pattern in documented().items()
+        if not any(pattern.fullmatch(metric) for metric in logged)
+    ]
+    assert unknown == []
+
+
+def test_the_names_that_were_retired_are_gone():
+    assert not {n.partition("/")[0] for n in scalars_of(DOMAINS)} & set(metrics.RENAMED)
+    assert not set(documented()) & set(metrics.RENAMED)
