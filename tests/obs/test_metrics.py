@@ -18,6 +18,7 @@ def scalars_of(domains):
         times={**StageTimers().finish_step(), "time/total": 2.0},
         weight_version=5,
         canary_error=1e-6,
+        restarts={"rollout": 0, "reward": 1},
     )
 
 
