@@ -287,6 +287,14 @@ def free_memory_gib() -> float:
     return free / GIB
 
 
+def machine_memory_gib() -> float:
+    """Memory of the machine, or what a container's limit makes of it."""
+    total, limit = float(psutil.virtual_memory().total), Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and limit.read_text().strip().isdigit():
+        total = min(total, float(limit.read_text()))
+    return total / GIB
+
+
 def has_cuda_build() -> bool:
     import torch
 

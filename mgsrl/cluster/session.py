@@ -7,9 +7,11 @@ SIGINT end the run through the same `finally`, so nothing is left running.
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from mgsrl.cluster.watch import watched_ray
@@ -17,6 +19,11 @@ from mgsrl.config import ClusterConfig
 from mgsrl.errors import ConfigError, explain
 
 GIB = 1 << 30
+SOCKET_PATH_BYTES = 107
+"""Longest path of a Unix socket on Linux."""
+LONGEST_SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""Of those that Ray makes below its folder."""
+ANSWER_LIMIT_S = 5.0
 
 
 class Terminated(KeyboardInterrupt):
@@ -81,6 +88,64 @@ def ray_session(
             signal.signal(signal.SIGTERM, before)
 
 
+def check_temp_dir() -> None:
+    """Whether a Ray on this machine has a place for its files.
+
+    Raises:
+        ConfigError: it cannot be written to, or the names of Ray's sockets would be too long.
+    """
+    names = [name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ]
+    folder = Path(os.environ[names[0]] if names else "/tmp")
+    named = f"{names[0] if names else 'the folder for temporary files'} is {folder}"
+    longest = len(os.fsencode(folder / LONGEST_SOCKET))
+    if longest > SOCKET_PATH_BYTES:
+        spare = SOCKET_PATH_BYTES - len(f"/{LONGEST_SOCKET}")
+        raise ConfigError(
+            explain(
+                "Ray's sockets do not fit into the folder for temporary files.",
+                expected=f"a folder whose path has at most {spare} bytes",
+                found=f"{named} ({longest - len(LONGEST_SOCKET) - 1} bytes)",
+                todo="export RAY_TMPDIR=/tmp or another folder with a short path",
+            )
+        )
+    there = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(
+            explain(
+                "The folder for temporary files cannot be written to.",
+                expected="a folder for Ray's files",
+                found=f"{named}, and {there} is {'not writable' if there.is_dir() else 'a file'}",
+                todo="export RAY_TMPDIR=/tmp or another folder that can be written to",
+            )
+        )
+
+
+def check_address(address: str) -> None:
+    """Whether something listens at HOST:PORT; what it is shows when it is joined.
+
+    Raises:
+        ConfigError: nothing does.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():  # `auto`: Ray looks for a cluster of this machine
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_LIMIT_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_answer(address, error) from error
+
+
+def _no_answer(address: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        explain(
+            "cluster.address does not answer.",
+            expected="a running Ray cluster",
+            found=f"{address}: {error}",
+            todo="start one with `ray start --head`, or set cluster.address=local",
+        )
+    )
+
+
 def _init(config: ClusterConfig) -> None:
     import ray
 
@@ -99,11 +164,4 @@ def _init(config: ClusterConfig) -> None:
     try:
         ray.init(address=config.address, log_to_driver=False, logging_level="warning")
     except (ConnectionError, ValueError) as error:
-        raise ConfigError(
-            explain(
-                "cluster.address does not answer.",
-                expected="a running Ray cluster",
-                found=f"{config.address}: {error}",
-                todo="start one with `ray start --head`, or set cluster.address=local",
-            )
-        ) from error
+        raise _no_answer(config.address, error) from error

@@ -56,8 +56,8 @@ class RolloutConfig:
     """Engine weights and compute: `float32` | `bfloat16`."""
     tensor_parallel_size: int = 1
     """GPUs per engine."""
-    num_gpus: float = 1.0
-    """GPUs per worker when the machine has GPUs."""
+    num_gpus: float | None = None
+    """GPUs per worker; null takes `tensor_parallel_size` where there are GPUs."""
     gpu_memory_utilization: float = 0.85
     """Share of the GPU's memory that vLLM takes."""
     kv_cache_gib: float = 1.0
@@ -85,7 +85,8 @@ class RolloutConfig:
         full_distribution("rollout.top_p", self.top_p)
         within("rollout.max_prompts_in_flight", self.max_prompts_in_flight, 1, MAX_IN_FLIGHT)
         at_least("rollout.tensor_parallel_size", self.tensor_parallel_size, 1)
-        at_least("rollout.num_gpus", self.num_gpus, 0.0)
+        if self.num_gpus is not None:
+            at_least("rollout.num_gpus", self.num_gpus, 0.0)
         within("rollout.gpu_memory_utilization", self.gpu_memory_utilization, 0.01, 1.0)
         at_least("rollout.kv_cache_gib", self.kv_cache_gib, 0.1)
         at_least("rollout.max_restarts", self.max_restarts, 0)

@@ -1,5 +1,6 @@
 """The run around the training: folder, length, checkpoints, evaluation, trackers, cluster."""
 
+import re
 from dataclasses import dataclass, field
 
 from mgsrl.config.require import at_least, not_empty, one_of, temperature, within
@@ -103,7 +104,8 @@ class ClusterConfig:
     """GPUs that a local Ray uses; null takes all. A joined cluster knows its own."""
 
     def validate(self) -> None:
-        not_empty("cluster.address", self.address, "local, auto or HOST:PORT")
+        if not re.fullmatch(r"local|auto|(ray://)?[^\s/]+:\d{1,5}", self.address):
+            one_of("cluster.address", self.address, ("local", "auto", "HOST:PORT"))
         at_least("cluster.object_store_gib", self.object_store_gib, 0.1)
         if self.num_gpus is not None:
             at_least("cluster.num_gpus", self.num_gpus, 0)

@@ -195,7 +195,7 @@ def check_tensor_parallel(config: RolloutConfig, device: str) -> None:
 
 def gpus_per_worker(config: RolloutConfig) -> float:
     """GPUs that one worker reserves; a tensor-parallel engine takes whole ones."""
-    return max(config.num_gpus, float(config.tensor_parallel_size))
+    return max(config.num_gpus or 0.0, float(config.tensor_parallel_size))
 
 
 def cpu_threads(

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from mgsrl.cluster.preflight import check_resources, choose_device
+from mgsrl.cluster.preflight import choose_device
 from mgsrl.config import Config, SyncConfig
 from mgsrl.config.compose import config_to_yaml
 from mgsrl.learner.checkpoint import BYTES_PER_PARAMETER
@@ -26,13 +26,13 @@ from mgsrl.rollout.sampler import Sampler
 from mgsrl.rollout.worker import (
     EngineSpec,
     check_tensor_parallel,
-    gpus_per_worker,
     rollout_pools,
 )
 from mgsrl.train.checkpoint import Checkpoint
 from mgsrl.train.evaluation import Evaluation
 from mgsrl.train.fingerprint import PolicyIdentity
 from mgsrl.train.journal import Journal
+from mgsrl.train.machine import check_gpus
 from mgsrl.train.plan import Plan
 from mgsrl.train.publisher import Publisher
 from mgsrl.train.run import Run
@@ -49,7 +49,7 @@ def build(
 ) -> Iterator[Run]:
     """Start the actors (inside a Ray session), yield the run, stop the actors."""
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    check_gpus(config, num_gpus)
+    check_gpus(config, num_gpus)  # a cluster's are known only now
     runs: list[Run] = []  # the pools know the run before it is built
     with ExitStack() as stack:
         # All actors load side by side: the pools return at once, the learners when they are up.
@@ -184,24 +184,6 @@ def _journal(config: Config, console: Console) -> Journal:
             run_config=asdict(config),
             next_step=next_step,
         ),
-    )
-
-
-def _rollout_workers(config: Config) -> int:
-    if config.rollout.assignment == "shared":
-        return config.rollout.num_workers
-    return sum(domain.num_workers for domain in config.domains.values())
-
-
-def check_gpus(config: Config, num_gpus: int) -> None:
-    """Raise `ConfigError` when `num_gpus` are not enough for the run's actors."""
-    rewards = [domain.reward for domain in config.domains.values()]
-    check_resources(
-        learner_gpus=config.learner.world_size,
-        rollout_gpus=_rollout_workers(config) * gpus_per_worker(config.rollout),
-        reward_gpus=sum(reward.num_gpus * reward.num_workers for reward in rewards),
-        available_gpus=num_gpus,
-        device=config.learner.device,
     )
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-import torch
-
 from mgsrl.cluster.session import ray_session, stopped_by
 from mgsrl.config import Config
 from mgsrl.config.compose import config_from_yaml, config_to_yaml
@@ -17,11 +15,12 @@ from mgsrl.config.resume import resume_obstacles
 from mgsrl.obs.console import Console
 from mgsrl.obs.run_record import begin_run_record, finish_run_record
 from mgsrl.report.build import build_report
-from mgsrl.train.build import build, check_gpus, first_checkpoint_bytes
+from mgsrl.train.build import build, first_checkpoint_bytes
 from mgsrl.train.checkpoint import Checkpoint, check_disk, checkpoint_bytes
 from mgsrl.train.fingerprint import PolicyIdentity
 from mgsrl.train.folder import run_folder
 from mgsrl.train.loop import train
+from mgsrl.train.machine import check_fits
 from mgsrl.train.plan import plan
 from mgsrl.train.run import Run
 
@@ -58,11 +57,8 @@ def _train(config: Config, checkpoint: Checkpoint | None) -> None:
     first_step = checkpoint.step if checkpoint else 0
     folder = Path(config.run.dir)
     with Console(config.trackers.console, config.train.num_steps, first_step=first_step) as console:
-        cluster = config.cluster
-        if cluster.address == "local":  # checked before the seconds that loading takes
-            gpus = _local_gpus(config)
-            cluster = replace(cluster, num_gpus=gpus)
-            check_gpus(config, gpus)
+        # Checked before the seconds that loading takes.
+        cluster = replace(config.cluster, num_gpus=check_fits(config))
         with console.stage("loading model and data"):
             ready = plan(config)
             policy = PolicyIdentity(ready.model_path)
@@ -123,13 +119,3 @@ class _Session:
             finish_run_record(self.folder, status=status, last_step=step, error=error)
         except OSError as problem:
             print(f"mgsrl: run.json does not say how the run ended: {problem}", file=sys.stderr)
-
-
-def _local_gpus(config: Config) -> int:
-    """GPUs that a Ray on this machine should hand out: none when nothing would use them."""
-    wanted = config.learner.device != "cpu" or any(
-        domain.reward.num_gpus > 0 for domain in config.domains.values()
-    )
-    limit = config.cluster.num_gpus
-    found = torch.cuda.device_count() if wanted else 0
-    return found if limit is None else min(found, limit)

@@ -1,0 +1,160 @@
+"""Whether a run fits the machine: what its actors take, before one starts or anything is loaded.
+
+Left out: memory of activations and of what a GPU holds, which only the run shows.
+"""
+
+from pathlib import Path
+
+import torch
+
+from mgsrl.cluster.demand import (
+    LEARNER_GIB,
+    REWARD_MODEL_GIB,
+    TRANSFORMERS_GIB,
+    VERIFIER_GIB,
+    VLLM_GIB,
+    Demand,
+    check_demand,
+    check_threads,
+)
+from mgsrl.cluster.preflight import (
+    check_resources,
+    choose_device,
+    machine_memory_gib,
+    usable_cores,
+)
+from mgsrl.cluster.session import check_address, check_temp_dir
+from mgsrl.config import Config
+from mgsrl.config.model_path import POCKET_POLICY, POCKET_REWARD_MODEL, resolve_model_path
+from mgsrl.errors import ConfigError, MissingPathError, explain
+from mgsrl.rollout.worker import check_tensor_parallel, gpus_per_worker
+
+GIB = 2**30
+
+
+def check_fits(config: Config) -> int | None:
+    """Check the run against this machine; against a cluster, only that one answers.
+
+    Returns:
+        The GPUs that a Ray on this machine should hand out; None for a cluster, which knows.
+
+    Raises:
+        ConfigError: more processes, memory or GPUs than there are, no place for Ray's files, or a
+            cluster that does not answer.
+    """
+    if config.cluster.address != "local":
+        check_address(config.cluster.address)
+        return None
+    check_temp_dir()
+    gpus = _local_gpus(config)
+    check_gpus(config, gpus)
+    device = choose_device(config.learner.device, gpus)
+    check_tensor_parallel(config.rollout, device)
+    cores, memory = usable_cores(), machine_memory_gib()
+    check_threads("learner.threads_per_rank", config.learner.threads_per_rank, cores)
+    if device == "cpu" and config.rollout.engine == "vllm" and config.rollout.kv_cache_gib > memory:
+        raise ConfigError(
+            explain(
+                "rollout.kv_cache_gib is more than the machine has.",
+                expected=f"at most {memory:.1f} GiB",
+                found=f"{config.rollout.kv_cache_gib:g}",
+                todo="set rollout.kv_cache_gib=1 or another size that fits",
+            )
+        )
+    check_demand(
+        demands(config, device),
+        cores=cores,
+        memory_gib=memory,
+        other_gib=config.cluster.object_store_gib,
+    )
+    return gpus
+
+
+def check_gpus(config: Config, num_gpus: int) -> None:
+    """Raise `ConfigError` when `num_gpus` are not enough for the run's actors."""
+    rewards = [domain.reward for domain in config.domains.values()]
+    check_resources(
+        learner_gpus=config.learner.world_size,
+        rollout_gpus=rollout_workers(config) * gpus_per_worker(config.rollout),
+        reward_gpus=sum(reward.num_gpus * reward.num_workers for reward in rewards),
+        available_gpus=num_gpus,
+        device=config.learner.device,
+    )
+    wanted = config.rollout.num_gpus
+    if wanted and choose_device(config.learner.device, num_gpus) == "cpu":
+        raise ConfigError(
+            explain(
+                "rollout.num_gpus asks for GPUs where the run computes on the CPU.",
+                expected="0 or null without GPUs and with learner.device=cpu",
+                found=f"rollout.num_gpus={wanted:g}, learner.device={config.learner.device}, "
+                f"{num_gpus} GPUs to use",
+                todo="set rollout.num_gpus=null (the default), or run where there are GPUs",
+            )
+        )
+
+
+def rollout_workers(config: Config) -> int:
+    """Rollout actors of all domains together."""
+    if config.rollout.assignment == "shared":
+        return config.rollout.num_workers
+    return sum(domain.num_workers for domain in config.domains.values())
+
+
+def demands(config: Config, device: str) -> list[Demand]:
+    """The processes of a run; memory is the machine's, GPUs have their own."""
+    weights = _weights_gib(config.policy.path, POCKET_POLICY) if device == "cpu" else 0.0
+    engine = VLLM_GIB if config.rollout.engine == "vllm" else TRANSFORMERS_GIB
+    shared = config.rollout.assignment == "shared"
+    ranks = config.learner.world_size
+    # Weights and gradients on every rank; AdamW's moments and a gradient per domain over all.
+    learner = weights * (2 + (2 + len(config.domains)) / ranks)
+    if config.policy.lora.rank:
+        learner = weights
+    found = [
+        Demand(
+            "rollout workers",
+            "rollout.num_workers" if shared else "domains.NAME.num_workers",
+            rollout_workers(config),
+            engine + weights,
+        ),
+        Demand("learner ranks", "learner.world_size", ranks, LEARNER_GIB + learner),
+    ]
+    for name, domain in config.domains.items():
+        reward, own = domain.reward, VERIFIER_GIB
+        models = [part for part in (reward, *reward.extra.values()) if part.kind == "reward_model"]
+        if models and not reward.num_gpus:
+            own = REWARD_MODEL_GIB
+            own += sum(_weights_gib(model.path, POCKET_REWARD_MODEL) for model in models)
+        key = f"domains.{name}.reward.num_workers"
+        found.append(Demand(f"reward workers ({name})", key, reward.num_workers, own))
+    return found
+
+
+def _weights_gib(path: str, pocket: str) -> float:
+    """GiB of a model's weight files; 0 where they are not on this machine (yet)."""
+    try:
+        folder = Path(resolve_model_path(path, "policy.path", pocket))
+    except MissingPathError:  # told where the model is looked for
+        return 0.0
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) / GIB
+
+
+def _local_gpus(config: Config) -> int:
+    """GPUs that a Ray on this machine should hand out: none when nothing would use them."""
+    wanted = config.learner.device != "cpu" or any(
+        domain.reward.num_gpus > 0 for domain in config.domains.values()
+    )
+    limit = config.cluster.num_gpus
+    if limit is None:
+        return torch.cuda.device_count() if wanted else 0
+    found = torch.cuda.device_count()
+    if limit > found:
+        raise ConfigError(
+            explain(
+                "cluster.num_gpus is more than the machine has.",
+                expected=f"at most {found}",
+                found=str(limit),
+                todo="set cluster.num_gpus=null to use all that there are",
+            )
+        )
+    return limit if wanted else 0
