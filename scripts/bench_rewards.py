@@ -24,7 +24,7 @@ from typing import Any
 from mgsrl.config.reward import RewardConfig
 from mgsrl.rewards.build import make_reward
 from mgsrl.rewards.protocol import RewardItem
-from mgsrl.scoring.score_file import score_file
+from mgsrl.scoring.score_file import default_reward, score_file
 
 HOSTILE = r"\boxed{9^{9^{9^{9}}}}"
 CONSTRAINTS: list[tuple[str, dict[str, Any]]] = [
@@ -97,7 +97,7 @@ def seconds_to_score(domain: str, rows: list[dict[str, Any]], workers: int) -> f
         path = Path(folder) / "in.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         start = time.perf_counter()
-        score_file(domain, path, Path(folder) / "out.jsonl", workers=workers)
+        score_file(default_reward(domain), path, Path(folder) / "out.jsonl", workers=workers)
         return time.perf_counter() - start
 
 

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from mgsrl.commands.options import column
 from mgsrl.obs.outputs import FORCE_HELP, output_file, shared_folder
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _add_synthesize_arguments(parser: argparse.ArgumentParser) -> None:
         "--columns",
         nargs="+",
         default=[],
-        type=_column,
+        type=column,
         metavar="OURS=THEIRS",
         help="columns of --prompts, as prompt=question (ours: prompt, messages, id)",
     )
@@ -243,13 +244,6 @@ def _counts(text: str) -> tuple[int, int]:
     if low > high:
         raise argparse.ArgumentTypeError(f"should be N or N-M with N <= M, found {text!r}")
     return low, high
-
-
-def _column(text: str) -> tuple[str, str]:
-    ours, equals, theirs = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"should be OURS=THEIRS, found {text!r}")
-    return ours, theirs
 
 
 # --- prepare --------------------------------------------------------------------------------------

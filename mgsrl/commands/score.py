@@ -2,15 +2,51 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mgsrl.commands.options import column
+from mgsrl.errors import ConfigError, explain, nearest
+from mgsrl.obs.outputs import FORCE_HELP
+
+if TYPE_CHECKING:
+    from mgsrl.config import Config
+    from mgsrl.config.reward import RewardConfig
 
 HELP = "score stored responses without training"
+EPILOG = """\
+INPUT is .jsonl, .json, .parquet or .csv, text also packed (.jsonl.gz). A row holds `response`
+(text, or messages that end with it), `answer` or `instruction_id_list` and `kwargs`, and, where a
+model judges, `prompt` (text or messages); verl's and TRL's layouts are read as they are. OUTPUT is
+JSON lines: id, reward, abstained, details.
+
+`--as` takes the reward of a run or experiment: DOMAIN is then one of its domains. Without it math
+is math-verify, instruction_following the share of constraints met (strict), and chat the raw logit
+of the bundled reward model or of --reward-model.
+
+examples:
+  mgsrl score math responses.jsonl scores.jsonl
+  mgsrl score math rollouts.parquet scores.jsonl --columns response=output answer=gold
+  mgsrl score chat responses.jsonl scores.jsonl --as runs/pocket-mgs-seed0
+  mgsrl score instruction_following responses.jsonl.gz scores.jsonl --whole-response --loose
+"""
+SHAPING = ("clip", "standardise", "weight", "gate", "require_format", "format_bonus")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("domain", help="math | instruction_following | chat")
-    parser.add_argument("input", help="JSONL with prompt, response and the domain's reference")
-    parser.add_argument("output", help="JSONL: id, reward, abstained, details")
+    parser.epilog = EPILOG
+    parser.add_argument("domain", help="math | instruction_following | chat, or one of --as")
+    parser.add_argument("input", metavar="INPUT", help="responses and their tasks")
+    parser.add_argument("output", metavar="OUTPUT", help="JSON lines to write")
+    parser.add_argument("--force", action="store_true", help=FORCE_HELP)
+    parser.add_argument(
+        "--as",
+        dest="like",
+        metavar="RUN|EXPERIMENT",
+        help="score as this run folder or experiment does; other options override it",
+    )
     parser.add_argument("--loose", action="store_true", help="IFEval's loose variants count")
     parser.add_argument(
         "--whole-response", action="store_true", help="rows hold no think/response tags"
@@ -22,27 +58,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="error",
         help="a row that cannot be scored: stop, or leave it out, counted and named",
     )
-    parser.add_argument("--reward-model", default="pocket", help="chat: folder or hub id")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=column,
+        metavar="OURS=THEIRS",
+        help="columns of INPUT, as response=output; dots reach into nested ones",
+    )
+    parser.add_argument(
+        "--answer-pattern",
+        default="",
+        metavar="REGEX",
+        help="its first group in the answer column is the answer",
+    )
+    parser.add_argument("--reward-model", help="chat: folder or hub id (default: pocket)")
 
 
 def run(options: argparse.Namespace) -> None:
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from mgsrl.scoring.score_file import score_file
+    from mgsrl.scoring.score_rows import Layout
 
+    reward, special_tokens = _reward(options)
     with Progress(
         *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()
     ) as bar:
         task = bar.add_task("scoring", total=None)
         summary = score_file(
-            options.domain,
-            Path(options.input),
+            reward,
+            Path(options.input).expanduser(),
             Path(options.output),
-            loose=options.loose,
-            whole_response=options.whole_response,
+            layout=Layout(dict(options.columns), options.answer_pattern),
+            special_tokens=special_tokens,
             workers=options.workers,
-            reward_model=options.reward_model,
             bad_rows=options.bad_rows,
+            force=options.force,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     for problem in summary.problems:
@@ -55,3 +108,119 @@ def run(options: argparse.Namespace) -> None:
         f"{summary.without_block} without a complete <response>"
         + (f", {summary.skipped} bad rows left out" if summary.skipped else "")
     )
+    print("\n".join(_judges(reward, options.like)))
+
+
+def _reward(options: argparse.Namespace) -> "tuple[RewardConfig, Sequence[str]]":
+    """The reward to score with, and the special tokens that a model must not see."""
+    from mgsrl.scoring.score_file import default_reward
+
+    if not options.like:
+        reward = default_reward(
+            options.domain,
+            loose=options.loose,
+            whole_response=options.whole_response,
+            reward_model=options.reward_model or "pocket",
+        )
+        _check_use(options, reward)
+        return reward, ()
+    config = _config_of(options.like)
+    if options.domain not in config.domains:
+        raise ConfigError(
+            explain(
+                f"{options.like} has no domain {options.domain!r}.",
+                expected=nearest(options.domain, config.domains),
+                found=repr(options.domain),
+                todo="name one of its domains",
+            )
+        )
+    reward = config.domains[options.domain].reward
+    _check_use(options, reward)
+    if options.loose:
+        reward = replace(reward, strict=False)
+    if options.whole_response:
+        reward = replace(reward, missing_tag="whole_response")
+    if options.reward_model:
+        reward = replace(reward, path=options.reward_model)
+    kinds = {score.kind for score in (reward, *reward.extra.values())}
+    if not kinds & {"reward_model", "judge"}:
+        return reward, ()
+    from mgsrl.learner.policy import load_tokenizer
+
+    return reward, tuple(load_tokenizer(config.policy).all_special_tokens)
+
+
+def _check_use(options: argparse.Namespace, reward: "RewardConfig") -> None:
+    """Raise ConfigError for an option that this kind of reward does not know."""
+    for flag, given, kind in (
+        ("--loose", options.loose, "constraints"),
+        ("--reward-model", options.reward_model, "reward_model"),
+    ):
+        if given and reward.kind != kind:
+            raise ConfigError(
+                explain(
+                    f"{flag} does nothing for {options.domain}.",
+                    expected=f"a domain whose reward is of the kind {kind}",
+                    found=reward.kind,
+                    todo=f"leave {flag} out, or choose another domain",
+                )
+            )
+
+
+def _config_of(name: str) -> "Config":
+    """The configuration of a run folder, of one of its checkpoints, or of an experiment."""
+    from mgsrl.config.compose import compose_config, config_from_yaml, list_choices
+
+    folder = Path(name).expanduser()
+    if (folder / "manifest.json").is_file():
+        folder = folder.parent.parent
+    if (folder / "config.yaml").is_file():
+        return config_from_yaml(folder / "config.yaml")
+    experiments = list_choices("experiment")
+    if name not in experiments:
+        found = "a folder without config.yaml" if folder.is_dir() else "neither"
+        raise ConfigError(
+            explain(
+                f"--as {name} is no run and no experiment.",
+                expected=f"a run folder, or an experiment ({nearest(name, experiments)})",
+                found=found,
+                todo="correct it, e.g. --as runs/pocket-mgs-seed0",
+            )
+        )
+    return compose_config([f"experiment={name}"])
+
+
+def _judges(reward: "RewardConfig", like: str | None) -> list[str]:
+    """Who judged, and what a run would still make of it."""
+    from mgsrl.config.reward import OWN
+
+    lines = []
+    for name, score in {OWN: reward, **reward.extra}.items():
+        what = "" if name == OWN else f" for {name}"
+        if score.kind == "reward_model":
+            scale = "its sigmoid" if score.transform == "sigmoid" else "its raw logit"
+            lines.append(f"judged{what} by the reward model {score.path} ({scale})")
+        elif score.kind == "judge":
+            lines.append(f"judged{what} by {score.model} at {score.url}")
+        elif score.kind == "http":
+            lines.append(f"judged{what} by {score.url}")
+        else:
+            lines.append(f"judged{what} by {KINDS[score.kind]}")
+    if like is None and reward.kind == "reward_model":
+        lines.append("as a run sees it (transform, its model): --as RUN|EXPERIMENT")
+    if shaped := _shaping(reward):
+        lines.append(f"before what {like} makes of it in training: {', '.join(shaped)}")
+    return lines
+
+
+KINDS = {"math": "math-verify", "constraints": "the constraint checker"}
+
+
+def _shaping(reward: "RewardConfig") -> list[str]:
+    """The keys that change a reward after it was given."""
+    from mgsrl.config.reward import RewardConfig
+
+    default = RewardConfig()
+    names = [name for name in SHAPING if getattr(reward, name) != getattr(default, name)]
+    names += ["overlong_penalty"] if reward.overlong_buffer else []
+    return names + [f"the weighted sum with {name}" for name in reward.extra]

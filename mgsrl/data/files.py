@@ -6,7 +6,7 @@ file, the row, what was expected and what was found. A single bad row is handed 
 
 Left out: the `datasets` library for local files. It infers one schema for all rows (IFEval's
 `kwargs` have a different one in each), writes a cache and reports a bad row without its number.
-Compressed files are left out too: unpack them.
+Text may be packed by gzip (.jsonl.gz); other packers are left out: unpack their files.
 """
 
 import csv
@@ -21,18 +21,22 @@ import pyarrow.parquet
 from mgsrl.errors import DataError, MissingPathError, explain, nearest
 from mgsrl.obs.lines import (
     MAX_LINE_BYTES,
+    UNPACKING_ERRORS,
     LineProblem,
     as_object,
     check_text,
     describe_content,
     json_lines,
+    open_bytes,
+    remedy,
     text_lines,
+    unpacking_failed,
 )
 
 Record = dict[str, Any]
 NumberedRecord = tuple[str, Record | LineProblem]
-"""(where, record, or why there is none); `where` is for people: "line 17" of a text file,
-"row 17" of a table."""
+"""(where, record, or why there is none); `where` is for people: "line 17" of JSON lines, "row 17"
+of a table, "row 17 (line 19)" of a CSV file, whose rows may take several lines."""
 
 MAX_JSON_BYTES = 512 * 2**20
 """Largest JSON array: unlike lines it is parsed as a whole, in several times its size."""
@@ -81,16 +85,19 @@ def _read_json(path: Path) -> Iterator[NumberedRecord]:
 
 def _whole_text(path: Path) -> str:
     check_text(path)
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
+    try:
+        with open_bytes(path) as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+    except UNPACKING_ERRORS as error:
+        raise unpacking_failed(path, error) from error
+    if len(content) > MAX_JSON_BYTES:
         raise _broken(
             path,
             "",
             f"a JSON array of at most {MAX_JSON_BYTES // 2**20} MiB",
-            f"{size / 2**20:.0f} MiB",
+            "a larger one",
             "write it as .jsonl (jq -c '.[]' FILE) or .parquet, which are read bit by bit",
         )
-    content = path.read_bytes()
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -121,7 +128,9 @@ def _read_parquet(path: Path) -> Iterator[NumberedRecord]:
             "",
             "a complete Parquet file",
             f"{content}{', cut short or damaged' if cut else ''} ({str(error).splitlines()[0]})",
-            "fetch or write the file again" if cut else "give it the suffix of its real format",
+            "fetch or write the file again"
+            if cut
+            else remedy(content) or "give it the suffix of its real format",
         ) from error
 
 
@@ -129,12 +138,13 @@ def _read_csv(path: Path) -> Iterator[NumberedRecord]:
     csv.field_size_limit(MAX_LINE_BYTES)  # of the whole process; its default is 128 KiB
     reader = csv.DictReader(_csv_lines(path), strict=True)
     try:
-        for record in reader:
+        for number, record in enumerate(reader, start=1):
+            where = f"row {number} (line {reader.line_num})"
             extra = record.pop(None, None)
             missing = [name for name, value in record.items() if value is None]
             if extra or missing:
                 yield (
-                    f"line {reader.line_num}",
+                    where,
                     LineProblem(
                         f"{len(record)} columns as in the header",
                         f"{len(extra)} more" if extra else f"nothing for {', '.join(missing)}",
@@ -142,7 +152,7 @@ def _read_csv(path: Path) -> Iterator[NumberedRecord]:
                     ),
                 )
             else:
-                yield f"line {reader.line_num}", dict(record)
+                yield where, dict(record)
     except csv.Error as error:
         raise _broken(
             path,
@@ -167,14 +177,26 @@ _READERS: dict[str, Callable[[Path], Iterator[NumberedRecord]]] = {
     ".parquet": _read_parquet,
     ".csv": _read_csv,
 }
+PACKED = ".gz"
+SUFFIXES = ", ".join(_READERS)
+
+
+def row_number(where: str) -> int:
+    """17 of "line 17", "row 17" and "row 17 (line 19)": a row without an id is called by it."""
+    return int(where.split()[1])
+
+
+def data_stem(path: str | Path) -> str:
+    """The name of a data file without its suffixes: `rows` of `rows.jsonl.gz`."""
+    return Path(str(path).removesuffix(PACKED)).stem
 
 
 def read_records(path: Path, *, key: str) -> Iterator[NumberedRecord]:
     """Yield the records of a local file in file order, bad rows as a `LineProblem`.
 
     Args:
-        path: a .jsonl, .json (array), .parquet or .csv file.
-        key: the configuration key that named the file, for messages.
+        path: a .jsonl, .json (array), .parquet or .csv file; text may be packed (.jsonl.gz).
+        key: the configuration key or the argument that named the file, for messages.
 
     Raises:
         MissingPathError: there is no such file.
@@ -186,17 +208,21 @@ def read_records(path: Path, *, key: str) -> Iterator[NumberedRecord]:
                 f"{key}: there is no such data file.",
                 expected=f"the file {path} (seen from {Path.cwd()})",
                 found="a folder" if path.is_dir() else _nearby(path),
-                todo=f"set {key} to a .jsonl, .json, .parquet or .csv file",
+                todo=f"set {key} to a file that is there ({SUFFIXES})",
             )
         )
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
+    packed = path.suffix.lower() == PACKED
+    suffix = Path(path.stem).suffix if packed else path.suffix
+    reader = _READERS.get(suffix.lower())
+    if reader is None or (packed and reader is _read_parquet):
         raise DataError(
             explain(
                 f"{key}: {path} has a suffix that cannot be read.",
-                expected=f"one of {', '.join(_READERS)}",
-                found=f"{path.suffix or 'no suffix'}; {describe_content(path)}",
-                todo="convert the file, or give it the suffix of its real format",
+                expected=f"one of {SUFFIXES}; text may be packed (.jsonl{PACKED})",
+                found=f"{''.join(path.suffixes[-2:]) or 'no suffix'}; {describe_content(path)}",
+                todo="unpack it (Parquet is compressed inside)"
+                if reader is not None
+                else "convert the file, or give it the suffix of its real format",
             )
         )
     return reader(path)

@@ -18,6 +18,7 @@ from mgsrl.data.contamination import (
     conversation_text,
     normalised,
 )
+from mgsrl.data.files import row_number
 from mgsrl.data.rows import Row, RowProblem, RowReader
 from mgsrl.data.sources import open_records, source_name, window
 from mgsrl.data.templates import PromptTokenizer
@@ -50,8 +51,8 @@ class SourceReport:
     """Rows that share text with evaluation prompts; None when none were given."""
     boilerplate: int = 0
     """Phrases in common with evaluation prompts that too many rows hold to mean anything."""
-    examples: list[Row] = field(default_factory=list)
-    """The first usable rows."""
+    examples: list[tuple[str, Row]] = field(default_factory=list)
+    """The first usable rows, each with its place."""
 
     def histogram(self, bins: int = 8) -> list[tuple[int, int, int]]:
         """(from, to, rows) of equally wide ranges of prompt tokens, both ends included."""
@@ -105,8 +106,9 @@ class SourceReport:
         yield from _some(places, shown)
 
     def _example_lines(self) -> Iterator[str]:
-        for row in self.examples:
-            yield f"  row {row.id}: {row.messages[-1]['content'][:200]!r}"
+        for where, row in self.examples:
+            named = "" if row.id == str(row_number(where)) else f" (id {row.id})"
+            yield f"  {where}{named}: {row.messages[-1]['content'][:200]!r}"
             yield f"    reference: {dict(row.reference)}"
 
 
@@ -139,10 +141,10 @@ def inspect_source(
     overlap = None if against is None else Overlap(against)
     ids: dict[str, str] = {}
     seen: dict[str, str] = {}
-    for index, (where, record) in window(open_records(source, domain, key=key), source):
+    for where, record in window(open_records(source, domain, key=key), source):
         report.num_rows += 1
         try:
-            row = reader.read(record, default_id=str(index))
+            row = reader.read(record, default_id=str(row_number(where)))
             if row.id in ids:
                 raise RowProblem("every id once", f"the id {row.id!r} also in {ids[row.id]}")
             tokens = prompts.encode(row.messages) if prompts else None
@@ -158,7 +160,7 @@ def inspect_source(
         if overlap is not None:
             overlap.add(where, text)
         if len(report.examples) < num_examples:
-            report.examples.append(row)
+            report.examples.append((where, row))
         if tokens is not None:
             report.lengths.append(len(tokens))
             report.overlong += 0 < max_prompt_tokens < len(tokens)

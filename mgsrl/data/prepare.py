@@ -17,7 +17,7 @@ from typing import Any
 
 from mgsrl import __version__
 from mgsrl.config import SourceConfig
-from mgsrl.data.files import NumberedRecord, read_records
+from mgsrl.data.files import NumberedRecord, read_records, row_number
 from mgsrl.data.published import PUBLISHED, PublishedSet
 from mgsrl.data.rows import Row, RowProblem, RowReader
 from mgsrl.data.sources import split_hub_path
@@ -136,17 +136,17 @@ def _rows(
     source = SourceConfig(columns=dict(entry.columns), answer_pattern=entry.answer_pattern)
     reader = RowReader(source, key=name, reward_kind=entry.reward_kind, validate=validate)
     ids: set[str] = set()
-    for index, (where, record) in enumerate(records):
+    for where, record in records:
         try:
             if entry.convert and isinstance(record, dict):
                 record = entry.convert(record)
-            row = reader.read(record, default_id=f"{name}-{index}")
+            row = reader.read(record, default_id=f"{name}-{row_number(where)}")
         except RowProblem as problem:
             prepared.left_out[problem.expected] += 1
             prepared.examples.setdefault(problem.expected, f"{where}: {problem.found}")
             continue
         # Ids that come twice would be refused when the file is loaded.
-        id_ = row.id if row.id not in ids else f"{row.id}-{index}"
+        id_ = row.id if row.id not in ids else f"{row.id}-{row_number(where)}"
         ids.add(id_)
         prepared.rows += 1
         yield {"id": id_, **_conversation(row), **row.reference}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mgsrl.data.files import Record
-from mgsrl.data.rows import RowProblem, last_boxed
+from mgsrl.data.layouts import RowProblem, last_boxed
 
 
 @dataclass(frozen=True, slots=True)

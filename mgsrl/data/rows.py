@@ -3,28 +3,37 @@
 A record is read through the source's column mapping (our name -> theirs, dotted names reach into
 nested records). Without a mapping four layouts are understood: our own column names, IFEval's,
 verl's (`data_source`, `prompt`, `reward_model.ground_truth`) and TRL's (`answer`, `ground_truth`
-or `solution` beside the prompt).
+or `solution` beside the prompt). Of an answer that ends as GSM8K's do ("... #### 18"), what stands
+behind the mark is the answer.
 
 Left out: guesses at columns such as `question` or `problem`. A wrong guess trains on wrong data
 in silence; a mapping takes one line of YAML. verl's `extra_info.index` is no id: published files
 repeat it; `columns: {id: extra_info.index}` takes it where it is one.
 """
 
-import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mgsrl.config import SourceConfig
-from mgsrl.errors import ConfigError, DataError, explain, nearest
+from mgsrl.data.layouts import (
+    ABSENT,
+    WORKED,
+    RowProblem,
+    answer_elsewhere,
+    columns_of,
+    from_json,
+    is_verl,
+    verl_constraints,
+)
+from mgsrl.errors import ConfigError, explain, nearest
 from mgsrl.obs.lines import LineProblem, show
 from mgsrl.types import Message
 
 ROLES = ("system", "user", "assistant")
 COLUMNS = ("prompt", "messages", "answer", "instruction_id_list", "kwargs", "gates", "id")
-_ABSENT = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,10 @@ class RowReader:
             `answer`.
         validate: an extra check of a reference (the constraint checker's); a `ValueError` that it
             raises is reported with the row.
+        needs_prompt: a row without a prompt cannot be used; else it has no messages.
+        more_columns: names besides `COLUMNS` that may be mapped, for `value`.
+        option: the command-line option that maps columns (`--columns`), for messages; without it
+            they name configuration keys.
 
     Raises:
         ConfigError: a mapping or an answer pattern that cannot work.
@@ -61,21 +74,27 @@ class RowReader:
         key: str,
         reward_kind: str,
         validate: Callable[[dict[str, Any]], None] | None = None,
+        needs_prompt: bool = True,
+        more_columns: Sequence[str] = (),
+        option: str = "",
     ) -> None:
         self._columns = dict(source.columns)
+        self._needs_prompt = needs_prompt
+        self._option = option
         self._prompt_suffix = source.prompt_suffix
         self._key = key
         self._reward_kind = reward_kind
         self._validate = validate
         self._pattern = _compile(source.answer_pattern, key) if source.answer_pattern else None
+        known = (*COLUMNS, *more_columns)
         for name in self._columns:
-            if name not in COLUMNS:
+            if name not in known:
                 raise ConfigError(
                     explain(
-                        f"{key}.columns maps an unknown column.",
-                        expected=f"our names on the left: {', '.join(COLUMNS)}",
+                        f"{option or f'{key}.columns'} maps an unknown column.",
+                        expected=f"our names on the left: {', '.join(known)}",
                         found=repr(name),
-                        todo=f"rename it ({nearest(name, COLUMNS)})",
+                        todo=f"rename it ({nearest(name, known)})",
                     )
                 )
 
@@ -97,25 +116,39 @@ class RowReader:
             except ValueError as error:
                 found = "; ".join(line.strip() for line in str(error).splitlines())
                 raise RowProblem("a reference that the reward accepts", found) from error
-        id_ = _ABSENT if self._columns.get("id") == "" else self._get(record, "id")
-        if id_ is _ABSENT or id_ is None:
-            return Row(default_id, messages, reference)
-        if isinstance(id_, bool) or not isinstance(id_, int | str):
+        id_ = self.id(record)
+        return Row(default_id if id_ is None else str(id_), messages, reference)
+
+    def id(self, record: Mapping[str, Any]) -> str | int | None:
+        """The row's own id; None without one. Raises RowProblem for one of another type."""
+        id_ = None if self._columns.get("id") == "" else self.value(record, "id")
+        if isinstance(id_, bool) or not isinstance(id_, int | str | None):
             raise RowProblem("an id that is a string or an integer", show(id_))
-        return Row(str(id_), messages, reference)
+        return id_
+
+    def value(self, record: Mapping[str, Any], name: str) -> Any:
+        """The value of our column `name`, None without one. Raises RowProblem as `read` does."""
+        value = self._get(record, name)
+        return None if value is ABSENT else value
+
+    def mapping(self, name: str, theirs: str = "NAME") -> str:
+        """How the user says which column `name` is."""
+        if self._option:
+            return f"{self._option} {name}={theirs}"
+        return f"{self._key}.columns.{name}={theirs}"
 
     def _get(self, record: Mapping[str, Any], name: str) -> Any:
-        """The value of our column `name`, or `_ABSENT`; a mapped column must be there."""
+        """The value of our column `name`, or `ABSENT`; a mapped column must be there."""
         theirs = self._columns.get(name)
         if theirs is None:
-            return record.get(name, _ABSENT)
+            return record.get(name, ABSENT)
         value: Any = record
         for part in _path_in(record, theirs):
             if not isinstance(value, Mapping) or part not in value:
                 raise RowProblem(
-                    f"the column {theirs!r} ({self._key}.columns.{name})",
-                    _columns_of(record),
-                    f"set {self._key}.columns.{name} to the right name",
+                    f"the column {theirs!r} ({self.mapping(name, theirs)})",
+                    columns_of(record),
+                    f"name the right one: {self.mapping(name)}",
                 )
             value = value[part]
         return value
@@ -124,16 +157,18 @@ class RowReader:
 
     def _messages(self, record: Mapping[str, Any]) -> tuple[Message, ...]:
         names = [name for name in ("messages", "prompt") if name in self._columns]
-        value: Any = _ABSENT
+        value: Any = ABSENT
         for name in names or ["messages", "prompt"]:
             value = self._get(record, name)
-            if value is not _ABSENT and value is not None:
+            if value is not ABSENT and value is not None:
                 break
-        if value is _ABSENT or value is None:
+        if value is ABSENT or value is None:
+            if not self._needs_prompt:
+                return ()
             raise RowProblem(
                 "a prompt: the column `prompt` (a string or messages) or `messages`",
-                _columns_of(record),
-                f"say which column it is: {self._key}.columns.prompt=NAME",
+                columns_of(record),
+                f"say which column it is: {self.mapping('prompt')}",
             )
         if isinstance(value, str):
             value = [{"role": "user", "content": value}]
@@ -159,19 +194,19 @@ class RowReader:
         if self._reward_kind == "constraints":
             return self._constraints(record)
         if self._reward_kind in ("judge", "http"):
-            has_answer = self._get(record, "answer") not in (_ABSENT, None)
+            has_answer = self._get(record, "answer") not in (ABSENT, None)
             return {"answer": self._answer(record)} if has_answer else {}
         return {}
 
     def _answer(self, record: Mapping[str, Any]) -> str:
         value = self._get(record, "answer")
-        if value is _ABSENT:
-            value = _answer_elsewhere(record, worked=self._pattern is None)
-        if value is _ABSENT or value is None:
+        if value is ABSENT:
+            value = answer_elsewhere(record, worked=self._pattern is None)
+        if value is ABSENT or value is None:
             raise RowProblem(
                 "the answer of a math task: the column `answer`",
-                _columns_of(record),
-                f"say which column it is: {self._key}.columns.answer=NAME",
+                columns_of(record),
+                f"say which column it is: {self.mapping('answer')}",
             )
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise RowProblem("an answer that is a string or a number", show(value))
@@ -187,6 +222,8 @@ class RowReader:
                     f"change {self._key}.answer_pattern or mend the row",
                 )
             text = match.group(1)
+        elif worked := WORKED.search(text):
+            text = worked[1]
         if not text.strip():
             raise RowProblem("an answer that is not empty", show(value))
         return text.strip()
@@ -194,15 +231,16 @@ class RowReader:
     def _constraints(self, record: Mapping[str, Any]) -> dict[str, Any]:
         ids = self._get(record, "instruction_id_list")
         kwargs = self._get(record, "kwargs")
-        if ids is _ABSENT and _is_verl(record):
-            ids, kwargs = _verl_constraints(record["reward_model"].get("ground_truth"))
-        if ids is _ABSENT or kwargs is _ABSENT or ids is None or kwargs is None:
+        if ids is ABSENT and is_verl(record):
+            ids, kwargs = verl_constraints(record["reward_model"].get("ground_truth"))
+        if ids is ABSENT or kwargs is ABSENT or ids is None or kwargs is None:
             raise RowProblem(
                 "the constraints: the columns `instruction_id_list` and `kwargs`",
-                _columns_of(record),
-                f"map them with {self._key}.columns",
+                columns_of(record),
+                f"say which columns they are: {self.mapping('instruction_id_list')} and "
+                f"{self.mapping('kwargs')}",
             )
-        ids, kwargs = _from_json(ids), _from_json(kwargs)
+        ids, kwargs = from_json(ids), from_json(kwargs)
         if not isinstance(ids, list) or not ids or not all(isinstance(i, str) for i in ids):
             raise RowProblem("`instruction_id_list` that is a list of strings", show(ids))
         if not isinstance(kwargs, list) or len(kwargs) != len(ids):
@@ -212,28 +250,9 @@ class RowReader:
             "kwargs": [_without_nones(item) for item in kwargs],
         }
         gates = self._get(record, "gates")
-        if gates is not _ABSENT and gates is not None:
-            reference["gates"] = [_gate(gate) for gate in _as_list(_from_json(gates))]
+        if gates is not ABSENT and gates is not None:
+            reference["gates"] = [_gate(gate) for gate in _as_list(from_json(gates))]
         return reference
-
-
-class RowProblem(DataError):
-    """What is wrong with one record; `at` adds the place."""
-
-    def __init__(self, expected: str, found: str, todo: str = "mend or remove the row") -> None:
-        super().__init__(explain("A row is not usable.", expected=expected, found=found, todo=todo))
-        self.expected, self.found, self.todo = expected, found, todo
-
-    def at(self, place: str) -> DataError:
-        """The error for the user: `place` is the file and the row."""
-        return DataError(
-            explain(
-                f"{place}: the row is not usable.",
-                expected=self.expected,
-                found=self.found,
-                todo=self.todo,
-            )
-        )
 
 
 def _compile(pattern: str, key: str) -> re.Pattern[str]:
@@ -259,63 +278,6 @@ def _path_in(record: Mapping[str, Any], dotted: str) -> list[str]:
     return [dotted] if dotted in record else dotted.split(".")
 
 
-def _columns_of(record: Mapping[str, Any]) -> str:
-    """What a record has instead of what was looked for."""
-    names = [str(name) for name in record]
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return f"the columns {', '.join(names[:20])}{more}" if names else "no columns"
-
-
-def _answer_elsewhere(record: Mapping[str, Any], *, worked: bool) -> Any:
-    r"""The answer where verl and TRL keep it, or `_ABSENT`.
-
-    TRL's `solution` is a bare answer in some sets and a worked solution in others: of a `worked`
-    one only what stands in its last `\boxed{}` is the answer (an `answer_pattern` sees it all).
-    """
-    if _is_verl(record):
-        truth = record["reward_model"].get("ground_truth", _ABSENT)
-        return truth[0] if isinstance(truth, list) and len(truth) == 1 else truth
-    if "ground_truth" in record:
-        return record["ground_truth"]
-    solution = record.get("solution", _ABSENT)
-    if not isinstance(solution, str) or not worked:
-        return solution
-    boxed = last_boxed(solution)
-    if boxed is None and len(solution.split()) > 12:
-        raise RowProblem(
-            "a `solution` that is an answer, or that holds one in \\boxed{}",
-            show(solution),
-            "map the column that holds the bare answer, or give an answer_pattern",
-        )
-    return solution if boxed is None else boxed
-
-
-def last_boxed(text: str) -> str | None:
-    r"""What stands in the last complete `\boxed{...}`; None without one."""
-    start = text.rfind("\\boxed{")
-    depth = 0
-    for index in range(start + len("\\boxed"), len(text)) if start >= 0 else ():
-        depth += (text[index] == "{") - (text[index] == "}")
-        if depth == 0:
-            return text[start + len("\\boxed{") : index]
-    return None
-
-
-def _is_verl(record: Mapping[str, Any]) -> bool:
-    return "data_source" in record and isinstance(record.get("reward_model"), Mapping)
-
-
-def _verl_constraints(ground_truth: Any) -> tuple[Any, Any]:
-    """Ids and kwargs in a verl `ground_truth`: an object (or a list of one), maybe as JSON."""
-    value = _from_json(ground_truth)
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if not isinstance(value, Mapping):
-        return _ABSENT, _ABSENT
-    ids = value.get("instruction_id_list", value.get("instruction_id", _ABSENT))
-    return ids, value.get("kwargs", _ABSENT)
-
-
 def _says_nothing(item: object) -> bool:
     """Whether it is the system's and blank: data sets write it so where there is none."""
     if not isinstance(item, Mapping) or item.get("role") != "system":
@@ -338,7 +300,7 @@ def _message(item: object) -> Message:
 def _without_nones(item: object) -> dict[str, Any]:
     """One constraint's arguments. Parquet gives every row the union of all arguments, the absent
     ones as None; a constraint without arguments may be None altogether."""
-    item = _from_json(item)
+    item = from_json(item)
     if item is None:
         return {}
     if not isinstance(item, Mapping):
@@ -359,13 +321,3 @@ def _as_list(value: object) -> list[Any]:
     if not isinstance(value, list):
         raise RowProblem("`gates` that is a list", show(value))
     return value
-
-
-def _from_json(value: object) -> Any:
-    """`value`, parsed when it is a JSON string (CSV columns, and tables that avoid nesting)."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise RowProblem("a value that is JSON", f"{value[:60]!r} ({error})") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config import SourceConfig
-from mgsrl.data.files import NumberedRecord, read_records
+from mgsrl.data.files import NumberedRecord, data_stem, read_records, row_number
 from mgsrl.data.pocket import pocket_rows
 from mgsrl.data.rows import Row, RowProblem, RowReader
 from mgsrl.errors import DataError, MissingPathError, explain
@@ -44,6 +44,7 @@ def load_rows(
     reward_kind: str = "reward_model",
     validate: Callable[[dict[str, Any]], None] | None = None,
     accept: Callable[[Row], None] | None = None,
+    option: str = "",
 ) -> Rows:
     """All rows of a source, read and checked.
 
@@ -54,6 +55,7 @@ def load_rows(
         reward_kind: decides what a row must hold, see `RowReader`.
         validate: an extra check of each reference; raises `ValueError` for a bad one.
         accept: a last look at each row; raises `RowProblem` for one that cannot be used.
+        option: the command-line option that maps columns, where no configuration does.
 
     Raises:
         MissingPathError: no such file, hub id or split.
@@ -61,18 +63,18 @@ def load_rows(
             Rows that are not usable are left out instead under `bad_rows=skip`.
         ConfigError: a mapping that cannot work.
     """
-    reader = RowReader(source, key=key, reward_kind=reward_kind, validate=validate)
+    reader = RowReader(source, key=key, reward_kind=reward_kind, validate=validate, option=option)
     name = source_name(source, domain)
-    stem = Path(source.path).stem or domain
+    stem = data_stem(source.path) or domain
     rows: list[Row] = []
     problems: list[DataError] = []
     num_problems = 0
     first_place: dict[str, str] = {}
-    for index, (where, record) in window(open_records(source, domain, key=key), source):
+    for where, record in window(open_records(source, domain, key=key), source):
         try:
-            row = reader.read(record, default_id=f"{stem}-{index}")
+            row = reader.read(record, default_id=f"{stem}-{row_number(where)}")
             if row.id in first_place:
-                raise _id_again(row.id, first_place[row.id], key)
+                raise _id_again(row.id, first_place[row.id], reader)
             if accept is not None:
                 accept(row)
         except RowProblem as problem:
@@ -94,12 +96,12 @@ def load_rows(
     return Rows(rows, num_problems)
 
 
-def _id_again(id_: str, first: str, key: str) -> RowProblem:
+def _id_again(id_: str, first: str, reader: RowReader) -> RowProblem:
     return RowProblem(
         "every id once",
         f"the id {id_!r} also in {first}",
-        f"remove one of the rows, map another column with {key}.columns.id, or set it to '' to "
-        "number the rows",
+        f"remove one of the rows, map another column ({reader.mapping('id')}), or none, to number "
+        f"the rows ({reader.mapping('id', repr(''))})",
     )
 
 
@@ -122,12 +124,10 @@ def source_name(source: SourceConfig, domain: str) -> str:
     return source.path if source.kind == "file" else f"{source.path} ({source.split})"
 
 
-def window(
-    records: Iterator[NumberedRecord], source: SourceConfig
-) -> Iterator[tuple[int, NumberedRecord]]:
-    """The records that `start` and `limit` leave, each with its index in the whole source."""
+def window(records: Iterator[NumberedRecord], source: SourceConfig) -> Iterator[NumberedRecord]:
+    """The records that `start` and `limit` leave."""
     stop = None if source.limit is None else source.start + source.limit
-    return islice(enumerate(records), source.start, stop)
+    return islice(records, source.start, stop)
 
 
 def open_records(source: SourceConfig, domain: str, *, key: str) -> Iterator[NumberedRecord]:

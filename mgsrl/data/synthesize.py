@@ -8,7 +8,6 @@ Left out: rewriting the sentences with a language model, and constraints spread 
 """
 
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ from mgsrl.config import SourceConfig
 from mgsrl.data.plain_prompts import PLAIN_PROMPTS
 from mgsrl.data.rows import Row
 from mgsrl.data.sources import load_rows
-from mgsrl.errors import DataError, UserError, explain
+from mgsrl.errors import UserError, explain
 from mgsrl.obs.jsonl import dump_line, write_atomic
 
 _TRIES = 20
@@ -55,12 +54,7 @@ def plain_prompts(where: str | None, columns: Mapping[str, str]) -> list[Row]:
         ]
     kind, path = ("hub", where[4:]) if where.startswith("hub:") else ("file", where)
     source = SourceConfig(kind=kind, path=path, columns=dict(columns))
-    try:
-        return load_rows(source, "prompts", key="--prompts")
-    except DataError as error:
-        # Loading speaks of configuration keys; here columns are an option.
-        todo = re.sub(r"--prompts\.columns\.(\w+)=", r"--columns \1=", str(error))
-        raise DataError(todo) from error
+    return load_rows(source, "prompts", key="--prompts", option="--columns")
 
 
 def synthesize(

@@ -58,7 +58,7 @@ class Rewards:
         self._workers.__enter__()
 
     def rewards(self, items: Sequence[RewardItem]) -> list[Reward]:
-        rows = [ScoreRow(index, index, item) for index, item in enumerate(items)]
+        rows = [ScoreRow(index, item) for index, item in enumerate(items)]
         chunks = (rows[at : at + self._size] for at in range(0, len(rows), self._size))
         return [reward for _, reward in self._workers.score(chunks)]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mgsrl.config.data import SourceConfig
 from mgsrl.config.reward import RewardConfig
-from mgsrl.data.files import NumberedRecord
+from mgsrl.data.files import NumberedRecord, row_number
 from mgsrl.data.rows import Row, RowProblem, RowReader
 from mgsrl.data.sources import open_records
 from mgsrl.errors import DataError, MissingPathError, explain
@@ -37,7 +37,7 @@ def load_task(choice: TaskChoice, limit: int | None = None) -> list[Row]:
     prompts: set[str] = set()
     for where, record in _records(choice, key):
         try:
-            row = _read(reader, task, record, default_id=str(len(rows)))
+            row = _read(reader, task, record, default_id=str(row_number(where)))
             if row.id in rows:
                 raise RowProblem("every id once", f"the id {row.id!r} again")
         except RowProblem as problem:

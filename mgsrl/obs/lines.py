@@ -2,35 +2,44 @@
 
 A line that cannot be used (too long, not UTF-8, not a JSON object) is handed out as a
 `LineProblem`, so that the caller decides between stopping and leaving it out. A file that is
-another format altogether is an error at once.
+another format altogether is an error at once. Files whose name ends in .gz are unpacked as they are
+read.
 
 Left out: guessing an encoding. A wrong guess trains on garbled text in silence.
 """
 
+import gzip
 import json
 import re
 import reprlib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mgsrl.errors import DataError, explain
 
+UNPACKING_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
+"""What reading a .gz file that is none, or not whole, raises."""
 MAX_LINE_BYTES = 16 * 2**20
 """Longest line that is read, in bytes: far above any row, far below what hurts."""
 
+_PAGE = "download the file itself: this is a page about it"
+_ICONV = "convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"
+_UNPACK = "unpack it"
 _MAGIC = (
-    (b"PAR1", "a Parquet file"),
-    (b"\x1f\x8b", "a gzip file"),
-    (b"PK\x03\x04", "a zip file"),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard file"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself (run `git lfs pull`)"),
-    (b"<!DOCTYPE", "an HTML page"),
-    (b"<html", "an HTML page"),
-    (b"\xff\xfe", "UTF-16 text"),
-    (b"\xfe\xff", "UTF-16 text"),
+    (b"PAR1", "a Parquet file", "rename it to end in .parquet"),
+    (b"\x1f\x8b", "a gzip file", "rename it to end in .gz behind the suffix of its content"),
+    (b"PK\x03\x04", "a zip file", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file", _UNPACK),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run `git lfs pull`"),
+    (b"<!DOCTYPE", "an HTML page", _PAGE),
+    (b"<html", "an HTML page", _PAGE),
+    (b"\xff\xfe", "UTF-16 text", _ICONV),
+    (b"\xfe\xff", "UTF-16 text", _ICONV),
 )
+"""First bytes, what they say, what to do with such a file where text was expected."""
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -53,22 +62,40 @@ def show(value: object) -> str:
     return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
 
 
+def open_bytes(path: Path) -> IO[bytes]:
+    """The content of a file, unpacked where its name ends in .gz. Raises what `gzip` raises."""
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
 def describe_content(path: Path) -> str:
     """What the first bytes of a file say it is, for the `found` part of a message."""
-    with path.open("rb") as file:
-        head = file.read(64)
+    try:
+        with open_bytes(path) as file:
+            head = file.read(64)
+    except UNPACKING_ERRORS:
+        with path.open("rb") as file:
+            head = file.read(64)
     if not head:
         return "an empty file"
-    for magic, name in _MAGIC:
+    for magic, name, _ in _MAGIC:
         if head.startswith(magic):
             return name
     return f"a file that starts with {head[:24]!r}"
+
+
+def remedy(content: str) -> str:
+    """What to do with a file of another format, by what `describe_content` says; "" for none."""
+    return next((todo for _, name, todo in _MAGIC if name == content), "")
 
 
 def check_text(path: Path) -> None:
     """Raise DataError for a file that cannot be opened or whose first bytes are another format."""
     try:
         content = describe_content(path)
+        with open_bytes(path) as file:
+            file.read(1)
+    except UNPACKING_ERRORS as error:
+        raise unpacking_failed(path, error) from error
     except OSError as error:
         raise DataError(
             explain(
@@ -78,18 +105,24 @@ def check_text(path: Path) -> None:
                 todo="change its permissions, or choose another file",
             )
         ) from error
-    if content in {name for _, name in _MAGIC}:
-        convert = "convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)"
+    if todo := remedy(content):
+        expected = f"a UTF-8 {path.suffix or 'text'} file"
         raise DataError(
-            explain(
-                f"{path}: cannot be read.",
-                expected=f"a UTF-8 {path.suffix or 'text'} file",
-                found=content,
-                todo=convert
-                if "UTF-16" in content
-                else "give the file the suffix of its real format, or convert it",
-            )
+            explain(f"{path}: cannot be read.", expected=expected, found=content, todo=todo)
         )
+
+
+def unpacking_failed(path: Path, error: Exception, number: int = 0) -> DataError:
+    """The error for a .gz file that is none or is damaged; `number` lines of it could be read."""
+    place = f"{path}, after line {number}" if number else str(path)
+    return DataError(
+        explain(
+            f"{place}: cannot be unpacked.",
+            expected="a complete gzip file",
+            found=f"{describe_content(path)} ({error})",
+            todo="fetch or pack the file again, or take .gz off its name if it is not packed",
+        )
+    )
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str | LineProblem]]:
@@ -98,22 +131,31 @@ def text_lines(path: Path) -> Iterator[tuple[int, str | LineProblem]]:
     A byte order mark of UTF-8 is dropped. Raises DataError as `check_text` does.
     """
     check_text(path)
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
-                limit = f"a line of at most {MAX_LINE_BYTES / 2**20:g} MiB"
-                found = f"a longer one that starts with {line[:40]!r}"
-                del line
-                yield number, LineProblem(limit, found, "mend or remove the line")
-                while (rest := file.readline(2**20)) and not rest.endswith(b"\n"):
-                    pass
-                continue
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                yield number, _not_utf8(line, error)
+    number = 0
+    with open_bytes(path) as file:
+        try:
+            for number, line in _numbered(file):
+                yield number, line
+        except UNPACKING_ERRORS as error:
+            raise unpacking_failed(path, error, number) from error
+
+
+def _numbered(file: IO[bytes]) -> Iterator[tuple[int, str | LineProblem]]:
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            limit = f"a line of at most {MAX_LINE_BYTES / 2**20:g} MiB"
+            found = f"a longer one that starts with {line[:40]!r}"
+            del line
+            yield number, LineProblem(limit, found, "mend or remove the line")
+            while (rest := file.readline(2**20)) and not rest.endswith(b"\n"):
+                pass
+            continue
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            yield number, _not_utf8(line, error)
 
 
 def _not_utf8(line: bytes, error: UnicodeDecodeError) -> LineProblem:

@@ -1,4 +1,4 @@
-"""Scores stored responses without training: JSON lines in, JSON lines out (`mgsrl score`).
+"""Scores stored responses without training: a data file in, JSON lines out (`mgsrl score`).
 
 Two passes over the input: the first only checks every row, so that a bad one is reported at once
 and not after an hour; the second scores. At most a few hundred rows are in memory. Results go to a
@@ -9,9 +9,9 @@ which input and options it belongs to, and a later call with the same continues 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from typing import Any
 from mgsrl.config.data import BAD_ROWS
 from mgsrl.config.reward import RewardConfig
 from mgsrl.errors import ConfigError, DataError, UserError, explain, nearest
+from mgsrl.obs.outputs import output_file
 from mgsrl.rewards.build import check_reward, validator
-from mgsrl.scoring.score_rows import ScoreRow, read_rows
+from mgsrl.scoring.score_rows import Layout, ScoreRow, read_rows
 from mgsrl.scoring.score_workers import ScoreWorkers
 from mgsrl.types import Reward
 
@@ -49,54 +50,76 @@ class ScoreSummary:
     skipped: int
     """Rows left out under `bad_rows=skip`; they have no row in the output."""
     problems: tuple[str, ...]
-    """What was wrong with the first of them, with file and line."""
+    """What was wrong with the first of them, with file and row."""
+
+
+def default_reward(
+    domain: str, *, loose: bool = False, whole_response: bool = False, reward_model: str = "pocket"
+) -> RewardConfig:
+    """The reward of a domain where no run or experiment says which.
+
+    Args:
+        domain: a key of `DOMAINS`.
+        loose: constraints: also accept IFEval's loose variants.
+        whole_response: the responses hold no tags; score all of their text.
+        reward_model: chat: `pocket`, a folder or a hub id; its raw logit is the reward.
+    """
+    if domain not in DOMAINS:
+        raise _bad_argument("the domain", nearest(domain, DOMAINS), repr(domain))
+    return RewardConfig(
+        kind=DOMAINS[domain],
+        path=reward_model,
+        strict=not loose,
+        missing_tag="whole_response" if whole_response else "zero",
+    )
 
 
 def score_file(
-    domain_kind: str,
+    config: RewardConfig,
     input_path: Path,
     output_path: Path,
     *,
-    loose: bool = False,
-    whole_response: bool = False,
+    layout: Layout | None = None,
+    special_tokens: Sequence[str] = (),
     workers: int = 1,
-    reward_model: str = "pocket",
     bad_rows: str = "error",
+    force: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ScoreSummary:
     """Score every row of `input_path`.
 
     Args:
-        domain_kind: a key of `DOMAINS`.
-        input_path: rows with `response`, `prompt` (chat), `answer` (math) or
+        config: the reward, `default_reward` or a run's. A model computes on the GPU where there is
+            one, whatever `num_gpus` is.
+        input_path: a data file; rows with `response`, `prompt` (chat), `answer` (math) or
             `instruction_id_list` and `kwargs` (instruction following), and optionally `id`.
-        output_path: rows with `id` (the input's, else the line number), `reward` (null when it
+        output_path: rows with `id` (the input's, else the row's number), `reward` (null when it
             abstained), `abstained`, `details`, and `error` with the reason of an abstention.
-        loose: constraints: also accept IFEval's loose variants.
-        whole_response: the responses hold no tags; score all of their text.
+        layout: how the input's rows are laid out.
+        special_tokens: the policy's, which a model that judges must not see.
         workers: processes (math, constraints).
-        reward_model: chat: `pocket`, a folder or a hub id.
         bad_rows: `error` stops at the first row that cannot be scored, before anything is scored;
             `skip` leaves such rows out of the output and counts them.
+        force: `output_path` may be replaced; never if it is `input_path`.
         on_progress: called with (rows done, rows in all).
 
     Raises:
         UserError: anything wrong with the arguments, the file or a row.
     """
-    config = _config(domain_kind, loose, whole_response, reward_model)
     if workers < 1:
         raise _bad_argument("--workers", "an integer of at least 1", str(workers))
-    config = check_reward(config, "--reward-model")
     if bad_rows not in BAD_ROWS:
         raise _bad_argument("--bad-rows", f"one of {', '.join(BAD_ROWS)}", repr(bad_rows))
-    check = _Check(bad_rows == "skip")
-    total = check.count(input_path, config)
-    partial = _partial_path(input_path, output_path, config)
+    output_path = output_file(output_path, "OUTPUT", inputs=[input_path], force=force)
+    config = check_reward(replace(config, num_gpus=_gpus(config)), "--reward-model")
+    source = _Source(input_path, config, layout or Layout(), bad_rows == "skip")
+    total = source.count()
+    partial = source.partial_path(output_path, special_tokens)
     with ExitStack() as stack:
-        pool = stack.enter_context(ScoreWorkers(config, workers))
-        done = _resume(partial, _rows(input_path, config, check.on_bad))
+        pool = stack.enter_context(ScoreWorkers(config, workers, special_tokens))
+        done = _resume(partial, source.rows())
         file = stack.enter_context(partial.open("a", encoding="utf-8"))
-        rows = islice(_rows(input_path, config, check.on_bad), done, None)
+        rows = islice(source.rows(), done, None)
         for count, (row, reward) in enumerate(pool.score(_chunks(rows)), start=done + 1):
             file.write(json.dumps(_output(row, reward)) + "\n")
             if count % CHUNK == 0:
@@ -108,25 +131,17 @@ def score_file(
     partial.replace(output_path)
     for stale in output_path.parent.glob(f".{output_path.name}.*.partial"):
         stale.unlink()
-    return _summary(output_path, done, check)
+    return _summary(output_path, done, source)
 
 
-def _config(kind: str, loose: bool, whole_response: bool, reward_model: str) -> RewardConfig:
-    if kind not in DOMAINS:
-        raise _bad_argument("the domain", nearest(kind, DOMAINS), repr(kind))
-    return RewardConfig(
-        kind=DOMAINS[kind],
-        path=reward_model,
-        strict=not loose,
-        missing_tag="whole_response" if whole_response else "zero",
-        num_gpus=float(DOMAINS[kind] == "reward_model" and _sees_gpu()),
-    )
-
-
-def _sees_gpu() -> bool:
+def _gpus(config: RewardConfig) -> float:
+    """GPUs for the models of this reward: as many as it wants and this process sees."""
+    if all(score.kind != "reward_model" for score in (config, *config.extra.values())):
+        return 0.0
     import torch
 
-    return torch.cuda.is_available()
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return float(min(found, max(1, int(config.num_gpus))))
 
 
 def _bad_argument(name: str, expected: str, found: str) -> UserError:
@@ -137,33 +152,37 @@ def _bad_argument(name: str, expected: str, found: str) -> UserError:
     )
 
 
-OnBad = Callable[[DataError], None]
+class _Source:
+    """The input, read once to check every row, and again to score."""
 
-
-def _rows(path: Path, config: RewardConfig, on_bad: OnBad | None) -> Iterator[ScoreRow]:
-    needs_prompt = config.kind == "reward_model"
-    return read_rows(path, validator(config), needs_prompt=needs_prompt, on_bad=on_bad)
-
-
-class _Check:
-    """The first pass over the input, and what it found."""
-
-    def __init__(self, skip: bool) -> None:
+    def __init__(self, path: Path, config: RewardConfig, layout: Layout, skip: bool) -> None:
+        self.path = path
+        self.config = config
+        self.layout = layout
+        self.skip = skip
         self.skipped = 0
         self.problems: list[str] = []
-        self.on_bad: OnBad | None = (lambda error: None) if skip else None
-        """What later passes do with the bad rows that this one has counted."""
 
-    def count(self, path: Path, config: RewardConfig) -> int:
+    def rows(self, on_bad: Callable[[DataError], None] | None = None) -> Iterator[ScoreRow]:
+        """The rows that can be scored; bad ones, if they are skipped, go to `on_bad`."""
+        return read_rows(
+            self.path,
+            validator(self.config),
+            kinds=[self.config.kind, *(extra.kind for extra in self.config.extra.values())],
+            layout=self.layout,
+            on_bad=(on_bad or (lambda error: None)) if self.skip else None,
+        )
+
+    def count(self) -> int:
         """Read every row once; returns how many can be scored. Raises DataError."""
-        count = sum(1 for _ in _rows(path, config, self._skip if self.on_bad else None))
+        count = sum(1 for _ in self.rows(self._skip))
         if count == 0:
             content = f"{self.skipped} bad rows; {self.problems[0]}" if self.problems else "none"
             raise DataError(
                 explain(
-                    f"{path} has no rows to score.",
-                    expected="one JSON object a line",
-                    found=f"{path.stat().st_size} bytes, rows: {content}",
+                    f"{self.path} has no rows to score.",
+                    expected="at least one",
+                    found=f"{self.path.stat().st_size} bytes, rows: {content}",
                     todo="choose another file",
                 )
             )
@@ -174,16 +193,17 @@ class _Check:
         if self.skipped <= SHOWN_PROBLEMS:
             self.problems.append(str(error))
 
-
-def _partial_path(input_path: Path, output_path: Path, config: RewardConfig) -> Path:
-    folder = output_path.resolve().parent
-    if output_path.is_dir() or not folder.is_dir():
-        found = f"{output_path} is a folder" if output_path.is_dir() else f"no folder {folder}"
-        raise _bad_argument("the output path", "a file in a folder that exists", found)
-    status = input_path.stat()
-    identity = [str(input_path.resolve()), status.st_size, status.st_mtime_ns, repr(config)]
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-    return output_path.with_name(f".{output_path.name}.{digest}.partial")
+    def partial_path(self, output: Path, special_tokens: Sequence[str]) -> Path:
+        """Where results go until they are complete; named by all that they depend on."""
+        status = self.path.stat()
+        identity = [
+            str(self.path.resolve()),
+            status.st_size,
+            status.st_mtime_ns,
+            repr((self.config, self.layout, sorted(special_tokens))),
+        ]
+        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+        return output.with_name(f".{output.name}.{digest}.partial")
 
 
 def _resume(partial: Path, rows: Iterator[ScoreRow]) -> int:
@@ -217,7 +237,7 @@ def _output(row: ScoreRow, reward: Reward) -> dict[str, Any]:
     return output if reward.error is None else {**output, "error": reward.error}
 
 
-def _summary(path: Path, resumed: int, check: _Check) -> ScoreSummary:
+def _summary(path: Path, resumed: int, source: _Source) -> ScoreSummary:
     total = scored = without_block = 0
     reward_sum = 0.0
     with path.open(encoding="utf-8") as file:
@@ -235,6 +255,6 @@ def _summary(path: Path, resumed: int, check: _Check) -> ScoreSummary:
         mean_reward=mean,
         abstained=total - scored,
         without_block=without_block,
-        skipped=check.skipped,
-        problems=tuple(check.problems),
+        skipped=source.skipped,
+        problems=tuple(source.problems),
     )

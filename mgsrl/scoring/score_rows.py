@@ -1,140 +1,155 @@
-"""Reading the rows of `mgsrl score`: one JSON object a line, checked before anything is scored.
+"""Reading the rows of `mgsrl score`: a stored response beside its task, checked before any score.
 
-Lines are streamed, never held together. Every problem is one `DataError` with file and line: the
-first one stops the call, or (`--bad-rows skip`) such rows are left out and counted.
+The task is read as training data are (`data/rows.py`: mapped columns, verl's and TRL's layouts,
+values as JSON strings), from the same kinds of files. The response is text or messages, whose last
+one it is; a conversation that ends with the assistant's turn brings its response along. Rows are
+streamed, never held together. Every problem is one `DataError` with file and row: the first one
+stops the call, or (`--bad-rows skip`) such rows are left out and counted.
+
+Left out: several responses in one row. Without an id of its own a row is called by its number, and
+two of one row could not be told apart in the output.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mgsrl.errors import DataError, MissingPathError, explain
-from mgsrl.obs.lines import LineProblem, json_lines, show
+from mgsrl.config import SourceConfig
+from mgsrl.data.files import read_records, row_number
+from mgsrl.data.layouts import columns_of
+from mgsrl.data.rows import RowProblem, RowReader
+from mgsrl.errors import DataError
+from mgsrl.obs.lines import LineProblem, show
 from mgsrl.rewards.build import CheckReference
 from mgsrl.rewards.protocol import RewardItem
 
-REFERENCE_COLUMNS = ("answer", "instruction_id_list", "kwargs", "gates")
+RESPONSE = "response"
+COLUMNS_OPTION = "--columns"
+NEEDS_PROMPT = ("reward_model", "judge", "http")
+"""Kinds of reward that read the conversation."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
     id: str | int
-    """The row's `id`, else its line number."""
-    line: int
+    """The row's `id`, else its number."""
     item: RewardItem
 
 
-def bad_row(path: Path, line: int, expected: str, found: str) -> DataError:
-    return DataError(
-        explain(
-            f"{path}, line {line}: this row cannot be scored.",
-            expected=expected,
-            found=found,
-            todo="correct the row or leave it out",
-        )
-    )
+@dataclass(frozen=True)
+class Layout:
+    """How the rows of an input are laid out; ours where nothing is said."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Our column -> theirs, dotted names reach into nested records."""
+    answer_pattern: str = ""
+    """A regular expression whose first group is the answer."""
 
 
 def read_rows(
     path: Path,
     check: CheckReference,
     *,
-    needs_prompt: bool,
+    kinds: Sequence[str],
+    layout: Layout,
     on_bad: Callable[[DataError], None] | None = None,
 ) -> Iterator[ScoreRow]:
-    """The rows of a JSONL file in order; blank lines are passed over.
+    """The rows of a data file in order.
 
     Args:
         check: raises DataError for a reference that the reward cannot use.
-        needs_prompt: whether the reward reads the conversation.
+        kinds: of the reward and its extra ones; the first says what a row must hold.
         on_bad: receives the error of every bad row, which is then left out; without it the first
             one is raised.
 
     Raises:
+        ConfigError: columns or a pattern that cannot be.
         MissingPathError: there is no such file.
-        DataError: another kind of file; a line that is too long, not UTF-8, no JSON object, lacks
-            what is needed, or repeats an id.
+        DataError: another kind of file; a row that cannot be read, lacks what is needed, or repeats
+            an id.
     """
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise MissingPathError(
-            explain(
-                f"There is no input file {path}.",
-                expected="a JSON lines file with `prompt`, `response` and the reference",
-                found=found,
-                todo="correct the path",
-            )
-        )
+    reader = RowReader(
+        SourceConfig(columns=dict(layout.columns), answer_pattern=layout.answer_pattern),
+        key="INPUT",
+        reward_kind=kinds[0],
+        validate=check,
+        needs_prompt=any(kind in NEEDS_PROMPT for kind in kinds),
+        more_columns=(RESPONSE,),
+        option=COLUMNS_OPTION,
+    )
     seen: set[int] = set()  # 64-bit hashes: a tenth of the memory of the ids
-    for number, record in json_lines(path):
+    for where, record in read_records(path, key="INPUT"):
         try:
-            row = _row(record, number, check, needs_prompt)
+            row = _row(reader, record, where)
             key = hash((type(row.id), row.id))
             if key in seen:
-                raise _RowError("ids that occur once", f"a second row with id {row.id!r}")
-        except _RowError as error:
-            _report(bad_row(path, number, error.expected, error.found), on_bad)
-        except DataError as error:
-            _report(DataError(f"{path}, line {number}: {error}"), on_bad)
+                raise RowProblem(
+                    "ids that occur once",
+                    f"a second row with id {row.id!r}",
+                    f"mend it, or number the rows with {COLUMNS_OPTION} id=",
+                )
+        except RowProblem as problem:
+            error = problem.at(f"{path}, {where}")
+            if on_bad is None:
+                raise error from problem
+            on_bad(error)
         else:
             seen.add(key)
             yield row
 
 
-def _report(error: DataError, on_bad: Callable[[DataError], None] | None) -> None:
-    if on_bad is None:
-        raise error from None
-    on_bad(error)
-
-
-class _RowError(Exception):
-    def __init__(self, expected: str, found: Any) -> None:
-        super().__init__(expected)
-        self.expected = expected
-        self.found = found if isinstance(found, str) else show(found)
-
-
-def _row(
-    record: Mapping[str, Any] | LineProblem, number: int, check: CheckReference, needs_prompt: bool
-) -> ScoreRow:
+def _row(reader: RowReader, record: Mapping[str, Any] | LineProblem, where: str) -> ScoreRow:
+    number = row_number(where)
     if isinstance(record, LineProblem):
-        raise _RowError(record.expected, record.found)
-    response = record.get("response")
-    if not isinstance(response, str):
-        raise _RowError("`response`, a string", _shown(record, "response"))
-    id_ = record.get("id")
-    if id_ is None:
-        id_ = number
-    if isinstance(id_, bool) or not isinstance(id_, str | int):
-        raise _RowError("`id`, a string or an integer", id_)
-    messages = _messages(record)
-    if needs_prompt and not messages:
-        raise _RowError("`prompt`, a string or a list of messages", _shown(record, "prompt"))
-    reference = {name: record[name] for name in REFERENCE_COLUMNS if name in record}
-    answer = reference.get("answer")
-    if isinstance(answer, float) and not math.isfinite(answer):  # JSON as Python writes it
-        raise _RowError("`answer`, a finite number or a string", answer)
-    check(reference)
-    return ScoreRow(id_, number, RewardItem(messages, response, reference))
+        reader.read(record, str(number))  # raises what is wrong with it
+        raise AssertionError("a line that cannot be read is no row")
+    response, record = _response(reader, record)
+    ids = record.get("instruction_id_list")
+    if isinstance(ids, list) and "kwargs" not in record:  # none of them may need arguments
+        record = {**record, "kwargs": [None] * len(ids)}
+    row = reader.read(record, str(number))
+    id_ = reader.id(record)
+    item = RewardItem(row.messages, response, row.reference)
+    return ScoreRow(number if id_ is None else id_, item)
 
 
-def _shown(record: Mapping[str, Any], name: str) -> str:
-    return show(record[name]) if name in record else f"no {name!r} among {sorted(record)[:20]}"
+def _response(reader: RowReader, record: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The response, and the record without it where it ends the conversation."""
+    value = reader.value(record, RESPONSE)
+    if value is None:
+        name, messages = next(
+            ((n, v) for n in ("messages", "prompt") if isinstance(v := record.get(n), list)),
+            ("", []),
+        )
+        if messages and _role(messages[-1]) == "assistant":
+            return _text(messages[-1]), {**record, name: messages[:-1]}
+        raise RowProblem(
+            "`response`, a string or messages",
+            columns_of(record) if RESPONSE not in record else show(value),
+            f"say which column it is: {reader.mapping(RESPONSE)}",
+        )
+    if isinstance(value, list) and value and _role(value[-1]) == "assistant":
+        return _text(value[-1]), record
+    if not isinstance(value, str):
+        raise RowProblem(
+            "`response`, a string or messages that end with the assistant's",
+            show(value),
+            "write one row per response" if _are_texts(value) else "mend or remove the row",
+        )
+    return value, record
 
 
-def _messages(record: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
-    prompt = record.get("prompt", record.get("messages"))
-    if prompt is None:
-        return ()
-    if isinstance(prompt, str):
-        return ({"role": "user", "content": prompt},)
-    if not isinstance(prompt, list) or not all(
-        isinstance(message, Mapping)
-        and isinstance(message.get("role"), str)
-        and isinstance(message.get("content"), str)
-        for message in prompt
-    ):
-        raise _RowError("`prompt`, a string or a list of {role, content}", prompt)
-    return tuple({"role": m["role"], "content": m["content"]} for m in prompt)
+def _role(message: object) -> object:
+    return message.get("role") if isinstance(message, Mapping) else None
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    if not isinstance(content, str):
+        raise RowProblem("text in the assistant's message", show(content))
+    return content
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(v, str) for v in value)

@@ -5,7 +5,7 @@ them; a reward model is one object that batches.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from types import TracebackType
@@ -23,7 +23,10 @@ CHUNK_LIMIT_S = 3600.0
 class ScoreWorkers:
     """A context manager around `workers` reward workers."""
 
-    def __init__(self, config: RewardConfig, workers: int) -> None:
+    def __init__(
+        self, config: RewardConfig, workers: int, special_tokens: Sequence[str] = ()
+    ) -> None:
+        self._special_tokens = tuple(special_tokens)
         self.size = 1 if config.kind == "reward_model" else workers
         self._config = config
         self._executor: ThreadPoolExecutor | None = None
@@ -31,7 +34,7 @@ class ScoreWorkers:
         self._workers: list[RewardWorker] = []
 
     def __enter__(self) -> Self:
-        self._workers = [RewardWorker(self._config) for _ in range(self.size)]
+        self._workers = [RewardWorker(self._config, self._special_tokens) for _ in range(self.size)]
         for worker in self._workers:
             worker.ready()
             self._free.put(worker)

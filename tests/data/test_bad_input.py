@@ -19,7 +19,7 @@ from mgsrl.data.sources import Rows, load_rows
 from mgsrl.errors import DataError
 from mgsrl.obs.lines import MAX_LINE_BYTES
 from mgsrl.rewards.build import validator
-from mgsrl.scoring.score_file import ScoreSummary, score_file
+from mgsrl.scoring.score_file import ScoreSummary, default_reward, score_file
 
 
 def math_row(**changes: Any) -> bytes:
@@ -82,7 +82,8 @@ def load(path: Path, good: list[bytes], bad_rows: str = "error") -> Rows:
 def score(path: Path, good: list[bytes], bad_rows: str = "error") -> ScoreSummary:
     kind = "math" if good is MATH else "constraints"
     output = path.with_name("out.jsonl")
-    return score_file(kind, path, output, whole_response=True, bad_rows=bad_rows)
+    reward = default_reward(kind, whole_response=True)
+    return score_file(reward, path, output, bad_rows=bad_rows, force=True)
 
 
 @pytest.mark.parametrize("read", [load, score], ids=["train", "score"])

@@ -79,7 +79,7 @@ def test_ids_that_come_twice_are_told_apart(tmp_path: Path) -> None:
     row = {"id": 7, "prompt": "a", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     file.write_text(f"{json.dumps(row)}\n" * 2)
     rows, _ = prepare("nemotron_if", file, tmp_path)
-    assert [row.id for row in rows] == ["7", "7-1"]
+    assert [row.id for row in rows] == ["7", "7-2"]
 
 
 # --- conversions ----------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_rlvr_files_are_converted(tmp_path: Path) -> None:
     rows = [{"messages": [message], "ground_truth": json.dumps(truth)} for truth in truths]
     file.write_text("\n".join(map(json.dumps, rows)))
     (row,), provenance = prepare("rlvr_ifeval", file, tmp_path)
-    assert (row.id, row.messages) == ("rlvr_ifeval-0", (message,))
+    assert (row.id, row.messages) == ("rlvr_ifeval-1", (message,))
     assert row.reference["instruction_id_list"] == ["change_case:english_lowercase"]
     assert sum(provenance["left_out"].values()) == 2
 
@@ -165,7 +165,7 @@ def test_rlvr_rows_without_messages_are_left_out(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     (row,), provenance = prepare("rlvr_ifeval", file, tmp_path)
-    assert row.id == "rlvr_ifeval-2"
+    assert row.id == "rlvr_ifeval-3"
     assert sum(provenance["left_out"].values()) == 2
 
 
@@ -283,7 +283,7 @@ def test_the_hub_is_read_at_one_revision(
         )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / f"out/{name}.jsonl").open()]
-    assert rows[0] == {"id": f"{name}-0", "prompt": "1+1?", "answer": "2"}
+    assert rows[0] == {"id": f"{name}-1", "prompt": "1+1?", "answer": "2"}
     assert len(rows) == 3
     provenance = json.loads((tmp_path / f"out/{name}.provenance.json").read_text())
     assert (provenance["revision"], provenance["split"]) == (fake_hub.REVISION, "train")

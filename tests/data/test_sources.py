@@ -53,13 +53,13 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
     rows = load(write(tmp_path / f"math{suffix}", MATH))
     assert [row.reference for row in rows] == [{"answer": str(n + 1)} for n in range(5)]
     assert rows[2].messages == ({"role": "user", "content": "What is 2 + 1?"},)
-    assert [row.id for row in rows] == [f"math-{n}" for n in range(5)]
+    assert [row.id for row in rows] == [f"math-{n}" for n in range(1, 6)]
 
 
 def test_start_and_limit_cut_a_window_and_keep_the_ids(tmp_path: Path) -> None:
     path = write(tmp_path / "math.jsonl", MATH)
-    assert [row.id for row in load(path, start=1, limit=2)] == ["math-1", "math-2"]
-    assert [row.id for row in load(path, start=3)] == ["math-3", "math-4"]
+    assert [row.id for row in load(path, start=1, limit=2)] == ["math-2", "math-3"]
+    assert [row.id for row in load(path, start=3)] == ["math-4", "math-5"]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
@@ -298,7 +298,7 @@ def test_ids_that_occur_twice(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [row | {"id": 5} for row in MATH[:2]])
     with pytest.raises(DataError, match="'5' also in line 1"):
         load(path)
-    assert [row.id for row in load(path, columns={"id": ""})] == ["rows-0", "rows-1"]
+    assert [row.id for row in load(path, columns={"id": ""})] == ["rows-1", "rows-2"]
 
 
 def test_a_pattern_that_does_not_match_names_the_row(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_a_mapping_that_cannot_work(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", MATH)
     with pytest.raises(ConfigError, match="did you mean 'answer'"):
         load(path, columns={"anser": "x"})
-    with pytest.raises(DataError, match=r"columns\.answer to the right name"):
+    with pytest.raises(DataError, match=r"right one: domains\.dom\.source\.columns\.answer=NAME"):
         load(path, columns={"answer": "x.y"})
 
 
@@ -332,7 +332,7 @@ def test_the_reward_room_may_refuse_a_reference(tmp_path: Path) -> None:
 
 def test_bad_rows_may_be_left_out_with_a_warning(tmp_path: Path, caplog: Any) -> None:
     path = write(tmp_path / "rows.jsonl", [MATH[0], {"prompt": "q"}, MATH[1], {"prompt": "r"}])
-    assert [row.id for row in load(path, bad_rows="skip")] == ["rows-0", "rows-2"]
+    assert [row.id for row in load(path, bad_rows="skip")] == ["rows-1", "rows-3"]
     (record,) = caplog.records
     assert "left out 2 of 4 rows" in record.getMessage()
     assert "line 2" in record.getMessage()

@@ -125,7 +125,7 @@ def test_unknown_and_repeated_tasks(tasks: str, words: list[str]) -> None:
 def test_limit_and_repeated_prompts(tmp_path: Path) -> None:
     records = [{"question": f"Q{i // 4}", "answer": "1", "id": f"x{i}"} for i in range(40)]
     rows = load(tmp_path, "gsm8k", *records, limit=5)
-    assert [row.id for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [row.id for row in rows] == ["1", "5", "9", "13", "17"]
     assert rows[4].messages[0]["content"].startswith("Q4")
 
 

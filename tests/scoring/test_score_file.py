@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from mgsrl.errors import DataError, UserError
-from mgsrl.scoring.score_file import score_file
+from mgsrl.scoring.score_file import ScoreSummary, default_reward
+from mgsrl.scoring.score_file import score_file as score_with
 
 MATH = [
     {"id": "a", "prompt": "1+1?", "response": "<response>\\boxed{2}</response>", "answer": "2"},
@@ -32,6 +33,22 @@ CONSTRAINTS = {
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def score_file(
+    domain: str,
+    source: Path,
+    output: Path,
+    *,
+    loose: bool = False,
+    whole_response: bool = False,
+    reward_model: str = "pocket",
+    **options: Any,
+) -> ScoreSummary:
+    reward = default_reward(
+        domain, loose=loose, whole_response=whole_response, reward_model=reward_model
+    )
+    return score_with(reward, source, output, **options)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -95,10 +112,10 @@ BAD_LINES = {
     "not utf-8": (b'{"response": "\xff\xfe", "answer": 1}', "UTF-8"),
     "no response": (b'{"answer": 1}', "`response`"),
     "no answer": (b'{"response": "x"}', "`answer`"),
-    "bad answer": (b'{"response": "x", "answer": [1]}', "`answer`"),
-    "bad id": (b'{"id": [1], "response": "x", "answer": 1}', "`id`"),
+    "bad answer": (b'{"response": "x", "answer": [1]}', "an answer"),
+    "bad id": (b'{"id": [1], "response": "x", "answer": 1}', "an id"),
     "same id": (GOOD, "a second row with id 'a'"),
-    "bad prompt": (b'{"prompt": 3, "response": "x", "answer": 1}', "`prompt`"),
+    "bad prompt": (b'{"prompt": 3, "response": "x", "answer": 1}', "a prompt"),
 }
 
 
@@ -124,7 +141,7 @@ def test_other_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     source, output = write(tmp_path / "in.jsonl", MATH), tmp_path / "out.jsonl"
     with pytest.raises(UserError, match="did you mean 'math'"):
         score_file("maths", source, output)
-    with pytest.raises(UserError, match="no input file"):
+    with pytest.raises(UserError, match="no such data file"):
         score_file("math", tmp_path / "none.jsonl", output)
     with pytest.raises(UserError, match="no folder"):
         score_file("math", source, tmp_path / "none" / "out.jsonl")
@@ -163,7 +180,7 @@ def test_an_interrupted_call_is_continued(tmp_path: Path) -> None:
 def test_other_options_do_not_continue_the_same_file(tmp_path: Path) -> None:
     source, output = write(tmp_path / "in.jsonl", MATH), tmp_path / "out.jsonl"
     score_file("math", source, output, whole_response=True)
-    summary = score_file("math", source, output)
+    summary = score_file("math", source, output, force=True)
     assert summary.resumed == 0
     assert [row["reward"] for row in read(output)] == [1.0, 0.0, 0.0]
 
@@ -176,7 +193,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         ]
         source = write(tmp_path / f"{count}.jsonl", rows)
         tracemalloc.start()
-        score_file("constraints", source, tmp_path / "out.jsonl", whole_response=True)
+        score_file("constraints", source, tmp_path / "out.jsonl", whole_response=True, force=True)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -189,8 +206,9 @@ def test_a_killed_call_leaves_nothing_running_and_can_go_on(tmp_path: Path) -> N
     rows = [{"id": 0, "response": r"\boxed{9^{9^{9^{9}}}}", "answer": 1}]
     source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     code = (
-        "from pathlib import Path; from mgsrl.scoring.score_file import score_file; "
-        f"score_file('math', Path({str(source)!r}), Path({str(output)!r}), whole_response=True)"
+        "from pathlib import Path; from mgsrl.scoring.score_file import *; "
+        "score_file(default_reward('math', whole_response=True), "
+        f"Path({str(source)!r}), Path({str(output)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
     deadline = time.monotonic() + 30

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mgsrl.errors import MissingPathError
+from mgsrl.errors import ConfigError
 from mgsrl.train.export import export_model
 from tests.obs.glossary import undocumented
 from tests.train import runs
@@ -111,8 +111,16 @@ def test_the_export_is_a_plain_model_with_the_trained_weights(
     masters = {key.split("|")[0]: v for key, v in shards.items() if key.endswith("|master")}
     for name, value in model.named_parameters():
         assert torch.equal(value.float().flatten(), masters[name]), name
-    with pytest.raises(MissingPathError, match="output exists"):
+    with pytest.raises(ConfigError, match="--force"):
         export_model(six_steps, output)
+    (output / "generation_config.json").unlink()
+    export_model(six_steps, output, force=True)
+    assert (output / "generation_config.json").is_file()
+    (tmp_path / "thesis.tex").write_text("years")
+    for other in (tmp_path, six_steps, six_steps / "checkpoints", six_steps.parent):
+        with pytest.raises(ConfigError, match="OUTPUT"):
+            export_model(six_steps, other, force=True)
+    assert (tmp_path / "thesis.tex").is_file()
 
 
 def test_a_finished_run_says_so_and_another_configuration_is_refused(six_steps: Path) -> None:
