@@ -111,7 +111,7 @@ def _no_rows(name: str, source: SourceConfig, key: str, num_problems: int) -> Da
             f"{name}: there are no rows to use.",
             expected=f"rows from number {source.start} on ({key}.start, {key}.limit)",
             found=f"none, and {num_problems} that cannot be used" if num_problems else "none",
-            todo=f"check the file, {key}.start={source.start} and {key}.limit={source.limit}"
+            todo=f"check the file, {key}.start and {key}.limit"
             + (f", or see what is wrong with {key}.bad_rows=error" if num_problems else ""),
         )
     )
