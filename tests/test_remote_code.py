@@ -93,9 +93,10 @@ except UserError as error:
 """
 LOAD_FOR_EVALUATION = """
 import sys
+from mgsrl.config import PolicyConfig
 from mgsrl.evaluate.sampling import PromptMaker
 try:
-    PromptMaker(sys.argv[1], "chat", 0)
+    PromptMaker(PolicyConfig(path=sys.argv[1]), 0)
 except (ValueError, OSError) as error:
     print(error)
 """

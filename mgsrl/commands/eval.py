@@ -7,11 +7,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
-from mgsrl.config.policy import PROMPT_TEMPLATES
+from mgsrl.config.policy import PROMPT_TEMPLATES, PolicyConfig
 from mgsrl.config.rollout import ENGINES
 from mgsrl.errors import ConfigError, explain, nearest
 
@@ -52,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto: float32 on a CPU, bfloat16 on a GPU",
     )
     sampling.add_argument("--prompt-template", choices=PROMPT_TEMPLATES, default="chat")
+    sampling.add_argument(
+        "--chat-template-kwargs",
+        metavar="{NAME: VALUE, ...}",
+        help="arguments of the chat template, as {enable_thinking: false} (default: the run's)",
+    )
     sampling.add_argument("--samples", type=int, help="responses per prompt")
     sampling.add_argument("--temperature", type=float, help="0 decodes greedily")
     sampling.add_argument("--top-p", type=float)
@@ -78,6 +86,7 @@ def run(options: argparse.Namespace) -> None:
 
     choices = parse_tasks(options.tasks)
     model, checkpoint = _identify(options.model)
+    policy = _template(options.chat_template_kwargs, checkpoint)
     output = Path(options.output or Path("evals") / _short_name(options.model))
     evaluation = Evaluation(
         EvalSettings(
@@ -87,6 +96,8 @@ def run(options: argparse.Namespace) -> None:
             engine=options.engine,
             dtype=options.dtype,
             prompt_template=options.prompt_template,
+            chat_template_kwargs=policy.chat_template_kwargs,
+            date=policy.date,
             seed=options.seed,
             limits=_limits(options.limit, [choice.task.name for choice in choices]),
             samples=options.samples,
@@ -190,6 +201,37 @@ def _identify(model: str) -> tuple[dict[str, Any], Path | None]:
     ]
     digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16] if files else None
     return {"path": resolved, "files": digest}, None
+
+
+def _template(arguments: str | None, checkpoint: Path | None) -> PolicyConfig:
+    """The chat template's arguments and day: of the run, or as they are given."""
+    from mgsrl.config.compose import config_from_yaml
+    from mgsrl.train.checkpoint import load_checkpoint
+
+    policy = PolicyConfig()
+    if checkpoint is not None:
+        policy = config_from_yaml(load_checkpoint(checkpoint).config_file).policy
+    if arguments is not None:
+        policy = replace(policy, chat_template_kwargs=_mapping(arguments))
+        policy.validate()
+    return policy
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ConfigError(
+            explain(
+                "--chat-template-kwargs cannot be read.",
+                expected="a mapping, such as '{enable_thinking: false}'",
+                found=repr(text),
+                todo="mend it",
+            )
+        )
+    return value
 
 
 def _short_name(model: str) -> str:

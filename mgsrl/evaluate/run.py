@@ -14,9 +14,11 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+from mgsrl.config.policy import PolicyConfig
 from mgsrl.data.rows import Row
 from mgsrl.errors import ConfigError, EndpointError, explain
 from mgsrl.evaluate import sampling, scoring, summary
@@ -24,7 +26,7 @@ from mgsrl.evaluate.baseline import baseline_responses
 from mgsrl.evaluate.judge import Judge
 from mgsrl.evaluate.judge_config import JudgeConfig, judge_config_path, load_judge_config
 from mgsrl.evaluate.metrics import Estimate
-from mgsrl.evaluate.store import RESULTS, Key, SampleRow, TaskFiles, check_settings
+from mgsrl.evaluate.store import RESULTS, Key, SampleRow, TaskFiles, check_settings, stored_settings
 from mgsrl.evaluate.task_rows import load_task
 from mgsrl.evaluate.tasks import Task, TaskChoice
 from mgsrl.obs.jsonl import jsonable, write_atomic
@@ -51,6 +53,9 @@ class EvalSettings:
     dtype: str = "auto"
     """Of the engine: `float32`, `bfloat16`, or `auto`: float32 on a CPU, bfloat16 on a GPU."""
     prompt_template: str = "chat"
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    date: str | None = None
+    """The day that chat templates take for today; null is that on which the evaluation began."""
     seed: int = 0
     limits: Mapping[str, int] = field(default_factory=dict)
     """First rows used, by task; all where not named."""
@@ -122,6 +127,8 @@ class Evaluation:
     def __init__(self, settings: EvalSettings) -> None:
         self.settings = settings
         self.engine_seconds = self.scoring_seconds = 0.0
+        stored = stored_settings(settings.output).get("date")
+        self.date = settings.date or stored or date.today().isoformat()
         self.plans = [self._plan(choice) for choice in settings.tasks]
         self._reward_model = None
         if settings.reward_model:
@@ -134,10 +141,15 @@ class Evaluation:
                 "engine": settings.engine,
                 "dtype": sampling.engine_dtype(settings.dtype),
                 "prompt_template": settings.prompt_template,
+                **self._template(),
                 "seed": settings.seed,
                 "tasks": {plan.task.name: self._of_task(plan) for plan in self.plans},
             },
         )
+
+    def _template(self) -> dict[str, Any]:
+        arguments = dict(self.settings.chat_template_kwargs)
+        return {"date": self.date, **({"chat_template_kwargs": arguments} if arguments else {})}
 
     def _of_task(self, plan: TaskPlan) -> dict[str, Any]:
         if plan.task.kind != "chat":
@@ -154,7 +166,13 @@ class Evaluation:
 
     def sample(self, model_path: str, on_progress: OnProgress) -> None:
         """Make and store the missing responses."""
-        maker = sampling.PromptMaker(model_path, self.settings.prompt_template, self.settings.seed)
+        policy = PolicyConfig(
+            path=model_path,
+            prompt_template=self.settings.prompt_template,
+            chat_template_kwargs=dict(self.settings.chat_template_kwargs),
+            date=self.date,
+        )
+        maker = sampling.PromptMaker(policy, self.settings.seed)
         todo = [
             (plan, maker.requests(plan.task.name, plan.missing, plan.sampling))
             for plan in self.plans
@@ -224,6 +242,7 @@ class Evaluation:
                 "engine": self.settings.engine,
                 "dtype": sampling.engine_dtype(self.settings.dtype),
                 "prompt_template": self.settings.prompt_template,
+                **self._template(),
                 "seed": self.settings.seed,
                 "tasks": before.get("tasks", {})
                 | {plan.task.name: self._result(plan) for plan in self.plans},

@@ -111,15 +111,14 @@ class PromptMaker:
     """Rows -> requests, in the policy's template.
 
     Args:
-        model_path: folder or hub id with the tokenizer.
-        prompt_template: `chat` or `prompted`.
+        policy: folder or hub id with the tokenizer, and the template.
         seed: of the evaluation.
     """
 
-    def __init__(self, model_path: str, prompt_template: str, seed: int) -> None:
-        self._policy = PolicyConfig(path=model_path, prompt_template=prompt_template)
-        self._tokenizer = Decoder(model_path).tokenizer
-        self._positions = model_facts(model_path).positions or UNLIMITED_POSITIONS
+    def __init__(self, policy: PolicyConfig, seed: int) -> None:
+        self._policy = policy
+        self._tokenizer = Decoder(policy.path).tokenizer
+        self._positions = model_facts(policy.path).positions or UNLIMITED_POSITIONS
         self._seed = seed
 
     def requests(

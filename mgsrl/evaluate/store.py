@@ -27,6 +27,12 @@ def key_of(row: Mapping[str, Any]) -> Key:
     return row["id"], row["sample"]
 
 
+def stored_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the evaluation in `folder`; empty where there is none yet."""
+    path = folder / SETTINGS
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Store the settings of a new folder; let an old one go on with the same, or with more tasks.
 
@@ -35,8 +41,8 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """
     path = folder / SETTINGS
     wanted: dict[str, Any] = jsonable(settings)
-    if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
+    if stored := stored_settings(folder):
+        stored.setdefault("date", wanted["date"])  # earlier evaluations did not record it
         known = stored.get("tasks", {})
         for name, of_task in wanted["tasks"].items():
             if name in known:

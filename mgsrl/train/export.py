@@ -5,13 +5,19 @@ read. Adapters are merged into the weights of `policy.path`. The result loads wi
 `AutoModelForCausalLM.from_pretrained` and in any engine.
 """
 
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from mgsrl.config import PolicyConfig
 from mgsrl.config.compose import config_from_yaml
-from mgsrl.errors import MissingPathError, explain
+from mgsrl.errors import ConfigError, MissingPathError, explain, shortened
+from mgsrl.learner.policy import load_policy, load_tokenizer, resolve_policy
 from mgsrl.obs.outputs import output_folder, replaced_folder
 from mgsrl.train.checkpoint import best_checkpoint, load_checkpoint, newest_checkpoint
+
+GENERATION_CONFIG = "generation_config.json"
 
 
 def export_model(source: Path, output: Path, *, best: bool = False, force: bool = False) -> Path:
@@ -32,7 +38,6 @@ def export_model(source: Path, output: Path, *, best: bool = False, force: bool 
 
     from mgsrl.learner.checkpoint import read_weights
     from mgsrl.learner.lora import merge_adapters
-    from mgsrl.learner.policy import load_policy, load_tokenizer
 
     if best:
         checkpoint = load_checkpoint(best_checkpoint(source / "checkpoints"))
@@ -59,13 +64,60 @@ def export_model(source: Path, output: Path, *, best: bool = False, force: bool 
         is_ours=is_model_folder,
         kind="a model folder",
     )
-    model: Any = load_policy(policy, torch.float32)
+    model = load_policy(policy, torch.float32)
     read_weights(checkpoint.path / "learner", model)
     merge_adapters(model)
     with replaced_folder(output) as draft:
-        model.save_pretrained(draft)
-        load_tokenizer(policy).save_pretrained(draft)
+        write_model(model, load_tokenizer(policy), resolve_policy(policy.path), draft)
     return output
+
+
+def write_model(model: Any, tokenizer: Any, path: str, folder: Path) -> None:
+    """Weights, configuration and tokenizer, and the generation defaults of `path` (folder or hub
+    id) byte by byte: transformers refuses to write some that it reads, and they are not ours."""
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / GENERATION_CONFIG).unlink(missing_ok=True)
+    own = _generation_config(path)
+    if own is not None:
+        shutil.copyfile(own, folder / GENERATION_CONFIG)
+
+
+def check_export(policy: PolicyConfig, tokenizer: Any) -> None:
+    """Try what an export writes besides weights, so that it does not fail after the training.
+
+    Raises:
+        ConfigError: configuration or tokenizer cannot be written.
+    """
+    from transformers import AutoConfig
+
+    path = resolve_policy(policy.path)
+    try:
+        with TemporaryDirectory() as folder:
+            config = AutoConfig.from_pretrained(path, trust_remote_code=policy.trust_remote_code)
+            config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            _generation_config(path)
+    # Any exception: what fails here would fail after hours, whatever it is.
+    except Exception as error:
+        raise ConfigError(
+            explain(
+                "What is trained could not be exported.",
+                expected="a configuration and a tokenizer that can be saved again",
+                found=f"policy.path={policy.path}: {shortened(repr(error))}",
+                todo="mend config.json or the tokenizer's files of policy.path",
+            )
+        ) from error
+
+
+def _generation_config(path: str) -> str | None:
+    """The file, on this machine; None where the model has none."""
+    from transformers.utils import cached_file
+
+    return cached_file(path, GENERATION_CONFIG, _raise_exceptions_for_missing_entries=False)
 
 
 def is_model_folder(folder: Path) -> bool:

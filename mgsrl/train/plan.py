@@ -16,6 +16,7 @@ from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.sampler import training_sampling
 from mgsrl.rollout.worker import check_engine
 from mgsrl.surgery import check_method
+from mgsrl.train.export import check_export
 from mgsrl.train.fit import check_context, check_tokens, end_of_turn_note
 from mgsrl.train.schedule import Schedule, curve, make_schedule
 from mgsrl.types import Prompt, Sampling
@@ -57,6 +58,7 @@ def plan(config: Config) -> Plan:
     decoder = Decoder(
         model_path, trust_remote_code=config.policy.trust_remote_code, tokenizer=tokenizer
     )
+    check_export(config.policy, tokenizer)
     schedule = _schedule(config)  # before the data are read: mistakes in it show at once
     templates = PromptTokenizer(config.policy, tokenizer, config.data)
     prompts, heldout = _prompts(config, templates, schedule)
