@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
 
     choices = parse_tasks(options.tasks)
     model, checkpoint = _identify(options.model)
-    policy = _template(options.chat_template_kwargs, checkpoint)
+    policy = template_of(options.chat_template_kwargs, checkpoint)
     output = Path(options.output or Path("evals") / _short_name(options.model))
     evaluation = Evaluation(
         EvalSettings(
@@ -203,7 +203,7 @@ def _identify(model: str) -> tuple[dict[str, Any], Path | None]:
     return {"path": resolved, "files": digest}, None
 
 
-def _template(arguments: str | None, checkpoint: Path | None) -> PolicyConfig:
+def template_of(arguments: str | None, checkpoint: Path | None) -> PolicyConfig:
     """The chat template's arguments and day: of the run, or as they are given."""
     from mgsrl.config.compose import config_from_yaml
     from mgsrl.train.checkpoint import load_checkpoint
