@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
+from mgsrl.config.model_path import POCKET_POLICY, find_model
 from mgsrl.config.policy import PROMPT_TEMPLATES, PolicyConfig
 from mgsrl.config.rollout import ENGINES
 from mgsrl.errors import ConfigError, explain, nearest
@@ -192,7 +192,7 @@ def _identify(model: str) -> tuple[dict[str, Any], Path | None]:
             "step": checkpoint.step,
             "files": hashlib.sha256(manifest).hexdigest()[:16],
         }, checkpoint.path
-    resolved = resolve_model_path(model, "--model", POCKET_POLICY)
+    resolved = find_model(model, "--model", POCKET_POLICY)
     folder = Path(resolved)
     files = [
         (file.name, file.stat().st_size, file.stat().st_mtime_ns)

@@ -1,14 +1,14 @@
 """Where a model is: the one meaning of `policy.path` and of a reward model's `path`.
 
 A path is `pocket` (a model inside the package), a folder with `config.json`, or a hub id
-OWNER/NAME. Whether a hub id exists is the hub's to say, when the model is loaded. Nothing heavy is
-imported, so a wrong path is told before any actor starts.
+OWNER/NAME. Nothing heavy is imported, so a wrong path is told before any actor starts.
 """
 
 import os
 import re
 from pathlib import Path
 
+from mgsrl.config.hub import check_on_hub
 from mgsrl.errors import MissingPathError, explain
 
 POCKET = "pocket"
@@ -55,6 +55,18 @@ def resolve_model_path(path: str, key: str, pocket: str) -> str:
             todo=f"correct {key}{hint}",
         )
     )
+
+
+def find_model(path: str, key: str, pocket: str) -> str:
+    """`resolve_model_path`, and of a hub id that the hub knows it: for use before actors start.
+
+    Raises:
+        MissingPathError: there is no model at `path`, or no way to the hub.
+    """
+    found = resolve_model_path(path, key, pocket)
+    if not os.path.isabs(found):
+        check_on_hub(found, "model", key, f"download the model and give {key} its folder")
+    return found
 
 
 def _pocket_folder(pocket: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from mgsrl import __version__
 from mgsrl.config import SourceConfig
+from mgsrl.config.hub import hub_info
 from mgsrl.data.files import NumberedRecord, read_records, row_number
 from mgsrl.data.published import PUBLISHED, PublishedSet
 from mgsrl.data.rows import Row, RowProblem, RowReader
@@ -26,8 +27,6 @@ from mgsrl.obs.jsonl import dump_line, write_atomic
 from mgsrl.obs.outputs import output_file
 
 _SPLIT = "train"
-_HUB_LIMIT_S = 20.0
-"""How long the hub may take to say that it is there."""
 
 
 @dataclass(slots=True)
@@ -161,14 +160,11 @@ def _conversation(row: Row) -> dict[str, Any]:
 def _from_hub(entry: PublishedSet) -> tuple[Iterator[NumberedRecord], dict[str, str]]:
     """The records of the training split at one revision, and which that is."""
     repo, config, data_files = split_hub_path(entry.hub)
+    todo = "download it elsewhere and give the file with --from FILE"
+    info = hub_info(repo, "dataset", entry.hub, todo)
+    revision = None if info is None else str(info.sha)
     try:
-        # Asked first: it names the revision, and without a network it fails at once, where
-        # loading would try again for half a minute. Imported here: they take seconds.
-        import huggingface_hub
-
-        info = huggingface_hub.HfApi().dataset_info(repo, timeout=_HUB_LIMIT_S)
-        revision = str(info.sha)
-        import datasets
+        import datasets  # here, because it takes seconds
 
         table = datasets.load_dataset(
             repo, name=config, data_files=data_files, split=_SPLIT, revision=revision
@@ -180,12 +176,11 @@ def _from_hub(entry: PublishedSet) -> tuple[Iterator[NumberedRecord], dict[str, 
                 f"The hub data set {entry.hub!r} could not be fetched.",
                 expected=f"https://huggingface.co/datasets/{repo} within reach of this machine",
                 found=f"{type(error).__name__}: {reason}",
-                todo="check the network (HF_ENDPOINT names a mirror) and, for a gated set, "
-                "`hf auth login`; or download it elsewhere and give the file with --from FILE",
+                todo=f"check the network and, for a gated set, `hf auth login`; or {todo}",
             )
         ) from error
     records = ((f"row {number}", dict(record)) for number, record in enumerate(table, start=1))
-    return records, {"split": _SPLIT, "revision": revision}
+    return records, {"split": _SPLIT, "revision": revision or "unknown"}
 
 
 def _nothing(name: str, prepared: Prepared) -> DataError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config import SourceConfig
+from mgsrl.config.hub import check_on_hub
 from mgsrl.data.files import NumberedRecord, data_stem, read_records, row_number
 from mgsrl.data.pocket import pocket_rows
 from mgsrl.data.rows import Row, RowProblem, RowReader
@@ -150,10 +151,12 @@ def _hub_records(source: SourceConfig, key: str) -> Iterator[NumberedRecord]:
     `path` is `owner/name`, with `:config` for a named configuration, or with a file inside the
     repository behind it (`owner/name/folder/train.parquet`).
     """
+    repo, config, data_files = split_hub_path(source.path)
+    if not Path(repo).exists():
+        check_on_hub(repo, "dataset", f"{key}.path", f"download it and use {key}.kind=file")
     # Imported here: it takes seconds, and only hub sources need it.
     import datasets
 
-    repo, config, data_files = split_hub_path(source.path)
     try:
         table = datasets.load_dataset(repo, name=config, data_files=data_files, split=source.split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
+from mgsrl.config.model_path import POCKET_POLICY, find_model
 from mgsrl.config.policy import PolicyConfig
 from mgsrl.errors import MissingPathError, UserError, explain
 from mgsrl.learner.agreement import proven_forward
@@ -21,9 +21,9 @@ def resolve_policy(path: str) -> str:
     """The absolute folder or hub id behind `policy.path`.
 
     Raises:
-        MissingPathError: it looks like a path, and no model is there.
+        MissingPathError: it looks like a path, and no model is there; or the hub has none.
     """
-    return resolve_model_path(path, "policy.path", POCKET_POLICY)
+    return find_model(path, "policy.path", POCKET_POLICY)
 
 
 def load_policy(config: PolicyConfig, dtype: torch.dtype) -> nn.Module:

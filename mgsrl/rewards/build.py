@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mgsrl.config.model_path import POCKET_REWARD_MODEL, resolve_model_path
+from mgsrl.config.model_path import POCKET_REWARD_MODEL, find_model
 from mgsrl.config.reward import REMOTE, RewardConfig, ScoreConfig
 from mgsrl.errors import ConfigError, explain
 from mgsrl.rewards.protocol import RewardFunction
@@ -159,7 +159,7 @@ def _check_score(config: ScoreConfig, key: str) -> str:
                 todo="pip install 'mgsrl[gpu]' or 'mgsrl[cpu]', or take backend=transformers",
             )
         )
-    return resolve_model_path(config.path, f"{key}.path", POCKET_REWARD_MODEL)
+    return find_model(config.path, f"{key}.path", POCKET_REWARD_MODEL)
 
 
 def reward_pool(

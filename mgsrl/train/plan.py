@@ -48,8 +48,9 @@ def plan(config: Config) -> Plan:
     Raises:
         UserError: a model, file or row that is not what it should be.
     """
-    model_path = resolve_policy(config.policy.path)
+    schedule = _schedule(config)  # mistakes in it show before anything is looked for or loaded
     check_method(config.surgery.method)
+    model_path = resolve_policy(config.policy.path)
     check_engine(config.rollout, "cpu" if config.learner.device == "cpu" else None)
     for name, domain in config.domains.items():
         check_reward(domain.reward, f"domains.{name}.reward")
@@ -59,7 +60,6 @@ def plan(config: Config) -> Plan:
         model_path, trust_remote_code=config.policy.trust_remote_code, tokenizer=tokenizer
     )
     check_export(config.policy, tokenizer)
-    schedule = _schedule(config)  # before the data are read: mistakes in it show at once
     templates = PromptTokenizer(config.policy, tokenizer, config.data)
     prompts, heldout = _prompts(config, templates, schedule)
     shares = {name: source_weights(name, config.domains[name]) for name in schedule.domains}

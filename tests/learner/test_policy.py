@@ -15,8 +15,12 @@ def test_missing_folder(tmp_path: Path) -> None:
         resolve_policy(str(tmp_path / "nothing"))
 
 
-def test_hub_ids_pass() -> None:
-    assert resolve_policy("Qwen/Qwen2.5-7B") == "Qwen/Qwen2.5-7B"
+def test_the_hub_is_asked_for_its_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(MissingPathError, match=r"policy\.path: the hub has no model 'no/model'"):
+        resolve_policy("no/model")
 
 
 def test_broken_weights(tmp_path: Path, tiny_model: Path) -> None:
