@@ -61,6 +61,10 @@ class StaleWeightsError(MgsrlError, RuntimeError):
     """The rollout engine does not compute with the weights that were published to it."""
 
 
+class EngineMismatchError(MgsrlError, RuntimeError):
+    """The rollout engine computes other log-probabilities than the learner, of equal weights."""
+
+
 class AbstentionError(MgsrlError, RuntimeError):
     """Too large a share of the rewards abstained to go on."""
 

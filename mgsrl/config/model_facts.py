@@ -35,6 +35,10 @@ class ModelFacts:
     stop_token_ids: tuple[int, ...]
     """`eos_token_id`, where the file has it: a family's default is another model's token."""
     hidden_size: int | None
+    architectures: tuple[str, ...]
+    """Classes that the weights are of; empty when the file names none."""
+    head_width: int | None
+    """Width of an attention head; None without attention, or with latent attention."""
     cache_per_token: int | None
     """Numbers that the key-value cache holds per token; None for an unknown layout."""
 
@@ -67,6 +71,8 @@ def model_facts(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
         positions=_positions(config),
         stop_token_ids=_stops(written) or _stops(written.get("text_config") or {}),
         hidden_size=getattr(config, "hidden_size", None),
+        architectures=tuple(getattr(whole, "architectures", None) or ()),
+        head_width=_head_width(config),
         cache_per_token=_cache_per_token(config),
     )
 
@@ -99,6 +105,13 @@ def _rope_parameters(config: Any) -> list[dict[str, Any]]:
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]
     return nested or [parameters]
+
+
+def _head_width(config: Any) -> int | None:
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int) or heads < 1 or getattr(config, "kv_lora_rank", None):
+        return None
+    return getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // heads or None
 
 
 def _cache_per_token(config: Any) -> int | None:

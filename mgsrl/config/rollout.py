@@ -27,7 +27,10 @@ class SyncConfig:
     canary_sequences: int = 4
     """Sequences whose log-probabilities are compared after every sync."""
     canary_threshold: float = 0.02
-    """Largest mean |log p_engine - log p_learner| in nats; above it the run stops."""
+    """Largest mean |log p_engine - log p_learner| in nats. In float32 the run stops above it. In
+    bfloat16 it is where the canary begins to ask: 3 times the first publish's error is a jump,
+    which equal weights explain up to 10 times the threshold. Weights are always compared exactly,
+    whatever this says."""
 
     def validate(self) -> None:
         one_of("rollout.sync.transfer", self.transfer, TRANSFERS)

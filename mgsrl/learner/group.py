@@ -25,8 +25,9 @@ from mgsrl.errors import (
 )
 from mgsrl.learner.policy import resolve_policy
 from mgsrl.learner.runtime import LOOPBACK
-from mgsrl.learner.spec import LearnerSpec
+from mgsrl.learner.spec import Engines, LearnerSpec
 from mgsrl.learner.worker import LearnerWorker
+from mgsrl.sync.fingerprint import Published
 from mgsrl.types import DomainStats, StepStats, SurgeryReport
 
 LIMIT_KEY = "learner.time_limit_s"
@@ -43,8 +44,7 @@ class LearnerGroup:
         spec: what is trained and how.
         loopback: all ranks are on this machine; they talk over the loopback interface only.
         gpus_per_rank: GPU share that Ray reserves per rank when training on GPUs.
-        sync_limit_s: longest wait for the rollout actors during a publish.
-        ranks_per_rollout_worker: tensor-parallel ranks behind one rollout actor.
+        engines: what takes the weights; None for one with the defaults.
     """
 
     def __init__(
@@ -53,13 +53,12 @@ class LearnerGroup:
         *,
         loopback: bool = True,
         gpus_per_rank: float = 1.0,
-        sync_limit_s: float = 600.0,
-        ranks_per_rollout_worker: int = 1,
+        engines: Engines | None = None,
     ) -> None:
         config = spec.learner
         resolve_policy(spec.policy.path)  # a wrong path is said at once, before any actor starts
         self._limit_s = config.time_limit_s
-        self._sync = (sync_limit_s, ranks_per_rollout_worker)
+        self._engines = engines or Engines()
         self.world_size = config.world_size
         self.device = choose_device(config.device, ray.cluster_resources().get("GPU", 0.0))
         threads = config.threads_per_rank or _threads(config.world_size)
@@ -116,7 +115,7 @@ class LearnerGroup:
 
     def connect_rollouts(self, handles: Sequence[Any], transfer: str) -> None:
         """Tell the learners who receives their weights, and how they travel."""
-        self._all("connect_rollouts", list(handles), transfer, *self._sync)
+        self._all("connect_rollouts", list(handles), transfer, self._engines)
 
     def publish(self, version: int) -> list[int]:
         """Send the current weights to the rollout actors as `version`.
@@ -130,9 +129,9 @@ class LearnerGroup:
         """Log-probability of every token given its prefix (first = 0.0), as the engine scores."""
         return self._all("logprobs", list(sequences), temperature)[0]
 
-    def probe(self) -> dict[str, Any]:
-        """Parameter name -> product with the canary's probe vector."""
-        return self._all("probe")[0]
+    def fingerprints(self) -> Published:
+        """Of what was last published, under the names it was sent by."""
+        return self._first("fingerprints")
 
     # ---- state -----------------------------------------------------------------------------
 

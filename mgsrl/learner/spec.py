@@ -10,6 +10,20 @@ from mgsrl.errors import ConfigError, explain
 
 
 @dataclass(frozen=True)
+class Engines:
+    """What the learners know of the rollout engines that take their weights."""
+
+    limit_s: float = 600.0
+    """Longest wait for all of them during a publish."""
+    ranks_per_worker: int = 1
+    """Tensor-parallel ranks behind one rollout actor."""
+    load_checkpoints: bool = True
+    """They take weights as a checkpoint has them (vLLM), else as the learner holds them."""
+    dtype: str = "float32"
+    """In which they keep their weights."""
+
+
+@dataclass(frozen=True)
 class LearnerSpec:
     """What is trained and how; equal on all ranks.
 

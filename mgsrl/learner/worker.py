@@ -26,9 +26,10 @@ from mgsrl.learner.layout import make_layout
 from mgsrl.learner.policy import load_forward
 from mgsrl.learner.reference import Reference
 from mgsrl.learner.schedule import learning_rate
-from mgsrl.learner.spec import LearnerSpec
+from mgsrl.learner.spec import Engines, LearnerSpec
 from mgsrl.surgery import module_map, resolve
-from mgsrl.sync.canary import probe_parameter
+from mgsrl.sync.fingerprint import Published
+from mgsrl.sync.publication import Publication
 from mgsrl.sync.source import WeightSource
 from mgsrl.types import BatchTotals, DomainStats, MicroBatch, StepStats, SurgeryReport
 
@@ -67,6 +68,7 @@ class LearnerWorker:
         self._report: SurgeryReport | None = None
         self._half_sizes: Mapping[str, tuple[int, int]] = {}
         self._sender: Any = None
+        self._publication: Publication | None = None
 
     # ---- start -----------------------------------------------------------------------------
 
@@ -273,32 +275,36 @@ class LearnerWorker:
             rows += [row[: len(tokens)].tolist() for row, tokens in zip(scored_BL, part)]
         return rows
 
-    def probe(self) -> dict[str, torch.Tensor]:
-        """Parameter name -> `sync.canary.probe_parameter`; on rank 0, empty on the others."""
-        return {
-            name: probe_parameter(tensor) for name, tensor in self.source if self._rank.index == 0
-        }
+    def fingerprints(self) -> Published:
+        """Of what was last published; on rank 0, empty on the others."""
+        return self._publication.fingerprints if self._publication is not None else {}
 
-    def connect_rollouts(
-        self, handles: Sequence[Any], transfer: str, limit_s: float, ranks_per_worker: int
-    ) -> None:
+    def connect_rollouts(self, handles: Sequence[Any], transfer: str, engines: Engines) -> None:
         """Open the line to the rollout actors: rank 0 speaks, the others help gathering."""
         from mgsrl.sync.backend import choose_transfer
         from mgsrl.sync.client import RolloutClient
         from mgsrl.sync.object_store import ObjectStoreSender
 
-        client = RolloutClient(handles, limit_s, ranks_per_worker=ranks_per_worker)
+        sends = self._rank.index == 0
+        client = RolloutClient(handles, engines.limit_s, ranks_per_worker=engines.ranks_per_worker)
         self._client = client
+        self._publication = Publication(
+            self.source,
+            self.policy,
+            as_checkpoint=engines.load_checkpoints,
+            engine_dtype=DTYPES[engines.dtype],
+            keep=sends,
+        )
         if self._sender is not None:
             self._sender.shutdown()
         if choose_transfer(transfer, self._rank.device.type) == "nccl":
             from mgsrl.sync.nccl import NcclSender
 
             self._sender = NcclSender(
-                self.source, client, self._rank.index, master_address=self._host
+                self._publication, client, self._rank.index, master_address=self._host
             )
         else:
-            self._sender = ObjectStoreSender(self.source, client, self._rank.index == 0)
+            self._sender = ObjectStoreSender(self._publication, client, sends)
 
     def publish(self, version: int) -> list[int]:
         """Send the current weights to the connected rollout actors as `version`.
@@ -307,8 +313,9 @@ class LearnerWorker:
             Positions of the actors that died (rank 0 knows; empty on the others): they must be
             replaced and connected, and the version published again.
         """
-        if self._sender is None:
+        if self._sender is None or self._publication is None:
             raise InvariantError("publish should follow connect_rollouts")
+        self._publication.version = version
         self._sender.send_weights(version)
         return self._client.lost
 

@@ -8,9 +8,8 @@ responses leave as the very tokens that were sampled; nothing is re-tokenized in
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import torch
-
 from mgsrl.errors import ConfigError, explain
+from mgsrl.sync.fingerprint import Seen
 from mgsrl.types import GenerationRequest, Rollout
 
 
@@ -30,10 +29,12 @@ class Engine(Protocol):
         """Log-probability of each token given its prefix; 0.0 for the first of a sequence."""
         ...
 
-    def probe(self, seed: int) -> dict[str, torch.Tensor]:
-        """What every parameter does to a seeded vector on the engine's real compute path.
+    def probe(self, version: int, published: Sequence[str]) -> list[Seen]:
+        """Fingerprints of what the engine really computes with.
 
-        Hugging Face parameter name -> float32 [n], as `sync.canary.probe_parameter`.
+        Args:
+            version: the weight version, which decides the columns that are looked at.
+            published: the names under which the weights were sent.
         """
         ...
 

@@ -17,7 +17,7 @@ from mgsrl.config.rollout import RolloutConfig
 from mgsrl.errors import InvariantError, MissingPathError, StaleWeightsError, explain
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.engine import check_request
-from mgsrl.sync.canary import probe_parameter
+from mgsrl.sync.fingerprint import Seen, fingerprint
 from mgsrl.sync.wire import unpack_group
 from mgsrl.types import FinishReason, GenerationRequest, Rollout, Sampling
 
@@ -189,8 +189,11 @@ class TransformersEngine:
     def _parameters(self) -> dict[str, torch.Tensor]:
         return dict(self.model.named_parameters())
 
-    def probe(self, seed: int) -> dict[str, torch.Tensor]:
-        return {name: probe_parameter(value, seed) for name, value in self._parameters().items()}
+    def probe(self, version: int, published: Sequence[str]) -> list[Seen]:
+        return [
+            Seen(name, (name,), whole=fingerprint(value, version).whole)
+            for name, value in self._parameters().items()
+        ]
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Nothing to open: payloads arrive with the calls."""

@@ -17,14 +17,13 @@ import os
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
-
 from mgsrl.config.model_facts import ModelFacts, model_facts
 from mgsrl.config.rollout import RolloutConfig
 from mgsrl.errors import InvariantError
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.engine import check_fits, check_request
 from mgsrl.sync.backend import choose_transfer
+from mgsrl.sync.fingerprint import Seen, over_ranks
 from mgsrl.types import FinishReason, GenerationRequest, Rollout, Sampling
 
 GIB = 1 << 30
@@ -170,10 +169,10 @@ class VllmEngine:
             for sequence, output in zip(sequences, outputs, strict=True)
         ]
 
-    def probe(self, seed: int) -> dict[str, torch.Tensor]:
-        if self.config.tensor_parallel_size > 1:
-            return {}  # ranks hold slices, which the learner cannot compare one by one
-        return self.llm.collective_rpc("probe_parameters", args=(seed,))[0]
+    def probe(self, version: int, published: Sequence[str]) -> list[Seen]:
+        return over_ranks(
+            self.llm.collective_rpc("probe_parameters", args=(version, list(published)))
+        )
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self.llm.init_weight_transfer_engine({"init_info": init_info})

@@ -25,8 +25,10 @@ from mgsrl.config.rollout import RolloutConfig
 from mgsrl.errors import ConfigError, UserError, explain
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.engine import Engine
+from mgsrl.rollout.support import check_model
 from mgsrl.rollout.vllm_engine import VllmEngine, vllm_environment
 from mgsrl.sync.backend import choose_transfer
+from mgsrl.sync.fingerprint import Seen
 from mgsrl.types import GenerationRequest, Rollout
 
 SMALL_HIDDEN_SIZE = 512
@@ -116,8 +118,8 @@ class RolloutWorker:
     ) -> list[list[float]]:
         return self.engine.score(sequences, temperature)
 
-    def probe(self, seed: int) -> dict[str, torch.Tensor]:
-        return self.engine.probe(seed)
+    def probe(self, version: int, published: Sequence[str]) -> list[Seen]:
+        return self.engine.probe(version, published)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self.engine.init_weight_transfer_engine(init_info)
@@ -237,11 +239,13 @@ def rollout_pools(
 
     Raises:
         MissingPathError: there is no model at `spec.model_path`.
-        ConfigError: see `check_engine`. Both before any actor starts.
+        ConfigError: see `check_engine` and `support.check_model`. All before any actor starts.
     """
     config = spec.config
     check_engine(config, spec.device)
     path = resolve_model_path(spec.model_path, "policy.path", POCKET_POLICY)
+    if config.engine == "vllm":
+        check_model(model_facts(path, trust_remote_code=spec.trust_remote_code), spec.device)
     spec = replace(spec, model_path=path)
     if config.assignment == "shared":
         sizes = {"rollout": config.num_workers}

@@ -1,28 +1,31 @@
-"""The proof that the rollout engine computes with the weights that were published to it.
+"""The proof that a rollout engine computes with the weights, and as the learner computes.
 
-After every publish the engine and the learner score the same few sequences. When their
-log-probabilities disagree by more than a threshold the run stops with the stale module named.
-To name it, both sides push one seeded vector through every parameter: the engine through the
-path it really computes with (packed or fused kernels included), the learner through the plain
-matrix. That is done on failure only; a healthy sync pays for a few forward passes.
+After every publish two things are asked, and they are two questions:
+- Does the engine hold the published weights? Their fingerprints say so exactly
+  (`sync.fingerprint`), in any type, however small the last step was. If not, the run stops and
+  the stale parameters are named.
+- Does it compute the same function of them? Engine and learner score the same few sequences. In
+  float32 they agree to 1e-5 nats or so, and `rollout.sync.canary_threshold` is a limit. In
+  bfloat16 two right implementations of a small model differ by 0.03 nats and more: the first
+  publish of a run sets what is normal, and a jump from there is an alarm. It stops the run unless
+  it is explained: every parameter was proven equal, so it is rounding.
 
 Pure: this file moves no data and knows neither Ray nor vLLM.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+from mgsrl.errors import EngineMismatchError, InvariantError, StaleWeightsError
+from mgsrl.sync.fingerprint import Proof
 
-from mgsrl.errors import InvariantError, StaleWeightsError
-
-Probe = Mapping[str, torch.Tensor]
-"""Hugging Face parameter name -> float32 [n], see `probe_parameter`."""
-
-PROBE_SEED = 20260
-HEAD = "lm_head.weight"
-EMBEDDING = "embed_tokens.weight"
+JUMP = 3.0
+"""In bfloat16, an error this many times the first one is an alarm (if above the threshold)."""
+CEILING = 10.0
+"""In bfloat16, rounding explains up to this many times the threshold, and no more."""
+NAMED = 5
+"""Parameters that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +36,6 @@ class CanaryError:
     """mean |log p_engine - log p_learner| in nats; infinite when a value is not finite."""
     max: float
     num_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleError:
-    """How far one parameter of the engine is from the learner's, as a relative error."""
-
-    name: str
-    relative: float
-
-
-def probe_vector(in_features: int, seed: int = PROBE_SEED) -> torch.Tensor:
-    """float32 [in_features] on the CPU, standard normal; the same on every machine."""
-    generator = torch.Generator(device="cpu").manual_seed(seed)
-    return torch.randn(in_features, generator=generator, dtype=torch.float32)
-
-
-def probe_parameter(parameter: torch.Tensor, seed: int = PROBE_SEED) -> torch.Tensor:
-    """What the learner reports of one whole (gathered) parameter, float32 [n] on the CPU.
-
-    A matrix `[out, in]` (linear, embedding, LM head) gives `W @ probe_vector(in)`, `[out]`;
-    a vector (norm, bias) gives itself.
-    """
-    value = parameter.detach().to(device="cpu", dtype=torch.float32)
-    if value.ndim < 2:
-        return value.reshape(-1).clone()
-    matrix = value.reshape(-1, value.shape[-1])
-    return matrix @ probe_vector(matrix.shape[1], seed)
 
 
 def pick_sequences(
@@ -97,59 +73,71 @@ def compare_logprobs(
     return CanaryError(sum(errors) / len(errors), max(errors), len(errors))
 
 
-def compare_probes(engine: Probe, learner: Probe) -> list[ModuleError]:
-    """Relative error of every parameter both sides know, the largest first.
+def error_limit(threshold: float, *, rounds: bool, baseline: float | None) -> float:
+    """The mean error in nats above which the canary looks for an explanation.
 
-    With tied embeddings the learner has no LM head of its own: the engine's head is compared
-    with the learner's embedding.
+    Args:
+        threshold: `rollout.sync.canary_threshold`.
+        rounds: one of the two sides computes in bfloat16.
+        baseline: the error of the run's first publish; None when this is it.
     """
-    embedding = next((n for n in learner if n.endswith(EMBEDDING)), None)
-    errors = []
-    for name, value in engine.items():
-        key = embedding if name == HEAD and HEAD not in learner else name
-        if key is None or key not in learner:
-            continue
-        expected = learner[key].float()
-        found = value.float()[: expected.shape[0]]  # vLLM pads vocabularies
-        relative = float((found - expected).norm() / expected.norm().clamp_min(1e-12))
-        errors.append(ModuleError(name, relative if math.isfinite(relative) else math.inf))
-    return sorted(errors, key=lambda error: -error.relative)
+    if not rounds:
+        return threshold
+    return CEILING * threshold if baseline is None else max(threshold, JUMP * baseline)
 
 
 def check_canary(
     error: CanaryError,
+    proof: Proof,
     *,
     threshold: float,
+    rounds: bool,
+    baseline: float | None,
     weight_version: int,
     worker: str,
-    probes: Callable[[], tuple[Probe, Probe]],
-    tolerance: float = 0.02,
-) -> None:
-    """Raise `StaleWeightsError` naming the stale modules when `error.mean > threshold`.
+) -> str | None:
+    """Judge one worker after a publish. Arguments as in `error_limit`.
 
-    `probes` gives (engine, learner) and is called on failure only. `tolerance` is the relative
-    error up to which a module counts as equal; it leaves room for bfloat16 (2 ** -8).
+    Returns:
+        What the user should know although the run goes on, or None.
+
+    Raises:
+        StaleWeightsError: the engine holds other weights than were published; they are named.
+        EngineMismatchError: it holds the weights, as far as they can be seen, and is further from
+            the learner than rounding explains.
     """
-    if error.mean <= threshold:
-        return
-    engine, learner = probes()
-    modules = compare_probes(engine, learner)
-    stale = [module for module in modules if module.relative > tolerance]
-    if stale:
-        named = ", ".join(f"{m.name} (relative error {m.relative:.3g})" for m in stale[:5])
-        more = f" and {len(stale) - 5} more" if len(stale) > 5 else ""
-        cause = f"modules that do not compute with the published weights: {named}{more}"
-    elif modules:
-        cause = (
-            "every linear map, norm and embedding agrees "
-            f"(largest relative error {modules[0].relative:.3g} in {modules[0].name}): "
-            "the difference is elsewhere (attention, rotary embedding, precision)"
-        )
-    else:
-        cause = "no parameter is known to both sides by the same name"
-    raise StaleWeightsError(
-        f"{worker} disagrees with the learner after weight version {weight_version} was "
-        f"published: mean |log p_engine - log p_learner| = {error.mean:.3g} nats over "
-        f"{error.num_tokens} tokens (largest {error.max:.3g}), threshold {threshold:g}; {cause}. "
-        "Training would go on from stale rollouts, so the run stops."
+    after = f"after weight version {weight_version} was published"
+    difference = (
+        f"mean |log p_engine - log p_learner| = {error.mean:.3g} nats over "
+        f"{error.num_tokens} tokens (largest {error.max:.3g})"
     )
+    if proof.stale:
+        raise StaleWeightsError(
+            f"{worker} does not compute with the published weights {after}: "
+            f"{named(proof.stale)}; {difference}. "
+            "Training would go on from stale rollouts, so the run stops."
+        )
+    limit = error_limit(threshold, rounds=rounds, baseline=baseline)
+    if error.mean <= limit:
+        return None
+    usual = "" if baseline is None else f", {baseline:.3g} after the first publish"
+    equal = f"all {proof.num_seen} parameters are equal bit for bit"
+    if rounds and not proof.unseen and error.mean <= CEILING * threshold:
+        return f"{worker}, {after}: {difference}{usual}; {equal}, so this is rounding in bfloat16"
+    if proof.unseen:
+        equal = (
+            f"{proof.num_seen} parameters are equal bit for bit, but {len(proof.unseen)} cannot be "
+            f"seen in the engine and may be stale: {named(proof.unseen)}"
+        )
+    raise EngineMismatchError(
+        f"{worker} disagrees with the learner {after}: {difference}{usual}, limit {limit:.3g}; "
+        f"{equal}. Engine and learner then compute different functions of the same weights "
+        "(attention, rotary embedding, a scale of the logits), and training would follow rollouts "
+        "of another policy, so the run stops. rollout.engine=transformers computes as the learner."
+    )
+
+
+def named(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

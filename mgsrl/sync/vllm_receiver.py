@@ -11,18 +11,24 @@ from typing import Any
 import torch
 from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
-from vllm.model_executor.layers.linear import LinearBase
-from vllm.model_executor.layers.vocab_parallel_embedding import (
-    ParallelLMHead,
-    VocabParallelEmbedding,
-)
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
 )
+from vllm.model_executor.model_loader.reload.layerwise import (
+    _place_kernel_tensors,
+    get_layerwise_info,
+)
+from vllm.platforms import current_platform
 
-from mgsrl.sync.canary import probe_parameter, probe_vector
+from mgsrl.sync.fingerprint import Seen
+from mgsrl.sync.vllm_probe import probe_model
 from mgsrl.sync.wire import unpack_group
+
+LOADED_IN_PLACE = ("GptOssRoutedExperts", "OAIAttention")
+"""Layers into whose parameters the model's loader copies by itself; see `load_in_place`."""
 
 
 @dataclass
@@ -50,7 +56,9 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreU
         """Nothing to open."""
 
     def start_weight_update(self) -> None:
+        unpack_experts(self.model)
         initialize_layerwise_reload(self.model)
+        load_in_place(self.model)
 
     def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
         pairs = unpack_group(
@@ -60,10 +68,58 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreU
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
+        repack_experts(self.model)
         repack_lm_heads(self.model)
 
     def shutdown(self) -> None:
         """Nothing to close."""
+
+
+def load_in_place(model: torch.nn.Module) -> None:
+    """Take layers whose tensors the model's loader writes by itself out of the layerwise reload.
+
+    The reload notices what goes through a parameter's own loader. GPT-OSS copies its experts and
+    attention sinks straight into the parameters: during a reload those are empty shells, so the
+    copy is lost, silently. These layers get their real tensors back, and are written where they
+    are.
+    """
+    for layer in model.modules():
+        if type(layer).__name__ in LOADED_IN_PLACE:
+            info = get_layerwise_info(layer)
+            _place_kernel_tensors(layer, info)
+            info.reset()
+
+
+def unpack_experts(model: torch.nn.Module) -> None:
+    """Give experts that the CPU's kernels packed room for plain weights again; see
+    `repack_experts`. Packing may pad, and the reload copies into the tensors that it finds."""
+    for layer in _packed_experts(model):
+        shapes, _ = get_layerwise_info(layer).restore_metadata
+        for name, shape in shapes.items():
+            if name in layer._parameters:
+                plain = torch.empty(shape.shape, dtype=shape.dtype)
+                layer._parameters[name].data = plain
+
+
+def repack_experts(model: torch.nn.Module) -> None:
+    """Pack the experts' new weights on a CPU.
+
+    vLLM packs experts when their kernel is made, at the first load; a reload leaves the plain
+    weights where the kernel expects packed ones, or the old ones in its copy.
+    """
+    for layer in _packed_experts(model):
+        layer.quant_method.moe_kernel.fused_experts.process_weights_after_loading(layer)
+
+
+def _packed_experts(model: torch.nn.Module) -> list[Any]:
+    if not current_platform.is_cpu():
+        return []
+    return [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, RoutedExperts)
+        and getattr(layer.quant_method, "moe_kernel", None) is not None
+    ]
 
 
 def repack_lm_heads(model: torch.nn.Module) -> None:
@@ -84,55 +140,9 @@ class WorkerExtension:
 
     model_runner: Any
 
-    @torch.inference_mode()
-    def probe_parameters(self, seed: int) -> dict[str, torch.Tensor]:
+    def probe_parameters(self, version: int, published: list[str]) -> list[Seen]:
         """See `probe_model`."""
-        return probe_model(self.model_runner.get_model(), seed)
-
-
-def probe_model(model: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    """Every parameter's effect on a seeded vector, by its Hugging Face name.
-
-    Linear maps and the LM head go through `quant_method.apply`, the path they really compute
-    with; packed ones (`qkv_proj`, `gate_up_proj`) are split into the checkpoint's names.
-    Embeddings, norms and biases are read. Unsharded models only: under tensor parallelism a
-    rank sees slices, which the learner cannot compare.
-    """
-    packed: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
-    found: dict[str, torch.Tensor] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, LinearBase):
-            found |= _probe_linear(name, module, packed, seed)
-        elif isinstance(module, ParallelLMHead):
-            vector = probe_vector(module.embedding_dim, seed).to(module.weight)
-            output = module.quant_method.apply(module, vector[None])[0]
-            found[f"{name}.weight"] = output[: module.org_vocab_size].float().cpu()
-        elif isinstance(module, VocabParallelEmbedding):
-            weight = module.weight[: module.org_vocab_size]
-            found[f"{name}.weight"] = probe_parameter(weight, seed)
-        else:
-            for leaf, value in module.named_parameters(recurse=False):
-                if value.ndim == 1:
-                    found[f"{name}.{leaf}"] = probe_parameter(value, seed)
-    return found
-
-
-def _probe_linear(
-    name: str, module: Any, packed: dict[str, list[str]], seed: int
-) -> dict[str, torch.Tensor]:
-    prefix, _, leaf = name.rpartition(".")
-    parts = [f"{prefix}.{part}" for part in packed.get(leaf, [leaf])]
-    sizes = list(module.output_partition_sizes) if len(parts) > 1 else None
-    vector = probe_vector(module.input_size, seed).to(module.params_dtype)
-    vector = vector.to(next(module.parameters()).device)
-    output = module.quant_method.apply(module, vector[None], None)[0].float().cpu()
-    rows = output.split(sizes) if sizes else [output]
-    found = {f"{part}.weight": row.clone() for part, row in zip(parts, rows, strict=True)}
-    if getattr(module, "bias", None) is not None:
-        bias = module.bias.detach().float().cpu()
-        rows = bias.split(sizes) if sizes else [bias]
-        found |= {f"{part}.bias": row.clone() for part, row in zip(parts, rows, strict=True)}
-    return found
+        return probe_model(self.model_runner.get_model(), version, published)
 
 
 if "object_store" not in WeightTransferEngineFactory._registry:

@@ -16,6 +16,7 @@ from mgsrl.config import Config, SyncConfig
 from mgsrl.config.compose import config_to_yaml
 from mgsrl.learner.checkpoint import BYTES_PER_PARAMETER
 from mgsrl.learner.group import LearnerGroup
+from mgsrl.learner.spec import Engines
 from mgsrl.obs.console import Console
 from mgsrl.obs.run_record import write_run_record
 from mgsrl.obs.trackers import make_trackers
@@ -75,8 +76,12 @@ def build(
             learners = LearnerGroup(
                 plan.learner,
                 loopback=config.cluster.address == "local",
-                sync_limit_s=config.rollout.time_limit_s,
-                ranks_per_rollout_worker=config.rollout.tensor_parallel_size,
+                engines=Engines(
+                    limit_s=config.rollout.time_limit_s,
+                    ranks_per_worker=config.rollout.tensor_parallel_size,
+                    load_checkpoints=config.rollout.engine == "vllm",
+                    dtype=config.rollout.dtype,
+                ),
             )
         stack.callback(learners.stop)
         hint = " (vLLM takes about half a minute)" if config.rollout.engine == "vllm" else ""
@@ -131,7 +136,13 @@ def _run(
         sampler=sampler,
         scorer=scorer,
         learners=learners,
-        publisher=Publisher(sampler, learners, _sync(config)),
+        publisher=Publisher(
+            sampler,
+            learners,
+            _sync(config),
+            rounds="bfloat16" in (config.learner.dtype, config.rollout.dtype),
+            note=console.note,
+        ),
         evaluation=Evaluation(
             config=config.evaluate,
             checkpoints=config.checkpoint,

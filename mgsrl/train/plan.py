@@ -14,6 +14,7 @@ from mgsrl.learner.spec import LearnerSpec
 from mgsrl.rewards.build import check_reward, validator
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.sampler import training_sampling
+from mgsrl.rollout.support import check_model
 from mgsrl.rollout.worker import check_engine
 from mgsrl.surgery import check_method
 from mgsrl.train.export import check_export
@@ -51,11 +52,14 @@ def plan(config: Config) -> Plan:
     schedule = _schedule(config)  # mistakes in it show before anything is looked for or loaded
     check_method(config.surgery.method)
     model_path = resolve_policy(config.policy.path)
-    check_engine(config.rollout, "cpu" if config.learner.device == "cpu" else None)
+    device = "cpu" if config.learner.device == "cpu" else None  # else Ray will know
+    check_engine(config.rollout, device)
     for name, domain in config.domains.items():
         check_reward(domain.reward, f"domains.{name}.reward")
     tokenizer = load_tokenizer(config.policy)
     facts = model_facts(model_path, trust_remote_code=config.policy.trust_remote_code)
+    if config.rollout.engine == "vllm":
+        check_model(facts, device)
     decoder = Decoder(
         model_path, trust_remote_code=config.policy.trust_remote_code, tokenizer=tokenizer
     )

@@ -1,12 +1,12 @@
 """Weights to the rollout workers, and the proof that they arrived.
 
-After every publish the canary compares the log-probabilities of a few sequences (`sync/canary`);
-a worker found dead is replaced and everything is sent again.
+After every publish the engines' weights are compared with what was sent, bit for bit, and the
+log-probabilities of a few sequences with the learner's (`sync/canary`). A worker found dead is
+replaced and everything is sent again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from mgsrl.cluster.wait import get
@@ -14,7 +14,8 @@ from mgsrl.config import SyncConfig
 from mgsrl.errors import WorkerDiedError
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.rollout.sampler import LIMIT_KEY, Sampler
-from mgsrl.sync.canary import PROBE_SEED, Probe, check_canary, compare_logprobs, pick_sequences
+from mgsrl.sync.canary import check_canary, compare_logprobs, named, pick_sequences
+from mgsrl.sync.fingerprint import Proof, compare
 
 
 @dataclass
@@ -24,6 +25,10 @@ class Publisher:
     sampler: Sampler
     learners: LearnerGroup
     sync: SyncConfig
+    rounds: bool
+    """Learner or engine computes in bfloat16."""
+    note: Callable[[str], None]
+    """Tells the user."""
     canary_error: float = 0.0
     """Of the last publish: mean |log p_engine - log p_learner| in nats, the worst worker's."""
     version: int = 0
@@ -31,6 +36,9 @@ class Publisher:
     _sequences: list[tuple[int, ...]] = field(default_factory=list)
     """What the canary compares."""
     _connected: list[Any] = field(default_factory=list)
+    _baseline: float | None = None
+    """The canary's error after the first publish of this process."""
+    _said: set[str] = field(default_factory=set)
 
     def publish(self, version: int, candidates: Sequence[Sequence[int]]) -> None:
         """Send the learners' weights as `version` to every rollout worker and prove it.
@@ -72,6 +80,7 @@ class Publisher:
 
     def _check_canary(self, handles: Sequence[Any]) -> None:
         expected = self.learners.logprobs(self._sequences, temperature=1.0)
+        published = self.learners.fingerprints()
         limit_s = self.sampler.limit_s
         scored = get(
             [handle.score.remote(self._sequences, 1.0) for handle in handles],
@@ -79,18 +88,42 @@ class Publisher:
             "the canary's log-probabilities",
             LIMIT_KEY,
         )
+        seen = get(
+            [handle.probe.remote(self.version, list(published)) for handle in handles],
+            limit_s,
+            "the engines' fingerprints",
+            LIMIT_KEY,
+        )
         errors = [compare_logprobs(logprobs, expected) for logprobs in scored]
+        proofs = [compare(report, published) for report in seen]
         self.canary_error = max(error.mean for error in errors)
-        for slot, (handle, error) in enumerate(zip(handles, errors)):
-            check_canary(
+        for slot, (error, proof) in enumerate(zip(errors, proofs)):
+            known = check_canary(
                 error,
+                proof,
                 threshold=self.sync.canary_threshold,
+                rounds=self.rounds,
+                baseline=self._baseline,
                 weight_version=self.version,
                 worker=f"rollout worker {slot}",
-                probes=partial(self._probes, handle),
             )
+            self._say_once("jump", known)
+        if self._baseline is None:
+            self._baseline = self.canary_error
+            self._say_once("unseen", unseen_note(proofs[0]))
 
-    def _probes(self, handle: Any) -> tuple[Probe, Probe]:
-        seen = handle.probe.remote(PROBE_SEED)
-        engine = get(seen, self.sampler.limit_s, "the engine's probe", LIMIT_KEY)
-        return engine, self.learners.probe()
+    def _say_once(self, what: str, text: str | None) -> None:
+        if text is not None and what not in self._said:
+            self._said.add(what)
+            self.note(text)
+
+
+def unseen_note(proof: Proof) -> str | None:
+    """What the user should know of parameters that no fingerprint covers."""
+    if not proof.unseen:
+        return None
+    return (
+        f"{proof.num_seen} of {proof.num_seen + len(proof.unseen)} parameters are compared bit for "
+        f"bit after every publish; the engine keeps the others out of sight, and only "
+        f"log-probabilities watch over them: {named(proof.unseen)}"
+    )

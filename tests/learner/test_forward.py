@@ -33,6 +33,30 @@ def test_values_are_those_of_log_softmax(chunk: int) -> None:
     torch.testing.assert_close(entropy, -(table.exp() * table).sum(-1))
 
 
+@pytest.mark.parametrize("slice_elements", [1 << 24, 3 * 16])
+def test_bfloat16_logits_are_not_rounded(
+    slice_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As exact as the product of the same bfloat16 numbers in float64, slice by slice."""
+    monkeypatch.setitem(forward.CHUNK_ELEMENTS, "cpu", slice_elements)
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(20, 16).bfloat16(), 4 * torch.randn(32, 16).bfloat16()
+    targets = torch.randint(0, 32, (20,))
+    logprobs, entropy = TokenLogprobs.apply(hidden, weight, None, targets, 0.7, 8)
+    table = torch.log_softmax(hidden.double() @ weight.double().T / 0.7, -1)
+    assert logprobs.dtype == entropy.dtype == torch.float32
+    error = (logprobs - table.gather(1, targets[:, None])[:, 0]).abs().max()
+    assert error < 1e-4
+    rounded = torch.log_softmax((hidden @ weight.T).double() / 0.7, -1)
+    assert (rounded - table).abs().max() > 100 * error  # what rounding the logits would cost
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_float32_product_is_the_plain_one(dtype: torch.dtype) -> None:
+    hidden, weight = torch.randn(20, 16, dtype=dtype), torch.randn(32, 16, dtype=dtype)
+    assert torch.equal(forward._product(hidden, weight, dtype), hidden @ weight.T)
+
+
 def test_no_tokens_give_zero_gradients() -> None:
     hidden = torch.zeros(0, 4, requires_grad=True)
     weight = torch.randn(7, 4, requires_grad=True)

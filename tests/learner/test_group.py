@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig
@@ -62,9 +61,7 @@ def test_one_step_over_two_actors(group: LearnerGroup, tmp_path: Path) -> None:
     (row,) = group.logprobs([(5, 9, 7)], 1.0)
     assert row[0] == 0.0
     assert row[1] < 0.0
-    probe = group.probe()
-    assert probe["model.norm.weight"].shape == (64,)
-    assert all(torch.isfinite(value).all() for value in probe.values())
+    assert group.fingerprints() == {}  # nothing was published
 
 
 def test_a_full_disk_is_told_and_the_learners_live_on(

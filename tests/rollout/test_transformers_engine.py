@@ -9,7 +9,7 @@ from mgsrl.config import RolloutConfig
 from mgsrl.errors import InvariantError, StaleWeightsError
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.transformers_engine import GumbelSampler, TransformersEngine
-from mgsrl.sync.canary import compare_probes, probe_parameter
+from mgsrl.sync.fingerprint import Proof, compare, fingerprint
 from mgsrl.sync.wire import pack_group
 from mgsrl.types import GenerationRequest, Sampling
 
@@ -139,8 +139,8 @@ def test_weights_arrive_in_place(tied: bool, tiny_model: Path, tiny_untied_model
     assert engine.weight_version == 7
     assert engine.score([(5, 9, 30, 31)]) != before
     assert engine.generate([request(0)])[0].weight_version == 7
-    expected = {name: probe_parameter(value) for name, value in new.items()}
-    assert compare_probes(engine.probe(20260), expected)[0].relative == 0.0
+    published = {name: (fingerprint(value, 7),) for name, value in new.items()}
+    assert compare(engine.probe(7, list(published)), published) == Proof((), (), len(new))
 
 
 def test_incomplete_and_foreign_weights_are_refused(tiny_model: Path) -> None:

@@ -14,18 +14,14 @@ from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig, RolloutConfig
 from mgsrl.errors import StaleWeightsError
 from mgsrl.rollout.worker import EngineSpec, rollout_pools
-from mgsrl.sync.canary import (
-    PROBE_SEED,
-    CanaryError,
-    check_canary,
-    compare_logprobs,
-    compare_probes,
-    probe_parameter,
-)
+from mgsrl.sync.canary import CanaryError, check_canary, compare_logprobs
 from mgsrl.sync.client import RolloutClient
+from mgsrl.sync.fingerprint import Proof, Published, compare, fingerprint
 from mgsrl.sync.object_store import ObjectStoreSender
+from mgsrl.sync.publication import Publication
+from mgsrl.sync.source import WeightSource
 from mgsrl.types import GenerationRequest, Rollout, Sampling
-from tests.sync.sources import ModuleSource, perturbed
+from tests.sync.sources import perturbed
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray_cluster]
 
@@ -80,16 +76,22 @@ def learner_scores(model: torch.nn.Module) -> list[list[float]]:
     return [[0.0, *expected_logprobs(model, s[:1], s[1:]).tolist()] for s in SEQUENCES]
 
 
-def publish(handle: Any, model: torch.nn.Module, version: int) -> None:
-    ObjectStoreSender(ModuleSource(model), RolloutClient([handle], 60), True).send_weights(version)
+def publish(handle: Any, model: torch.nn.Module, version: int) -> Published:
+    """Send the model's weights; their fingerprints."""
+    publication = Publication(
+        WeightSource(model), model, as_checkpoint=True, engine_dtype=torch.float32, keep=True
+    )
+    publication.version = version
+    ObjectStoreSender(publication, RolloutClient([handle], 60), True).send_weights(version)
+    return publication.fingerprints
 
 
 def canary_error(handle: Any, model: torch.nn.Module) -> CanaryError:
     return compare_logprobs(call(handle, "score", SEQUENCES), learner_scores(model))
 
 
-def learner_probe(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: probe_parameter(value) for name, value in model.named_parameters()}
+def proof(handle: Any, published: Published, version: int) -> Proof:
+    return compare(call(handle, "probe", version, list(published)), published)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
@@ -155,71 +157,77 @@ def test_updates_reach_every_module(
     publish(handle, perturbed(path), 1)
     model = perturbed(path, seed=8, scale=0.1)
     assert canary_error(handle, model).mean > 0.05  # the old weights are far away
-    publish(handle, model, 2)
+    published = publish(handle, model, 2)
     error = canary_error(handle, model)
     print(f"{which}: parity after an update {error}")
     assert error.max < 1e-4
     assert call(handle, "generate", [request(0)])[0].weight_version == 2
-    found, expected = call(handle, "probe", PROBE_SEED), learner_probe(model)
-    names = set(expected) | {"lm_head.weight"}
-    assert set(found) == names
-    assert compare_probes(found, expected)[0].relative < 1e-5
+    assert proof(handle, published, 2) == Proof((), (), 20 + (which == "untied"))
+    heads = [seen for seen in call(handle, "probe", 2, list(published)) if "head" in seen.name]
+    assert len(heads) == 1  # a tied head is compared with the embedding
 
 
 def test_the_canary_catches_a_stale_lm_head(tied: Any, tiny_model: Path) -> None:
     publish(tied, perturbed(tiny_model), 1)
     model = perturbed(tiny_model, seed=8, scale=0.1)
-    with without_repair(tied):
-        publish(tied, model, 2)
-        stale = canary_error(tied, model)
-        print(f"without the repair: {stale}")
-        with pytest.raises(StaleWeightsError, match="lm_head") as raised:
-            check(tied, model, stale)
-    assert "embed_tokens" not in str(raised.value)  # nothing else is blamed
-    assert "layers" not in str(raised.value)
-    publish(tied, model, 3)
-    repaired = canary_error(tied, model)
-    assert repaired.max < 1e-4
-    check(tied, model, repaired)
+    with without(tied, "repack_lm_heads"):
+        published = publish(tied, model, 2)
+        print(f"without the repair: {canary_error(tied, model)}")
+        assert proof(tied, published, 2).stale == ("lm_head.weight",)  # nothing else is blamed
+        with pytest.raises(StaleWeightsError, match="lm_head"):
+            check(tied, model, published, 2)
+    check(tied, model, publish(tied, model, 3), 3)
+    assert canary_error(tied, model).max < 1e-4
 
 
-def check(handle: Any, model: torch.nn.Module, error: CanaryError) -> None:
-    check_canary(
-        error,
+def test_an_update_that_never_came_is_seen_in_every_parameter(tied: Any, tiny_model: Path) -> None:
+    published = publish(tied, perturbed(tiny_model), 1)
+    later = perturbed(tiny_model, scale=0.05 + 1e-6)
+    stale = {name: (fingerprint(value, 1),) for name, value in later.named_parameters()}
+    assert proof(tied, published, 1).stale == ()
+    assert len(proof(tied, stale, 1).stale) == len(call(tied, "probe", 1, list(stale)))
+
+
+def check(handle: Any, model: torch.nn.Module, published: Published, version: int) -> None:
+    note = check_canary(
+        canary_error(handle, model),
+        proof(handle, published, version),
         threshold=0.02,
-        weight_version=2,
+        rounds=False,
+        baseline=None,
+        weight_version=version,
         worker="rollout worker 0",
-        probes=lambda: (call(handle, "probe", PROBE_SEED), learner_probe(model)),
     )
+    assert note is None
 
 
-class without_repair:  # noqa: N801  reads as a sentence
-    """Switch the re-packing of the LM head off inside an actor's process."""
+class without:  # noqa: N801  reads as a sentence
+    """Switch one of the receiver's repairs off inside an actor's process."""
 
-    def __init__(self, handle: Any) -> None:
-        self.handle = handle
+    def __init__(self, handle: Any, repair: str) -> None:
+        self.handle, self.repair = handle, repair
 
     def __enter__(self) -> None:
-        def switch_off(_worker: Any) -> None:
+        def switch_off(_worker: Any, repair: str) -> None:
             from mgsrl.sync import vllm_receiver
 
-            vllm_receiver._kept = vllm_receiver.repack_lm_heads
-            vllm_receiver.repack_lm_heads = lambda model: None
+            vllm_receiver._kept = getattr(vllm_receiver, repair)
+            setattr(vllm_receiver, repair, lambda model: None)
 
         self._run(switch_off)
 
     def __exit__(self, *_: object) -> None:
-        def switch_on(_worker: Any) -> None:
+        def switch_on(_worker: Any, repair: str) -> None:
             from mgsrl.sync import vllm_receiver
 
-            vllm_receiver.repack_lm_heads = vllm_receiver._kept
+            setattr(vllm_receiver, repair, vllm_receiver._kept)
 
         self._run(switch_on)
 
-    def _run(self, function: Callable[[Any], None]) -> None:
+    def _run(self, function: Callable[[Any, str], None]) -> None:
         import ray
 
-        ray.get(self.handle.__ray_call__.remote(function), timeout=30)
+        ray.get(self.handle.__ray_call__.remote(function, self.repair), timeout=30)
 
 
 def test_bfloat16_weights_load_into_a_float32_engine(tied: Any, tiny_model: Path) -> None:

@@ -1,34 +1,23 @@
-"""The canary's arithmetic: errors, thresholds, and the name of the stale module."""
+"""The canary's arithmetic and judgement: errors, limits on both sides, names of stale weights."""
 
 import math
 
 import pytest
-import torch
 
-from mgsrl.errors import InvariantError, StaleWeightsError
+from mgsrl.errors import EngineMismatchError, InvariantError, StaleWeightsError
 from mgsrl.sync.canary import (
+    CEILING,
+    JUMP,
     CanaryError,
     check_canary,
     compare_logprobs,
-    compare_probes,
+    error_limit,
     pick_sequences,
-    probe_parameter,
-    probe_vector,
 )
+from mgsrl.sync.fingerprint import Proof
 
-
-def test_probe_vector_is_the_same_everywhere() -> None:
-    assert torch.equal(probe_vector(64, 3), probe_vector(64, 3))
-    assert not torch.equal(probe_vector(64, 3), probe_vector(64, 4))
-    # Pinned: learner and engine may run different builds of torch.
-    assert probe_vector(3, 0).tolist() == pytest.approx([1.540996, -0.293429, -2.178789], abs=1e-5)
-
-
-def test_probe_of_matrices_and_vectors() -> None:
-    matrix = torch.randn(5, 8)
-    assert torch.allclose(probe_parameter(matrix, 1), matrix @ probe_vector(8, 1))
-    vector = torch.randn(4, dtype=torch.bfloat16)
-    assert torch.equal(probe_parameter(vector, 1), vector.float())
+PROVEN = Proof((), (), 21)
+PARTLY = Proof((), ("model.layers.0.mixer.conv1d.weight",), 20)
 
 
 def test_sequences_are_spread_and_cut() -> None:
@@ -54,44 +43,69 @@ def test_unequal_lengths_are_a_defect() -> None:
         compare_logprobs([[0.0]], [[0.0]])
 
 
-def probes(**changes: float) -> dict[str, torch.Tensor]:
-    names = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"]
-    return {name: torch.ones(4) * changes.get(name, 1.0) for name in names}
-
-
-def test_below_the_threshold_nothing_is_probed() -> None:
-    def never() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        raise AssertionError("probed")
-
-    check_canary(
-        CanaryError(0.01, 0.5, 9), threshold=0.02, weight_version=1, worker="w", probes=never
+def judge(
+    mean: float,
+    proof: Proof = PROVEN,
+    *,
+    rounds: bool = True,
+    baseline: float | None = 0.035,
+    threshold: float = 0.05,
+) -> str | None:
+    return check_canary(
+        CanaryError(mean, 2 * mean, 99),
+        proof,
+        threshold=threshold,
+        rounds=rounds,
+        baseline=baseline,
+        weight_version=3,
+        worker="rollout worker 0",
     )
 
 
-def test_the_stale_module_is_named() -> None:
-    engine = probes() | {"model.layers.0.mlp.up_proj.weight": torch.full((4,), 1.5)}
-    with pytest.raises(StaleWeightsError, match=r"version 3.*mlp\.up_proj\.weight.*error 0\.5"):
-        check_canary(
-            CanaryError(0.4, 0.5, 9),
-            threshold=0.02,
-            weight_version=3,
-            worker="rollout worker 0",
-            probes=lambda: (engine, probes()),
-        )
+@pytest.mark.parametrize("baseline", [None, 1e-6, 0.01])
+def test_float32_has_one_limit(baseline: float | None) -> None:
+    assert judge(0.05, rounds=False, baseline=baseline) is None
+    with pytest.raises(EngineMismatchError, match="different functions of the same weights"):
+        judge(math.nextafter(0.05, 1), rounds=False, baseline=baseline)
 
 
-def test_a_stale_head_is_named_though_the_learner_ties_it() -> None:
-    engine = probes() | {"lm_head.weight": torch.tensor([1.0, 1.0, 1.0, 2.0, 9.0])}  # padded
-    worst = compare_probes(engine, probes())[0]
-    assert (worst.name, worst.relative) == ("lm_head.weight", 0.5)
+def test_the_first_publish_in_bfloat16_sets_what_is_normal() -> None:
+    assert judge(0.056, baseline=None) is None  # SmolLM2-135M, with every weight right
+    assert judge(CEILING * 0.05, baseline=None) is None
+    with pytest.raises(EngineMismatchError):
+        judge(math.nextafter(CEILING * 0.05, 1), baseline=None)
 
 
-def test_when_all_modules_agree_the_message_says_so() -> None:
-    with pytest.raises(StaleWeightsError, match="difference is elsewhere"):
-        check_canary(
-            CanaryError(math.inf, math.inf, 9),
-            threshold=0.02,
-            weight_version=3,
-            worker="w",
-            probes=lambda: (probes(), probes()),
-        )
+def test_a_jump_in_bfloat16_is_an_alarm_and_rounding_if_all_weights_are_equal() -> None:
+    limit = JUMP * 0.035
+    assert judge(limit) is None
+    assert judge(limit, PARTLY) is None
+    note = judge(math.nextafter(limit, 1))
+    assert note is not None
+    assert "all 21 parameters are equal bit for bit" in note
+    with pytest.raises(EngineMismatchError, match=r"may be stale: .*conv1d\.weight"):
+        judge(math.nextafter(limit, 1), PARTLY)
+    with pytest.raises(EngineMismatchError):
+        judge(math.nextafter(CEILING * 0.05, 1))
+
+
+def test_below_the_threshold_nothing_is_a_jump() -> None:
+    assert judge(0.05, PARTLY, baseline=1e-4) is None
+    assert error_limit(0.05, rounds=True, baseline=1e-4) == 0.05
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e-9, 0.4, math.inf])
+@pytest.mark.parametrize("rounds", [False, True])
+def test_stale_weights_stop_the_run_however_small_the_error(mean: float, rounds: bool) -> None:
+    proof = Proof(tuple(f"model.layers.{i}.mlp.down_proj.weight" for i in range(7)), (), 21)
+    with pytest.raises(
+        StaleWeightsError, match=r"version 3.*layers\.0\.mlp.*layers\.4\.mlp.* and 2 more"
+    ):
+        judge(mean, proof, rounds=rounds)
+
+
+def test_a_value_that_is_not_finite_stops_the_run() -> None:
+    for rounds in (False, True):
+        for baseline in (None, 0.03):
+            with pytest.raises(EngineMismatchError):
+                judge(math.inf, rounds=rounds, baseline=baseline)

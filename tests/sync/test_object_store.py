@@ -16,8 +16,8 @@ from mgsrl.config import ClusterConfig, RolloutConfig
 from mgsrl.errors import ConfigError, InvariantError, StaleWeightsError
 from mgsrl.rollout.worker import EngineSpec, rollout_pools
 from mgsrl.sync.backend import choose_transfer
-from mgsrl.sync.canary import PROBE_SEED, compare_probes, probe_parameter
 from mgsrl.sync.client import RolloutClient
+from mgsrl.sync.fingerprint import Proof, compare, fingerprint
 from mgsrl.sync.nccl import free_port
 from mgsrl.sync.object_store import ObjectStoreSender
 from mgsrl.sync.wire import pack_group, unpack_group
@@ -143,10 +143,9 @@ def test_every_actor_has_the_published_weights(
     request = GenerationRequest("r", (5, 9), 0, Sampling(1.0, 1))
     made = ray.get([h.generate.remote([request]) for h in actors], timeout=60)
     assert [rollouts[0].weight_version for rollouts in made] == [12, 12]
-    expected = {name: probe_parameter(value) for name, value in model.named_parameters()}
-    for found in ray.get([h.probe.remote(PROBE_SEED) for h in actors], timeout=60):
-        # Processes with other numbers of threads add in another order.
-        assert compare_probes(found, expected)[0].relative < 1e-6
+    published = {name: (fingerprint(value, 12),) for name, value in model.named_parameters()}
+    for seen in ray.get([h.probe.remote(12, list(published)) for h in actors], timeout=60):
+        assert compare(seen, published) == Proof((), (), len(published))
 
 
 @pytest.mark.ray_cluster

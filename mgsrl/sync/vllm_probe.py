@@ -1,0 +1,171 @@
+"""What vLLM computes with, as fingerprints (`sync.fingerprint`) under the published names.
+
+Wherever a kernel keeps a copy of its own, the kernel is asked, not the parameter: on a CPU linear
+layers and LM heads give columns back as products with unit vectors (exact in every type). Packed
+experts, and all weights on a GPU, are read where their kernels read them.
+
+Names are resolved by vLLM's own tables: its name mapper, and the list of what is packed together.
+What is not found by them stays unseen, and the driver says so by name. Left out: tensors that
+vLLM derives (absorbed projections of latent attention); rope tables and other buffers.
+Imports vLLM: for rollout actors only.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+from vllm.model_executor.layers.linear import (
+    LinearBase,
+    QKVParallelLinear,
+    ReplicatedLinear,
+    RowParallelLinear,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    VocabParallelEmbedding,
+)
+
+from mgsrl.sync.fingerprint import MODULUS, Seen, as_unsigned, sampled_columns, square_sum
+
+PACKED = {
+    "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+    "gate_up_proj": ["gate_proj", "up_proj"],
+}
+"""What vLLM packs in models that do not say so (`packed_modules_mapping`)."""
+EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.([^.]+)\.(weight|bias)$")
+"""Published name of one matrix of one expert."""
+SECOND_MATRIX = ("down_proj", "w2")
+"""Names of an expert's output matrix; the others make up its input matrix."""
+
+
+class Names:
+    """From vLLM's names to the published ones."""
+
+    def __init__(self, model: Any, published: Sequence[str]) -> None:
+        mapper = getattr(model, "hf_to_vllm_mapper", None)
+        rename = mapper.get_rename_mapper().map_name if mapper is not None else str
+        self._published = {rename(name): name for name in published}
+        self._packed: dict[str, list[str]] = {
+            **PACKED,
+            **(getattr(model, "packed_modules_mapping", None) or {}),
+        }
+        self.experts: dict[str, dict[int, dict[str, list[str]]]] = {}
+        """Prefix -> expert -> `w13_weight`, `w2_weight`, ... -> published names."""
+        for inner, name in self._published.items():
+            if match := EXPERT.match(inner):
+                prefix, index, leaf, kind = match.groups()
+                slot = f"{'w2' if leaf in SECOND_MATRIX else 'w13'}_{kind}"
+                expert = self.experts.setdefault(prefix, {}).setdefault(int(index), {})
+                expert.setdefault(slot, []).append(name)
+
+    def one(self, name: str) -> str | None:
+        """The published name of an unpacked tensor."""
+        return self._published.get(name)
+
+    def parts(self, module: str, kind: str) -> list[str]:
+        """Published names of what a linear layer holds, in its order; [] if not all are known."""
+        own = self.one(f"{module}.{kind}")
+        if own is not None:
+            return [own]
+        prefix, _, leaf = module.rpartition(".")
+        names = [self.one(f"{prefix}.{part}.{kind}") for part in self._packed.get(leaf, [])]
+        known = [name for name in names if name is not None]
+        return known if len(known) == len(names) else []
+
+
+@torch.inference_mode()
+def probe_model(model: Any, version: int, published: Sequence[str]) -> list[Seen]:
+    """What this rank computes with, of everything whose published name is known."""
+    names = Names(model, published)
+    seen: list[Seen] = []
+    shared: dict[int, str] = {}  # a tied head has its embedding's parameter
+    for name, module in model.named_modules():
+        if isinstance(module, LinearBase):
+            seen += _linear(name, module, names, version)
+        elif isinstance(module, RoutedExperts):
+            seen += _experts(name, module, names)
+        elif isinstance(module, VocabParallelEmbedding):
+            own = names.one(f"{name}.weight") or shared.get(id(module.weight))
+            if own is not None:
+                shared[id(module.weight)] = own
+                seen += _vocabulary(name, module, own, names, version)
+        else:
+            for leaf, value in module.named_parameters(recurse=False):
+                own = names.one(f"{name}.{leaf}")
+                if own is not None:
+                    seen.append(Seen(f"{name}.{leaf}", (own,), whole=_whole(value)))
+    return seen
+
+
+def _linear(name: str, module: Any, names: Names, version: int) -> Iterator[Seen]:
+    for kind in ("weight", "bias"):
+        if getattr(module, kind, None) is None:
+            continue
+        parts = names.parts(name, kind)
+        sizes = list(module.output_partition_sizes) if len(parts) > 1 else None
+        if not parts or (sizes is not None and len(sizes) != len(parts)):
+            continue
+        for index, part in enumerate(parts):
+            rows = slice(None)
+            if sizes is not None:
+                rows = slice(sum(sizes[:index]), sum(sizes[: index + 1]))
+            label = f"{name}.{kind}" if len(parts) == 1 else f"{name}.{kind} ({part})"
+            yield _rows(label, module, kind, part, rows, version)
+
+
+def _rows(label: str, module: Any, kind: str, part: str, rows: slice, version: int) -> Seen:
+    sharded = not isinstance(module, ReplicatedLinear)
+    keys_or_values = isinstance(module, QKVParallelLinear) and rows.start
+    if keys_or_values and module.tp_rank % module.num_kv_head_replicas:
+        return Seen(label, (part,), whole=0, sharded=True)  # another rank's copy of the same heads
+    if kind == "bias":
+        # A row-parallel layer holds its whole bias on every rank.
+        sharded = sharded and not isinstance(module, RowParallelLinear)
+        return Seen(label, (part,), whole=_whole(module.bias[rows]), sharded=sharded)
+    if module.weight.device.type != "cpu":
+        return Seen(label, (part,), whole=_whole(module.weight[rows]), sharded=sharded)
+    outputs = _columns(module, module.input_size, module.params_dtype, version)[:, rows]
+    return Seen(label, (part,), columns=as_unsigned(square_sum(outputs, rows=True)))
+
+
+def _columns(module: Any, in_features: int, dtype: torch.dtype, version: int) -> torch.Tensor:
+    """[columns, out]: the sampled columns of a layer's matrix, out of its kernel."""
+    columns = sampled_columns(in_features, version)
+    units = torch.zeros(len(columns), in_features, dtype=dtype)
+    units[torch.arange(len(columns)), columns] = 1
+    return module.quant_method.apply(module, units, None)
+
+
+def _vocabulary(name: str, module: Any, part: str, names: Names, version: int) -> Iterator[Seen]:
+    rows = module.org_vocab_size  # vLLM pads vocabularies
+    bias = names.one(f"{name}.bias")
+    if bias is not None and getattr(module, "bias", None) is not None:
+        whole = _whole(module.bias[:rows])
+        yield Seen(f"{name}.bias", (bias,), whole=whole, sharded=module.tp_size > 1)
+    if isinstance(module, ParallelLMHead) and module.weight.device.type == "cpu":
+        outputs = _columns(module, module.embedding_dim, module.weight.dtype, version)[:, :rows]
+        sums = as_unsigned(square_sum(outputs, rows=True))
+        yield Seen(f"{name}.weight", (part,), columns=sums)
+    else:  # sharded: the padding is zeros
+        whole = _whole(module.weight[:rows])
+        yield Seen(f"{name}.weight", (part,), whole=whole, sharded=module.tp_size > 1)
+
+
+def _experts(name: str, module: Any, names: Names) -> Iterator[Seen]:
+    """Packed in a layout of the kernel's, padded with zeros: order and zeros do not count."""
+    prefix = name.removesuffix(".routed_experts")
+    for slot, value in module.named_parameters(recurse=False):
+        together = names.one(f"{prefix}.{slot}")
+        if together is not None:  # published as one tensor
+            yield Seen(f"{name}.{slot}", (together,), whole=_whole(value), sharded=True)
+            continue
+        for index, slots in names.experts.get(prefix, {}).items():
+            if slot in slots and value.shape[0] == len(names.experts[prefix]):
+                label = f"{name}.{slot} (expert {index})"
+                yield Seen(label, tuple(slots[slot]), whole=_whole(value[index]), sharded=True)
+
+
+def _whole(value: torch.Tensor) -> int:
+    return int(square_sum(value)) % MODULUS

@@ -1,0 +1,88 @@
+"""What vLLM cannot serve is refused before any actor starts, without importing vLLM."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mgsrl.config import RolloutConfig
+from mgsrl.config.model_facts import model_facts
+from mgsrl.errors import ConfigError
+from mgsrl.rollout import support
+from mgsrl.rollout.support import check_model, cpu_head_widths, served_architectures
+from mgsrl.rollout.worker import EngineSpec, rollout_pools
+
+pytest.importorskip("vllm")
+
+
+def changed(source: Path, folder: Path, **settings: Any) -> str:
+    config = json.loads((source / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    return str(folder)
+
+
+def test_what_is_read_of_vllm() -> None:
+    assert {"LlamaForCausalLM", "Qwen3MoeForCausalLM", "GPTNeoXForCausalLM"} < (
+        served_architectures()
+    )
+    assert {32, 64, 128} < set(cpu_head_widths())
+    assert 16 not in cpu_head_widths()
+
+
+def test_a_supported_model_passes(tiny_model: Path) -> None:
+    check_model(model_facts(str(tiny_model)), "cpu")
+
+
+def test_narrow_heads_on_a_cpu(tiny_model: Path, tmp_path: Path) -> None:
+    path = changed(tiny_model, tmp_path, head_dim=16)
+    with pytest.raises(ConfigError, match=r"(?s)head_dim 16.*rollout\.engine=transformers"):
+        check_model(model_facts(path), "cpu")
+    check_model(model_facts(path), "cuda")  # a question of the CPU's kernels
+    check_model(model_facts(path), None)  # not known yet
+
+
+def test_heads_that_only_the_width_tells(tiny_model: Path, tmp_path: Path) -> None:
+    path = changed(tiny_model, tmp_path, head_dim=None, num_attention_heads=4)
+    with pytest.raises(ConfigError, match="head_dim 16"):
+        check_model(model_facts(path), "cpu")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", None])
+def test_an_unknown_architecture(tiny_model: Path, tmp_path: Path, device: str | None) -> None:
+    path = changed(tiny_model, tmp_path, architectures=["XGLMForCausalLM"])
+    with pytest.raises(ConfigError, match=r"(?s)XGLMForCausalLM.*rollout\.engine=transformers"):
+        check_model(model_facts(path), device)
+
+
+def test_weights_that_cannot_be_refreshed(tiny_model: Path, tmp_path: Path) -> None:
+    path = changed(tiny_model, tmp_path, architectures=["MiMoV2ForCausalLM"])
+    with pytest.raises(ConfigError, match="attention sinks would stay as they were"):
+        check_model(model_facts(path), "cpu")
+
+
+def test_a_source_of_another_shape_refuses_nothing(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(support, "REGISTRY", "elsewhere.py")
+    monkeypatch.setattr(support, "CPU_ATTENTION", "elsewhere.py")
+    path = changed(tiny_model, tmp_path, architectures=["Unknown"], head_dim=16)
+    check_model(model_facts(path), "cpu")
+
+
+def test_pools_ask_before_any_actor_starts(tiny_model: Path, tmp_path: Path) -> None:
+    """Without a Ray session: it would fail at the first actor."""
+    spec = EngineSpec(RolloutConfig(), changed(tiny_model, tmp_path, head_dim=16), 64)
+    with pytest.raises(ConfigError, match="head_dim 16"):
+        rollout_pools(spec, {"math": 1})
+
+
+def test_vllm_is_not_imported(tiny_model: Path) -> None:
+    code = (
+        "import sys; from mgsrl.rollout.support import check_model; "
+        "from mgsrl.config.model_facts import model_facts; "
+        f"check_model(model_facts({str(tiny_model)!r}), 'cpu'); assert 'vllm' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
