@@ -9,13 +9,14 @@ from mgsrl.config import RolloutConfig
 from mgsrl.errors import InvariantError, StaleWeightsError
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.transformers_engine import GumbelSampler, TransformersEngine
+from mgsrl.sync.canary import compare_logprobs
 from mgsrl.sync.fingerprint import Proof, compare, fingerprint
 from mgsrl.sync.wire import pack_group
 from mgsrl.types import GenerationRequest, Sampling
 
 
-def make_engine(path: Path) -> TransformersEngine:
-    config = RolloutConfig(engine="transformers", max_prompts_in_flight=8)
+def make_engine(path: Path, dtype: str = "float32") -> TransformersEngine:
+    config = RolloutConfig(engine="transformers", max_prompts_in_flight=8, dtype=dtype)
     return TransformersEngine(str(path), config, Decoder(str(path)))
 
 
@@ -152,3 +153,29 @@ def test_incomplete_and_foreign_weights_are_refused(tiny_model: Path) -> None:
         engine.update_weights(pack_group(["nonsense"], [torch.zeros(2)]))
     with pytest.raises(StaleWeightsError, match=r"incomplete: lm_head|incomplete: model"):
         engine.finish_weight_update("1")
+
+
+def test_a_version_that_is_one_small_step_old_is_caught(tiny_model: Path) -> None:
+    """bfloat16, learning rate 1e-6: the log-probabilities hardly show it, the weights do."""
+    engine = make_engine(tiny_model, dtype="bfloat16")
+    masters = {n: v.detach().float().requires_grad_() for n, v in engine.model.named_parameters()}
+    optimizer = torch.optim.AdamW(masters.values(), lr=1e-6, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(0)
+    for value in masters.values():
+        value.grad = torch.randn(value.shape, generator=generator)
+    optimizer.step()
+    new = {name: value.detach().bfloat16() for name, value in masters.items()}
+    moved = {n for n, v in engine.model.named_parameters() if not torch.equal(v, new[n])}
+    assert moved  # most weights are larger than what such a step can move in bfloat16
+    share = sum(int((v != new[n]).sum()) for n, v in engine.model.named_parameters())
+    assert share < 0.05 * sum(v.numel() for v in new.values())
+    published = {name: (fingerprint(value, 1),) for name, value in new.items()}
+    proof = compare(engine.probe(1, list(published)), published)
+    assert set(proof.stale) == moved
+    before = engine.score([(5, 9, 30, 31)])
+    engine.start_weight_update()
+    engine.update_weights(pack_group(list(new), list(new.values())))
+    engine.finish_weight_update("1")
+    error = compare_logprobs(before, engine.score([(5, 9, 30, 31)]))
+    assert error.mean < 0.02  # below any threshold that bfloat16 allows
+    assert compare(engine.probe(1, list(published)), published).stale == ()
