@@ -55,8 +55,8 @@ def model_facts(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
     try:
         written, _ = PreTrainedConfig.get_config_dict(path)
         whole = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    # transformers checks the fields of some families and raises what suits each.
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    # Any exception: the file is the user's, and families check their fields each in its own way.
+    except Exception as error:
         raise MissingPathError(
             explain(
                 "The configuration of policy.path cannot be read.",

@@ -6,12 +6,12 @@ Left out: quantised weights. The learner trains all parameters of a causal LM, o
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
+from mgsrl.config.model_load import load_causal_lm
 from mgsrl.config.model_path import POCKET_POLICY, find_model
 from mgsrl.config.policy import PolicyConfig
-from mgsrl.errors import MissingPathError, UserError, explain
+from mgsrl.errors import MissingPathError, explain, shortened
 from mgsrl.learner.agreement import proven_forward
 from mgsrl.learner.forward import PolicyForward
 from mgsrl.learner.lora import add_adapters
@@ -33,24 +33,10 @@ def load_policy(config: PolicyConfig, dtype: torch.dtype) -> nn.Module:
         MissingPathError, UserError: it cannot be loaded.
         ConfigError: `config.lora` does not fit the model.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     path = resolve_policy(config.path)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, trust_remote_code=config.trust_remote_code
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(
-            explain(
-                "policy.path cannot be loaded as a causal language model.",
-                expected="a Hugging Face folder or hub id of a causal language model",
-                found=f"{config.path!r}: {error}",
-                todo="correct policy.path (policy.trust_remote_code=true runs a model's own code)",
-            )
-        ) from error
+    model: nn.Module = load_causal_lm(
+        path, dtype, trust_remote_code=config.trust_remote_code, shown=config.path
+    )
     if config.lora.rank:
         add_adapters(model, config.lora)
     return model
@@ -76,12 +62,13 @@ def load_tokenizer(config: PolicyConfig) -> Any:
     path = resolve_policy(config.path)
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    # Any exception: the files are the user's, and transformers raises what it meets.
+    except Exception as error:
         raise MissingPathError(
             explain(
                 "The tokenizer of policy.path cannot be loaded.",
                 expected="a Hugging Face folder, or a hub id that this machine can reach",
-                found=f"{config.path!r}: {str(error).splitlines()[0]}",
+                found=f"{config.path!r}: {shortened(' '.join(str(error).split()), 200)}",
                 todo="correct policy.path, or download the model and give its folder",
             )
         ) from error

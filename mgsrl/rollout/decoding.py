@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mgsrl.config.model_facts import ModelFacts, model_facts, token_ids
-from mgsrl.errors import ConfigError, MissingPathError, explain
+from mgsrl.errors import ConfigError, MissingPathError, explain, shortened
 
 
 class Decoder:
@@ -81,12 +81,13 @@ def _load_tokenizer(path: str, trust_remote_code: bool) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except OSError as error:
+    # Any exception: the files are the user's, and transformers raises what it meets.
+    except Exception as error:
         raise MissingPathError(
             explain(
                 "policy.path has no usable tokenizer.",
                 expected="tokenizer files beside the weights",
-                found=str(error).splitlines()[0],
+                found=shortened(" ".join(str(error).split()), 200),
                 todo="add the tokenizer's files or correct policy.path",
             )
         ) from error

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from mgsrl.config.model_facts import model_facts
+from mgsrl.config.model_load import load_causal_lm
 from mgsrl.config.rollout import RolloutConfig
-from mgsrl.errors import InvariantError, MissingPathError, StaleWeightsError, explain
+from mgsrl.errors import InvariantError, StaleWeightsError
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.engine import check_request
 from mgsrl.sync.fingerprint import Seen, fingerprint
@@ -78,27 +79,15 @@ class TransformersEngine:
         device: str = "cpu",
         trust_remote_code: bool = False,
     ) -> None:
-        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers import GenerationConfig
 
         self.config = config
         self.decoder = decoder
         self.device = torch.device(device)
         self.weight_version = -1
-        try:
-            self.model: Any = AutoModelForCausalLM.from_pretrained(
-                model_path,
-                dtype=getattr(torch, config.dtype),
-                trust_remote_code=trust_remote_code,
-            )
-        except OSError as error:
-            raise MissingPathError(
-                explain(
-                    "policy.path has no usable weights.",
-                    expected="model.safetensors (or its shards) beside config.json",
-                    found=str(error).splitlines()[0],
-                    todo="add the weights or correct policy.path",
-                )
-            ) from error
+        self.model: Any = load_causal_lm(
+            model_path, getattr(torch, config.dtype), trust_remote_code=trust_remote_code
+        )
         self.model.to(self.device).eval().requires_grad_(False)
         # The model's own generation defaults (top-k 20, repetition penalty, ...) would bend the
         # distribution behind the log-probabilities.
