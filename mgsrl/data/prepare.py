@@ -18,6 +18,7 @@ from typing import Any
 from mgsrl import __version__
 from mgsrl.config import SourceConfig
 from mgsrl.config.hub import hub_info
+from mgsrl.data import smollm2
 from mgsrl.data.files import NumberedRecord, read_records, row_number
 from mgsrl.data.published import PUBLISHED, PublishedSet
 from mgsrl.data.rows import Row, RowProblem, RowReader
@@ -47,7 +48,7 @@ def published_set(name: str) -> PublishedSet:
         raise UserError(
             explain(
                 f"There is no published data set {name!r}.",
-                expected=nearest(name, PUBLISHED),
+                expected=nearest(name, [*PUBLISHED, smollm2.NAME]),
                 found=repr(name),
                 todo="choose one of `mgsrl data prepare --list`",
             )
@@ -63,6 +64,7 @@ def listing() -> list[str]:
         lines.append(f"{'':<12} {entry.about}")
         if entry.unverified:
             lines.append(f"{'':<12} not verified: {entry.unverified}")
+    lines.append(f"{smollm2.NAME:<12} a model, to {smollm2.FOLDER}")
     return lines
 
 

@@ -1,0 +1,48 @@
+"""Output of commands: for people in a terminal, plain lines where it is piped or logged.
+
+Without a terminal nothing is wrapped (a table's cell or a path cut in the middle cannot be searched
+or copied), there are no control codes and no progress bars, neither ours nor those of libraries.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO, TypeVar
+
+T = TypeVar("T")
+
+UNWRAPPED = 100_000
+"""Characters; wider than any line."""
+NOISE = ("Setting accelerator to CPU",)
+"""What DeepSpeed warns of at its import on every machine without a GPU."""
+
+
+def output(file: TextIO | None = None) -> Any:
+    """A `rich` console on `file` (standard output)."""
+    import rich.console
+
+    console = rich.console.Console(file=file or sys.stdout, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = UNWRAPPED
+    return console
+
+
+def progress(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+    """`items` with a bar in a terminal."""
+    from rich.progress import track
+
+    console = output()
+    yield from track(
+        items, description, total=total, console=console, disable=not console.is_terminal
+    )
+
+
+def quiet_libraries() -> None:
+    """Keep libraries from writing between a command's lines; before they are imported."""
+    logging.getLogger("DeepSpeed").addFilter(
+        lambda record: not any(text in record.getMessage() for text in NOISE)
+    )
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' too
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
