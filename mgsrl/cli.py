@@ -12,6 +12,7 @@ from mgsrl import __version__
 from mgsrl.cluster.session import on_sigterm, stopped_by
 from mgsrl.commands import compare, data, doctor, eval, export, report, score, train
 from mgsrl.errors import MgsrlError, UserError, disk_problem, nearest
+from mgsrl.obs.terminal import quiet_libraries
 
 COMMANDS = {
     "train": train,
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     signal.signal(signal.SIGTERM, on_sigterm)
+    quiet_libraries()
     try:
         COMMANDS[options.command].run(options)
         return 0

@@ -14,12 +14,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 from packaging.requirements import Requirement
 
 from mgsrl.errors import ConfigError, explain
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -62,10 +65,9 @@ def doctor() -> list[Check]:
     return checks + verdicts(checks)
 
 
-def print_checks(checks: Iterable[Check]) -> None:
-    """Print `checks` as a table."""
+def checks_table(checks: Iterable[Check]) -> "Table":
+    """`checks` as a table to print."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -76,7 +78,7 @@ def print_checks(checks: Iterable[Check]) -> None:
     for check in checks:
         status = Text(check.status, style=colours[check.status])
         table.add_row(status, check.name, Text(check.found), Text(check.todo))
-    Console().print(table)
+    return table
 
 
 def choose_device(device: str, num_gpus: float) -> str:

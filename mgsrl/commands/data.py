@@ -7,6 +7,7 @@ from mgsrl.commands.options import column
 from mgsrl.data.smollm2 import DTYPES, FOLDER, NAME, prepare_smollm2
 from mgsrl.errors import ConfigError, explain
 from mgsrl.obs.outputs import FORCE_HELP, output_file, shared_folder
+from mgsrl.obs.terminal import progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,8 +44,8 @@ examples:
 """
 PREPARE_HELP = "fetch a published data set or a small model, or convert a file of it"
 PREPARE_EPILOG = """\
-Writes DIR/NAME.jsonl, rows that train at once, and DIR/NAME.provenance.json. `domains=prepared` trains on simplerl,
-wildchat_if and nemotron_if from $MGSRL_DATA (default ./data).
+Writes DIR/NAME.jsonl, rows that train at once, and DIR/NAME.provenance.json. `domains=prepared`
+trains on simplerl, wildchat_if and nemotron_if from $MGSRL_DATA (default ./data).
 
 examples:
   mgsrl data prepare --list                     names, rows, licences, hub ids
@@ -211,8 +212,6 @@ def _add_synthesize_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_synthesize(options: argparse.Namespace) -> None:
-    from rich.progress import track
-
     from mgsrl.data.synthesize import check_suffix, plain_prompts, synthesize, write_rows
     from mgsrl.rewards.constraints.sample import DEFAULT_FAMILIES, draw_constraints, select_ids
 
@@ -232,7 +231,7 @@ def _run_synthesize(options: argparse.Namespace) -> None:
         high=high,
         seed=options.seed,
     )
-    number = write_rows(output, iter(track(rows, "drawing", total=options.num_rows)))
+    number = write_rows(output, progress(rows, "drawing", options.num_rows))
     print(f"{output}: {number} rows from {len(prompts)} prompts and {len(ids)} constraints")
 
 
@@ -272,8 +271,6 @@ def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_prepare(options: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from rich.progress import track
-
     from mgsrl.config.reward import RewardConfig
     from mgsrl.data.prepare import listing, prepare, published_set
     from mgsrl.rewards.build import validator
@@ -300,8 +297,8 @@ def _run_prepare(options: argparse.Namespace) -> None:
         file=Path(options.file).expanduser() if options.file else None,
         force=options.force,
         validate=validator(RewardConfig(kind=entry.reward_kind)),
-        progress=lambda records: track(
-            records, options.name, total=None if options.file else entry.rows
+        progress=lambda records: progress(
+            records, options.name, None if options.file else entry.rows
         ),
     )
     print(f"{prepared.path}: {prepared.rows} rows ({entry.licence})")

@@ -25,24 +25,25 @@ def run(options: argparse.Namespace) -> None:
     if options.what == "rewards":
         _rewards(options.overrides)
         return
-    from mgsrl.cluster.preflight import doctor, print_checks
+    from mgsrl.cluster.preflight import checks_table, doctor
+    from mgsrl.obs.terminal import output
 
-    print_checks(doctor())
+    output().print(checks_table(doctor()))
 
 
 def _rewards(overrides: list[str]) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from mgsrl.config.compose import compose_config
     from mgsrl.errors import ContractError
+    from mgsrl.obs.terminal import output
     from mgsrl.rewards.contract import check_rewards
 
     config = compose_config(overrides)
     rewards = {name: domain.reward for name, domain in config.domains.items()}
-    broken, total, console = dict[str, int](), 0, Console()
+    broken, total, console = dict[str, int](), 0, output()
     for name, verdicts in check_rewards(rewards):
         table = Table(title=name, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for column in ("", "check", "expected", "found"):

@@ -259,10 +259,11 @@ def _plain_folder(path: str, checkpoint: Path | None, output: Path) -> Iterator[
 
 @contextmanager
 def _progress() -> "Iterator[OnProgress]":
-    from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-    console = Console(highlight=False)
+    from mgsrl.obs.terminal import output
+
+    console = output()
     columns = [*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(
         *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal

@@ -79,12 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    from mgsrl.obs.terminal import output
     from mgsrl.scoring.score_file import score_file
     from mgsrl.scoring.score_rows import Layout
 
     reward, special_tokens = _reward(options)
+    console, columns = output(), [*Progress.get_default_columns()[:2], MofNCompleteColumn()]
     with Progress(
-        *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task("scoring", total=None)
         summary = score_file(

@@ -6,18 +6,17 @@ Left out: tables that redraw, logging levels, the metrics that no one reads whil
 """
 
 import math
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
-import rich.console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from mgsrl.obs.metrics import mean
+from mgsrl.obs.terminal import output
 
 # The time left is extrapolated from the steps of the last half hour.
 ETA_WINDOW_S = 1800.0
@@ -39,7 +38,7 @@ class Console:
     ) -> None:
         self._enabled = enabled
         self._total = total_steps
-        self._out = rich.console.Console(file=file or sys.stdout, highlight=False, soft_wrap=True)
+        self._out = output(file)
         self._live = enabled and self._out.is_terminal
         self._begin = self._last = time.monotonic()
         self._durations: list[float] = []

@@ -20,8 +20,6 @@ FILE = "report.html"
 UNBOUNDED = ("rm_score", "judge_score")
 """Metrics that are no shares."""
 SAMPLES_SHOWN = 4
-TABLE_WIDTH = 120
-"""Characters that the printed table takes at least: a narrow log would break its cells."""
 
 
 def build_evaluation_report(folder: Path) -> Path:
@@ -56,8 +54,9 @@ def build_evaluation_report(folder: Path) -> Path:
 
 def print_table(results: Mapping[str, Any]) -> None:
     """One line per metric, as it stands in results.json."""
-    from rich.console import Console
     from rich.table import Table
+
+    from mgsrl.obs.terminal import output
 
     table = Table(box=None, pad_edge=False)
     for name in ("task", "metric"):
@@ -85,8 +84,7 @@ def print_table(results: Mapping[str, Any]) -> None:
             row = metric_row(metric, task["metrics"][metric])
             table.add_row(name, metric, row["score"], row["interval"], str(row["n"]), *facts)
             name, facts = "", [""] * len(facts)
-    width = max(Console().width, TABLE_WIDTH)
-    Console(highlight=False, width=width).print(table)
+    output().print(table)
 
 
 def metric_row(name: str, estimate: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from mgsrl.cluster import preflight
 from mgsrl.cluster.preflight import (
     Check,
     check_resources,
+    checks_table,
     choose_device,
     doctor,
-    print_checks,
 )
 from mgsrl.errors import ConfigError
+from mgsrl.obs.terminal import output
 
 
 def test_doctor_answers_quickly_and_in_full(capsys):
@@ -22,7 +23,7 @@ def test_doctor_answers_quickly_and_in_full(capsys):
     for name in ("vLLM", "memory", "GPUs", "pocket models", "can run pocket_mgs"):
         assert name in names
     assert all(check.todo for check in checks if check.status != "ok")
-    print_checks(checks)
+    output().print(checks_table(checks))
     shown = capsys.readouterr().out
     assert "can run" in shown
     assert "to do" in shown
