@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +17,13 @@ from mgsrl.config.model_path import POCKET_POLICY, find_model
 from mgsrl.config.policy import PROMPT_TEMPLATES, PolicyConfig
 from mgsrl.config.rollout import ENGINES
 from mgsrl.errors import ConfigError, explain, nearest
+from mgsrl.obs.outputs import not_an_input, shared_folder
 
 if TYPE_CHECKING:
     from mgsrl.evaluate.run import OnProgress
+    from mgsrl.evaluate.tasks import TaskChoice
 
 HELP = "score a model on benchmarks: GSM8K, MATH-500, AIME, IFEval, IFBench, chat with a judge"
-MODEL_FOLDER = "model"
-"""In the output folder: a checkpoint's weights while the engine needs them as a plain folder."""
-
 ENVIRONMENT = {
     # As in rollout actors; read when torch is imported. Waiting threads sleep: spinning, they take
     # the cores that the others need, and on a busy machine generation all but stops.
@@ -45,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="e.g. gsm8k,ifeval=FILE.jsonl,svamp=OWNER/NAME; docs/evaluation.md",
     )
     parser.add_argument("--output", help="folder for samples and results (default evals/MODEL)")
+    parser.add_argument(
+        "--force", action="store_true", help="start again: drop what the output folder holds"
+    )
     parser.add_argument("--limit", metavar="N|NAME=N,...", help="first rows only")
     sampling = parser.add_argument_group("sampling (defaults: each task's own)")
     sampling.add_argument("--engine", choices=ENGINES, default="vllm")
@@ -63,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--samples", type=int, help="responses per prompt")
     sampling.add_argument("--temperature", type=float, help="0 decodes greedily")
     sampling.add_argument("--top-p", type=float)
-    sampling.add_argument("--max-new-tokens", type=int)
+    sampling.add_argument(
+        "--max-new-tokens", type=int, help="default: the task's, at most half of the context"
+    )
     sampling.add_argument("--seed", type=int, default=0)
     chat = parser.add_argument_group("chat tasks")
     chat.add_argument("--reward-model", default="", help="pocket, folder or hub id")
@@ -80,19 +84,22 @@ def run(options: argparse.Namespace) -> None:
     _check_numbers(options)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from mgsrl.evaluate.run import EvalSettings, Evaluation
+    from mgsrl.evaluate.plan import EvalSettings
+    from mgsrl.evaluate.run import Evaluation
     from mgsrl.evaluate.tasks import parse_tasks
     from mgsrl.report.evaluation import build_evaluation_report, print_table
 
     choices = parse_tasks(options.tasks)
     model, checkpoint = _identify(options.model)
     policy = template_of(options.chat_template_kwargs, checkpoint)
-    output = Path(options.output or Path("evals") / _short_name(options.model))
+    output = _output(options, choices, model["path"])
     evaluation = Evaluation(
         EvalSettings(
             tasks=choices,
             output=output,
             model=model,
+            positions=_positions(model["path"], checkpoint),
+            fresh=options.force,
             engine=options.engine,
             dtype=options.dtype,
             prompt_template=options.prompt_template,
@@ -112,6 +119,8 @@ def run(options: argparse.Namespace) -> None:
             judge_config=Path(options.judge_config) if options.judge_config else None,
         )
     )
+    for note in evaluation.notes:
+        print(note)
     with _progress() as on_progress:
         if evaluation.missing:
             with _plain_folder(model["path"], checkpoint, output) as folder:
@@ -234,6 +243,27 @@ def _mapping(text: str) -> dict[str, Any]:
     return value
 
 
+def _positions(path: str, checkpoint: Path | None) -> int:
+    """Tokens that the model takes; a checkpoint's configuration lies with its policy."""
+    from mgsrl.config.compose import config_from_yaml
+    from mgsrl.evaluate.sampling import positions_of
+    from mgsrl.train.checkpoint import load_checkpoint
+
+    if checkpoint is None:
+        return positions_of(path)
+    policy = config_from_yaml(load_checkpoint(checkpoint).config_file).policy
+    return positions_of(find_model(policy.path, "policy.path", POCKET_POLICY))
+
+
+def _output(options: argparse.Namespace, choices: "Sequence[TaskChoice]", model: str) -> Path:
+    """The folder to write, which must hold nothing that is read."""
+    output = shared_folder(options.output or Path("evals") / _short_name(options.model), "--output")
+    data = [choice.source.path for choice in choices if choice.source.kind == "file"]
+    given = [options.baseline, options.judge_config, options.reward_model]
+    not_an_input(output, "--output", [model, *data, *filter(None, given)])
+    return output
+
+
 def _short_name(model: str) -> str:
     path = Path(model).expanduser()
     if (path / "manifest.json").is_file():  # runs/NAME/checkpoints/step_N
@@ -247,6 +277,7 @@ def _plain_folder(path: str, checkpoint: Path | None, output: Path) -> Iterator[
     if checkpoint is None:
         yield path
         return
+    from mgsrl.evaluate.store import MODEL_FOLDER
     from mgsrl.train.export import export_model
 
     folder = output / MODEL_FOLDER

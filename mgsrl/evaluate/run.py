@@ -1,6 +1,6 @@
 """One evaluation of one model on several tasks: plan, sample, score, sum up.
 
-    evaluation = Evaluation(settings)      # reads all rows, checks or stores the settings
+    evaluation = Evaluation(settings)      # reads all rows, checks the settings; writes nothing
     if evaluation.missing:
         evaluation.sample(model_folder)    # one engine for all tasks, freed at the end
     failed = evaluation.score()
@@ -9,24 +9,32 @@
 Every stage does only what is not stored yet.
 """
 
-import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 from mgsrl.config.policy import PolicyConfig
-from mgsrl.data.rows import Row
 from mgsrl.errors import ConfigError, EndpointError, explain
 from mgsrl.evaluate import sampling, scoring, summary
 from mgsrl.evaluate.baseline import baseline_responses
 from mgsrl.evaluate.judge import Judge
-from mgsrl.evaluate.judge_config import JudgeConfig, judge_config_path, load_judge_config
+from mgsrl.evaluate.judge_config import judge_config_path, load_judge_config
 from mgsrl.evaluate.metrics import Estimate
-from mgsrl.evaluate.store import RESULTS, Key, SampleRow, TaskFiles, check_settings, stored_settings
+from mgsrl.evaluate.plan import EvalSettings, TaskPlan
+from mgsrl.evaluate.store import (
+    RESULTS,
+    Key,
+    SampleRow,
+    TaskFiles,
+    check_folder,
+    merged_settings,
+    remove_evaluation,
+    store_settings,
+    stored_settings,
+)
 from mgsrl.evaluate.task_rows import load_task
 from mgsrl.evaluate.tasks import Task, TaskChoice
 from mgsrl.obs.jsonl import jsonable, write_atomic
@@ -41,82 +49,6 @@ JUDGE_LIMIT_S = 180.0
 JUDGE_RETRIES = 3
 
 
-@dataclass(frozen=True)
-class EvalSettings:
-    """What an evaluation is; defaults of the tasks hold where a value is None."""
-
-    tasks: Sequence[TaskChoice]
-    output: Path
-    model: Mapping[str, Any]
-    """What identifies the weights, JSON-able; a continued evaluation must have the same."""
-    engine: str = "vllm"
-    dtype: str = "auto"
-    """Of the engine: `float32`, `bfloat16`, or `auto`: float32 on a CPU, bfloat16 on a GPU."""
-    prompt_template: str = "chat"
-    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    date: str | None = None
-    """The day that chat templates take for today; null is that on which the evaluation began."""
-    seed: int = 0
-    limits: Mapping[str, int] = field(default_factory=dict)
-    """First rows used, by task; all where not named."""
-    samples: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    max_new_tokens: int | None = None
-    reward_model: str = ""
-    baseline: Path | None = None
-    judge_url: str = ""
-    judge_model: str = ""
-    judge_key_env: str = ""
-    judge_config: Path | None = None
-
-
-@dataclass
-class TaskPlan:
-    """One task, ready to run."""
-
-    task: Task
-    source: str
-    rows: list[Row]
-    samples: int
-    sampling: Sampling
-    files: TaskFiles
-    judge: JudgeConfig | None = None
-    baselines: dict[str, str] | None = None
-
-    @property
-    def keys(self) -> list[Key]:
-        return [(row.id, sample) for row in self.rows for sample in range(self.samples)]
-
-    @property
-    def missing(self) -> list[tuple[Row, int]]:
-        """(row, index of the sample) of the responses that are not stored."""
-        stored = self.files.rows
-        return [
-            (row, sample)
-            for row in self.rows
-            for sample in range(self.samples)
-            if (row.id, sample) not in stored
-        ]
-
-    @property
-    def stored(self) -> list[SampleRow]:
-        return [self.files.rows[key] for key in self.keys if key in self.files.rows]
-
-    def settings(self) -> dict[str, Any]:
-        """What a continued evaluation must have in common."""
-        content = json.dumps([[r.id, r.messages, r.reference] for r in self.rows], sort_keys=True)
-        return {
-            "source": self.source,
-            "rows": len(self.rows),
-            "rows_sha256": hashlib.sha256(content.encode()).hexdigest()[:16],
-            "samples_per_prompt": self.samples,
-            **asdict(self.sampling),
-            "judge": None if self.judge is None else asdict(self.judge),
-            "baseline_sha256": _digest(self.baselines),
-        }
-
-
 class Evaluation:
     """See the module.
 
@@ -125,27 +57,28 @@ class Evaluation:
     """
 
     def __init__(self, settings: EvalSettings) -> None:
+        check_folder(settings.output)
         self.settings = settings
+        self.notes: list[str] = []
+        """What the user should know before it begins."""
         self.engine_seconds = self.scoring_seconds = 0.0
-        stored = stored_settings(settings.output).get("date")
+        stored = None if settings.fresh else stored_settings(settings.output).get("date")
         self.date = settings.date or stored or date.today().isoformat()
         self.plans = [self._plan(choice) for choice in settings.tasks]
         self._reward_model = None
         if settings.reward_model:
             tag = scoring.missing_tag(settings.prompt_template)
             self._reward_model = scoring.reward_model_config(settings.reward_model, tag)
-        check_settings(
-            settings.output,
-            {
-                "model": dict(settings.model),
-                "engine": settings.engine,
-                "dtype": sampling.engine_dtype(settings.dtype),
-                "prompt_template": settings.prompt_template,
-                **self._template(),
-                "seed": settings.seed,
-                "tasks": {plan.task.name: self._of_task(plan) for plan in self.plans},
-            },
-        )
+        wanted = {
+            "model": dict(settings.model),
+            "engine": settings.engine,
+            "dtype": sampling.engine_dtype(settings.dtype),
+            "prompt_template": settings.prompt_template,
+            **self._template(),
+            "seed": settings.seed,
+            "tasks": {plan.task.name: self._of_task(plan) for plan in self.plans},
+        }
+        self._to_store = wanted if settings.fresh else merged_settings(settings.output, wanted)
 
     def _template(self) -> dict[str, Any]:
         arguments = dict(self.settings.chat_template_kwargs)
@@ -189,6 +122,9 @@ class Evaluation:
             self.settings.engine, self.settings.dtype, model_path, longest
         ) as engine:
             self.engine_seconds = time.monotonic() - begin
+            if self.settings.fresh:
+                remove_evaluation(self.settings.output)
+            store_settings(self.settings.output, self._to_store)
             for plan, requests in todo:
                 store = _Store(plan, on_progress)
                 store([])  # shows where it begins
@@ -227,6 +163,7 @@ class Evaluation:
 
     def results(self) -> dict[str, Any]:
         """Metrics and counts of every task in the folder; written to results.json."""
+        store_settings(self.settings.output, self._to_store)
         file = self.settings.output / RESULTS
         before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         seconds = {
@@ -285,7 +222,7 @@ class Evaluation:
         default = task.sampling
         own = Sampling(
             default.temperature if wanted.temperature is None else wanted.temperature,
-            wanted.max_new_tokens or default.max_new_tokens,
+            self._new_tokens(task),
             default.top_p if wanted.top_p is None else wanted.top_p,
         )
         samples = wanted.samples or task.samples
@@ -304,11 +241,21 @@ class Evaluation:
             load_task(choice, wanted.limits.get(task.name)),
             samples,
             own,
-            TaskFiles(wanted.output, task.name),
+            TaskFiles(wanted.output, task.name, fresh=wanted.fresh),
         )
         if task.kind == "chat":
             self._plan_chat(plan)
         return plan
+
+    def _new_tokens(self, task: Task) -> int:
+        wanted, default = self.settings.max_new_tokens, task.sampling.max_new_tokens
+        number = sampling.new_tokens(task.name, wanted, default, self.settings.positions)
+        if wanted is None and number < default:
+            self.notes.append(
+                f"{task.name}: at most {number} new tokens instead of {default}, half of the "
+                "model's context; --max-new-tokens sets another limit"
+            )
+        return number
 
     def _plan_chat(self, plan: TaskPlan) -> None:
         name, settings = plan.task.name, self.settings
@@ -372,9 +319,3 @@ class _Store:
 def _scored(plan: TaskPlan, prompt_id: str) -> list[Key]:
     keys = [(prompt_id, sample) for sample in range(plan.samples)]
     return [key for key in keys if "score" in plan.files.rows.get(key, {})]
-
-
-def _digest(value: object) -> str | None:
-    if value is None:
-        return None
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

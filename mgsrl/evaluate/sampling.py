@@ -107,6 +107,36 @@ def running_engine(
         torch.set_num_threads(threads)
 
 
+def positions_of(model_path: str) -> int:
+    """Tokens of prompt and response that a model takes."""
+    return model_facts(model_path).positions or UNLIMITED_POSITIONS
+
+
+def new_tokens(task: str, wanted: int | None, default: int, positions: int) -> int:
+    """The longest response: `wanted`, or the task's default as far as it fits.
+
+    The default takes at most half of the model's context; what is wanted may leave as little as
+    `MIN_PROMPT_TOKENS` to the prompt.
+
+    Raises:
+        ConfigError: it leaves less.
+    """
+    if wanted is None:
+        return min(default, positions // 2)
+    longest = positions - MIN_PROMPT_TOKENS
+    if wanted > longest:
+        raise ConfigError(
+            explain(
+                f"{task}: the responses leave no room for the prompt.",
+                expected=f"--max-new-tokens of at most {longest} (the model has {positions} "
+                "positions)",
+                found=str(wanted),
+                todo="lower --max-new-tokens, or leave it out",
+            )
+        )
+    return wanted
+
+
 class PromptMaker:
     """Rows -> requests, in the policy's template.
 
@@ -118,7 +148,7 @@ class PromptMaker:
     def __init__(self, policy: PolicyConfig, seed: int) -> None:
         self._policy = policy
         self._tokenizer = Decoder(policy.path).tokenizer
-        self._positions = model_facts(policy.path).positions or UNLIMITED_POSITIONS
+        self._positions = positions_of(policy.path)
         self._seed = seed
 
     def requests(
@@ -127,16 +157,6 @@ class PromptMaker:
         """One request per missing sample; prompts that leave no room for the response lose their
         beginning."""
         room = self._positions - sampling.max_new_tokens
-        if room < MIN_PROMPT_TOKENS:
-            raise ConfigError(
-                explain(
-                    f"{task}: the responses leave no room for the prompt.",
-                    expected=f"--max-new-tokens of at most {self._positions - MIN_PROMPT_TOKENS} "
-                    f"(the model has {self._positions} positions)",
-                    found=str(sampling.max_new_tokens),
-                    todo="lower --max-new-tokens",
-                )
-            )
         data = DataConfig(max_prompt_tokens=room, overlong="truncate_left")
         templated = PromptTokenizer(self._policy, self._tokenizer, data)
         prompts: dict[str, tuple[Prompt, bool]] = {}

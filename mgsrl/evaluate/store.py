@@ -1,23 +1,29 @@
 """The output folder of an evaluation, made so that the same command continues it.
 
-    eval.json             the settings; a call with others stops here
+    eval.json             the settings, once there is an engine; a call with others stops here
     samples/TASK.jsonl    one row per response, appended as batches end; its `score` in the end
     scores/TASK.jsonl     scores while a task is being scored
     results.json          metrics, counts, times, versions
 
-A row that a killed process left unfinished is dropped. Left out: locks (one process a folder).
+A row that a killed process left unfinished is dropped, and settings under which no response was
+ever made are no settings. Left out: locks (one process a folder).
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError, DataError, explain
 from mgsrl.obs.jsonl import dump_line, jsonable, read_rows, rewrite, write_atomic
 
 SETTINGS = "eval.json"
 RESULTS = "results.json"
+REPORT = "report.html"
+MODEL_FOLDER = "model"
+"""A checkpoint's weights while the engine needs them as a plain folder."""
+OURS = (SETTINGS, RESULTS, REPORT, MODEL_FOLDER, "samples", "scores")
 SampleRow = dict[str, Any]
 Key = tuple[str, int]
 """(prompt id, index of the sample)"""
@@ -27,29 +33,85 @@ def key_of(row: Mapping[str, Any]) -> Key:
     return row["id"], row["sample"]
 
 
-def stored_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the evaluation in `folder`; empty where there is none yet."""
-    path = folder / SETTINGS
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def check_folder(folder: Path) -> None:
+    """Raise ConfigError for a folder with something else in it than an evaluation."""
+    if not folder.is_dir() or (folder / SETTINGS).exists():
+        return
+    others = sorted(entry.name for entry in folder.iterdir() if entry.name not in OURS)
+    if others:
+        raise ConfigError(
+            explain(
+                f"--output {folder} is no evaluation's folder.",
+                expected="a new folder, an empty one, or an evaluation to go on with",
+                found=f"{', '.join(others[:5])}{' ...' if len(others) > 5 else ''}",
+                todo="choose another --output",
+            )
+        )
 
 
-def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Store the settings of a new folder; let an old one go on with the same, or with more tasks.
+def remove_evaluation(folder: Path) -> None:
+    """Take away what an evaluation wrote into `folder`, and nothing else."""
+    for name in OURS:
+        if name == MODEL_FOLDER:
+            continue  # of the evaluation that begins
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def merged_settings(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings`, and those of the other tasks that the folder holds responses of.
 
     Raises:
-        ConfigError: the folder holds samples that were made with other settings.
+        ConfigError: the folder holds responses that were made with other settings.
+        DataError: its settings cannot be read.
     """
-    path = folder / SETTINGS
     wanted: dict[str, Any] = jsonable(settings)
-    if stored := stored_settings(folder):
-        stored.setdefault("date", wanted["date"])  # earlier evaluations did not record it
-        known = stored.get("tasks", {})
+    stored = stored_settings(folder)
+    stored.setdefault("date", wanted["date"])  # earlier evaluations did not record it
+    known = {n: of for n, of in stored.get("tasks", {}).items() if _has_responses(folder, n)}
+    if known:
         for name, of_task in wanted["tasks"].items():
             if name in known:
                 _compare(folder, f"{name}: ", known[name], of_task)
         _compare(folder, "", _without_tasks(stored), _without_tasks(wanted))
-        wanted["tasks"] = known | wanted["tasks"]
-    write_atomic(path, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
+    return {**wanted, "tasks": known | wanted["tasks"]}
+
+
+def store_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write what `merged_settings` gave."""
+    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(folder / SETTINGS, text)
+
+
+def stored_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the evaluation in `folder`; empty where there is none yet.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        return {}
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return stored
+    except ValueError as error:
+        raise DataError(
+            explain(
+                f"{path} is damaged.",
+                expected="the settings of an evaluation as JSON",
+                found=str(error),
+                todo="choose another --output, or start again with --force",
+            )
+        ) from error
+
+
+def _has_responses(folder: Path, task: str) -> bool:
+    path = folder / "samples" / f"{task}.jsonl"
+    return path.exists() and path.stat().st_size > 0
 
 
 def _without_tasks(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,18 +126,21 @@ def _compare(folder: Path, prefix: str, old: Mapping[str, Any], new: Mapping[str
                     f"{folder} holds an evaluation with other settings.",
                     expected=f"{prefix}{name} = {json.dumps(old.get(name))[:200]}",
                     found=json.dumps(new.get(name))[:200],
-                    todo="choose another --output, or remove the folder to start again",
+                    todo="choose another --output, or start again with --force",
                 )
             )
 
 
 class TaskFiles:
-    """Samples and scores of one task. `rows` are those stored so far, by key."""
+    """Samples and scores of one task. `rows` are those stored so far, by key; none if `fresh`."""
 
-    def __init__(self, folder: Path, task: str) -> None:
+    def __init__(self, folder: Path, task: str, *, fresh: bool = False) -> None:
         self.samples = folder / "samples" / f"{task}.jsonl"
         self.scores = folder / "scores" / f"{task}.jsonl"
-        self.rows: dict[Key, SampleRow] = {key_of(row): row for row in _whole_rows(self.samples)}
+        self.rows: dict[Key, SampleRow] = {}
+        if fresh:
+            return
+        self.rows = {key_of(row): row for row in _whole_rows(self.samples)}
         for score in _whole_rows(self.scores):
             if key_of(score) in self.rows:
                 self.rows[key_of(score)]["score"] = score["score"]

@@ -34,7 +34,7 @@ def output_file(
             be written to.
     """
     file = Path(path).expanduser()
-    _not_an_input(file, flag, inputs)
+    not_an_input(file, flag, inputs)
     if file.is_dir() or (file.exists() and not file.is_file()):
         found = "a folder" if file.is_dir() else "a device, a pipe or a socket"
         raise _wrong(flag, file, "the name of a file", found, "name a file")
@@ -68,7 +68,7 @@ def output_folder(
         ConfigError: as of `output_file`.
     """
     folder = Path(path).expanduser()
-    _not_an_input(folder, flag, inputs)
+    not_an_input(folder, flag, inputs)
     _can_be_made(folder, flag)
     if folder.is_dir() and not any(folder.iterdir()):
         return folder
@@ -105,7 +105,8 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _not_an_input(output: Path, flag: str, inputs: Iterable[Path | str]) -> None:
+def not_an_input(output: Path, flag: str, inputs: Iterable[Path | str]) -> None:
+    """Raise ConfigError when `output` is one of `inputs`, or a folder that holds one."""
     for each in inputs:
         source = Path(each).expanduser()
         if not source.exists():

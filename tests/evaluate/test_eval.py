@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from mgsrl.cli import main
+from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
 from mgsrl.data.pocket import pocket_rows
+from mgsrl.errors import ConfigError
 from mgsrl.evaluate import sampling, scoring
 from tests.evaluate.judge_server import judge_server
 from tests.oracle import SHARED
@@ -115,6 +117,79 @@ def test_a_killed_evaluation_continues(verified: dict[str, Any], tmp_path: Path)
     assert [row["response"] for row in continued] == [row["response"] for row in whole]
     assert continued[:20] == [{**bare[0], "score": scores[0]["score"]}, *whole[1:20]]
     assert [row["score"] for row in continued[1:]] == [row["score"] for row in whole[1:]]
+
+
+BARE = ("eval", "--model", "pocket", "--engine", "transformers")
+
+
+def test_the_default_length_fits_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1,024 new tokens are more than the bundled model has positions."""
+    tasks = f"math={pocket_file(tmp_path, 'math', 1)}"
+    output = tmp_path / "out"
+    assert main([*BARE, "--tasks", tasks, "--output", str(output)]) == 0
+    positions = sampling.positions_of(resolve_model_path("pocket", "--model", POCKET_POLICY))
+    settings = json.loads((output / "eval.json").read_text())
+    assert settings["tasks"]["math"]["max_new_tokens"] == positions // 2
+    assert f"at most {positions // 2} new tokens instead of 1024" in capsys.readouterr().out
+
+
+def test_a_refused_evaluation_leaves_nothing_in_the_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, output = f"math={pocket_file(tmp_path, 'math', 1)}", tmp_path / "out"
+    command = [*BARE, "--tasks", tasks, "--output", str(output), "--max-new-tokens"]
+    assert main([*command, "4000"]) == 2
+    assert "lower --max-new-tokens" in capsys.readouterr().err
+    assert not output.exists()
+
+    def broken(*_: Any) -> Any:
+        raise ConfigError("the engine cannot start")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "make_engine", broken)
+        assert main([*command, "40"]) == 2
+    assert not output.exists() or not any(output.iterdir())
+    # Settings under which no response was made, as a kill in the engine's first batch leaves them.
+    output.mkdir(exist_ok=True)
+    (output / "eval.json").write_text(
+        json.dumps({"model": {}, "seed": 7, "tasks": {"math": {"rows": 9}}})
+    )
+    assert main([*command, "16"]) == 0
+    assert json.loads((output / "eval.json").read_text())["seed"] == 0
+    assert main([*command, "17"]) == 2
+    assert "start again with --force" in capsys.readouterr().err
+    (output / "eval.json").write_text("{")
+    assert main([*command, "17"]) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_force_starts_again_and_other_folders_are_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks, output = f"math={pocket_file(tmp_path, 'math', 1)}", tmp_path / "out"
+    command = ["eval", *POCKET, "--tasks", tasks, "--output", str(output)]
+    assert main(command) == 0
+    before = samples(output, "math")
+    (output / "notes.txt").write_text("mine")
+    again = [*command, "--temperature", "1", "--samples", "2"]
+    assert main([*again, "--max-new-tokens", "4000", "--force"]) == 2
+    assert samples(output, "math") == before  # what cannot begin removes nothing
+    assert main([*again, "--force"]) == 0
+    assert len(samples(output, "math")) == 2
+    assert (output / "notes.txt").read_text() == "mine"
+    capsys.readouterr()
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "report.html").write_text("years")
+    (other / "thesis.tex").write_text("years")
+    for force in ((), ("--force",)):
+        assert main([*command[:-1], str(other), *force]) == 2
+        assert "thesis.tex" in capsys.readouterr().err
+        assert main([*command[:-1], str(tmp_path), *force]) == 2  # the data are in there
+        assert "which is read" in capsys.readouterr().err
+    assert (other / "report.html").read_text() == "years"
 
 
 @pytest.mark.parametrize(
