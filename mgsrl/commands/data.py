@@ -114,12 +114,17 @@ def _add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run_inspect(options: argparse.Namespace) -> None:
     from mgsrl.config.compose import compose_config
+    from mgsrl.config.places import check_places
+
+    config = compose_config(options.overrides)
+    check_places(config, models=False)  # before the seconds that the imports below take
     from mgsrl.data.inspect import inspect_source
     from mgsrl.data.templates import PromptTokenizer
+    from mgsrl.errors import DataError, explain
     from mgsrl.learner.policy import load_tokenizer
     from mgsrl.rewards.build import validator
 
-    config = compose_config(options.overrides)
+    without = []
     against = _evaluation_prompts(options.against, config.domains)
     templates = None
     if not options.no_lengths:
@@ -143,6 +148,17 @@ def _run_inspect(options: argparse.Namespace) -> None:
                 num_examples=options.examples,
             )
             print("\n".join(report.lines(options.rows)))
+            if not report.num_usable:
+                without.append(f"{key} (none of {report.num_rows})")
+    if without:
+        raise DataError(
+            explain(
+                "A run could not start with these data.",
+                expected="a usable row in every source",
+                found=", ".join(without),
+                todo="mend the rows or the keys of the source, as the lines above say",
+            )
+        )
 
 
 def _evaluation_prompts(

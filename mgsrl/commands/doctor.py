@@ -6,29 +6,49 @@ HELP = "say what this machine can run and what is missing; try the rewards"
 EPILOG = """\
 examples:
   mgsrl doctor                                  this machine
+  mgsrl doctor +experiment=qwen_mgs             this machine, and whether that would run on it
   mgsrl doctor rewards                          golden cases on the rewards of the default run
   mgsrl doctor rewards +experiment=qwen_mgs     those of an experiment
   mgsrl doctor rewards domains.chat.reward.kind=judge \\
       domains.chat.reward.url=http://localhost:8000/v1 domains.chat.reward.model=NAME
 
-`doctor rewards` exits with 1 when a reward does not keep its contract.
+`doctor rewards` exits with 1 when a reward does not keep its contract; `doctor KEY=VALUE` with 2
+when a run with that configuration could not start here.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("what", nargs="?", choices=["rewards"], help="default: the machine")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides")
+    parser.usage = "mgsrl doctor [-h] [rewards] [KEY=VALUE ...]"
+    # Not two arguments: argparse would take the first override for what is looked at.
+    parser.add_argument(
+        "words", nargs="*", metavar="KEY=VALUE", help="`rewards` first: try those; Hydra overrides"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    if options.what == "rewards":
-        _rewards(options.overrides)
+    words = list(options.words)
+    if words[:1] == ["rewards"]:
+        _rewards(words[1:])
         return
+    _machine(words)
+
+
+def _machine(overrides: list[str]) -> None:
+    from mgsrl.config.compose import compose_config
+
+    config = compose_config(overrides)  # mistakes in it before the seconds that looking takes
     from mgsrl.cluster.preflight import checks_table, doctor
     from mgsrl.obs.terminal import output
 
     output().print(checks_table(doctor()))
+    if overrides:
+        from mgsrl.train.machine import check_fits
+        from mgsrl.train.plan import check_parts
+
+        check_fits(config)
+        check_parts(config)
+        print("a run with this configuration can start here (its data were not read)")
 
 
 def _rewards(overrides: list[str]) -> None:

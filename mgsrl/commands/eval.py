@@ -15,6 +15,7 @@ import yaml
 
 from mgsrl.config.model_path import POCKET_POLICY, find_model
 from mgsrl.config.policy import PROMPT_TEMPLATES, PolicyConfig
+from mgsrl.config.require import temperature
 from mgsrl.config.rollout import ENGINES
 from mgsrl.errors import ConfigError, explain, nearest
 from mgsrl.obs.outputs import not_an_input, shared_folder
@@ -82,6 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     _check_numbers(options)
+    if not Path(options.model).expanduser().is_dir():
+        find_model(options.model, "--model", POCKET_POLICY)  # before the imports below
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mgsrl.evaluate.plan import EvalSettings
@@ -140,7 +143,6 @@ def run(options: argparse.Namespace) -> None:
 def _check_numbers(options: argparse.Namespace) -> None:
     for name, minimum, maximum in (
         ("samples", 1, None),
-        ("temperature", 0, None),
         ("top_p", 1e-6, 1),
         ("max_new_tokens", 1, None),
     ):
@@ -155,6 +157,8 @@ def _check_numbers(options: argparse.Namespace) -> None:
                     todo=f"change {flag}",
                 )
             )
+    if options.temperature is not None:
+        temperature("--temperature", options.temperature, greedy=True)
     if options.judge_url and not options.judge_model:
         raise ConfigError(
             explain(

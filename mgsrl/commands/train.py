@@ -5,6 +5,8 @@ import argparse
 HELP = "train a policy on several domains at once"
 EPILOG = """\
 Overrides are KEY=VALUE; every key is in config.yaml of any run (mgsrl train --print-config).
+Text with other characters than letters, digits and / . - _ stands in double quotes, all of it in
+single ones for the shell: 'run.dir="runs/lr=1e-4, b"'. A home folder (run.dir=~/r) needs none.
 
 examples:
   mgsrl train                                   the bundled model on the CPU, minutes
@@ -27,11 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from mgsrl.config.compose import compose_config, config_to_yaml
+    from mgsrl.config.places import check_places
 
     config = compose_config(options.overrides)
     if options.print_config:
         print(config_to_yaml(config))
         return
+    check_places(config)
     # Imported here: torch and Ray take seconds, which a mistake must not wait for.
     from mgsrl.train.launch import launch
 

@@ -18,11 +18,11 @@ from typing import Any
 from mgsrl import __version__
 from mgsrl.config import SourceConfig
 from mgsrl.config.hub import hub_info
+from mgsrl.config.places import split_hub_path
 from mgsrl.data import smollm2
 from mgsrl.data.files import NumberedRecord, read_records, row_number
 from mgsrl.data.published import PUBLISHED, PublishedSet
 from mgsrl.data.rows import Row, RowProblem, RowReader
-from mgsrl.data.sources import split_hub_path
 from mgsrl.errors import DataError, MissingPathError, UserError, explain, nearest
 from mgsrl.obs.jsonl import dump_line, write_atomic
 from mgsrl.obs.outputs import output_file

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config import SourceConfig
-from mgsrl.config.hub import check_on_hub
+from mgsrl.config.places import check_hub_source, split_hub_path
 from mgsrl.data.files import NumberedRecord, data_stem, read_records, row_number
 from mgsrl.data.pocket import pocket_rows
 from mgsrl.data.rows import Row, RowProblem, RowReader
@@ -151,9 +151,8 @@ def _hub_records(source: SourceConfig, key: str) -> Iterator[NumberedRecord]:
     `path` is `owner/name`, with `:config` for a named configuration, or with a file inside the
     repository behind it (`owner/name/folder/train.parquet`).
     """
+    check_hub_source(source, key)
     repo, config, data_files = split_hub_path(source.path)
-    if not Path(repo).exists():
-        check_on_hub(repo, "dataset", f"{key}.path", f"download it and use {key}.kind=file")
     # Imported here: it takes seconds, and only hub sources need it.
     import datasets
 
@@ -172,20 +171,3 @@ def _hub_records(source: SourceConfig, key: str) -> Iterator[NumberedRecord]:
             )
         ) from error
     return ((f"row {number}", dict(record)) for number, record in enumerate(table, start=1))
-
-
-def split_hub_path(path: str) -> tuple[str, str | None, str | None]:
-    """(repository, configuration, file) of a hub path; a local folder is its own repository.
-
-    >>> split_hub_path("openai/gsm8k:main")
-    ('openai/gsm8k', 'main', None)
-    >>> split_hub_path("owner/name/folder/train.parquet")
-    ('owner/name', None, 'folder/train.parquet')
-    """
-    if Path(path).is_dir():
-        return path, None, None
-    repo, _, config = path.partition(":")
-    parts = repo.split("/", 2)
-    if len(parts) == 3:
-        return "/".join(parts[:2]), config or None, parts[2]
-    return repo, config or None, None

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mgsrl.config import Config
-from mgsrl.config.model_facts import model_facts
+from mgsrl.config.model_facts import ModelFacts, model_facts
 from mgsrl.data.domain import load_prompts, source_weights, training_prompts
 from mgsrl.data.mixture import Mixture
 from mgsrl.data.templates import PromptTokenizer
@@ -49,17 +49,9 @@ def plan(config: Config) -> Plan:
     Raises:
         UserError: a model, file or row that is not what it should be.
     """
-    schedule = _schedule(config)  # mistakes in it show before anything is looked for or loaded
-    check_method(config.surgery.method)
-    model_path = resolve_policy(config.policy.path)
-    device = "cpu" if config.learner.device == "cpu" else None  # else Ray will know
-    check_engine(config.rollout, device)
-    for name, domain in config.domains.items():
-        check_reward(domain.reward, f"domains.{name}.reward")
+    model_path, facts = check_parts(config)
+    schedule = _schedule(config)
     tokenizer = load_tokenizer(config.policy)
-    facts = model_facts(model_path, trust_remote_code=config.policy.trust_remote_code)
-    if config.rollout.engine == "vllm":
-        check_model(facts, device)
     decoder = Decoder(
         model_path, trust_remote_code=config.policy.trust_remote_code, tokenizer=tokenizer
     )
@@ -95,6 +87,28 @@ def plan(config: Config) -> Plan:
         notes=(*templates.notes(), *([turn] if turn else [])),
         data={name: asdict(counts) for name, counts in templates.counts.items()},
     )
+
+
+def check_parts(config: Config) -> tuple[str, ModelFacts]:
+    """What can be said before anything is loaded: schedule, method, engine, models.
+
+    Returns:
+        Where the policy is, and what its configuration says.
+
+    Raises:
+        UserError: one of them cannot be.
+    """
+    _schedule(config)
+    check_method(config.surgery.method)
+    model_path = resolve_policy(config.policy.path)
+    device = "cpu" if config.learner.device == "cpu" else None  # else Ray will know
+    check_engine(config.rollout, device)
+    for name, domain in config.domains.items():
+        check_reward(domain.reward, f"domains.{name}.reward")
+    facts = model_facts(model_path, trust_remote_code=config.policy.trust_remote_code)
+    if config.rollout.engine == "vllm":
+        check_model(facts, device)
+    return model_path, facts
 
 
 def _prompts(

@@ -134,4 +134,4 @@ def test_everything_that_loads_from_the_hub_asks_first(use: object, unreachable:
     begin = time.monotonic()
     with pytest.raises(MissingPathError, match=r"(?s)expected:.*found:.*to do:"):
         use()  # type: ignore[operator]
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20  # what is imported takes most; retries take longer
