@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mgsrl.errors import DataError, explain, nearest
+from mgsrl.rewards.constraints.official import TRAINING, reading_of
 from mgsrl.rewards.constraints.spec import REGISTRY, Constraint
 
 
@@ -18,8 +19,9 @@ class BoundConstraint:
     constraint: Constraint
     arguments: Mapping[str, Any]
 
-    def follows(self, text: str) -> bool:
-        return self.constraint.check(text, **self.arguments)
+    def follows(self, text: str, reading: str = TRAINING) -> bool:
+        """The verdict on one text; `reading` is one of `official.READINGS`."""
+        return reading_of(self.constraint, reading)(text, **self.arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,9 @@ def loose_variants(text: str) -> list[str]:
     return plain + [variant.replace("*", "") for variant in plain]
 
 
-def follows(bound: BoundConstraint, text: str, *, strict: bool = True) -> bool:
+def follows(
+    bound: BoundConstraint, text: str, *, strict: bool = True, reading: str = TRAINING
+) -> bool:
     """IFEval's verdict; an empty response follows nothing."""
     variants = [text] if strict else loose_variants(text)
-    return any(variant.strip() != "" and bound.follows(variant) for variant in variants)
+    return any(variant.strip() != "" and bound.follows(variant, reading) for variant in variants)

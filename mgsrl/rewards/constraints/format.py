@@ -131,7 +131,7 @@ def title(text: str) -> bool:
     # ">>" of a line say the same.
     for line in text.split("\n"):
         start, end = line.find("<<"), line.rfind(">>")
-        if start >= 0 and end > start + 2 and line[start:end].strip("<>").strip():
+        if start >= 0 and end > start + 2 and line[start : end + 2].lstrip("<").rstrip(">").strip():
             return True
     return False
 

@@ -20,9 +20,9 @@ Ethan, Charlotte, Alexander, Amelia, Benjamin, Harper, Leo, Zoe, Daniel, Chloe, 
 Matthew, Grace, Owen, Abigail, Gabriel, Ella, Jacob, Scarlett, Nathan, Victoria, Elijah, Layla,
 Nicholas, Audrey, David, Hannah, Christopher, Penelope, Thomas, Nora, Andrew, Aria, Joseph, Claire,
 Ryan, Stella, Jonathan"""
-_NAMES = _NAMES_SENTENCE.replace(",", "").split()
+NAMES = _NAMES_SENTENCE.replace(",", "").split()
 
-_CONJUNCTIONS = frozenset(("for", "and", "nor", "but", "or", "yet", "so"))
+CONJUNCTIONS = frozenset(("for", "and", "nor", "but", "or", "yet", "so"))
 
 _PRONOUN_WORDS = """
 i me my mine myself we us our ours ourselves you your yours yourself yourselves he
@@ -93,11 +93,11 @@ def unique_word_count(text: str, N: int) -> bool:
     ],
 )
 def conjunctions(text: str, small_n: int) -> bool:
-    return len(_CONJUNCTIONS.intersection(map(trimmed, text.split()))) >= small_n
+    return len(CONJUNCTIONS.intersection(map(trimmed, text.split()))) >= small_n
 
 
 def _names_enough(N: int) -> str | None:
-    return None if len(_NAMES) >= N else f"more than the {len(_NAMES)} names there are"
+    return None if len(NAMES) >= N else f"more than the {len(NAMES)} names there are"
 
 
 @constraint(
@@ -118,7 +118,7 @@ def _names_enough(N: int) -> str | None:
     ],
 )
 def person_names(text: str, N: int) -> bool:
-    return len(set(_NAMES).intersection(re.findall(r"\w+", text))) >= N
+    return len(set(NAMES).intersection(re.findall(r"\w+", text))) >= N
 
 
 @constraint(

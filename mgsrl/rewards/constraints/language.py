@@ -1,11 +1,12 @@
 """Which language a text is in: `langdetect`, as in IFEval, with a fixed seed.
 
 langdetect is naive Bayes on random draws of n-grams. The seed makes equal texts get equal answers,
-in every process; but on a line or two it guesses ("trees are green." is Dutch to it, and a third of
-such lines in capitals are not English). So `is_english` first looks for English function words in
-texts of up to a page; no consensus verdict on IFEval's responses changes by that.
+in every process; but on a line or two it guesses ("HELLO WORLD" is Dutch to it, and a third of such
+lines in capitals are not English). So `is_english`, which training asks, first looks a text of up to
+a page up in a list of English words; the released checker's verdicts are in `official/ifeval.py`.
 """
 
+import gzip
 import re
 from functools import cache
 from pathlib import Path
@@ -13,14 +14,11 @@ from pathlib import Path
 from mgsrl.rewards.constraints.spec import CannotDecideError
 
 SEED = 0
-_PAGE = range(2, 600)
-"""Words of a text in which function words decide first."""
-_ENGLISH_WORDS = """the of and to a is that for it as with be by on not he i this are or his from at
-which but have they you were there can has we my your their its our if would when what who how do
-does more some all than then them these so like make makes very about out up into"""
-_ENGLISH = frozenset(_ENGLISH_WORDS.split())
-_ENGLISH_SHARE = 0.2
-"""Function words are a third and more of English text; other languages share few of the above."""
+_PAGE = 600
+"""Words of a text up to which the list of words decides first."""
+_ENGLISH_SHARE = 2 / 3
+"""Share of a text's words in the list that makes it English: names and slang are not in it, while
+other languages share fewer ("die Hand ist warm" is an exception, "die Sonne scheint hell" none)."""
 
 
 def detect(text: str) -> str | None:
@@ -38,11 +36,18 @@ def detect(text: str) -> str | None:
 
 def is_english(text: str) -> bool:
     """Whether the text is English; without evidence yes, as in IFEval."""
-    words = re.findall(r"[^\W\d_]+", text.lower())
-    common = sum(word in _ENGLISH for word in words)
-    if len(words) in _PAGE and common >= _ENGLISH_SHARE * len(words):
+    words = re.findall(r"[^\W\d_]{2,}", text.lower())
+    known = sum(word in _english_words() for word in words)
+    if 0 < len(words) <= _PAGE and known >= _ENGLISH_SHARE * len(words):
         return True
     return detect(text) in ("en", None)
+
+
+@cache
+def _english_words() -> frozenset[str]:
+    packed = Path(__file__).with_name("english.txt.gz").read_bytes()
+    lines = gzip.decompress(packed).decode().splitlines()
+    return frozenset(line for line in lines if not line.startswith("#"))
 
 
 def matches_language(text: str, language: str) -> bool:

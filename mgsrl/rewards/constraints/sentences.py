@@ -99,20 +99,25 @@ def _is_abbreviation(stem: str) -> bool:
 def _candidates(text: str) -> Iterator[tuple[re.Match[str], str]]:
     """Possible ends with the word before, the mark and what follows; of overlapping ones the last.
 
-    "Really?!" has two candidates in one word; only the second is judged.
+    "Really?!" has two candidates in one word; only the second is judged, and only its word is cut
+    out of the text: a megabyte of "?!?!" is one word.
     """
-    previous: tuple[re.Match[str], str] | None = None
+    previous: re.Match[str] | None = None
     word_start = word_end = 0
     for match in _CANDIDATE.finditer(text):
-        before = text[word_end : match.start()]
-        space = max((i for i, char in enumerate(before) if char.isspace()), default=0)
+        space = _last_space(text[word_end : match.start()])
         start = word_end + space + 1 if space else word_start
         if previous is not None and word_end <= start:
-            yield previous
-        previous = match, text[start : match.start()] + match.group() + match.group("after")
-        word_start, word_end = start, match.start()
+            yield previous, text[word_start:word_end] + previous.group() + previous.group("after")
+        previous, word_start, word_end = match, start, match.start()
     if previous is not None:
-        yield previous
+        yield previous, text[word_start:word_end] + previous.group() + previous.group("after")
+
+
+def _last_space(text: str) -> int:
+    """Where the last white space of `text` is; 0 without one."""
+    word = "" if text[-1:].isspace() else "".join(text.rsplit(None, 1)[-1:])
+    return max(len(text) - len(word) - 1, 0)
 
 
 def _has_break(context: str) -> bool:

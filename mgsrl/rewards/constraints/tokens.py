@@ -52,6 +52,11 @@ _ENDINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )
 
+_MARKED = re.compile(
+    r"[«“‘„`\"'\[({<:,;@#$%&*\])}>»”’]|--|\.\.|(?i:\b(?:cannot|gimme|lemme|gonna|gotta|wanna)\b)"
+)
+"""What any of the patterns but those of a sentence's final mark could change."""
+
 
 def word_tokens(text: str) -> list[str]:
     """The words and punctuation marks of `text`."""
@@ -59,6 +64,9 @@ def word_tokens(text: str) -> list[str]:
 
 
 def _sentence_tokens(sentence: str) -> list[str]:
+    if not _MARKED.search(sentence):
+        sentence = _final_stop(sentence).replace("?", " ? ").replace("!", " ! ")
+        return sentence.split()
     for pattern, replacement in _OPENINGS:
         sentence = pattern.sub(replacement, sentence)
     sentence = _final_stop(sentence)
