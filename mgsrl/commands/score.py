@@ -23,8 +23,9 @@ model judges, `prompt` (text or messages); verl's and TRL's layouts are read as 
 JSON lines: id, reward, abstained, details.
 
 `--as` takes the reward of a run or experiment: DOMAIN is then one of its domains. Without it math
-is math-verify, instruction_following the share of constraints met (strict), and chat the raw logit
-of the bundled reward model or of --reward-model.
+is math-verify, instruction_following the share of constraints met (strict; --official for numbers
+to compare with published ones), and chat the raw logit of the bundled reward model or of
+--reward-model.
 
 examples:
   mgsrl score math responses.jsonl scores.jsonl
@@ -48,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="score as this run folder or experiment does; other options override it",
     )
     parser.add_argument("--loose", action="store_true", help="IFEval's loose variants count")
+    parser.add_argument(
+        "--official",
+        action="store_true",
+        help="constraints: the verdicts of the released checkers of IFEval and IFBench",
+    )
     parser.add_argument(
         "--whole-response", action="store_true", help="rows hold no think/response tags"
     )
@@ -121,6 +127,7 @@ def _reward(options: argparse.Namespace) -> "tuple[RewardConfig, Sequence[str]]"
         reward = default_reward(
             options.domain,
             loose=options.loose,
+            official=options.official,
             whole_response=options.whole_response,
             reward_model=options.reward_model or "pocket",
         )
@@ -140,6 +147,8 @@ def _reward(options: argparse.Namespace) -> "tuple[RewardConfig, Sequence[str]]"
     _check_use(options, reward)
     if options.loose:
         reward = replace(reward, strict=False)
+    if options.official:
+        reward = replace(reward, reading="official")
     if options.whole_response:
         reward = replace(reward, missing_tag="whole_response")
     if options.reward_model:
@@ -156,6 +165,7 @@ def _check_use(options: argparse.Namespace, reward: "RewardConfig") -> None:
     """Raise ConfigError for an option that this kind of reward does not know."""
     for flag, given, kind in (
         ("--loose", options.loose, "constraints"),
+        ("--official", options.official, "constraints"),
         ("--reward-model", options.reward_model, "reward_model"),
     ):
         if given and reward.kind != kind:
@@ -207,7 +217,8 @@ def _judges(reward: "RewardConfig", like: str | None) -> list[str]:
         elif score.kind == "http":
             lines.append(f"judged{what} by {score.url}")
         else:
-            lines.append(f"judged{what} by {KINDS[score.kind]}")
+            how = " as the released checkers decide" if score.reading == "official" else ""
+            lines.append(f"judged{what} by {KINDS[score.kind]}{how}")
     if like is None and reward.kind == "reward_model":
         lines.append("as a run sees it (transform, its model): --as RUN|EXPERIMENT")
     if shaped := _shaping(reward):

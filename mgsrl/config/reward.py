@@ -15,6 +15,8 @@ IN_CHILD = ("math", "constraints")
 MISSING_TAG = ("zero", "whole_response", "abstain")
 TRANSFORMS = ("none", "sigmoid")
 CREDITS = ("fraction", "all")
+TRAINING, OFFICIAL = READINGS = ("training", "official")
+"""Whose verdict on a constraint: the better one, or that of the released checkers."""
 BACKENDS = ("transformers", "vllm")
 OWN = "own"
 """The name of a domain's own score beside those of `extra`."""
@@ -56,6 +58,9 @@ class ScoreConfig:
     """`constraints`: `fraction` of the constraints met, or 1 only for `all` of them."""
     strict: bool = True
     """`constraints`: false also accepts IFEval's loose variants of the response."""
+    reading: str = TRAINING
+    """`constraints`: `official` gives the verdicts of the released checkers of IFEval and IFBench,
+    quirks included (docs/rewards.md has the differences); for benchmarks."""
     url: str = ""
     """`judge`: the base address that OpenAI clients take, http://HOST:PORT/v1; `http`: the address
     that is posted to."""
@@ -105,6 +110,7 @@ class ScoreConfig:
         one_of(f"{key}.backend", self.backend, BACKENDS)
         one_of(f"{key}.transform", self.transform, TRANSFORMS)
         one_of(f"{key}.credit", self.credit, CREDITS)
+        one_of(f"{key}.reading", self.reading, READINGS)
         one_of(f"{key}.missing_tag", self.missing_tag, MISSING_TAG)
         at_least(f"{key}.batch_size", self.batch_size, 1)
         at_least(f"{key}.max_length", self.max_length, 1)

@@ -85,6 +85,8 @@ class Evaluation:
         return {"date": self.date, **({"chat_template_kwargs": arguments} if arguments else {})}
 
     def _of_task(self, plan: TaskPlan) -> dict[str, Any]:
+        if plan.task.kind == "constraints":
+            return plan.settings() | {"reading": plan.task.reading}
         if plan.task.kind != "chat":
             return plan.settings()
         return plan.settings() | {
@@ -287,7 +289,7 @@ class Evaluation:
         if plan.task.kind == "math":
             return scoring.MathScorer(tag)
         if plan.task.kind == "constraints":
-            return scoring.ConstraintScorer(tag)
+            return scoring.ConstraintScorer(tag, plan.task.reading)
         judge = None
         if plan.judge is not None:
             endpoint = Endpoint(

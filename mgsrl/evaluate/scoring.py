@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from mgsrl.config.reward import RewardConfig
+from mgsrl.config.reward import IN_CHILD, RewardConfig
 from mgsrl.data.rows import Row
 from mgsrl.errors import EndpointError
 from mgsrl.evaluate.judge import Answer, Judge
@@ -51,7 +51,7 @@ class Rewards:
 
     def __init__(self, config: RewardConfig) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        workers = min(cores, MAX_WORKERS) if config.kind == "math" else 1
+        workers = min(cores, MAX_WORKERS) if config.kind in IN_CHILD else 1
         # A reward model makes its own batches; workers share out small ones.
         self._size = CHUNK if workers == 1 else CHUNK // MAX_WORKERS
         self._workers = ScoreWorkers(config, workers)
@@ -86,8 +86,8 @@ class MathScorer:
 class ConstraintScorer:
     """`strict` and `loose`: one verdict for each of the `instructions` (None: abstained)."""
 
-    def __init__(self, tag: str) -> None:
-        config = RewardConfig(kind="constraints", missing_tag=tag)
+    def __init__(self, tag: str, reading: str) -> None:
+        config = RewardConfig(kind="constraints", missing_tag=tag, reading=reading)
         self._strict = Rewards(config)
         self._loose = Rewards(replace(config, strict=False))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config.data import SourceConfig
+from mgsrl.config.reward import OFFICIAL, TRAINING
 from mgsrl.data.rows import RowProblem
 from mgsrl.errors import ConfigError, explain, nearest
 from mgsrl.types import Sampling
@@ -41,6 +42,8 @@ class Task:
     split: str = "test"
     suffix: str = ""
     """Added to every prompt."""
+    reading: str = TRAINING
+    """`constraints`: `official` where published numbers come from a released checker."""
     distinct: bool = False
     """Rows with the prompt of an earlier row are left out: the file repeats its prompts."""
     samples: int = 1
@@ -197,6 +200,7 @@ _TASKS = (
         "Zhou et al., arXiv 2311.07911",
         hub="google/IFEval",
         split="train",
+        reading=OFFICIAL,
         sampling=Sampling(temperature=0.0, max_new_tokens=1280),
     ),
     Task(
@@ -206,6 +210,7 @@ _TASKS = (
         "Pyatkin et al., arXiv 2507.02833",
         hub="allenai/IFBench_test",
         split="train",
+        reading=OFFICIAL,
         sampling=Sampling(temperature=0.0, max_new_tokens=2048),
     ),
     Task(

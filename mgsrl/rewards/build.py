@@ -48,6 +48,7 @@ def _make_score(
         return ConstraintChecker(
             credit=config.credit,
             strict=config.strict,
+            reading=config.reading,
             missing_tag=config.missing_tag,
             time_limit_s=config.time_limit_s,
         )

@@ -10,10 +10,11 @@ that item abstains too.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mgsrl.config.reward import OFFICIAL, TRAINING
 from mgsrl.errors import DataError
 from mgsrl.rewards.child import ChildProcess, ProcessLostError
 from mgsrl.rewards.constraints import BoundConstraint, parse_reference
-from mgsrl.rewards.extract import extract_response
+from mgsrl.rewards.extract import CLOSE_THINK, OPEN_THINK, Extraction, extract_response
 from mgsrl.rewards.protocol import RewardItem
 from mgsrl.types import Reward
 
@@ -24,6 +25,7 @@ class ConstraintChecker:
     Args:
         credit: `fraction`, or `all` for 1 only when every constraint is followed.
         strict: false also accepts IFEval's loose variants.
+        reading: `official` for the verdicts of the released checkers.
         missing_tag: what a response without a `<response>` block gets, see `extract.py`.
         time_limit_s: per response; the process is killed after it.
         memory_limit_mib: address space of the process.
@@ -34,12 +36,14 @@ class ConstraintChecker:
         *,
         credit: str = "fraction",
         strict: bool = True,
+        reading: str = TRAINING,
         missing_tag: str = "zero",
         time_limit_s: float = 5.0,
         memory_limit_mib: int = 1024,
     ) -> None:
         self.credit = credit
         self.strict = strict
+        self.reading = reading
         self.missing_tag = missing_tag
         self.process = ChildProcess(
             "mgsrl.rewards.constraint_process",
@@ -61,8 +65,9 @@ class ConstraintChecker:
         try:
             reference = parse_reference(item.reference)
             request = {
-                "text": extraction.text or "",
+                "text": self._text(item.response, extraction),
                 "strict": self.strict,
+                "reading": self.reading,
                 "constraints": _for_json(reference.constraints),
                 "gates": _for_json(reference.gates),
             }
@@ -77,6 +82,14 @@ class ConstraintChecker:
         if gates:
             details["gates"] = gates
         return Reward(value if all(gates) else 0.0, extraction.format_ok, details=details)
+
+    def _text(self, response: str, extraction: Extraction) -> str:
+        """What is checked. The released checkers see the white space around a response; where a
+        block was cut out or reasoning taken away, there is none."""
+        whole = not extraction.format_ok and OPEN_THINK not in response
+        if whole and CLOSE_THINK not in response and self.reading == OFFICIAL:
+            return response
+        return extraction.text or ""
 
     def _without_block(self, item: RewardItem, verdict: Reward) -> Reward:
         """Nothing was written where the answer belongs, so nothing was followed."""

@@ -1,7 +1,8 @@
 """The process in which responses are checked against constraints; see `constraint_checker.py`.
 
-A request is `{"text": str, "strict": bool, "constraints": [[id, arguments], ...], "gates": [...]}`,
-its reply `{"constraints": [bool, ...], "gates": [bool, ...]}` or `{"error": str}`.
+A request is `{"text": str, "strict": bool, "reading": str, "constraints": [[id, arguments],
+...], "gates": [...]}`.
+Its reply is `{"constraints": [bool, ...], "gates": [bool, ...]}` or `{"error": str}`.
 """
 
 from collections.abc import Sequence
@@ -15,10 +16,10 @@ from mgsrl.rewards.constraints.sentences import sentences
 
 def judge(request: dict[str, Any]) -> dict[str, Any]:
     """The verdict on each constraint and each gate."""
-    text, strict = request["text"], request["strict"]
+    text, how = request["text"], {name: request[name] for name in ("strict", "reading")}
 
     def verdicts(bound: Sequence[Sequence[Any]]) -> list[bool]:
-        return [follows(bind(id_, arguments), text, strict=strict) for id_, arguments in bound]
+        return [follows(bind(id_, arguments), text, **how) for id_, arguments in bound]
 
     try:
         return {name: verdicts(request[name]) for name in ("constraints", "gates")}

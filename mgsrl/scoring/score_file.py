@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config.data import BAD_ROWS
-from mgsrl.config.reward import RewardConfig
+from mgsrl.config.reward import OFFICIAL, TRAINING, RewardConfig
 from mgsrl.errors import ConfigError, DataError, UserError, explain, nearest
 from mgsrl.obs.outputs import output_file
 from mgsrl.rewards.build import check_reward, validator
@@ -54,13 +54,19 @@ class ScoreSummary:
 
 
 def default_reward(
-    domain: str, *, loose: bool = False, whole_response: bool = False, reward_model: str = "pocket"
+    domain: str,
+    *,
+    loose: bool = False,
+    official: bool = False,
+    whole_response: bool = False,
+    reward_model: str = "pocket",
 ) -> RewardConfig:
     """The reward of a domain where no run or experiment says which.
 
     Args:
         domain: a key of `DOMAINS`.
         loose: constraints: also accept IFEval's loose variants.
+        official: constraints: the verdicts of the released checkers.
         whole_response: the responses hold no tags; score all of their text.
         reward_model: chat: `pocket`, a folder or a hub id; its raw logit is the reward.
     """
@@ -70,6 +76,7 @@ def default_reward(
         kind=DOMAINS[domain],
         path=reward_model,
         strict=not loose,
+        reading=OFFICIAL if official else TRAINING,
         missing_tag="whole_response" if whole_response else "zero",
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mgsrl.config.reward import OFFICIAL, READINGS
 from mgsrl.errors import DataError
 from mgsrl.rewards.constraint_checker import ConstraintChecker
 from mgsrl.rewards.constraints import REGISTRY, bind, follows, loose_variants, validate_reference
@@ -260,13 +261,18 @@ LABELLED = [
     "if/mifeval_en/gpt-4o-mini-2024-07-18.jsonl",
     "if/mifeval_en/mistralai__Mistral-7B-Instruct-v0.3.jsonl",
 ]
-LETTER_TRAP = 1122
-"""IFEval's checker draws a random letter when the asked one is no letter ("#")."""
+BETTER = {
+    1122,  # IFEval's checker draws a random letter when the asked one is no letter ("#")
+    1843,  # English in lower case and
+    2341,  # in capitals, which its language detector does not take for English
+}
+"""Rows that training decides otherwise than the released checker, in one file or another."""
 
 
 @needs_oracle
+@pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("name", LABELLED)
-def test_agreement_with_published_verdicts(name: str) -> None:
+def test_agreement_with_published_verdicts(name: str, reading: str) -> None:
     prompts = {row["key"]: row for row in rows("if/ifeval_input.jsonl")}
     total = 0
     differing: list[tuple[int, str, str]] = []
@@ -278,11 +284,14 @@ def test_agreement_with_published_verdicts(name: str) -> None:
             bound = bind(id_, prompt["kwargs"][index])
             for mode in ("strict", "loose"):
                 total += 1
-                verdict = follows(bound, row["response"], strict=mode == "strict")
+                strict = mode == "strict"
+                verdict = follows(bound, row["response"], strict=strict, reading=reading)
                 if verdict != row[mode][index]:
                     differing.append((row["key"], id_, mode))
     assert total > 1500
-    assert [entry for entry in differing if entry[0] != LETTER_TRAP] == []
+    if reading == OFFICIAL:
+        assert differing == []
+    assert {key for key, _, _ in differing} <= BETTER
 
 
 @needs_oracle

@@ -16,7 +16,7 @@ CHAT = [
 ]
 CONSTRAINTS = {
     "response": "<response>Sure!\nno commas, here</response>",
-    "instruction_id_list": ["change_case:english_lowercase", "punctuation:no_comma"],
+    "instruction_id_list": ["change_case:english_capital", "punctuation:no_comma"],
     "kwargs": [{}, {}],
 }
 
@@ -68,6 +68,21 @@ def test_other_domains_as_a_run_sees_them(tmp_path: Path) -> None:
     assert rewards(output) == [0.0]
 
 
+@pytest.mark.parametrize("like", [None, "pocket_mgs"])
+def test_official_verdicts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], like: str | None
+) -> None:
+    row = CONSTRAINTS | {"response": "<response>HELLO WORLD</response>"}
+    source, output = write(tmp_path / "in.jsonl", row), tmp_path / "out.jsonl"
+    command = ["score", "instruction_following", str(source), str(output), "--force"]
+    command += ["--as", like] if like else []
+    assert main(command) == 0
+    assert rewards(output) == [1.0]
+    assert main([*command, "--official"]) == 0
+    assert rewards(output) == [0.5]  # the released checker takes it for Dutch
+    assert "as the released checkers decide" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -75,6 +90,7 @@ def test_other_domains_as_a_run_sees_them(tmp_path: Path) -> None:
         (["chat", "--as", "."], ["folder without config.yaml"]),
         (["chart", "--as", "pocket_mgs"], ["no domain 'chart'", "chat"]),
         (["math", "--loose"], ["--loose does nothing for math"]),
+        (["math", "--official"], ["--official does nothing for math"]),
         (["math", "--reward-model", "pocket"], ["--reward-model does nothing"]),
         (["math", "--reward-model", "pocket", "--as", "pocket_mgs"], ["does nothing"]),
         (["math", "--columns", "respons=x"], ["'response'"]),

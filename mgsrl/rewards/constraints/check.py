@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mgsrl.config.reward import TRAINING
 from mgsrl.errors import DataError, explain, nearest
-from mgsrl.rewards.constraints.official import TRAINING, reading_of
+from mgsrl.rewards.constraints.official import reading_of
 from mgsrl.rewards.constraints.spec import REGISTRY, Constraint
 
 
@@ -20,7 +21,7 @@ class BoundConstraint:
     arguments: Mapping[str, Any]
 
     def follows(self, text: str, reading: str = TRAINING) -> bool:
-        """The verdict on one text; `reading` is one of `official.READINGS`."""
+        """The verdict on one text; `reading` is one of `READINGS`."""
         return reading_of(self.constraint, reading)(text, **self.arguments)
 
 

@@ -8,10 +8,7 @@ changed about ten of them since and is not followed.
 
 from mgsrl.rewards.constraints.official import count, custom, format, ifeval, words
 from mgsrl.rewards.constraints.official.registry import (
-    OFFICIAL,
     OFFICIAL_CHECKS,
-    READINGS,
-    TRAINING,
     OfficialCheck,
     difference_table,
     reading_of,
@@ -21,10 +18,7 @@ FAMILIES = (count, custom, format, ifeval, words)
 
 __all__ = [
     "FAMILIES",
-    "OFFICIAL",
     "OFFICIAL_CHECKS",
-    "READINGS",
-    "TRAINING",
     "OfficialCheck",
     "difference_table",
     "reading_of",

@@ -7,20 +7,51 @@ from mgsrl.rewards.constraints.ifbench_count import CONJUNCTIONS, NAMES
 from mgsrl.rewards.constraints.ifbench_ratio import STOP_WORDS
 from mgsrl.rewards.constraints.length import words as number_words
 from mgsrl.rewards.constraints.official.registry import official
-from mgsrl.rewards.constraints.official.text import bare, split_sentences, trim
+from mgsrl.rewards.constraints.official.text import SPLIT, bare, split_sentences, trim
 from mgsrl.rewards.constraints.spec import breaks, follows
 
 _PERSONAL = frozenset(
-    """i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his
-    himself she her hers herself it its itself they them their theirs themselves""".split()
+    [
+        "i",
+        "me",
+        "my",
+        "mine",
+        "myself",
+        "we",
+        "us",
+        "our",
+        "ours",
+        "ourselves",
+        "you",
+        "your",
+        "yours",
+        "yourself",
+        "yourselves",
+        "he",
+        "him",
+        "his",
+        "himself",
+        "she",
+        "her",
+        "hers",
+        "herself",
+        "it",
+        "its",
+        "itself",
+        "they",
+        "them",
+        "their",
+        "theirs",
+        "themselves",
+    ]
 )
 _JAPANESE = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
 
 
 @official(
     "count:unique_word_count",
-    "Only ASCII punctuation is taken from words (`“oak”` is not `oak`), and a mark that stands alone "
-    "counts as one word.",
+    "Only ASCII punctuation is taken from words (`“oak”` is not `oak`), and a mark that stands "
+    "alone counts as one word.",
     examples=[follows("The tree - the tree", N=3), follows("oak “oak”", N=2)],
 )
 def unique_word_count(text: str, N: int) -> bool:
@@ -98,12 +129,9 @@ def _endings(text: str, marks: str) -> Sequence[int]:
     return [sum(sentence.endswith(mark) for sentence in found) for mark in marks]
 
 
-_SPLIT = "Sentences end at every mark (two at `?!`) but in a few abbreviations"
-
-
 @official(
     "ratio:sentence_type",
-    f"{_SPLIT}; none of either type passes.",
+    f"{SPLIT}; none of either type passes.",
     examples=[follows("Trees grow!"), breaks("Trees?! Trees grow. Oaks too. Do you?")],
 )
 def sentence_type(text: str) -> bool:
@@ -113,8 +141,8 @@ def sentence_type(text: str) -> bool:
 
 @official(
     "ratio:sentence_balance",
-    f"{_SPLIT}; none of any type passes.",
-    examples=[follows("Trees"), breaks("Trees?! Trees grow. Yes! Do they?")],
+    f"{SPLIT}; none of any type passes.",
+    examples=[follows("Trees"), breaks("Trees?! Trees grow. Do they?")],
 )
 def sentence_balance(text: str) -> bool:
     return len(set(_endings(text, ".?!"))) == 1
@@ -122,7 +150,7 @@ def sentence_balance(text: str) -> bool:
 
 @official(
     "ratio:sentence_words",
-    f"{_SPLIT}, and words may occur again.",
+    f"{SPLIT}, and words may occur again.",
     examples=[follows("This is one. That is two. Then is six.")],
 )
 def sentence_words(text: str) -> bool:

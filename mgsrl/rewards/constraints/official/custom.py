@@ -7,7 +7,7 @@ import unicodedata
 from itertools import pairwise
 
 from mgsrl.rewards.constraints.official.registry import official
-from mgsrl.rewards.constraints.official.text import bare, split_sentences, trim
+from mgsrl.rewards.constraints.official.text import SPLIT, bare, split_sentences, trim
 from mgsrl.rewards.constraints.spec import breaks, follows
 
 _QUIZ = "".join(
@@ -18,8 +18,8 @@ _QUIZ = "".join(
 
 @official(
     "custom:mcq_count_length",
-    "Each question is labelled `Question` and a number; an option is a letter, `.`, `)` or `|` and a "
-    "word; all lines before the first option are the question.",
+    "Each question is labelled `Question` and a number; an option is a letter, `.`, `)` or `|` and "
+    "a word; all lines before the first option are the question.",
     examples=[breaks(_QUIZ.replace("A. ", "A: ")), follows(_QUIZ.replace("A. ", "A| "))],
 )
 def mcq_count_length(text: str) -> bool:
@@ -70,7 +70,7 @@ _TALE = " ".join(f"{letter}ve went on." for letter in "ABCDEFGHIJKLMNOPQRSTUVWXY
 
 @official(
     "custom:sentence_alphabet",
-    "Sentences are those of a list of substitutions; a quote or an asterisk in front of one fails.",
+    f"{SPLIT}; a quote or an asterisk in front of one fails.",
     examples=[breaks(f'"{_TALE}"')],
 )
 def sentence_alphabet(text: str) -> bool:

@@ -5,7 +5,7 @@ import string
 from itertools import pairwise
 
 from mgsrl.rewards.constraints.official.registry import official
-from mgsrl.rewards.constraints.official.text import PUNCTUATION, bare, split_sentences, trim
+from mgsrl.rewards.constraints.official.text import PUNCTUATION, SPLIT, bare, split_sentences, trim
 from mgsrl.rewards.constraints.spec import breaks, follows
 from mgsrl.rewards.constraints.tokens import word_tokens
 
@@ -106,8 +106,8 @@ def output_template(text: str) -> bool:
 
 @official(
     "format:emoji",
-    "An emoji may stand last or last but one, ASCII punctuation aside; flags, keycaps and long "
-    "sequences are none; sentences are those of a list of substitutions.",
+    f"{SPLIT}. An emoji may stand last or last but one, ASCII punctuation aside; flags, keycaps "
+    "and long sequences are none.",
     examples=[breaks("From France 🇫🇷."), breaks("Great! 1️⃣")],
 )
 def emoji(text: str) -> bool:
@@ -170,7 +170,11 @@ def list_(text: str, sep: str) -> bool:
 @official(
     "format:sub-bullets",
     "A hyphen anywhere after each asterisk will do, and a text without asterisks passes.",
-    examples=[follows("* e-mail\n* a well-known oak"), follows("Trees."), breaks("* **oak**\n - a")],
+    examples=[
+        follows("* e-mail\n* a well-known oak"),
+        follows("Trees."),
+        breaks("* **oak**\n - a"),
+    ],
 )
 def sub_bullets(text: str) -> bool:
     return all("-" in part for part in text.split("*")[1:])

@@ -65,9 +65,7 @@ def existence(text: str, keywords: tuple[str, ...]) -> bool:
     examples=[breaks("a nonstop bus", forbidden_words=["no.st.p"])],
 )
 def forbidden_words(text: str, forbidden_words: tuple[str, ...]) -> bool:
-    return not any(
-        re.search(rf"\b{word}\b", text, flags=re.IGNORECASE) for word in forbidden_words
-    )
+    return not any(re.search(rf"\b{word}\b", text, flags=re.IGNORECASE) for word in forbidden_words)
 
 
 @official(
@@ -82,8 +80,8 @@ def frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
 
 @official(
     "keywords:letter_frequency",
-    "For a character that is no letter from a to z (`#`, `!`) it counts a letter drawn at random; the "
-    "verdict on most letters stands in for that.",
+    "For a character that is no letter from a to z (`#`, `!`) it counts a letter drawn at random; "
+    "the verdict on most letters stands in for that.",
     examples=[
         breaks("######", letter="#", let_frequency=4, let_relation="at least"),
         follows("######", letter="#", let_frequency=4, let_relation="less than"),

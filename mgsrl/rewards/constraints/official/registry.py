@@ -13,11 +13,8 @@ the official one. `difference_table` is the table of docs/rewards.md.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mgsrl.config.reward import OFFICIAL, READINGS
 from mgsrl.rewards.constraints.spec import Constraint, Example
-
-TRAINING = "training"
-OFFICIAL = "official"
-READINGS = (TRAINING, OFFICIAL)
 
 
 @dataclass(frozen=True, slots=True)

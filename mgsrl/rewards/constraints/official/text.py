@@ -10,6 +10,8 @@ import re
 import string
 from functools import cache
 
+SPLIT = "Sentences end at every mark (two at `?!`) but in a few abbreviations"
+"""For the table of differences."""
 PUNCTUATION = string.punctuation
 """ASCII's, which is all that the checker knows."""
 _WITHOUT = str.maketrans("", "", PUNCTUATION)
@@ -34,7 +36,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r" (Inc|Ltd|Jr|Sr|Co)[.]", rf" \1{_DOT}"),
     (r" ([A-Za-z])[.]", rf" \1{_DOT}"),
 )
-_MOVES = (('.”', "”."), ('."', '".'), ('!"', '"!'), ('?"', '"?'))
+_MOVES = ((".”", "”."), ('."', '".'), ('!"', '"!'), ('?"', '"?'))
 
 
 @cache

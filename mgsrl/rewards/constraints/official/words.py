@@ -6,7 +6,7 @@ from itertools import pairwise
 from mgsrl.rewards.constraints.official.first_tag import first_tag
 from mgsrl.rewards.constraints.official.registry import official
 from mgsrl.rewards.constraints.official.syllables import parity
-from mgsrl.rewards.constraints.official.text import PUNCTUATION, bare, split_sentences, trim
+from mgsrl.rewards.constraints.official.text import PUNCTUATION, SPLIT, bare, split_sentences, trim
 from mgsrl.rewards.constraints.spec import breaks, follows
 from mgsrl.rewards.constraints.tokens import word_tokens
 
@@ -115,8 +115,7 @@ def start_verb(text: str) -> bool:
 
 @official(
     "words:last_first",
-    "Sentences are those of a list of substitutions; only ASCII punctuation and spaces are taken "
-    "from their ends.",
+    f"{SPLIT}; only ASCII punctuation and spaces are taken from their ends.",
     examples=[breaks("We go “home”. Home we go.")],
 )
 def last_first(text: str) -> bool:
@@ -141,8 +140,7 @@ def paragraph_last_first(text: str) -> bool:
 
 @official(
     "words:keywords_specific_position",
-    "Sentences are those of a list of substitutions; marks count as words, contractions as two, "
-    "and case matters.",
+    f"{SPLIT}; marks count as words, contractions as two, and case matters.",
     examples=[
         breaks("I sit. Don't cut, Tree!", keyword="tree", n=2, m=3),
         follows("I sit. Do, tree!", keyword="tree", n=2, m=3),
@@ -172,8 +170,7 @@ def words_position(text: str, keyword: str) -> bool:
 
 @official(
     "sentence:alliteration_increment",
-    "Sentences are those of a list of substitutions; all alliterative runs of a sentence add up, and "
-    "the first sentence needs none.",
+    f"{SPLIT}; all alliterative runs of a sentence add up, and the first sentence needs none.",
     examples=[follows("Tall trees. Big bears see six.")],
 )
 def alliteration_increment(text: str) -> bool:
@@ -190,7 +187,7 @@ def _alliteration(sentence: str) -> int:
 
 @official(
     "sentence:keyword",
-    "Sentences are those of a list of substitutions, and the keyword counts inside longer words.",
+    f"{SPLIT}, and the keyword counts inside longer words.",
     examples=[follows("We go. The treetop grows.", word="tree", N=2)],
 )
 def keyword(text: str, word: str, N: int) -> bool:
@@ -200,7 +197,7 @@ def keyword(text: str, word: str, N: int) -> bool:
 
 @official(
     "sentence:increment",
-    "Sentences are those of a list of substitutions; words part at white space alone.",
+    f"{SPLIT}; words part at white space alone.",
     examples=[breaks("We go. We don't go — yet.", small_n=2)],
 )
 def increment(text: str, small_n: int) -> bool:
@@ -219,8 +216,8 @@ def repeat_change(text: str, prompt_to_repeat: str) -> bool:
 
 @official(
     "repeat:repeat_span",
-    "The word at `n_end` is left out although the prompt includes it; a span from word 0 is drawn at "
-    "random, so nothing follows it.",
+    "The word at `n_end` is left out although the prompt includes it; a span from word 0 is drawn "
+    "at random, so nothing follows it.",
     examples=[
         follows("a tree", prompt_to_repeat="Name a tree that grows.", n_start=1, n_end=3),
         breaks("Name a tree", prompt_to_repeat="Name a tree that grows.", n_start=0, n_end=2),
