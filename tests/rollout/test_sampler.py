@@ -1,6 +1,7 @@
 """Seeds, batches and groups; then the same on real Ray actors, one of which dies."""
 
 import importlib.util
+import json
 import shutil
 import sys
 import threading
@@ -194,6 +195,8 @@ def test_mistakes_that_loading_shows_are_told_plainly(
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "generation_config.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text()) | {"eos_token_id": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     pool = rollout_pools(spec(tmp_path), {"math": 1})["math"]
     try:
         with pytest.raises(ConfigError, match="no end-of-sequence token"):
