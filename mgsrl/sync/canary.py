@@ -24,6 +24,8 @@ JUMP = 3.0
 """In bfloat16, an error this many times the first one is an alarm (if above the threshold)."""
 CEILING = 10.0
 """In bfloat16, rounding explains up to this many times the threshold, and no more."""
+MAX_TOKENS = 256
+"""Of a compared sequence: an engine holds the logits of a whole one at once."""
 NAMED = 5
 """Parameters that a message names."""
 
@@ -39,7 +41,7 @@ class CanaryError:
 
 
 def pick_sequences(
-    candidates: Sequence[Sequence[int]], count: int, max_tokens: int = 256
+    candidates: Sequence[Sequence[int]], count: int, max_tokens: int = MAX_TOKENS
 ) -> list[tuple[int, ...]]:
     """`count` of the candidates (prompt + response tokens), evenly spaced, cut to `max_tokens`.
 

@@ -29,6 +29,7 @@ from mgsrl.rollout.worker import (
     check_tensor_parallel,
     rollout_pools,
 )
+from mgsrl.sync.canary import MAX_TOKENS
 from mgsrl.train.checkpoint import Checkpoint
 from mgsrl.train.evaluation import Evaluation
 from mgsrl.train.fingerprint import PolicyIdentity
@@ -142,6 +143,7 @@ def _run(
             _sync(config),
             rounds="bfloat16" in (config.learner.dtype, config.rollout.dtype),
             note=console.note,
+            max_tokens=min(MAX_TOKENS, (plan.positions or MAX_TOKENS + 1) - 1),
         ),
         evaluation=Evaluation(
             config=config.evaluate,

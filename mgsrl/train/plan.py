@@ -28,6 +28,8 @@ class Plan:
     """What is known before any actor starts."""
 
     model_path: str
+    positions: int | None
+    """The policy's context in tokens; None where nothing limits it."""
     pad_token_id: int
     special_tokens: tuple[str, ...]
     """The policy's; reward models must not see them."""
@@ -69,6 +71,7 @@ def plan(config: Config) -> Plan:
     turn = end_of_turn_note(templates.end_of_turn(), decoder.stop_token_ids, tokenizer)
     return Plan(
         model_path=model_path,
+        positions=facts.positions,
         pad_token_id=decoder.pad_token_id,
         special_tokens=tuple(tokenizer.all_special_tokens),
         prompts=prompts,

@@ -14,7 +14,7 @@ from mgsrl.config import SyncConfig
 from mgsrl.errors import WorkerDiedError
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.rollout.sampler import LIMIT_KEY, Sampler
-from mgsrl.sync.canary import check_canary, compare_logprobs, named, pick_sequences
+from mgsrl.sync.canary import MAX_TOKENS, check_canary, compare_logprobs, named, pick_sequences
 from mgsrl.sync.fingerprint import Proof, compare
 
 
@@ -29,6 +29,8 @@ class Publisher:
     """Learner or engine computes in bfloat16."""
     note: Callable[[str], None]
     """Tells the user."""
+    max_tokens: int = MAX_TOKENS
+    """Of a sequence that the canary compares; engines need room for one more."""
     canary_error: float = 0.0
     """Of the last publish: mean |log p_engine - log p_learner| in nats, the worst worker's."""
     version: int = 0
@@ -49,7 +51,7 @@ class Publisher:
             candidates: token sequences of which the canary compares a few.
         """
         self.version = version
-        self._sequences = pick_sequences(candidates, self.sync.canary_sequences)
+        self._sequences = pick_sequences(candidates, self.sync.canary_sequences, self.max_tokens)
         while True:
             handles = self.sampler.handles
             self._connect(handles)
