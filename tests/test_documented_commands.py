@@ -1,0 +1,201 @@
+"""Every command line of the pages: taken by the program, and run for real where that can be."""
+
+import argparse
+import glob
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from mgsrl.cli import _parser
+from mgsrl.config.compose import compose_config
+from mgsrl.config.model_path import ASSETS, POCKET_POLICY, POCKET_REWARD_MODEL
+from tests.documented import ROOT, commands
+from tests.report import synthetic
+from tests.train.runs import SMALL
+
+COMMANDS = list(dict.fromkeys(words for _, words in commands()))
+LINES = {" ".join(words): words for words in COMMANDS}
+OURS = [line for line, words in LINES.items() if words[0] == "mgsrl"]
+
+TINY = [*SMALL, "train.num_steps=1"]
+"""Added to a training run."""
+QUICK = ["--engine", "transformers", "--limit", "1"]
+"""Added to an evaluation. Its default engine has tests of its own."""
+HUB = "reads the hub"
+GPUS = "needs 8 GPUs"
+NOT_RUN = {
+    "mgsrl train +experiment=qwen_mgs": GPUS,
+    "mgsrl train +experiment=smollm2_mgs": "needs SmolLM2's weights and its data sets",
+    "mgsrl data prepare gsm8k": HUB,
+    "mgsrl data prepare smollm2": "fetches 93 MB",
+    "mgsrl eval --model runs/qwen-mgs-seed0": HUB,
+    "mgsrl eval --model DIR --tasks alpaca_eval": f"{HUB} and asks a judge",
+    "mgsrl train domains.math.weight=0.5 +domains=": "names a data set of the reader",
+}
+"""How a line begins -> why it is not run here; it is still parsed and composed."""
+RUN: dict[str, list[str]] = {
+    "mgsrl train": TINY,
+    "mgsrl train strategy=sequential run.dir=/tmp/r": TINY,
+    "mgsrl train domains.chat.reward.path=my_reward_model": [*TINY, "run.dir=runs/other-seed0"],
+    "mgsrl eval": QUICK,
+}
+"""How a line begins -> what is added to it; the longest counts. Others run as they are."""
+INSTEAD = {
+    "run.dir=/tmp/r": "run.dir=runs/sequential-seed0",
+    "gsm8k,ifeval=FILE.jsonl": "gsm8k=gsm8k_test.jsonl,ifeval=FILE.jsonl",
+    "1000": "20",
+    "5000": "20",
+    "/data": "data",
+    "Skywork/Skywork-Reward-V2-Llama-3.1-8B": "pocket",
+}
+"""Words that name a place or a size of the reader -> those of the test."""
+OUTPUTS = ("OUT", "OUT.jsonl", "scores.jsonl", "if.jsonl", "IF.jsonl")
+"""What several lines write, each as if it were the first."""
+PROGRAMS = {
+    "make": "the set-up, and this test suite",
+    "pip": "installs",
+    "source": "a shell's own command",
+    "sbatch": "needs a Slurm cluster",
+    "accelerate": "its options are tested in reward_models/",
+    "lm_eval": "is not among the dependencies",
+}
+"""Other programs of the pages -> why they are not run."""
+
+
+def beginning(line: str, table: "dict[str, str] | dict[str, list[str]]") -> str | None:
+    """The longest key of `table` that `line` begins with."""
+    found = [key for key in table if line == key or line.startswith((f"{key} ", f"{key}+"))]
+    found += [key for key in table if key[-1] in "=," and line.startswith(key)]
+    found += [key for key in NOT_RUN if table is NOT_RUN and line.startswith(f"{key},")]
+    return max(found, key=len, default=None)
+
+
+def test_the_pages_are_read() -> None:
+    assert len(OURS) >= 25
+    assert {words[1] for words in COMMANDS if words[0] == "mgsrl"} >= {"train", "score", "eval"}
+    for key in NOT_RUN:
+        assert any(beginning(line, NOT_RUN) == key for line in OURS), f"nobody writes {key!r}"
+
+
+@pytest.mark.parametrize("line", OURS)
+def test_every_line_is_taken(line: str) -> None:
+    words = list(LINES[line][1:])
+    if "--help" in words:
+        with pytest.raises(SystemExit) as caught:
+            _parser().parse_args(words)
+        assert caught.value.code == 0
+        return
+    options: argparse.Namespace = _parser().parse_args(words)
+    if getattr(options, "overrides", None) is not None:
+        compose_config(options.overrides)
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line not in OURS])
+def test_other_programs_are_given_what_exists(line: str) -> None:
+    program, *words = LINES[line]
+    assert program in PROGRAMS, f"run it, or say in PROGRAMS why not: {line}"
+    if program == "make":
+        makefile = (ROOT / "Makefile").read_text()
+        targets = [word for word in words if "=" not in word]
+        assert all(re.search(rf"(?m)^{target}:", makefile) for target in targets)
+    for word in words:
+        if word.startswith(("scripts/", "reward_models/")):
+            assert (ROOT / word).is_file(), word
+
+
+ROW = {"prompt": "2 + 3?", "response": "<response>5</response>", "answer": "5"}
+IFEVAL = {
+    "key": 1,
+    "prompt": "Write without commas.",
+    "instruction_id_list": ["punctuation:no_comma"],
+    "kwargs": [{}],
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that the lines name, and one finished run."""
+    folder = tmp_path_factory.mktemp("documented")
+
+    def lines(name: str, *rows: object) -> None:
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    for name in ("IN.jsonl", "rows.jsonl", "prompts.jsonl"):
+        lines(name, ROW)
+    for name in ("FILE.jsonl", "ifeval.jsonl", "IFEVAL.jsonl"):
+        lines(name, IFEVAL)
+    for name in ("gsm8k_test.jsonl", "GSM8K.jsonl"):
+        lines(name, {"question": "2 + 3?", "answer": "It is 5.\n#### 5"})
+    for name in ("SVAMP.jsonl", "svamp_test.jsonl"):
+        lines(name, {"Body": "Tom has 2 pens.", "Question": "How many?", "Answer": "2"})
+    _local_text(folder)
+    table = [{"question": "Write about rivers."}, {"question": "Write about the sea."}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), folder / "chats.parquet")
+    scored = pyarrow.Table.from_pylist([{"output": "<response>5</response>", "gold": "5"}])
+    pyarrow.parquet.write_table(scored, folder / "rollouts.parquet")
+    wild = pyarrow.Table.from_pylist([{"prompt": "Hello?", "id": "a"}])
+    pyarrow.parquet.write_table(wild, folder / "wildchat-if_train.parquet")
+    (folder / "models").mkdir()
+    for name in ("DIR", "models/SmolLM2-135M-Instruct"):
+        os.symlink(ASSETS / POCKET_POLICY, folder / name)
+    os.symlink(ASSETS / POCKET_REWARD_MODEL, folder / "my_reward_model")
+    (folder / "evals" / "base-model" / "samples").mkdir(parents=True)
+    baseline = {"id": "1", "sample": 0, "messages": [], "response": "Five."}
+    lines("evals/base-model/samples/chat.jsonl", baseline)
+    run(folder, "mgsrl train")
+    synthetic.make_run(folder / "runs" / "pocket-mixed-seed0", steps=3)
+    os.symlink(folder / "runs" / "pocket-mgs-seed0", folder / "RUN_DIR")
+    return folder
+
+
+def _local_text(folder: Path) -> None:
+    """The files of `domains=local_text`, where $MGSRL_DATA is ./data."""
+    for room in ("math", "chat", "if"):
+        (folder / "data" / room).mkdir(parents=True)
+    math = json.dumps({"question": "2 + 3?", "answer": "#### 5"}) + "\n"
+    (folder / "data/math/gsm8k_train.jsonl").write_text(math * 7010)
+    (folder / "data/if/synthetic_if_train.jsonl").write_text(
+        "".join(json.dumps({**IFEVAL, "key": n}) + "\n" for n in range(1810))
+    )
+    chats = [{"prompt": [{"role": "user", "content": f"Hello {n}?"}]} for n in range(7010)]
+    table = pyarrow.Table.from_pylist(chats)
+    pyarrow.parquet.write_table(table, folder / "data/chat/wildchat_if_train.parquet")
+
+
+def run(folder: Path, line: str) -> str:
+    """Run one line in `folder`; its output. Fails the test on another exit code than 0."""
+    words = [INSTEAD.get(word, word) for word in LINES[line][1:]]
+    words = [
+        each for word in words for each in (sorted(glob.glob(word, root_dir=folder)) or [word])
+    ]
+    for word in {*words} & {*OUTPUTS}:
+        (folder / word).unlink(missing_ok=True)
+    added = beginning(line, RUN)
+    if added and "--help" not in words:
+        extra = RUN[added]
+        words += extra[:2] if "--limit" in words and extra is QUICK else extra
+    done = subprocess.run(
+        [sys.executable, "-m", "mgsrl.cli", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "MGSRL_DATA": str(folder / "data"), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line", [line for line in OURS if beginning(line, NOT_RUN) is None and line != "mgsrl train"]
+)
+def test_every_line_runs(workspace: Path, line: str) -> None:
+    assert run(workspace, line).strip()
