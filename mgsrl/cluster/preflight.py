@@ -221,7 +221,7 @@ def check_gpus() -> Check:
     if gpus:
         names = ", ".join(f"{name} {gib:.0f} GiB" for name, gib in gpus)
         return Check("GPUs", "ok", f"{len(gpus)}: {names}")
-    if any(Path("/dev").glob("nvidia[0-9]*")):
+    if has_gpu_device():
         build = "a CPU build of torch" if not has_cuda_build() else "torch cannot use them"
         todo = "install the CUDA build of torch that fits the driver (see nvidia-smi)"
         return Check("GPUs", "fail", f"devices are there, but {build}", todo)
@@ -295,6 +295,11 @@ def machine_memory_gib() -> float:
     if limit.exists() and limit.read_text().strip().isdigit():
         total = min(total, float(limit.read_text()))
     return total / GIB
+
+
+def has_gpu_device() -> bool:
+    """Whether the system shows a GPU, whatever torch can make of it; torch is not imported."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
 
 
 def has_cuda_build() -> bool:

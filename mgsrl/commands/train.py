@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from mgsrl.cluster.preflight import has_gpu_device
     from mgsrl.config.compose import compose_config, config_to_yaml
     from mgsrl.config.places import check_places
 
@@ -35,7 +36,11 @@ def run(options: argparse.Namespace) -> None:
     if options.print_config:
         print(config_to_yaml(config))
         return
-    check_places(config)
+    wants_gpus = config.learner.device == "cuda" or any(
+        domain.reward.num_gpus for domain in config.domains.values()
+    )
+    if has_gpu_device() or not wants_gpus:  # else a lack of GPUs is told first
+        check_places(config)
     # Imported here: torch and Ray take seconds, which a mistake must not wait for.
     from mgsrl.train.launch import launch
 

@@ -290,4 +290,4 @@ def test_the_page_names_keys_that_exist() -> None:
     others = {*KINDS, "max_new_tokens"}
     assert own <= keys | others
     told = set(re.findall(r"[a-z_]+", page))
-    assert keys - told <= {"start_limit_s", "max_restarts"}
+    assert keys - told <= {"start_limit_s", "call_limit_s", "max_restarts", "restart_window"}
