@@ -14,8 +14,10 @@ from mgsrl.config import Config, PolicyConfig
 from mgsrl.config.compose import config_to_yaml
 from mgsrl.errors import ConfigError
 from mgsrl.evaluate import run
-from mgsrl.evaluate.run import EvalSettings, Evaluation
+from mgsrl.evaluate.plan import EvalSettings
+from mgsrl.evaluate.run import Evaluation
 from mgsrl.evaluate.sampling import PromptMaker
+from mgsrl.evaluate.store import store_settings
 from mgsrl.evaluate.tasks import parse_tasks
 from mgsrl.train.checkpoint import save_checkpoint
 from mgsrl.types import Sampling
@@ -39,13 +41,23 @@ class Clock(datetime.date):
 def settings(tmp_path: Path, **own: Any) -> EvalSettings:
     file = tmp_path / "math.jsonl"
     file.write_text(json.dumps({"prompt": "1 + 1?", "answer": "2"}))
-    return EvalSettings(parse_tasks(f"math={file}"), tmp_path / "out", {"path": "x"}, **own)
+    tasks = parse_tasks(f"math={file}")
+    return EvalSettings(tasks, tmp_path / "out", {"path": "x"}, positions=512, **own)
+
+
+def begun(tmp_path: Path, **own: Any) -> Evaluation:
+    """With one response stored, as if it had been stopped after it."""
+    evaluation = Evaluation(settings(tmp_path, **own))
+    store_settings(tmp_path / "out", evaluation._to_store)
+    (plan,) = evaluation.plans
+    plan.files.add_samples([{"id": id_, "sample": sample} for id_, sample in plan.keys])
+    return evaluation
 
 
 def test_an_evaluation_keeps_its_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "date", Clock)
     monkeypatch.setattr(Clock, "now", "2024-07-26")
-    assert Evaluation(settings(tmp_path)).date == "2024-07-26"
+    assert begun(tmp_path).date == "2024-07-26"
     Clock.now = "2024-07-27"
     assert Evaluation(settings(tmp_path)).date == "2024-07-26"
     assert Evaluation(settings(tmp_path, date="2024-07-26")).date == "2024-07-26"
@@ -54,7 +66,7 @@ def test_an_evaluation_keeps_its_day(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_an_evaluation_from_before_days_were_recorded_goes_on(tmp_path: Path) -> None:
-    Evaluation(settings(tmp_path))
+    begun(tmp_path)
     file = tmp_path / "out" / "eval.json"
     stored = json.loads(file.read_text())
     del stored["date"]
@@ -63,7 +75,7 @@ def test_an_evaluation_from_before_days_were_recorded_goes_on(tmp_path: Path) ->
 
 
 def test_other_arguments_do_not_mix(tmp_path: Path) -> None:
-    Evaluation(settings(tmp_path, chat_template_kwargs={"a": 1}))
+    begun(tmp_path, chat_template_kwargs={"a": 1})
     Evaluation(settings(tmp_path, chat_template_kwargs={"a": 1}))
     with pytest.raises(ConfigError, match="chat_template_kwargs"):
         Evaluation(settings(tmp_path))
