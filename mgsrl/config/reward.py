@@ -91,6 +91,9 @@ class ScoreConfig:
     time_limit_s: float = 5.0
     """`math`, `constraints`: seconds per response before the process that judges it is killed and
     the item abstains."""
+    refuse_restated: bool = True
+    """`math`: an unevaluated answer that stands in the question, and is not written like the
+    reference, is wrong: `\\sum_{k=1}^{100} k` is equal to 5050 and is no answer."""
     clip: list[float] | None = field(default=None, metadata=INFINITE)
     """[LOW, HIGH]: scores outside are moved to the nearer end; null leaves them."""
     standardise: bool = False

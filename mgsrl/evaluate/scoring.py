@@ -67,10 +67,14 @@ class Rewards:
 
 
 class MathScorer:
-    """`value` 1 or 0 (None: abstained), `extracted`, `format_ok`."""
+    """`value` 1 or 0 (None: abstained), `extracted`, `format_ok`.
+
+    A repeated question counts as it does in published numbers, whose verifiers see no prompt.
+    """
 
     def __init__(self, tag: str) -> None:
-        self._rewards = Rewards(RewardConfig(kind="math", missing_tag=tag))
+        config = RewardConfig(kind="math", missing_tag=tag, refuse_restated=False)
+        self._rewards = Rewards(config)
 
     def score(self, pairs: Sequence[Pair]) -> list[Score | EndpointError]:
         rewards = self._rewards.rewards([_item(row, sample) for row, sample in pairs])

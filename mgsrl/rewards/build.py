@@ -41,7 +41,11 @@ def _make_score(
     if config.kind == "math":
         from mgsrl.rewards.math_verifier import MathVerifier
 
-        return MathVerifier(time_limit_s=config.time_limit_s, missing_tag=config.missing_tag)
+        return MathVerifier(
+            time_limit_s=config.time_limit_s,
+            missing_tag=config.missing_tag,
+            refuse_restated=config.refuse_restated,
+        )
     if config.kind == "constraints":
         from mgsrl.rewards.constraint_checker import ConstraintChecker
 

@@ -9,8 +9,8 @@ system, which may then run for ever, eat all memory or crash: so they run in a p
 - text without an answer, or an answer that is no mathematics: 0;
 - nothing is ever executed: answers are parsed by a LaTeX grammar, never by `eval`.
 
-The reference may be a number or a string with or without LaTeX delimiters. Left out: partial
-credit, units beyond what math-verify strips.
+The reference may be a number or a string with or without LaTeX delimiters. What the answer is and
+when it is right is in `math_judge.py`. Left out: partial credit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,9 @@ from mgsrl.rewards.extract import extract_response
 from mgsrl.rewards.protocol import RewardItem
 from mgsrl.types import Reward
 
+MAX_QUESTION = 20_000
+"""Characters of the question that are looked at, from its end."""
+
 
 class MathVerifier:
     """See the module.
@@ -31,6 +34,7 @@ class MathVerifier:
         time_limit_s: per answer; the process is killed after it.
         memory_limit_mib: address space of the process.
         missing_tag: what a response without a `<response>` block gets, see `extract.py`.
+        refuse_restated: an answer that only repeats a formula of the question is wrong.
     """
 
     def __init__(
@@ -39,8 +43,10 @@ class MathVerifier:
         time_limit_s: float = 5.0,
         memory_limit_mib: int = 1024,
         missing_tag: str = "zero",
+        refuse_restated: bool = True,
     ) -> None:
         self.missing_tag = missing_tag
+        self.refuse_restated = refuse_restated
         self.process = ChildProcess(
             "mgsrl.rewards.math_process",
             time_limit_s=time_limit_s,
@@ -62,13 +68,22 @@ class MathVerifier:
         format_ok = extraction.format_ok
         try:
             gold = reference_answer(item.reference)
-            reply = self.process.ask({"gold": gold, "text": extraction.text or ""})
+            reply = self.process.ask(
+                {"gold": gold, "text": extraction.text or "", "prompt": self._question(item)}
+            )
         except (ProcessLostError, DataError) as error:
             return Reward(None, format_ok, {"extracted": None}, str(error))
         if "error" in reply:
             return Reward(None, format_ok, {"extracted": None}, reply["error"])
-        details = {"extracted": reply["extracted"]}
+        details = {key: reply[key] for key in ("extracted", "restated") if key in reply}
         return Reward(float(reply["value"]), format_ok, details=details)
+
+    def _question(self, item: RewardItem) -> str:
+        """What must not be repeated as an answer; it is never searched for the answer."""
+        if not self.refuse_restated:
+            return ""
+        texts = (message["content"] for message in item.messages if message["role"] == "user")
+        return "\n".join(text for text in texts if isinstance(text, str))[-MAX_QUESTION:]
 
 
 def reference_answer(reference: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """What a reward is given and what it must do.
 
 A reward sees the response; the conversation is a separate argument for the rewards that judge a
-response in its context (a reward model) and is never searched for the answer. Left out on
+response in its context (a reward model), or refuse one that repeats the question (the math
+verifier), and is never searched for the answer. Left out on
 purpose: anything about tokens, groups or steps.
 """
 
