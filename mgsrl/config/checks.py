@@ -1,7 +1,7 @@
 """Rules across configuration groups; each group's own rules stand beside its fields."""
 
 from mgsrl.config.data import check_mixture
-from mgsrl.config.require import at_least, one_of, within
+from mgsrl.config.require import at_least, one_of, plain_name, within
 from mgsrl.config.root import Config
 from mgsrl.errors import ConfigError, explain, nearest
 
@@ -25,6 +25,7 @@ def check_config(config: Config) -> None:
     ):
         group.validate()
     for name, domain in config.domains.items():
+        plain_name("domains", name)
         domain.validate(f"domains.{name}")
     at_least("seed", config.seed, 0)
     within("max_abstained_share", config.max_abstained_share, 0.0, 1.0)

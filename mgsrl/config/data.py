@@ -11,6 +11,7 @@ from mgsrl.config.require import (
     full_distribution,
     more_than,
     one_of,
+    plain_name,
     temperature,
     within,
 )
@@ -105,6 +106,7 @@ class DomainConfig:
         if self.heldout is not None:
             self.heldout.validate(f"{key}.heldout")
         for name, source in self.extra_sources.items():
+            plain_name(f"{key}.extra_sources", name)
             source.validate(f"{key}.extra_sources.{name}")
         at_least(f"{key}.weight", self.weight, 0.0)
         _check_schedule(f"{key}.schedule", self.schedule)

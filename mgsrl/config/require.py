@@ -1,5 +1,6 @@
 """Small checks that name the key, what was expected, what was found and what to do."""
 
+import re
 from collections.abc import Iterable
 
 from mgsrl.errors import ConfigError, explain, nearest, shortened
@@ -109,6 +110,19 @@ def not_empty(key: str, value: str, expected: str) -> None:
     if not value.strip():
         raise ConfigError(
             explain(f"{key} is empty.", expected=expected, found=repr(value), todo=f"set {key}")
+        )
+
+
+def plain_name(key: str, name: str) -> None:
+    """Raise `ConfigError` for a name that cannot stand in keys, metrics and files' names."""
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ConfigError(
+            explain(
+                f"A name in {key} cannot be used.",
+                expected="letters, digits, _ and -: names stand in keys, metrics and files' names",
+                found=shortened(repr(name)),
+                todo=f"choose another name in {key}",
+            )
         )
 
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from mgsrl.config.require import at_least, more_than, not_empty, one_of, seconds
+from mgsrl.config.require import at_least, more_than, not_empty, one_of, plain_name, seconds
 from mgsrl.config.typed import INFINITE
 from mgsrl.errors import ConfigError, explain
 
@@ -185,6 +185,7 @@ class RewardConfig(ScoreConfig):
         at_least(f"{key}.overlong_buffer", self.overlong_buffer, 0)
         at_least(f"{key}.overlong_penalty", self.overlong_penalty, 0.0)
         for name, score in self.extra.items():
+            plain_name(f"{key}.extra", name)
             score.validate(f"{key}.extra.{name}")
             if name == OWN:
                 raise _wrong(f"{key}.extra", f"other names than {OWN!r}", repr(name))

@@ -168,6 +168,16 @@ def test_lists_and_mappings_name_the_element() -> None:
         assert_house_form(outcome, named)
 
 
+@pytest.mark.parametrize("name", ["a/b", "a b", "a.b", "../x", "a=b", ""])
+@pytest.mark.parametrize(
+    "key", ["domains", "domains.math.extra_sources", "domains.math.reward.extra"]
+)
+def test_names_of_the_users_are_plain(key: str, name: str) -> None:
+    outcome = checked(key, value_at(BASE, key) | {name: {}})
+    assert isinstance(outcome, ConfigError)
+    assert str(outcome).startswith(f"A name in {key}")
+
+
 def test_types_are_found_below_mappings_and_lists() -> None:
     assert type_at(Config, "domains.any.extra_sources.some.limit") == int | None
     assert type_at(Config, "strategy.phases.0.steps") is int
