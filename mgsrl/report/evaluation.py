@@ -44,7 +44,7 @@ def build_evaluation_report(folder: Path) -> Path:
         "title": f"Evaluation of {Path(results['model']['path']).name}",
         "results": results,
         "tasks": tasks,
-        "figure": _bars(results["tasks"]),
+        "figure": _scores(results["tasks"]),
         "versions": ", ".join(f"{name} {text}" for name, text in results["versions"].items()),
     }
     path = folder / FILE
@@ -120,15 +120,15 @@ def _sample(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _bars(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+def _scores(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     """Every share with its interval, tasks side by side; "" without any."""
-    bars = [
+    shares = [
         (task, metric, estimate)
         for task, of_task in tasks.items()
         for metric, estimate in of_task["metrics"].items()
         if metric not in UNBOUNDED and estimate["value"] is not None
     ]
-    if not bars:
+    if not shares:
         return ""
     # matplotlib takes half a second to import: only when something is drawn
     from matplotlib.ticker import PercentFormatter
@@ -136,22 +136,20 @@ def _bars(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     from mgsrl.report.style import INK, colours, drawing, panels, svg
 
     with drawing():
-        figure, (axis,) = panels(1, height=0.7 + 0.32 * len(bars))
+        figure, (axis,) = panels(1, height=0.7 + 0.42 * len(shares))
         colour = colours(list(tasks))
-        for place, (task, _, estimate) in enumerate(bars):
-            value = estimate["value"]
-            axis.barh(place, value, height=0.6, color=colour[task])
-            low, high = (estimate[end] for end in ("low", "high"))
-            if low is not None and math.isfinite(low):
-                reach = [[max(0.0, value - low)], [max(0.0, high - value)]]
-                axis.errorbar(value, place, xerr=reach, fmt="none", ecolor=INK, capsize=3, lw=1.2)
-            edge = value if high is None else max(value, high)
+        for place, (task, _, estimate) in enumerate(shares):
+            value, low, high = (estimate[key] for key in ("value", "low", "high"))
+            if low is not None and high is not None and math.isfinite(low + high):
+                axis.plot([low, high], [place, place], "|-", color=INK, lw=1.2, ms=7)
+            axis.plot(value, place, "o", color=colour[task], ms=8, mew=0)
             axis.annotate(
-                percent(value), (edge, place), (6, 0), textcoords="offset points", va="center"
-            )
-        axis.set_yticks(range(len(bars)), [f"{task}  {metric}" for task, metric, _ in bars])
-        axis.invert_yaxis()
-        axis.set_xlim(0, 1.08)
+                percent(value), (value, place), (0, 5), textcoords="offset points",
+                ha="center", va="bottom", fontsize=8.5,
+            )  # fmt: skip
+        axis.set_yticks(range(len(shares)), [f"{task}  {metric}" for task, metric, _ in shares])
+        axis.set_ylim(len(shares) - 0.4, -0.7)
+        axis.set_xlim(-0.03, 1.03)
         axis.xaxis.set_major_formatter(PercentFormatter(1.0))
         axis.grid(False, axis="y")
         return svg(figure, "Scores with 95 % intervals")
