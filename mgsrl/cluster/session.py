@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -37,7 +37,20 @@ _signals: list[str] = []
 def on_sigterm(signum: int, frame: FrameType | None) -> None:
     """A signal handler: end through every `finally`, as Ctrl-C does."""
     _signals.append("SIGTERM")
+    _say_stopping("SIGTERM")
     raise Terminated("SIGTERM")
+
+
+def on_sigint(signum: int, frame: FrameType | None) -> None:
+    """A signal handler: as Python's own, but it says at once that it was heard."""
+    _say_stopping("Ctrl-C")
+    raise KeyboardInterrupt
+
+
+def _say_stopping(signal_name: str) -> None:
+    # Not print: a signal may come in the middle of one, and its lock is not for twice.
+    with suppress(OSError):
+        os.write(2, f"\nmgsrl: stopping ({signal_name}); this takes some seconds\n".encode())
 
 
 def stopped_by() -> str:

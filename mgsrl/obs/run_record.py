@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,18 +34,21 @@ LONGEST_ERROR = 1000
 GIB = 2**30
 
 
-def begin_run_record(run_dir: Path, *, first_step: int, command: Sequence[str] = ()) -> Path:
+def begin_run_record(
+    run_dir: Path, *, first_step: int, command: Sequence[str] = (), seconds_ago: float = 0.0
+) -> Path:
     """Begin a session, with the status `starting`: versions, git state and hardware are looked up.
 
     Args:
         first_step: steps of the run already done when the session starts (0, or the checkpoint's).
         command: the command line, to repeat it.
+        seconds_ago: when the session began: starting up counts.
     """
     record, path = _known(run_dir), run_dir / FILE
     if not record and path.is_file():
         path.rename(run_dir / f"{FILE}.damaged")
     session = {
-        "started": _now(),
+        "started": _now(seconds_ago),
         "first_step": first_step,
         "command": list(command),
         "last_checkpoint": None,
@@ -228,5 +231,5 @@ def _write(run_dir: Path, record: Mapping[str, Any]) -> Path:
     return path
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _now(seconds_ago: float = 0.0) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=seconds_ago)).isoformat(timespec="seconds")

@@ -132,7 +132,7 @@ def _timed(run: RunData, stage: str) -> list[float]:
 def _duration(run: RunData) -> str:
     total, sessions = session_seconds(run.record), run.record.get("sessions", [])
     training = sum(v for v in run.series("time/total") if math.isfinite(v))
-    parts = [seconds_text(total) + " in all"] if total > 0 else []
+    parts = [seconds_text(total) + " in all (start-up included)"] if total > 0 else []
     if training > 0:
         parts.append(f"{seconds_text(training)} in training steps")
     if len(sessions) > 1:

@@ -19,6 +19,7 @@ from mgsrl.train.build import build, first_checkpoint_bytes
 from mgsrl.train.checkpoint import Checkpoint, check_disk, checkpoint_bytes
 from mgsrl.train.fingerprint import PolicyIdentity
 from mgsrl.train.folder import run_folder
+from mgsrl.train.interrupt import interruptible
 from mgsrl.train.loop import train
 from mgsrl.train.machine import check_fits
 from mgsrl.train.plan import plan
@@ -48,12 +49,13 @@ def launch(config: Config) -> None:
         if done >= config.train.num_steps:
             print(f"{folder} is finished ({done} steps); resume=never starts it anew")
         else:
-            _train(config, checkpoint)
+            with interruptible(folder):
+                _train(config, checkpoint, begin)
         report = build_report(folder)
     print(f"done in {(time.monotonic() - begin) / 60:.1f} min; report: {report.resolve()}")
 
 
-def _train(config: Config, checkpoint: Checkpoint | None) -> None:
+def _train(config: Config, checkpoint: Checkpoint | None, begin: float) -> None:
     first_step = checkpoint.step if checkpoint else 0
     folder = Path(config.run.dir)
     with Console(config.trackers.console, config.train.num_steps, first_step=first_step) as console:
@@ -68,7 +70,12 @@ def _train(config: Config, checkpoint: Checkpoint | None) -> None:
         checkpoints = folder / "checkpoints"
         size = checkpoint_bytes(checkpoints) or first_checkpoint_bytes(config, policy)
         check_disk(checkpoints, size, config.checkpoint.keep, console.note)
-        begin_run_record(folder, first_step=first_step, command=["mgsrl", *sys.argv[1:]])
+        begin_run_record(
+            folder,
+            first_step=first_step,
+            command=["mgsrl", *sys.argv[1:]],
+            seconds_ago=time.monotonic() - begin,
+        )
         session = _Session(folder, first_step)
         with (
             session.recorded(),

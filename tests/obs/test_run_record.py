@@ -11,6 +11,7 @@ from mgsrl.obs.run_record import (
     read_run_record,
     record_checkpoint,
     recorded_checkpoint,
+    session_seconds,
     write_run_record,
 )
 
@@ -94,3 +95,9 @@ def test_no_record_reads_as_empty(tmp_path):
 def test_git_state_names_the_commit_of_this_checkout():
     state = run_record.git_state()
     assert state == {} or len(state["commit"]) == 40
+
+
+def test_starting_up_counts(tmp_path):
+    begin_run_record(tmp_path, first_step=0, seconds_ago=90.0)
+    finish_run_record(tmp_path, status="finished", last_step=1)
+    assert 89 <= session_seconds(read_run_record(tmp_path)) <= 92

@@ -1,0 +1,65 @@
+"""An interrupted run says so at once, and at the end how to go on."""
+
+import json
+import signal
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from mgsrl.train.interrupt import how_to_go_on
+from tests.train import runs
+
+
+def logged(folder: Path, steps: int) -> None:
+    rows = (json.dumps({"step": step}) + "\n" for step in range(1, steps + 1))
+    (folder / "metrics.jsonl").write_text("".join(rows))
+
+
+@pytest.mark.parametrize(
+    ("saved", "done", "where"),
+    [
+        ([], 2, "no checkpoint was written yet"),
+        ([2, 4], 4, "it goes on from step 4 (checkpoints/step_4)"),
+        ([4], 5, "from step 4 (checkpoints/step_4) and does step 5 again"),
+        ([2], 5, "from step 2 (checkpoints/step_2) and does steps 3 to 5 again"),
+    ],
+)
+def test_the_step_and_the_command_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: list[int], done: int, where: str
+) -> None:
+    monkeypatch.setattr("mgsrl.train.interrupt.checkpoint_steps", lambda folder: saved)
+    logged(tmp_path, done)
+    text = how_to_go_on(tmp_path, ["train", "run.dir=/a b", "resume=never"])
+    assert text.startswith(f"mgsrl: {done} steps are done. ")
+    assert "To go on: mgsrl train 'run.dir=/a b'\n" in text  # resume=never would start anew
+    assert where in text
+
+
+@pytest.mark.ray_cluster
+@pytest.mark.timeout(600)
+def test_ctrl_c_is_answered_and_what_it_says_is_true(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    log = folder.with_suffix(".log")
+    process = runs.start(folder, "train.num_steps=50")
+    runs.wait_for(lambda: runs.steps_done(folder) >= 2, "two steps")
+    process.send_signal(signal.SIGINT)
+    runs.wait_for(lambda: "mgsrl: stopping (Ctrl-C)" in log.read_text(), "an answer", 10)
+    assert process.wait(timeout=60) == 1
+    text = log.read_text()
+    done, saved = (
+        runs.steps_done(folder),
+        max(
+            int(path.name.removeprefix("step_")) for path in (folder / "checkpoints").glob("step_*")
+        ),
+    )
+    assert f"mgsrl: {done} steps are done. To go on: mgsrl train" in text
+    assert f"it goes on from step {saved} (checkpoints/step_{saved})" in text
+    assert text.splitlines()[-1] == "mgsrl: stopped by Ctrl-C"
+    assert "Traceback" not in text
+    record = json.loads((folder / "run.json").read_text())
+    (session,) = record["sessions"]
+    seconds = [datetime.fromisoformat(session[key]) for key in ("started", "finished")]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    in_steps = sum(row["time/total"] for row in rows)
+    assert (seconds[1] - seconds[0]).total_seconds() > in_steps + 3  # start-up is part of it
