@@ -17,8 +17,8 @@ from rich.text import Text
 from mgsrl.obs.evaluation_log import EvalResult
 from mgsrl.obs.forgetting import forgetting
 
-MAX_COLUMNS = 24
-"""Of the report; the columns of longer runs are chosen evenly."""
+MAX_COLUMNS = 10
+"""Of the report, as many as its page is wide; the columns of longer runs are chosen evenly."""
 CONSOLE_COLUMNS = 6
 RISE, FALL = "61, 133, 198", "201, 80, 59"
 STRONGEST = 0.55

@@ -224,8 +224,11 @@ def _domain_lines(axis: Axes, run: RunData, family: str) -> None:
     lines |= {f"{family}/mean": ("mean of domains", TOTAL), family: ("whole model", TOTAL)}
     for name, (label, ink) in lines.items():
         values = run.series(name)
-        if any(math.isfinite(v) for v in values):
-            dots = "." if len(values) <= MAX_MARKERS else ""
-            axis.plot(run.steps, values, color=ink, label=label, lw=1.4, marker=dots, ms=4)
+        if not any(math.isfinite(v) for v in values):
+            continue
+        if len(values) > MAX_MARKERS:  # raw lines of several domains would hide each other
+            trend(axis, run.steps, values, ink, label)
+        else:
+            axis.plot(run.steps, values, color=ink, label=label, lw=1.4, marker=".", ms=4)
     if not axis.lines:  # the KL of a run without a reference
         axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
