@@ -52,6 +52,7 @@ INSTEAD = {
     "gsm8k,ifeval=FILE.jsonl": "gsm8k=gsm8k_test.jsonl,ifeval=FILE.jsonl",
     "1000": "20",
     "5000": "20",
+    "512": "40",
     "/data": "data",
     "Skywork/Skywork-Reward-V2-Llama-3.1-8B": "pocket",
 }
