@@ -75,10 +75,11 @@ class HealthWatch:
 
 
 def watched(rows: Iterable[Mapping[str, Any]]) -> HealthWatch:
-    """A watch that has seen `rows` of metrics.jsonl, each with its `step`."""
+    """A watch that has seen `rows` of metrics.jsonl, each with its `step`; what is no number in
+    them is passed over."""
     watch = HealthWatch()
     for row in rows:
-        watch.step(row["step"], row)
+        watch.step(row["step"], {k: v for k, v in row.items() if isinstance(v, int | float)})
     return watch
 
 

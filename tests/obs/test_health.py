@@ -99,6 +99,11 @@ def test_a_resumed_run_does_not_repeat_itself_and_goes_on_counting():
     assert len(watched(rows[: PATIENCE - 1]).step(PATIENCE, row(**DEAD))) == 1
 
 
+def test_a_damaged_row_is_passed_over():
+    rows = [{"step": 1, "live_groups/math": "x", "cut_at_limit/math": [], "skipped": None}]
+    assert watched(rows).finish() == []
+
+
 @given(st.dictionaries(st.sampled_from(sorted(row())), st.none() | st.floats(), max_size=12))
 def test_any_row_can_be_read(values):
     """Also of an older version, a damaged one, or one full of nulls."""
