@@ -149,9 +149,9 @@ REFERENCE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("response", "fraction", "every"),
-    [
+def test_credit_and_gates(checker: Callable[..., ConstraintChecker]) -> None:
+    fraction, every = checker(), checker(credit="all")
+    for response, expected, expected_of_all in (
         ("<response>Trees. The end.</response>", 1.0, 1.0),
         ("<response>Trees, The end.</response>", 0.5, 0.0),
         ("<response>Trees, yes</response>", 0.0, 0.0),
@@ -159,14 +159,10 @@ REFERENCE = {
         ("tree <response>Rocks. The end.</response>", 0.0, 0.0),
         ("<response></response>", 0.0, 0.0),
         ("Trees. The end.", 0.0, 0.0),
-    ],
-)
-def test_credit_and_gates(
-    checker: Callable[..., ConstraintChecker], response: str, fraction: float, every: float
-) -> None:
-    item = RewardItem((), response, REFERENCE)
-    assert checker().score([item])[0].value == fraction
-    assert checker(credit="all").score([item])[0].value == every
+    ):
+        item = RewardItem((), response, REFERENCE)
+        assert fraction.score([item])[0].value == expected, response
+        assert every.score([item])[0].value == expected_of_all, response
 
 
 def test_details_say_what_was_followed(checker: Callable[..., ConstraintChecker]) -> None:
@@ -206,6 +202,21 @@ def test_a_response_that_takes_too_long_abstains_and_the_next_is_judged(
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.parametrize("unit", ["?!", ". ", "word? "])
+def test_half_a_megabyte_of_marks_gets_its_verdict(
+    checker: Callable[..., ConstraintChecker], unit: str
+) -> None:
+    reference = {
+        "instruction_id_list": ["length_constraints:number_sentences", "count:count_unique"],
+        "kwargs": [{"num_sentences": 3, "relation": "less than"}, {}],
+    }
+    text = unit * (500_000 // len(unit))
+    limited = checker(missing_tag="whole_response", time_limit_s=30.0)
+    (reward,) = limited.score([RewardItem((), text, reference)])
+    assert not reward.abstained, reward.error
+    assert reward.details["followed"][1] is False
+
+
 def test_an_unknown_language_abstains_with_the_reason(
     checker: Callable[..., ConstraintChecker],
 ) -> None:
@@ -222,6 +233,8 @@ HOSTILE = [
     *(char * 50_000 for char in "\n *<[.\"'a-`!"),
     "a." + " " * 50_000 + "x",
     ". " * 25_000,
+    "?!" * 25_000,
+    ".) " * 16_000,
     "\t\n" * 25_000,
     '." ' * 16_000,
     "Section" * 7_000,

@@ -17,6 +17,7 @@ from mgsrl.rewards.constraints.official.first_tag import first_tag
 from mgsrl.rewards.constraints.official.syllables import parity
 from mgsrl.rewards.constraints.official.text import split_sentences
 from mgsrl.rewards.constraints.spec import Example
+from mgsrl.rewards.constraints.tokens import word_tokens
 from mgsrl.rewards.protocol import RewardItem
 from tests.rewards.oracle import needs_oracle, rows
 
@@ -104,6 +105,12 @@ def test_sentences_of_the_release(text: str, expected: list[str]) -> None:
 )
 def test_first_tags_are_those_of_nltk(text: str, tag: str) -> None:
     assert first_tag(text) == tag
+
+
+def test_words_are_those_of_nltk() -> None:
+    assert word_tokens("Don't\ngo. It's\tfine, she'll cannot") == (
+        ["Do", "n't", "go", ".", "It", "'s", "fine", ",", "she", "'ll", "can", "not"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ _ENDINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"([»”’])", r" \1 "),
         (r"''", " '' "),
         (r'"', " '' "),
+        (r"\s+", " "),  # a contraction may stand at the end of a line
         (r"([^' ])('[sS]|'[mM]|'[dD]|') ", r"\1 \2 "),
         (r"([^' ])('ll|'LL|'re|'RE|'ve|'VE|n't|N'T) ", r"\1 \2 "),
         (r"(?i)\b(can)(not)\b", r" \1 \2 "),
