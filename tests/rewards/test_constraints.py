@@ -211,7 +211,7 @@ def test_half_a_megabyte_of_marks_gets_its_verdict(
         "kwargs": [{"num_sentences": 3, "relation": "less than"}, {}],
     }
     text = unit * (500_000 // len(unit))
-    limited = checker(missing_tag="whole_response", time_limit_s=30.0)
+    limited = checker(missing_tag="whole_response", time_limit_s=60.0)
     (reward,) = limited.score([RewardItem((), text, reference)])
     assert not reward.abstained, reward.error
     assert reward.details["followed"][1] is False
