@@ -99,7 +99,8 @@ def _wait(done: Callable[[], bool], path: Path, deadline: float) -> None:
         what = f"another process that builds DeepSpeed's communication op ({path})"
         if time.monotonic() > deadline:
             raise WaitTimeoutError(
-                f"waited {waited:.0f} s for {what}; if none does, delete that file"
+                f"waited {waited:.0f} s for {what}\n"
+                "  to do:    delete that file if none does, else raise learner.time_limit_s"
             )
         if waited > SAY_AFTER_S and not said:
             log.warning("waiting for %s", what)

@@ -178,7 +178,7 @@ def _gaps(run: RunData) -> list[str]:
     found = [text for is_absent, text in absent if is_absent]
     if run.evaluations and max(r.step for r in run.evaluations) == 0:
         found.append("No evaluation after training, only before it.")
-    if status == "running":
+    if status in ("starting", "running"):
         found.append("The run is still going on, or was killed: its end was never recorded.")
     elif status is not None and status != "finished":
         error = (run.record.get("sessions") or [{}])[-1].get("error")
@@ -190,6 +190,10 @@ def _gaps(run: RunData) -> list[str]:
     skipped = sum(value > 0 for value in run.series("skipped"))
     if skipped:
         found.append(f"{skipped} steps were skipped: there was no finite update to make.")
+    for role in ("rollout", "reward"):
+        replaced = sum(value for value in run.series(f"restarts/{role}") if value > 0)
+        if replaced:
+            found.append(f"{replaced:.0f} {role} workers died and were replaced.")
     return found
 
 

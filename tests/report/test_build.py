@@ -126,6 +126,19 @@ def test_stage_table_sums_to_the_step_without_the_warm_up(run_dir):
     assert rows[-1][1] < 6.0  # the warm-up step alone takes 11 s
 
 
+def test_replaced_workers_and_skipped_steps_are_counted(tmp_path):
+    run_dir = make_run(tmp_path / "run", steps=3)
+    path = run_dir / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0] |= {"restarts/rollout": 2, "restarts/reward": 0}
+    rows[2] |= {"restarts/rollout": 1, "restarts/reward": 0, "skipped": 1.0}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    missing = load_run(run_dir).missing
+    assert "3 rollout workers died and were replaced." in missing
+    assert not any("reward workers" in line for line in missing)
+    assert any(line.startswith("1 steps were skipped") for line in missing)
+
+
 def test_a_killed_run_says_what_is_missing(tmp_path):
     run = make_run(tmp_path / "run", steps=4, finished=False)
     with (run / "metrics.jsonl").open("a") as file:
