@@ -73,6 +73,10 @@ class NoUpdateError(MgsrlError, ArithmeticError):
     """Step after step had no finite update to make."""
 
 
+class RayDiedError(MgsrlError, RuntimeError):
+    """One of Ray's own processes ended under a run: nothing can go on without it."""
+
+
 class ContractError(MgsrlError, AssertionError):
     """A reward does not keep the contract that training relies on."""
 

@@ -61,8 +61,8 @@ def stopped_by() -> str:
 @contextmanager
 def ray_session(
     config: ClusterConfig, on_death: Callable[[str], None] = lambda message: None
-) -> Iterator[None]:
-    """Start or join Ray; on leaving, take down what was started.
+) -> Iterator[Callable[[], str | None]]:
+    """Start or join Ray and yield `RayWatch.death`; on leaving, take down what was started.
 
     Args:
         on_death: told when one of Ray's own processes died, before this process ends (`watch.py`).
@@ -88,8 +88,8 @@ def ray_session(
         if in_main_thread:  # after ray.init, which installs a handler of its own
             signal.signal(signal.SIGTERM, on_sigterm)
         ours = config.address == "local"
-        with watched_ray(on_death, lambda: bool(_signals), ours=ours):
-            yield
+        with watched_ray(on_death, lambda: bool(_signals), ours=ours) as watch:
+            yield watch.death
     finally:
         if in_main_thread:
             # A second signal must not interrupt the clean-up half way.

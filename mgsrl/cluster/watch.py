@@ -4,7 +4,8 @@ Without its raylet a driver waits about 15 s for calls that nobody answers; with
 Ray ends the driver from C++ after 60 s, without a chance to write anything down. So a thread looks
 at both every `LOOK_S` seconds and `NOTICE_S` later (a signal to all processes at once reaches
 this one too: then the run ends as it does on that signal) says what happened, lets the caller
-record it and leaves. Nothing is cleaned up: every clean-up asks the dead process.
+record it and leaves. Nothing is cleaned up: every clean-up asks the dead process. The loss of an
+actor may be noticed before; then `death` tells the true cause.
 
 Left out: Ray's processes on other machines (their raylet notices within a minute that its head is
 gone and dies, which is seen here).
@@ -14,7 +15,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import psutil
@@ -28,7 +29,7 @@ NAMES = ("raylet", "gcs_server")
 @contextmanager
 def watched_ray(
     on_death: Callable[[str], None], stopping: Callable[[], bool], *, ours: bool
-) -> Iterator[None]:
+) -> Iterator["RayWatch"]:
     """Watch the Ray session that this process is connected to for as long as the block runs.
 
     Args:
@@ -36,16 +37,71 @@ def watched_ray(
         stopping: whether this process is ending already, so that a death is no news.
         ours: the session was started by this process: its other processes are killed.
     """
-    end = threading.Event()
-    thread = threading.Thread(
-        target=_watch, args=(_ray_processes(), on_death, stopping, ours, end), daemon=True
-    )
+    watch = RayWatch(_ray_processes(), on_death, stopping, ours)
+    thread = threading.Thread(target=watch.run, daemon=True)
     thread.start()
     try:
-        yield
+        yield watch
     finally:
-        end.set()
+        watch.end.set()
         thread.join(timeout=LOOK_S)
+
+
+class RayWatch:
+    """See the module."""
+
+    def __init__(
+        self,
+        processes: Sequence[psutil.Process],
+        on_death: Callable[[str], None],
+        stopping: Callable[[], bool],
+        ours: bool,
+    ) -> None:
+        self._processes = {process: process.name() for process in processes}
+        self._on_death, self._stopping, self._ours = on_death, stopping, ours
+        self.end = threading.Event()
+
+    def death(self) -> str | None:
+        """What died, in a sentence; None while all live. An actor that seems to have died may have
+        died of this."""
+        dead = [name for process, name in self._processes.items() if not _alive(process)]
+        if not dead:
+            return None
+        return (
+            f"Ray's {' and '.join(dead)} died (killed, out of memory or crashed): its workers are "
+            "lost. The same command goes on from the last checkpoint"
+        )
+
+    def run(self) -> None:
+        """Look until the end, or the first death."""
+        while not self.end.wait(LOOK_S):
+            message = self.death()
+            if message is not None:
+                if not self.end.wait(NOTICE_S) and not self._stopping():
+                    self._leave(message)
+                return
+
+    def _leave(self, message: str) -> None:
+        try:
+            print(f"mgsrl: {message}", file=sys.stderr, flush=True)
+            self._on_death(message)
+        finally:
+            if self._ours:
+                for process in self._family():
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
+            os._exit(1)  # an exception in this thread would reach nobody
+
+    def _family(self) -> set[psutil.Process]:
+        """Everything of the session, orphans of a dead raylet included: workers would end by
+        themselves, Ray's agents wait for the dead."""
+        raylets = {str(process.pid) for process in self._processes}
+        family = set(self._processes)
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("RAY_RAYLET_PID") in raylets:
+                    family |= {process, *process.children(recursive=True)}
+        return family
 
 
 def _ray_processes() -> list[psutil.Process]:
@@ -59,41 +115,6 @@ def _ray_processes() -> list[psutil.Process]:
             if process.name() in NAMES and any(session in part for part in process.cmdline()):
                 found.append(process)
     return found
-
-
-def _watch(
-    processes: list[psutil.Process],
-    on_death: Callable[[str], None],
-    stopping: Callable[[], bool],
-    ours: bool,
-    end: threading.Event,
-) -> None:
-    names = {process.pid: process.name() for process in processes}
-    while not end.wait(LOOK_S):
-        dead = [process for process in processes if not _alive(process)]
-        if not dead:
-            continue
-        if end.wait(NOTICE_S) or stopping():
-            return
-        _leave(" and ".join(names[process.pid] for process in dead), processes, on_death, ours)
-
-
-def _leave(
-    name: str, processes: list[psutil.Process], on_death: Callable[[str], None], ours: bool
-) -> None:
-    message = (
-        f"Ray's {name} died (killed, out of memory or crashed): its workers are lost. The same "
-        "command goes on from the last checkpoint"
-    )
-    try:
-        print(f"mgsrl: {message}", file=sys.stderr, flush=True)
-        on_death(message)
-    finally:
-        if ours:  # workers end when their raylet does
-            for process in processes:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-        os._exit(1)  # an exception in this thread would reach nobody
 
 
 def _alive(process: psutil.Process) -> bool:

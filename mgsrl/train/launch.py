@@ -2,16 +2,19 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+from ray.exceptions import RayError
+
 from mgsrl.cluster.session import ray_session, stopped_by
 from mgsrl.config import Config
 from mgsrl.config.compose import config_from_yaml, config_to_yaml
 from mgsrl.config.resume import resume_obstacles
+from mgsrl.errors import MgsrlError, RayDiedError
 from mgsrl.obs.console import Console
 from mgsrl.obs.run_record import begin_run_record, finish_run_record
 from mgsrl.report.build import build_report
@@ -79,7 +82,7 @@ def _train(config: Config, checkpoint: Checkpoint | None, begin: float) -> None:
         session = _Session(folder, first_step)
         with (
             session.recorded(),
-            ray_session(cluster, session.fail),
+            ray_session(cluster, session.fail) as session.ray_death,
             build(config, ready, checkpoint, console, policy) as run,
             session.recorded(),  # before the actors are stopped, which may hang
         ):
@@ -95,6 +98,8 @@ class _Session:
     folder: Path
     first_step: int
     run: Run | None = None
+    ray_death: Callable[[], str | None] = lambda: None
+    """Whether one of Ray's own processes died, in a sentence."""
     ended: bool = False
 
     @contextmanager
@@ -102,12 +107,21 @@ class _Session:
         """An error inside ends the session."""
         try:
             yield
-        except KeyboardInterrupt:
-            self.end("interrupted", f"stopped by {stopped_by()}")
-            raise
         except BaseException as error:
-            self.fail(f"{type(error).__name__}: {error}")
+            self._record(error)
+            if self.run is not None:
+                with suppress(OSError):  # a full disk does not take what they still hold
+                    self.run.journal.trackers.close()
+            death = self.ray_death()
+            if death is not None and isinstance(error, MgsrlError | RayError):
+                raise RayDiedError(death) from error  # an actor's loss is only its consequence
             raise
+
+    def _record(self, error: BaseException) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            self.end("interrupted", f"stopped by {stopped_by()}")
+        else:
+            self.fail(self.ray_death() or f"{type(error).__name__}: {error}")
 
     def fail(self, reason: str) -> None:
         """End as failed."""
@@ -118,9 +132,6 @@ class _Session:
         if self.ended:
             return
         self.ended = True
-        with suppress(OSError):
-            if self.run is not None:
-                self.run.journal.trackers.close()
         step = self.run.step if self.run is not None else self.first_step
         try:
             finish_run_record(self.folder, status=status, last_step=step, error=error)

@@ -33,7 +33,7 @@ def _start(record: Path, seconds: float) -> subprocess.Popen[str]:
 
 
 @pytest.mark.ray_cluster
-@pytest.mark.parametrize("name", ["raylet", pytest.param("gcs_server", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
 def test_a_death_is_told_and_recorded_and_nothing_stays(name: str, tmp_path: Path) -> None:
     process = _start(tmp_path / "record", 100)
     family = psutil.Process(process.pid).children(recursive=True)
