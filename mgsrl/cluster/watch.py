@@ -43,7 +43,7 @@ def watched_ray(
     try:
         yield watch
     finally:
-        watch.end.set()
+        watch.stop()
         thread.join(timeout=LOOK_S)
 
 
@@ -59,11 +59,19 @@ class RayWatch:
     ) -> None:
         self._processes = {process: process.name() for process in processes}
         self._on_death, self._stopping, self._ours = on_death, stopping, ours
-        self.end = threading.Event()
+        self._end = threading.Event()
+        self._at_the_end: str | None = None
+
+    def stop(self) -> None:
+        """From here on Ray may be taken down."""
+        self._at_the_end = self.death()
+        self._end.set()
 
     def death(self) -> str | None:
-        """What died, in a sentence; None while all live. An actor that seems to have died may have
-        died of this."""
+        """What died while it was watched, in a sentence; None if nothing did. An actor that seems
+        to have died may have died of this."""
+        if self._end.is_set():
+            return self._at_the_end
         dead = [name for process, name in self._processes.items() if not _alive(process)]
         if not dead:
             return None
@@ -74,10 +82,10 @@ class RayWatch:
 
     def run(self) -> None:
         """Look until the end, or the first death."""
-        while not self.end.wait(LOOK_S):
+        while not self._end.wait(LOOK_S):
             message = self.death()
             if message is not None:
-                if not self.end.wait(NOTICE_S) and not self._stopping():
+                if not self._end.wait(NOTICE_S) and not self._stopping():
                     self._leave(message)
                 return
 
