@@ -101,14 +101,12 @@ class RayWatch:
             os._exit(1)  # an exception in this thread would reach nobody
 
     def _family(self) -> set[psutil.Process]:
-        """Everything of the session, orphans of a dead raylet included: workers would end by
-        themselves, Ray's agents wait for the dead."""
-        raylets = {str(process.pid) for process in self._processes}
+        """The processes of the session. What a dead raylet leaves ends by itself; the agents of a
+        living one would wait for a dead gcs server."""
         family = set(self._processes)
-        for process in psutil.process_iter():
+        for process in self._processes:
             with contextlib.suppress(psutil.Error):
-                if process.environ().get("RAY_RAYLET_PID") in raylets:
-                    family |= {process, *process.children(recursive=True)}
+                family |= set(process.children(recursive=True))
         return family
 
 
