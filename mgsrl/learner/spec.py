@@ -8,6 +8,8 @@ from mgsrl.config.policy import PolicyConfig
 from mgsrl.config.surgery import SurgeryConfig
 from mgsrl.errors import ConfigError, explain
 
+STEP_SEED_STRIDE = 1_000_003
+
 
 @dataclass(frozen=True)
 class Engines:
@@ -59,3 +61,11 @@ class LearnerSpec:
                     todo="set learner.zero_stage=2, or learner.offload_optimizer=false",
                 )
             )
+
+
+def step_seed(run_seed: int, step: int) -> int:
+    """The seed of a step's projection orders, below 2**63 as generators want it.
+
+    Steps of one run and runs of neighbouring seeds draw different orders.
+    """
+    return (run_seed * STEP_SEED_STRIDE + step) % 2**63

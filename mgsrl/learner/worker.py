@@ -26,7 +26,7 @@ from mgsrl.learner.layout import make_layout
 from mgsrl.learner.policy import load_forward
 from mgsrl.learner.reference import Reference
 from mgsrl.learner.schedule import learning_rate
-from mgsrl.learner.spec import Engines, LearnerSpec
+from mgsrl.learner.spec import Engines, LearnerSpec, step_seed
 from mgsrl.surgery import module_map, resolve
 from mgsrl.sync.fingerprint import Published
 from mgsrl.sync.publication import Publication
@@ -34,8 +34,6 @@ from mgsrl.sync.source import WeightSource
 from mgsrl.types import BatchTotals, DomainStats, MicroBatch, StepStats, SurgeryReport
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-STEP_SEED_STRIDE = 1_000_003
-"""Steps of one run and runs of neighbouring seeds draw different projection orders."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +229,7 @@ class LearnerWorker:
             domains,
             self.grads.modules,
             self._spec.surgery,
-            self._spec.seed * STEP_SEED_STRIDE + step,
+            step_seed(self._spec.seed, step),
             [self._half_sizes[domain] for domain in domains] if self._half_sizes else (),
         )
         if report.problem is None:
