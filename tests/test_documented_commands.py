@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ NOT_RUN = {
 """How a line begins -> why it is not run here; it is still parsed and composed."""
 RUN: dict[str, list[str]] = {
     "mgsrl train": TINY,
-    "mgsrl train strategy=sequential run.dir=/tmp/r": TINY,
+    "mgsrl train strategy=sequential run.dir=/tmp/r": [*SMALL, "train.num_steps=3"],
     "mgsrl train domains.chat.reward.path=my_reward_model": [*TINY, "run.dir=runs/other-seed0"],
     "mgsrl eval": QUICK,
 }
@@ -145,7 +146,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pyarrow.parquet.write_table(wild, folder / "wildchat-if_train.parquet")
     (folder / "models").mkdir()
     for name in ("DIR", "models/SmolLM2-135M-Instruct"):
-        os.symlink(ASSETS / POCKET_POLICY, folder / name)
+        shutil.copytree(ASSETS / POCKET_POLICY, folder / name)
     os.symlink(ASSETS / POCKET_REWARD_MODEL, folder / "my_reward_model")
     (folder / "evals" / "base-model" / "samples").mkdir(parents=True)
     baseline = {"id": "1", "sample": 0, "messages": [], "response": "Five."}
