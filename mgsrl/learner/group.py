@@ -131,7 +131,7 @@ class LearnerGroup:
 
     def fingerprints(self) -> Published:
         """Of what was last published, under the names it was sent by."""
-        return self._first("fingerprints")
+        return self._all("fingerprints")[0]
 
     # ---- state -----------------------------------------------------------------------------
 

@@ -104,30 +104,41 @@ def _linear(name: str, module: Any, names: Names, version: int) -> Iterator[Seen
         if getattr(module, kind, None) is None:
             continue
         parts = names.parts(name, kind)
-        sizes = list(module.output_partition_sizes) if len(parts) > 1 else None
-        if not parts or (sizes is not None and len(sizes) != len(parts)):
+        sizes = list(module.output_partition_sizes) if len(parts) > 1 else [None] * len(parts)
+        if len(sizes) != len(parts):
             continue
-        for index, part in enumerate(parts):
-            rows = slice(None)
-            if sizes is not None:
-                rows = slice(sum(sizes[:index]), sum(sizes[: index + 1]))
+        value = getattr(module, kind)
+        packed = (
+            kind == "weight" and value.device.type == "cpu" and value.ndim < 3
+        )  # 3: convolution
+        if packed:
+            value = _columns(module, module.input_size, module.params_dtype, version).T
+        start = 0
+        for part, size in zip(parts, sizes):
+            rows = value if size is None else value[start : start + size]
             label = f"{name}.{kind}" if len(parts) == 1 else f"{name}.{kind} ({part})"
-            yield _rows(label, module, kind, part, rows, version)
+            if packed:
+                yield Seen(label, (part,), columns=as_unsigned(square_sum(rows.T, rows=True)))
+            else:
+                yield _share(label, module, kind, part, rows, keys_or_values=start > 0)
+            start += size or 0
 
 
-def _rows(label: str, module: Any, kind: str, part: str, rows: slice, version: int) -> Seen:
-    sharded = not isinstance(module, ReplicatedLinear)
-    keys_or_values = isinstance(module, QKVParallelLinear) and rows.start
-    if keys_or_values and module.tp_rank % module.num_kv_head_replicas:
-        return Seen(label, (part,), whole=0, sharded=True)  # another rank's copy of the same heads
-    if kind == "bias":
-        # A row-parallel layer holds its whole bias on every rank.
-        sharded = sharded and not isinstance(module, RowParallelLinear)
-        return Seen(label, (part,), whole=_whole(module.bias[rows]), sharded=sharded)
-    if module.weight.device.type != "cpu":
-        return Seen(label, (part,), whole=_whole(module.weight[rows]), sharded=sharded)
-    outputs = _columns(module, module.input_size, module.params_dtype, version)[:, rows]
-    return Seen(label, (part,), columns=as_unsigned(square_sum(outputs, rows=True)))
+def _share(
+    label: str, module: Any, kind: str, part: str, rows: torch.Tensor, *, keys_or_values: bool
+) -> Seen:
+    """A linear layer's weights or bias as they lie in memory: this rank's share of them."""
+    if (
+        isinstance(module, QKVParallelLinear)
+        and keys_or_values
+        and module.tp_rank % module.num_kv_head_replicas
+    ):
+        return Seen(label, (part,), whole=0, sharded=True)  # another rank counts the same heads
+    # A row-parallel layer holds its whole bias on every rank.
+    repeated = isinstance(module, ReplicatedLinear) or (
+        kind == "bias" and isinstance(module, RowParallelLinear)
+    )
+    return Seen(label, (part,), whole=_whole(rows), sharded=not repeated)
 
 
 def _columns(module: Any, in_features: int, dtype: torch.dtype, version: int) -> torch.Tensor:

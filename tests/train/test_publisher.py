@@ -1,0 +1,102 @@
+"""Publishing to a real engine by real learners: what did not arrive stops the run by name."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mgsrl.cluster.session import ray_session
+from mgsrl.config import ClusterConfig, RolloutConfig, SyncConfig
+from mgsrl.errors import StaleWeightsError
+from mgsrl.learner.group import LearnerGroup
+from mgsrl.learner.spec import Engines
+from mgsrl.rollout.sampler import Sampler
+from mgsrl.rollout.worker import EngineSpec, rollout_pools
+from mgsrl.sync.fingerprint import Proof
+from mgsrl.train.publisher import Publisher, unseen_note
+from mgsrl.types import Sampling
+from tests.learner.parts import Case, make_batch, make_spec
+
+pytestmark = [pytest.mark.ray_cluster, pytest.mark.timeout(400)]
+
+STALE = "model.layers.1.mlp.up_proj.weight"
+SEQUENCES = [(5, 9, 30, 31, 32, 77, 120), (8, 9, 10, 200, 201)]
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def publisher(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[Publisher]:
+    dtype = request.param
+    config = RolloutConfig(engine="transformers", dtype=dtype, start_limit_s=240)
+    case = Case(zero_stage=2, dtype=dtype, lr=1e-6, kl_coef=0.0)
+    with ray_session(ClusterConfig(object_store_gib=0.2)):
+        sampler = Sampler(
+            rollout_pools(EngineSpec(config, str(tiny_model), 64), {"math": 1}),
+            {"math": Sampling(1.0, 8)},
+            samples_per_prompt=2,
+            seed=0,
+            limit_s=120.0,
+        )
+        learners = LearnerGroup(
+            make_spec(tiny_model, case, 1), engines=Engines(load_checkpoints=False, dtype=dtype)
+        )
+        sampler.wait_ready()
+        notes: list[str] = []
+        sync = SyncConfig(canary_threshold=0.05)
+        yield Publisher(sampler, learners, sync, dtype == "bfloat16", notes.append)
+        assert notes == []
+        learners.stop()
+        sampler.stop()
+
+
+def one_small_step(learners: LearnerGroup, step: int) -> None:
+    batch = make_batch(300, 1, 4, seed=step)
+    learners.load_batch(batch)
+    for domain in batch.domains:
+        learners.accumulate(domain)
+    learners.resolve_conflicts(step)
+    learners.optimizer_step(step)
+
+
+def lose(engine_holder: Any, name: str) -> None:
+    """Inside the actor: let one parameter of every update vanish on the way into the model."""
+    engine = engine_holder.engine
+    engine._kept = engine.update_weights
+
+    def update(info: dict[str, Any]) -> None:
+        before = {n: v.clone() for n, v in engine.model.named_parameters() if n == name}
+        engine._kept(info)
+        for lost, value in before.items():
+            engine.model.get_parameter(lost).data.copy_(value)
+
+    engine.update_weights = update
+
+
+def find(engine_holder: Any) -> None:
+    engine_holder.engine.update_weights = engine_holder.engine._kept
+
+
+def test_a_parameter_that_did_not_arrive_is_named(publisher: Publisher) -> None:
+    """After a single step of a learning rate of 1e-6, in either type."""
+    import ray
+
+    (handle,) = publisher.sampler.handles
+    publisher.publish(0, SEQUENCES)
+    one_small_step(publisher.learners, 1)  # the first learning rate of a warm-up is small, not 0
+    publisher.publish(1, SEQUENCES)
+    ray.get(handle.__ray_call__.remote(lose, STALE), timeout=60)
+    one_small_step(publisher.learners, 2)
+    with pytest.raises(StaleWeightsError, match=rf"weight version 2 was published: {STALE};"):
+        publisher.publish(2, SEQUENCES)
+    assert publisher.canary_error < 0.05  # the log-probabilities would have let it pass
+    ray.get(handle.__ray_call__.remote(find), timeout=60)
+    publisher.publish(3, SEQUENCES)
+    publisher.republish(handle)
+
+
+def test_what_is_not_seen_is_said() -> None:
+    assert unseen_note(Proof((), (), 9)) is None
+    note = unseen_note(Proof((), tuple(f"layer.{i}.A_log" for i in range(7)), 9))
+    assert note is not None
+    assert note.startswith("9 of 16 parameters are compared bit for bit")
+    assert note.endswith("layer.4.A_log and 2 more")
