@@ -1,8 +1,9 @@
 """What vLLM computes with, as fingerprints (`sync.fingerprint`) under the published names.
 
 Wherever a kernel keeps a copy of its own, the kernel is asked, not the parameter: on a CPU linear
-layers and LM heads give columns back as products with unit vectors (exact in every type). Packed
-experts, and all weights on a GPU, are read where their kernels read them.
+layers and LM heads give columns back as products with unit vectors (exact in every type), and
+experts are read through the layout that their kernel packs. All weights on a GPU are read where
+their kernels read them.
 
 Names are resolved by vLLM's own tables: its name mapper, and the list of what is packed together.
 What is not found by them stays unseen, and the driver says so by name. Left out: tensors that
@@ -12,9 +13,11 @@ Imports vLLM: for rollout actors only.
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
+from vllm._custom_ops import cpu_prepack_moe_weight
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.layers.linear import (
     LinearBase,
@@ -36,6 +39,8 @@ PACKED = {
 """What vLLM packs in models that do not say so (`packed_modules_mapping`)."""
 EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.([^.]+)\.(weight|bias)$")
 """Published name of one matrix of one expert."""
+TRANSPOSED_EXPERTS = ("GptOssRoutedExperts",)
+"""Layers whose checkpoints have all experts in one tensor, [experts, in, out]."""
 SECOND_MATRIX = ("down_proj", "w2")
 """Names of an expert's output matrix; the others make up its input matrix."""
 
@@ -85,7 +90,7 @@ def probe_model(model: Any, version: int, published: Sequence[str]) -> list[Seen
         if isinstance(module, LinearBase):
             seen += _linear(name, module, names, version)
         elif isinstance(module, RoutedExperts):
-            seen += _experts(name, module, names)
+            seen += _experts(name, module, names, version)
         elif isinstance(module, VocabParallelEmbedding):
             own = names.one(f"{name}.weight") or shared.get(id(module.weight))
             if own is not None:
@@ -164,18 +169,64 @@ def _vocabulary(name: str, module: Any, part: str, names: Names, version: int) -
         yield Seen(f"{name}.weight", (part,), whole=whole, sharded=module.tp_size > 1)
 
 
-def _experts(name: str, module: Any, names: Names) -> Iterator[Seen]:
-    """Packed in a layout of the kernel's, padded with zeros: order and zeros do not count."""
+def _experts(name: str, module: Any, names: Names, version: int) -> Iterator[Seen]:
+    """Of every expert its two matrices, and their biases."""
     prefix = name.removesuffix(".routed_experts")
+    experts = names.experts.get(prefix, {})
     for slot, value in module.named_parameters(recurse=False):
         together = names.one(f"{prefix}.{slot}")
-        if together is not None:  # published as one tensor
-            yield Seen(f"{name}.{slot}", (together,), whole=_whole(value), sharded=True)
+        if together is not None and type(module).__name__ in TRANSPOSED_EXPERTS:
+            columns = _packed_columns(module, slot, value, version, transposed=True)
+            sums = None if columns is None else as_unsigned(columns.sum(0))
+            whole = _whole(value) if sums is None else None
+            yield Seen(f"{name}.{slot}", (together,), whole, sums, sharded=True)
             continue
-        for index, slots in names.experts.get(prefix, {}).items():
-            if slot in slots and value.shape[0] == len(names.experts[prefix]):
-                label = f"{name}.{slot} (expert {index})"
-                yield Seen(label, tuple(slots[slot]), whole=_whole(value[index]), sharded=True)
+        if len(experts) != value.shape[0] or not all(slot in slots for slots in experts.values()):
+            continue
+        columns = _packed_columns(module, slot, value, version, transposed=False)
+        for index, slots in experts.items():
+            sums = None if columns is None else as_unsigned(columns[index])
+            whole = _whole(value[index]) if sums is None else None
+            label = f"{name}.{slot} (expert {index})"
+            yield Seen(label, tuple(slots[slot]), whole, sums, sharded=True)
+
+
+def _packed_columns(
+    module: Any, slot: str, value: torch.Tensor, version: int, *, transposed: bool
+) -> torch.Tensor | None:
+    """int64 [experts, columns]: sums of the sampled columns of matrices that a CPU's kernel packed;
+    None where nothing is packed. Read from the places where the kernel looks for them: plain
+    weights left where packed ones belong are other columns."""
+    kernel: Any = getattr(module.quant_method.moe_kernel, "fused_experts", None)
+    isa = getattr(kernel, "isa", None)
+    if value.ndim != 3 or value.device.type != "cpu" or isa is None or kernel._use_zentorch:
+        return None
+    positions = packed_positions(value.shape[1], value.shape[2], value.dtype, isa)
+    if transposed:
+        positions = positions.T
+    inputs = positions.shape[1]
+    if slot == "w2_weight" and not transposed:  # padded to what the kernel likes
+        inputs = module.moe_config.intermediate_size_per_partition
+    chosen = positions[:, sampled_columns(inputs, version)].T
+    flat = value.reshape(len(value), -1)
+    return torch.stack([square_sum(expert[chosen], rows=True) for expert in flat])
+
+
+@lru_cache(maxsize=8)
+def packed_positions(rows: int, columns: int, dtype: torch.dtype, isa: str) -> torch.Tensor:
+    """int64 [rows, columns]: where the kernel's packing puts each element of a matrix.
+
+    Found by packing the elements' numbers, a digit at a time: bfloat16 holds them up to 256.
+    """
+    numbers = torch.arange(rows * columns)
+    packed = torch.zeros_like(numbers)
+    for digit in range(4):
+        digits = (numbers >> (8 * digit)) & 255
+        moved = cpu_prepack_moe_weight(digits.to(dtype).reshape(1, rows, columns), isa)
+        packed += moved.reshape(-1).to(torch.int64) << (8 * digit)
+    positions = torch.empty_like(numbers)
+    positions[packed] = numbers
+    return positions.reshape(rows, columns)
 
 
 def _whole(value: torch.Tensor) -> int:

@@ -32,7 +32,7 @@ GROUPS = (
     ("qwen3_moe", "qwen2_moe", "olmoe", "mixtral"),
     ("gpt_oss", "granitemoe", "gpt2", "opt"),
     ("llama3", "qwen3", "gemma3", "phi", "phi3"),
-    ("falcon", "starcoder2", "olmo2", "stablelm", "gpt_neox"),
+    ("falcon", "starcoder2", "olmo2", "stablelm"),
 )
 SEQUENCES = [(5, 9, 30, 31, 32, 77, 120), (8, 9, 10, 200, 201), tuple(range(40, 90))]
 PARITY = 1e-5
