@@ -58,38 +58,46 @@ def one_small_step(learners: LearnerGroup, step: int) -> None:
     learners.optimizer_step(step)
 
 
-def lose(engine_holder: Any, name: str) -> None:
-    """Inside the actor: let one parameter of every update vanish on the way into the model."""
-    engine = engine_holder.engine
-    engine._kept = engine.update_weights
+def lose(handle: Any, name: str) -> None:
+    """Let one parameter of every update vanish on its way into the actor's model."""
+    import ray
 
-    def update(info: dict[str, Any]) -> None:
-        before = {n: v.clone() for n, v in engine.model.named_parameters() if n == name}
-        engine._kept(info)
-        for lost, value in before.items():
-            engine.model.get_parameter(lost).data.copy_(value)
+    def put_in(holder: Any, lost: str) -> None:  # nested: Ray then sends the code, not its address
+        engine = holder.engine
+        engine.kept = engine.update_weights
 
-    engine.update_weights = update
+        def update(info: Any) -> None:
+            before = engine.model.get_parameter(lost).clone()
+            engine.kept(info)
+            engine.model.get_parameter(lost).data.copy_(before)
+
+        engine.update_weights = update
+
+    ray.get(handle.__ray_call__.remote(put_in, name), timeout=60)
 
 
-def find(engine_holder: Any) -> None:
-    engine_holder.engine.update_weights = engine_holder.engine._kept
+def find(handle: Any) -> None:
+    """Undo `lose`."""
+    import ray
+
+    def take_out(holder: Any) -> None:
+        holder.engine.update_weights = holder.engine.kept
+
+    ray.get(handle.__ray_call__.remote(take_out), timeout=60)
 
 
 def test_a_parameter_that_did_not_arrive_is_named(publisher: Publisher) -> None:
     """After a single step of a learning rate of 1e-6, in either type."""
-    import ray
-
     (handle,) = publisher.sampler.handles
     publisher.publish(0, SEQUENCES)
     one_small_step(publisher.learners, 1)  # the first learning rate of a warm-up is small, not 0
     publisher.publish(1, SEQUENCES)
-    ray.get(handle.__ray_call__.remote(lose, STALE), timeout=60)
+    lose(handle, STALE)
     one_small_step(publisher.learners, 2)
     with pytest.raises(StaleWeightsError, match=rf"weight version 2 was published: {STALE};"):
         publisher.publish(2, SEQUENCES)
     assert publisher.canary_error < 0.05  # the log-probabilities would have let it pass
-    ray.get(handle.__ray_call__.remote(find), timeout=60)
+    find(handle)
     publisher.publish(3, SEQUENCES)
     publisher.republish(handle)
 

@@ -215,7 +215,7 @@ def test_experts_that_are_not_refreshed_stop_the_run_by_name(name: str, outcomes
     proof = outcomes.of(name).unrefreshed
     assert proof is not None
     assert all("experts" in stale or "attn" in stale for stale in proof.stale)
-    with pytest.raises(StaleWeightsError, match=r"layers\.0\.mlp\.experts"):
+    with pytest.raises(StaleWeightsError, match=r"layers\.0\..*\.experts"):
         check_canary(
             CanaryError(0.0, 0.0, 9),  # whatever the log-probabilities say
             proof,
