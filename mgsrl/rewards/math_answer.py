@@ -12,6 +12,8 @@ from mgsrl.rewards.math_forms import number_word, plain_signs, unwrapped
 
 MAX_BOXES = 20
 """Boxes that are read as one list."""
+MAX_SHORT = 300
+"""Characters of a text that may be an answer alone."""
 _BETWEEN = re.compile(
     r"(?:[^\w→⇒]|\\text\s*\{\s*(?:and|or)\s*\}|\\q?quad|(?<!\w)(?:and|or)(?!\w)){0,12}"
     r"(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*\$?)?"
@@ -26,7 +28,9 @@ _LIST = re.compile(r"\d\s*,\s+[-+]?\d")
 _EMPHASIS = re.compile(r"\s*(\*{1,3}|`)([^*`\n]+)\1\s*")
 _LEAD = re.compile(r"\A\s*(?:A:\s+|(?i:(?:so|it|is)\b[\s,:]*)+)(?=[-+$\\\d(√½⅓¼–−])")
 """What a short answer may begin with: "A: 18", "so it is 18"."""
-_COMMAND = re.compile(r"\\(?:begin|end|text)\{[^{}]*\}|\\[A-Za-z]+")
+_MARKS = re.compile(r"\A\s*(?:#+\s*(?=[-+$\\\d.(])|(?:[=≈:>✓✔✅☑→⇒]\s*)+)|(?<=\d)\s*[✓✔✅☑]+\s*\Z")
+"""What a short answer may stand between: "#### 18", "= 18", "18 ✓"."""
+_COMMAND = re.compile(r"\\(?:begin|end|text)\{[^{}]*\}|\\[A-Za-z]+|(?<![A-Za-z])sqrt(?=\s*[({])")
 _ANCHOR = re.compile(r"(?i:\banswer(?:\s+is|\s*:|\s*=)[\s:]*)([^\n]{1,200})\Z")
 _PLUS = re.compile(r"(?<=[A-Za-z:=]\s)\+(?=\d)")
 _DASH = re.compile(r"(?<![\w)\]])[−–](?=[\d.\\√½¼¾∞])")
@@ -93,7 +97,10 @@ def is_bare_mathematics(text: str) -> bool:
 
 
 def without_decoration(text: str) -> str:
-    """A short answer without emphasis around it and without what introduces it."""
+    """A short answer without emphasis around it and without what introduces or ticks it."""
+    if len(text) > MAX_SHORT:
+        return text
+    text = _MARKS.sub("", text)
     emphasis = _EMPHASIS.fullmatch(text)
     return _LEAD.sub("", emphasis[2] if emphasis else text, count=1)
 
@@ -125,6 +132,10 @@ def prose(text: str, *, gold_is_list: bool) -> str:
 
 
 _LETTER = re.compile(r"\(?([A-J])\)?[.,]?")
+_NEXT_OPTION = re.compile(
+    r"(?:[,;/&|+]|(?<!\w)(?:and|or)(?!\w)|\))[\s,;]*(?:and\b|or\b)?\s*(?:\(([A-J])\)|([A-J])(?:[).:]|\s*\Z))"
+)
+"""A further option behind the first one: `(B) or (C)`, `B) 3, C) 4`."""
 _OPTION_WITH_TEXT = re.compile(r"\(([A-J])\).*|([A-J])\s*[).:~].*", re.DOTALL)
 _BRACKETED_LETTER = re.compile(r"\(([A-J])\)")
 _LINE_OPTION = re.compile(r"(?m)^([^\w\n]*)([A-J])\)")
@@ -147,7 +158,9 @@ def chosen_option(answer: str) -> str | None:
     plain = re.sub(r"\A(?i:option|choice|answer)\s*:?\s*", "", plain)
     match = _LETTER.fullmatch(plain) or _OPTION_WITH_TEXT.fullmatch(plain)
     if match:
-        return next(group for group in match.groups() if group)
+        letter = next(group for group in match.groups() if group)
+        others = {one or other for one, other in _NEXT_OPTION.findall(plain)}
+        return letter if others <= {letter} else None
     small = _SMALL_OPTION.fullmatch(plain)
     return small[1].upper() if small else None
 

@@ -64,7 +64,11 @@ _GROUPED = re.compile(
 _NEGATIVE_SPACE = re.compile(r"\\!\s*")
 _UPRIGHT = re.compile(r"\\math(?:rm|bf|it)\s*\{\s*([ei])\s*\}")
 """Euler's number and the imaginary unit, which math-verify takes for a unit of measure."""
-_AND = re.compile(r"\\text\s*\{\s*(?:,\s*(?:and)?|and)\s*,?\s*\}")
+_AND = re.compile(r"(?:,\s*)?\\text\s*\{\s*(?:,\s*(?:and)?|and)\s*,?\s*\}")
+_RELATION = re.compile(r"\A(?:=|\\approx(?![A-Za-z])|#+(?=\s*[-+$\\\d.(]))\s*")
+"""What stands between a quantity and its value, the quantity left out: `= 5`, `\\approx 5`."""
+_PI_FRACTION = re.compile(r"\\([dtc]?frac)\s*\\pi\s*(\w|\{[^{}]*\})")
+"""`\\frac\\pi 2`, which math-verify cannot read."""
 _TEX_SPACE = re.compile(r"\\[,;:!]|\\(?:quad|qquad|displaystyle)(?![A-Za-z])|~")
 _E = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?|\.\d+)[eE]([+-]?\d{1,3})(?![\w.])")
 _X_TEN = re.compile(r"(?<=\d)\s*(?:[xX*]|\\ast)\s*(?=10\s*(?:\^|\*\*))")
@@ -92,6 +96,7 @@ def tidy(text: str) -> str:
     text = _END.sub("", _EMPTY.sub(r"\\emptyset ", text))
     text = _NEGATIVE_SPACE.sub("", _UPRIGHT.sub(r"\1", text))
     text = _TEX_SPACE.sub(" ", joined_digits(_AND.sub(", ", text))).strip()
+    text = _PI_FRACTION.sub(r"\\\1{\\pi}{\2}", _RELATION.sub("", text))
     text = _X_TEN.sub(r"\\times ", powers_of_ten(text))
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     builder = _BUILDER.match(_LEFT_RIGHT.sub("", text))
@@ -234,6 +239,14 @@ def is_number(text: str) -> bool:
 _PERCENT = re.compile(
     r"(.*?)[\s\\]*(?:%|\b(?:percent|percentage|pct))\s*\Z", re.DOTALL | re.IGNORECASE
 )
+
+
+_FURTHER = re.compile(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z]).*\d", re.DOTALL)
+
+
+def names_several(text: str) -> bool:
+    r"""Whether "and" or "or" joins a further number: `5 \text{ apples or } 3 \text{ pears}`."""
+    return len(text) <= MAX_FORMULA and _FURTHER.search(unwrapped(text)) is not None
 
 
 def without_percent(text: str) -> str | None:

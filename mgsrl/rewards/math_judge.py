@@ -46,7 +46,17 @@ _OR = re.compile(r"(?<![A-Za-z])or(?![A-Za-z])")
 def _parse(text: str, *configs: Any) -> list[Any]:
     from math_verify import parse
 
-    return list(parse(text, list(configs), parsing_timeout=None))
+    return [_with_real_symbols(each) for each in parse(text, list(configs), parsing_timeout=None)]
+
+
+def _with_real_symbols(reading: Any) -> Any:
+    r"""math-verify makes the symbols of `3+4\cdot i` complex ones and those of `3+4i` real ones, by
+    the spacing; two such symbols of one name are never equal."""
+    from sympy import Symbol
+
+    symbols = [] if isinstance(reading, str) else getattr(reading, "free_symbols", ())
+    unreal = {each: Symbol(each.name, real=True) for each in symbols if each.is_real is False}
+    return reading.xreplace(unreal) if unreal else reading
 
 
 def read_formula(text: str) -> list[Any]:
@@ -144,6 +154,8 @@ def is_equal(gold: Gold, answer: str, *, longest_chain: int = 1) -> bool:
     number = forms.without_percent(answer)
     text = answer if number is None else number
     if gold.is_number:
+        if not gold.is_list and forms.names_several(text):
+            return False
         text = forms.without_unit(text, plain_words=True)
     found = _readings(text)
     if number is None and not all(_holds(each, text, longest_chain) for each in found):
@@ -275,6 +287,8 @@ def judge(gold: str, text: str, prompt: str = "") -> dict[str, Any]:
         return {"value": 1, "extracted": _shown(text.strip())}
     if answer is None:
         answer = answers.formula(text)
+    else:
+        answer = answers.without_decoration(answer)
     if answer is None:
         equal, answer = _judge_prose(read, text)
     else:

@@ -177,6 +177,29 @@ x<-2 \text{ or } x>2       | (-\infty,-2)\cup(2,\infty) | 1
 5               | x=4=5               | 0
 25\pi           | A=25\pi=78.54       | 0
 78.54           | A=25\pi=78.54       | 1
+# The imaginary unit by any spacing.
+3+4i            | 4i+3                | 1
+3+4i            | 3+4\cdot i          | 1
+3+4i            | 3 + 4 i             | 1
+3+4i            | 3-4i                | 0
+-\frac{1}{13} - \frac{5}{13}i | -\frac{1+5i}{13} | 1
+-\frac{1}{13} - \frac{5}{13}i | -1/13 - 5i/13    | 1
+-\frac{1}{13} - \frac{5}{13}i | \frac{-1+5i}{13} | 0
+# References as the data sets write them.
+2, 3, \text{ and } 4 | 4, 3, 2         | 1
+2, 3, \text{ and } 4 | 2, 3, 5         | 0
+7 + \frac\pi 2  | 7+\dfrac{\pi}{2}    | 1
+7 + \frac\pi 2  | 7+\frac\pi3         | 0
+# Marks around a short answer.
+72              | #### 72             | 1
+72              | = 72                | 1
+72              | 72 ✓                | 1
+72              | **72**              | 1
+72              | \approx 72          | 1
+72              | #### 73             | 0
+72              | = 27                | 0
+3\sqrt{2}       | 3*sqrt(2)           | 1
+3\sqrt{2}       | 3*sqrt(3)           | 0
 # The base of logarithms and the imaginary unit are no units of measure.
 2               | 2\mathrm{i}         | 0
 1-\frac1e       | 1-\frac{1}{\mathrm{e}} | 1
@@ -202,6 +225,17 @@ BOXED = r"""
 \text{(C)}      | \textbf{(B) } C     | 0
 \text{(C)}      | 12                  | 0
 C               | A \cup C            | 0
+B               | (B) or (C)          | 0
+B               | (B), (C)            | 0
+B               | (B) and C           | 0
+B               | B) 3, C) 4          | 0
+B               | \text{(B) or (C)}   | 0
+B               | (B) or (B)          | 1
+B               | \textbf{(B) } P(A) + P(C) | 1
+B               | (B) the sets A and C meet | 1
+5               | 5 \text{ apples or } 3 \text{ pears} | 0
+5               | 5 \text{ apples and pears}           | 1
+-2,1            | x=-2 \text{ or } x=1 | 1
 """
 RESPONSES = [
     ("5", r"\boxed{???} 1 2 3 5", 0),
