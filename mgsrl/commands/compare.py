@@ -1,6 +1,7 @@
 """`mgsrl compare`: several runs in one HTML page."""
 
 import argparse
+import os
 from pathlib import Path
 
 from mgsrl.obs.outputs import FORCE_HELP, output_file
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    runs = [Path(folder).expanduser() for folder in options.run_dirs]
+    runs = [Path(os.path.expanduser(folder)) for folder in options.run_dirs]
     output = output_file(options.output, "--output", inputs=runs, force=options.force)
     from mgsrl.report.compare import compare_runs
 

@@ -1,6 +1,7 @@
 """`mgsrl data`: looking at prompts, making them and fetching the published sets."""
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 from mgsrl.commands.options import column
@@ -176,7 +177,7 @@ def _evaluation_prompts(
     for name in names.split(","):
         if name != "heldout":
             path, _, column = (name, "", "") if Path(name).exists() else name.partition(":")
-            index.add_file(Path(path).expanduser(), column)
+            index.add_file(Path(os.path.expanduser(path)), column)
             continue
         for domain, config in domains.items():
             if config.heldout is not None:
@@ -310,7 +311,7 @@ def _run_prepare(options: argparse.Namespace) -> None:
     prepared = prepare(
         options.name,
         shared_folder(options.output or "data", "--output"),
-        file=Path(options.file).expanduser() if options.file else None,
+        file=Path(os.path.expanduser(options.file)) if options.file else None,
         force=options.force,
         validate=validator(RewardConfig(kind=entry.reward_kind)),
         progress=lambda records: progress(
@@ -328,7 +329,7 @@ def _prepare_smollm2(options: argparse.Namespace) -> None:
 
     folder = shared_folder(options.output or FOLDER, "--output")
     dtype = options.dtype or DTYPES[0]
-    wheel = Path(options.file).expanduser() if options.file else None
+    wheel = Path(os.path.expanduser(options.file)) if options.file else None
     if not is_in_place(folder, dtype):
         output_folder(
             folder,

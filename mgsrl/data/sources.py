@@ -7,6 +7,7 @@ Left out: streaming. All prompts of a run fit into memory, and a resumable shuff
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -136,7 +137,7 @@ def open_records(source: SourceConfig, domain: str, *, key: str) -> Iterator[Num
     if source.kind == "pocket":
         return _pocket_records(source, domain)
     if source.kind == "file":
-        return read_records(Path(source.path).expanduser(), key=f"{key}.path")
+        return read_records(Path(os.path.expanduser(source.path)), key=f"{key}.path")
     return _hub_records(source, key)
 
 

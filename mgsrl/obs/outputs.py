@@ -33,7 +33,7 @@ def output_file(
         ConfigError: it is read by the same command, exists, is no file, or has no folder that can
             be written to.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     not_an_input(file, flag, inputs)
     if file.is_dir() or (file.exists() and not file.is_file()):
         found = "a folder" if file.is_dir() else "a device, a pipe or a socket"
@@ -67,7 +67,7 @@ def output_folder(
     Raises:
         ConfigError: as of `output_file`.
     """
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     not_an_input(folder, flag, inputs)
     _can_be_made(folder, flag)
     if folder.is_dir() and not any(folder.iterdir()):
@@ -84,7 +84,7 @@ def output_folder(
 
 def shared_folder(path: Path | str, flag: str) -> Path:
     """`path`, fit to be a folder that may hold other things too: `~` expanded, not made yet."""
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     _can_be_made(folder, flag)
     if folder.exists() and not folder.is_dir():
         raise _wrong(flag, folder, "a folder", "a file", f"choose another {flag}")
@@ -108,7 +108,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 def not_an_input(output: Path, flag: str, inputs: Iterable[Path | str]) -> None:
     """Raise ConfigError when `output` is one of `inputs`, or a folder that holds one."""
     for each in inputs:
-        source = Path(each).expanduser()
+        source = Path(os.path.expanduser(each))
         if not source.exists():
             continue  # a hub id, or a mistake that the reader of it reports
         same = output.exists() and output.samefile(source)

@@ -6,29 +6,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mgsrl.errors import CheckpointError, ConfigError, MgsrlError, MissingPathError, explain
+from mgsrl.config.compose import config_from_yaml
+from mgsrl.errors import (
+    CheckpointError,
+    ConfigError,
+    MgsrlError,
+    MissingPathError,
+    UserError,
+    explain,
+)
 from mgsrl.obs.jsonl import write_atomic
 from mgsrl.obs.rewind import last_logged_step
 from mgsrl.obs.run_record import recorded_checkpoint
 from mgsrl.train.checkpoint import CONFIG, Checkpoint, load_checkpoint, newest_checkpoint
+
+LOCK = ".lock"
 
 
 @contextmanager
 def run_folder(
     folder: Path,
     resume: str,
-    config_yaml: Callable[[], str],
     changes: Callable[[Path], list[str]],
     note: Callable[[str], None],
 ) -> Iterator[Checkpoint | None]:
     """Hold `folder` for this process and yield the checkpoint to go on from.
 
-    With `resume=never` an old folder is renamed, never deleted. The resolved configuration is
-    written as `config.yaml`.
+    With `resume=never` an old folder is renamed, never deleted. Nothing of a run is written here:
+    what is found later may still forbid going on, and then its folder stays as it was.
 
     Args:
         resume: `auto`, `never` or the path of a checkpoint.
-        config_yaml: gives the resolved configuration, once it is known what is gone on with.
         changes: what differs between an older `config.yaml` and this run, line by line.
         note: receives what the user should know.
 
@@ -47,11 +55,31 @@ def run_folder(
         checkpoint = _find(resume, folder, changes, note)
         if checkpoint is not None:
             _check_same_run(checkpoint.path, checkpoint.config_file, changes)
-        with _writable():
-            write_atomic(folder / CONFIG, config_yaml())
         yield checkpoint
     finally:
         os.close(lock)
+
+
+def write_config(folder: Path, config_yaml: str) -> None:
+    """Write the resolved configuration of a run that begins or goes on.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    with _writable():
+        write_atomic(folder / CONFIG, config_yaml)
+
+
+def bring_back_config(folder: Path, checkpoint: Checkpoint) -> None:
+    """For a run that is finished: its configuration stays, or is the checkpoint's when damaged.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    try:
+        config_from_yaml(folder / CONFIG)
+    except UserError:
+        write_config(folder, checkpoint.config_file.read_text(encoding="utf-8"))
 
 
 @contextmanager
@@ -84,7 +112,7 @@ def _find(
                 "it begins again"
             )
         return found
-    path = Path(resume).expanduser()
+    path = Path(os.path.expanduser(resume))
     if not path.is_dir():
         raise MissingPathError(
             explain(
@@ -138,7 +166,7 @@ def _check_same_run(whose: Path, saved: Path, changes: Callable[[Path], list[str
 
 
 def _set_aside(folder: Path, note: Callable[[str], None]) -> None:
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or all(path.name == LOCK for path in folder.iterdir()):
         return
     if not (folder / CONFIG).is_file():
         raise ConfigError(
@@ -162,7 +190,7 @@ def _set_aside(folder: Path, note: Callable[[str], None]) -> None:
 
 def _lock(folder: Path) -> int:
     """The descriptor of an advisory lock, which the kernel drops when the process ends."""
-    lock = os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT, 0o666)
+    lock = os.open(folder / LOCK, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -1,5 +1,6 @@
 """One `mgsrl train`: from the checked configuration to the report."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from mgsrl.report.build import build_report
 from mgsrl.train.build import build, first_checkpoint_bytes
 from mgsrl.train.checkpoint import Checkpoint, check_disk, checkpoint_bytes
 from mgsrl.train.fingerprint import PolicyIdentity
-from mgsrl.train.folder import run_folder
+from mgsrl.train.folder import bring_back_config, run_folder, write_config
 from mgsrl.train.interrupt import interruptible
 from mgsrl.train.loop import train
 from mgsrl.train.machine import check_fits
@@ -33,7 +34,7 @@ def launch(config: Config) -> None:
     """Train (or go on training) and write the report; the last line says where it is."""
     begin = time.monotonic()
     # Absolute from here on: actors have working directories of their own.
-    config.run.dir = str(Path(config.run.dir).expanduser().resolve())
+    config.run.dir = str(Path(os.path.expanduser(config.run.dir)).resolve())
     folder, notes = Path(config.run.dir), list[str]()
 
     def changes(saved: Path) -> list[str]:
@@ -41,16 +42,13 @@ def launch(config: Config) -> None:
         config.policy.date = config.policy.date or old.policy.date  # a run keeps its first day
         return resume_obstacles(old, config, notes.append)
 
-    def resolved() -> str:
+    with run_folder(folder, config.resume, changes, notes.append) as checkpoint:
         config.policy.date = config.policy.date or date.today().isoformat()
-        return config_to_yaml(config)
-
-    with run_folder(folder, config.resume, resolved, changes, notes.append) as checkpoint:
         for note in notes:
             print(note)
-        done = checkpoint.step if checkpoint else 0
-        if done >= config.train.num_steps:
-            print(f"{folder} is finished ({done} steps); resume=never starts it anew")
+        if checkpoint is not None and checkpoint.step >= config.train.num_steps:
+            bring_back_config(folder, checkpoint)
+            print(f"{folder} is finished ({checkpoint.step} steps); resume=never starts it anew")
         else:
             with interruptible(folder):
                 _train(config, checkpoint, begin)
@@ -67,12 +65,17 @@ def _train(config: Config, checkpoint: Checkpoint | None, begin: float) -> None:
         with console.stage("loading model and data"):
             ready = plan(config)
             policy = PolicyIdentity(ready.model_path)
-            unknown = policy.check(checkpoint.state.get("policy")) if checkpoint else None
+            unknown = None
+            if checkpoint is not None:
+                ready.mixture.restore(checkpoint.state["mixture"])
+                unknown = policy.check(checkpoint.state.get("policy"))
         for note in (*ready.notes, *([unknown] if unknown else [])):
             console.note(note)
         checkpoints = folder / "checkpoints"
         size = checkpoint_bytes(checkpoints) or first_checkpoint_bytes(config, policy)
         check_disk(checkpoints, size, config.checkpoint.keep, console.note)
+        # From here on something is written: until now the folder is as an earlier process left it.
+        write_config(folder, config_to_yaml(config))
         begin_run_record(
             folder,
             first_step=first_step,

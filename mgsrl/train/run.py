@@ -100,12 +100,12 @@ class Run:
     # ---- before the first step ---------------------------------------------------------------
 
     def restore(self) -> None:
-        """Weights, optimizer, data cursors and logs as they were at the checkpoint."""
+        """Weights, optimizer, rewards' statistics and logs as they were at the checkpoint (the
+        mixture comes restored: whether its data are the same is known before actors start)."""
         if self.checkpoint is not None:
             self.policy.check(self.checkpoint.state.get("policy"))  # from a hub: not known before
             with self.console.stage(f"restoring {self.checkpoint.path.name}"):
                 self.learners.load(self.checkpoint.path / "learner")
-                self.mixture.restore(self.checkpoint.state["mixture"])
                 self.scorer.restore(self.checkpoint.state.get("rewards", {}))
             self.step = self.checkpoint.step
             set_others_aside(self.folder / "checkpoints", self.step, self.console.note)

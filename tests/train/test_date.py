@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from mgsrl.config import Config
-from mgsrl.config.compose import compose_config, config_from_yaml
+from mgsrl.config.compose import compose_config, config_from_yaml, config_to_yaml
 from mgsrl.config.resume import resume_obstacles
 from mgsrl.errors import CheckpointError, ConfigError
 from mgsrl.train import launch
 from mgsrl.train.checkpoint import save_checkpoint
+from mgsrl.train.folder import write_config
 from mgsrl.train.plan import plan
 from tests.conftest import CHAT_TEMPLATE
 from tests.train.test_fit import SMALL
@@ -46,7 +47,8 @@ class Reached(Exception):
 def begun(clock: type[Clock], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
     """`launch` up to where data are read; the configuration as it is then."""
 
-    def stop(config: Config, checkpoint: Any) -> None:
+    def stop(config: Config, *rest: Any) -> None:
+        write_config(Path(config.run.dir), config_to_yaml(config))
         raise Reached
 
     monkeypatch.setattr(launch, "_train", stop)

@@ -12,16 +12,14 @@ from mgsrl.config.resume import resume_obstacles
 from mgsrl.errors import CheckpointError, ConfigError, MissingPathError, UserError
 from mgsrl.obs.jsonl import dump_line
 from mgsrl.obs.run_record import begin_run_record, record_checkpoint
-from mgsrl.train.checkpoint import Checkpoint, save_checkpoint
-from mgsrl.train.folder import run_folder
+from mgsrl.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from mgsrl.train.folder import bring_back_config, run_folder, write_config
 
 
 def _open(folder: Path, resume: str = "auto", changed: tuple[str, ...] = ()) -> Checkpoint | None:
     notes: list[str] = []
-    with run_folder(
-        folder, resume, lambda: "seed: 0\n", lambda _: list(changed), notes.append
-    ) as found:
-        assert (folder / "config.yaml").read_text() == "seed: 0\n"
+    with run_folder(folder, resume, lambda _: list(changed), notes.append) as found:
+        write_config(folder, "seed: 0\n")
         return found
 
 
@@ -80,9 +78,24 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
         _open(tmp_path, changed=("seed: 0 -> 1",))
 
 
+def test_a_configuration_that_can_be_read_is_not_exchanged(tmp_path: Path) -> None:
+    found = load_checkpoint(_save(tmp_path, 3, config_to_yaml(compose_config([]))))
+    own = config_to_yaml(compose_config(["trackers.console=false"]))
+    write_config(tmp_path, own)
+    bring_back_config(tmp_path, found)
+    assert (tmp_path / "config.yaml").read_text() == own
+
+
+def test_never_after_a_start_that_was_refused(tmp_path: Path) -> None:
+    for _ in range(2):
+        with run_folder(tmp_path / "run", "never", lambda _: [], print) as found:
+            assert found is None
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_one_process_per_folder(tmp_path: Path) -> None:
     with (
-        run_folder(tmp_path, "auto", str, lambda _: [], print),
+        run_folder(tmp_path, "auto", lambda _: [], print),
         pytest.raises(ConfigError, match="in use"),
     ):
         _open(tmp_path)
@@ -126,7 +139,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(tmp_pat
     begin_run_record(tmp_path, first_step=0)
     _log(tmp_path, 4)
     notes: list[str] = []
-    with run_folder(tmp_path, "auto", lambda: "seed: 0\n", lambda _: [], notes.append) as found:
+    with run_folder(tmp_path, "auto", lambda _: [], notes.append) as found:
         assert found is None
     assert notes == [
         "4 steps are logged, but no checkpoint was written before the run stopped: it begins again"
@@ -178,10 +191,11 @@ def test_a_damaged_configuration_of_the_folder_costs_nothing(tmp_path: Path) -> 
 
     (tmp_path / "config.yaml").write_text(yaml)
     _save(tmp_path, 3, yaml)
-    for text in ("", yaml[: len(yaml) // 2], "\udcff"):
+    for text in ("", yaml[: len(yaml) // 2] + "{", "\udcff"):
         (tmp_path / "config.yaml").write_text(text, errors="surrogateescape")
-        with run_folder(tmp_path, "auto", lambda: yaml, changes, print) as found:
+        with run_folder(tmp_path, "auto", changes, print) as found:
             assert found is not None
+            bring_back_config(tmp_path, found)
         assert (tmp_path / "config.yaml").read_text() == yaml
     (tmp_path / "config.yaml").write_text("")
     (tmp_path / "checkpoints" / "step_3" / "config.yaml").unlink()  # an older version's
@@ -191,7 +205,7 @@ def test_a_damaged_configuration_of_the_folder_costs_nothing(tmp_path: Path) -> 
     _save(tmp_path, 3)
     with (
         pytest.raises(ConfigError, match="is damaged"),
-        run_folder(tmp_path, "auto", lambda: yaml, changes, print),
+        run_folder(tmp_path, "auto", changes, print),
     ):
         pass
 
