@@ -55,6 +55,16 @@ def model_facts(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
     try:
         written, _ = PreTrainedConfig.get_config_dict(path)
         whole = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        config = whole.get_text_config()
+        return ModelFacts(
+            vocab_size=config.vocab_size,
+            positions=_positions(config),
+            stop_token_ids=_stops(written) or _stops(written.get("text_config") or {}),
+            hidden_size=getattr(config, "hidden_size", None),
+            architectures=tuple(getattr(whole, "architectures", None) or ()),
+            head_width=_head_width(config),
+            cache_per_token=_cache_per_token(config),
+        )
     # Any exception: the file is the user's, and families check their fields each in its own way.
     except Exception as error:
         raise MissingPathError(
@@ -65,16 +75,6 @@ def model_facts(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
                 todo="correct policy.path (policy.trust_remote_code=true runs a model's own code)",
             )
         ) from error
-    config = whole.get_text_config()
-    return ModelFacts(
-        vocab_size=config.vocab_size,
-        positions=_positions(config),
-        stop_token_ids=_stops(written) or _stops(written.get("text_config") or {}),
-        hidden_size=getattr(config, "hidden_size", None),
-        architectures=tuple(getattr(whole, "architectures", None) or ()),
-        head_width=_head_width(config),
-        cache_per_token=_cache_per_token(config),
-    )
 
 
 def _stops(written: dict[str, Any]) -> tuple[int, ...]:

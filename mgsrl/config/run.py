@@ -21,15 +21,18 @@ class RunConfig:
         not_empty("run.dir", self.dir, "a folder for the run's files")
 
 
+MOST_STEPS = 1_000_000
+
+
 @dataclass
 class TrainConfig:
     num_steps: int = 30
-    """Batches of rollouts to train on."""
+    """Batches of rollouts to train on; at most a million, because each one is laid out before."""
     max_skipped_steps: int = 10
     """Steps in a row without a finite update after which the run stops; 0 never stops it."""
 
     def validate(self) -> None:
-        at_least("train.num_steps", self.num_steps, 1)
+        within("train.num_steps", self.num_steps, 1, MOST_STEPS)
         at_least("train.max_skipped_steps", self.max_skipped_steps, 0)
 
 

@@ -33,7 +33,15 @@ PREAMBLE = (
     "The Assistant then writes the reply that the User will read between <response> and "
     "</response>, in the form: <think> thoughts </think> <response> reply </response>."
 )
-TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, AttributeError, LookupError)
+TEMPLATE_ERRORS = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+)
 """A template is a program: it refuses by jinja's error, and fails by Python's."""
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from mgsrl.config.model_facts import ModelFacts, model_facts, token_ids
 from mgsrl.errors import ConfigError, MissingPathError, explain, shortened
 
+GENERATION_FILE = "generation_config.json"
+
 
 class Decoder:
     """Text and stop tokens of one policy.
@@ -19,7 +21,8 @@ class Decoder:
         tokenizer: the tokenizer of `path`, where it is loaded already.
 
     Raises:
-        MissingPathError: no tokenizer, or no readable configuration of the model.
+        MissingPathError: no tokenizer, no readable configuration of the model, or an unreadable
+            generation_config.json.
         ConfigError: nothing that ends a response.
     """
 
@@ -67,13 +70,31 @@ def pad_token_id(tokenizer: Any, facts: ModelFacts) -> int:
 
 
 def _listed_stops(path: str) -> tuple[int, ...]:
-    """Chat models list their end-of-turn tokens in generation_config.json (Llama 3: three)."""
+    """Chat models list their end-of-turn tokens in generation_config.json (Llama 3: three).
+
+    Raises:
+        MissingPathError: the file is there and of no use: without it responses would not end.
+    """
     from transformers import GenerationConfig
+    from transformers.utils import cached_file
 
     try:
-        return token_ids(GenerationConfig.from_pretrained(path).eos_token_id)
-    except OSError:  # the file is optional
-        return ()
+        if cached_file(path, GENERATION_FILE, _raise_exceptions_for_missing_entries=False) is None:
+            return ()
+        listed = token_ids(GenerationConfig.from_pretrained(path).eos_token_id)
+        if not all(type(token) is int for token in listed):
+            raise TypeError(f"eos_token_id is {listed}")
+        return listed
+    # Any exception: the file is the user's, and transformers raises what it meets.
+    except Exception as error:
+        raise MissingPathError(
+            explain(
+                f"{GENERATION_FILE} of policy.path cannot be read.",
+                expected="a file that transformers can load, with whole numbers for eos_token_id",
+                found=f"{path!r}: {shortened(' '.join(str(error).split()), 200)}",
+                todo="mend the file, or remove it (config.json may name eos_token_id)",
+            )
+        ) from error
 
 
 def _load_tokenizer(path: str, trust_remote_code: bool) -> Any:

@@ -58,7 +58,14 @@ def test_the_size_of_the_cache(tmp_path: Path) -> None:
     assert model_facts(str(tmp_path)).cache_per_token == 2 * 2 * 1 * 32
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"model_type": "no_such_model"}', "[]"])
+STRETCHED_BY_A_TEXT = (
+    '{"model_type": "llama", "rope_parameters": {"rope_type": "linear", "factor": "x"}}'
+)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"model_type": "no_such_model"}', "[]", STRETCHED_BY_A_TEXT]
+)
 def test_what_cannot_be_read_is_one_message(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(MissingPathError, match=r"(?s)configuration of policy.path.*to do:"):

@@ -12,6 +12,7 @@ from mgsrl.config.compose import compose_config
 from mgsrl.config.keys import all_keys, is_record, optional, type_at
 from mgsrl.config.label import strategy_label
 from mgsrl.config.root import Config
+from mgsrl.config.run import MOST_STEPS
 from mgsrl.config.typed import read_config
 from mgsrl.errors import ConfigError
 
@@ -184,3 +185,10 @@ def test_types_are_found_below_mappings_and_lists() -> None:
     assert get_args(type_at(Config, "domains.any.source.columns")) == (str, str)
     for key in ("sed", "seed.x", "domains.math.source.columns.a.b", "", "domains.", "policy..path"):
         assert type_at(Config, key) is None
+
+
+def test_a_run_is_no_longer_than_what_can_be_laid_out() -> None:
+    outcome = checked("train.num_steps", 10**9)
+    assert isinstance(outcome, ConfigError)
+    assert_house_form(outcome, "train.num_steps")
+    assert isinstance(checked("train.num_steps", MOST_STEPS), Config)

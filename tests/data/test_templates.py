@@ -100,6 +100,19 @@ def test_a_conversation_that_the_template_refuses(tokenizer: Any) -> None:
         make(tokenizer).prompt("chat", row)
 
 
+@pytest.mark.parametrize(
+    "fault",
+    ["{{ 1 / 0 }}", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "{{ range(10 ** 9) }}"],
+)
+def test_a_template_that_fails_in_any_way_is_one_message(fault: str, tokenizer: Any) -> None:
+    import copy
+
+    broken = copy.deepcopy(tokenizer)
+    broken.chat_template = fault + tokenizer.chat_template
+    with pytest.raises(DataError, match="math/"):
+        make(broken).prompt("math", ROW)
+
+
 DATED = (
     "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y %H:%M') %}"
     "{% endif %}{{ date_string }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"

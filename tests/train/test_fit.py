@@ -9,7 +9,7 @@ import pytest
 
 from mgsrl.config import RolloutConfig
 from mgsrl.config.compose import compose_config
-from mgsrl.errors import ConfigError
+from mgsrl.errors import ConfigError, MissingPathError
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.transformers_engine import TransformersEngine
 from mgsrl.train.plan import Plan, plan
@@ -95,6 +95,25 @@ def test_stop_tokens(
     if generation:
         edited(tiny_model, model, "generation_config.json", eos_token_id=generation)
     assert Decoder(str(model)).stop_token_ids == stops
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"eos_token_id": "</s>"}',
+        '{"eos_token_id": [[1]]}',
+        '{"num_return_sequences": 5, "do_sample": false}',
+    ],
+)
+def test_stop_tokens_that_cannot_be_read_are_told_at_the_start(
+    text: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "generation_config.json").write_text(text)
+    with pytest.raises(MissingPathError, match=r"generation_config\.json of policy\.path"):
+        planned(model)
 
 
 def test_no_stop_token_is_told_at_the_start(tiny_model: Path, tmp_path: Path) -> None:
