@@ -59,6 +59,8 @@ def _proven(model: Any, head: nn.Linear, path: str) -> PolicyForward:
     if own_LV.shape != loud_raw_LV.shape:
         found = f"{tuple(own_LV.shape)} logits from an LM head that gives {loud_raw_LV.shape[-1]}"
         raise _refusal(path, found)
+    if not own_LV.isfinite().all() or not loud_raw_LV.any():
+        raise _refusal(path, _no_numbers(model))
     scale = _factor(loud_LV, loud_raw_LV, path, model)
     body_LH = _body(model, token_ids_BL)[0]
     if not _close(body_LH, head_input_LH):
@@ -214,6 +216,15 @@ def _kinds(model: nn.Module) -> list[tuple[str, list[nn.Module]]]:
         kind = f"{re.sub(r'[.][0-9]+', '.*', name) or 'the model'} ({type(module).__name__})"
         kinds.setdefault(kind, []).append(module)
     return list(kinds.items())
+
+
+def _no_numbers(model: Any) -> str:
+    """Why the model's own logits are not finite, or all 0."""
+    broken = [name for name, p in model.named_parameters() if not p.isfinite().all()]
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        return f"weights that are nan or infinite: {', '.join(broken[:3])}{more}"
+    return "logits of its own that are not finite, or 0 for every token"
 
 
 def _beside_the_body(model: Any) -> str:

@@ -140,3 +140,30 @@ def test_every_probability_of_dropout_is_silenced(tiny_model: Path) -> None:
     switch_dropout_off(model)
     assert (model.extra.p, model.model.layers[0].layerdrop, model.config.hidden_dropout) == (0,) * 3
     assert model.model.drop_ratio_is_no_float is True
+
+
+@torch.no_grad()
+def nan_weights(model: Any) -> None:
+    model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+
+
+@torch.no_grad()
+def no_weights(model: Any) -> None:
+    for parameter in model.parameters():
+        parameter.zero_()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "cause"),
+    [
+        (nan_weights, r"nan or infinite: model\.layers\.1\.mlp\.up_proj\.weight"),
+        (no_weights, "0 for every token"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_named(
+    spoil: Callable[[Any], None], cause: str, tiny_model: Path
+) -> None:
+    model = load(tiny_model)
+    spoil(model)
+    with pytest.raises(UserError, match=cause):
+        proven_forward(model, "m")
