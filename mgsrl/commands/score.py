@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
     from mgsrl.scoring.score_file import score_file
     from mgsrl.scoring.score_rows import Layout
 
-    reward, special_tokens = _reward(options)
+    reward, special_tokens, date = _reward(options)
     console, columns = output(), [*Progress.get_default_columns()[:2], MofNCompleteColumn()]
     with Progress(
         *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
@@ -102,6 +102,7 @@ def run(options: argparse.Namespace) -> None:
             Path(options.output),
             layout=Layout(dict(options.columns), options.answer_pattern),
             special_tokens=special_tokens,
+            date=date,
             workers=options.workers,
             bad_rows=options.bad_rows,
             force=options.force,
@@ -120,8 +121,9 @@ def run(options: argparse.Namespace) -> None:
     print("\n".join(_judges(reward, options.like)))
 
 
-def _reward(options: argparse.Namespace) -> "tuple[RewardConfig, Sequence[str]]":
-    """The reward to score with, and the special tokens that a model must not see."""
+def _reward(options: argparse.Namespace) -> "tuple[RewardConfig, Sequence[str], str | None]":
+    """The reward to score with, the special tokens that a model must not see, and the day that its
+    template takes for today (None: today)."""
     from mgsrl.scoring.score_file import default_reward
 
     if not options.like:
@@ -133,7 +135,7 @@ def _reward(options: argparse.Namespace) -> "tuple[RewardConfig, Sequence[str]]"
             reward_model=options.reward_model or "pocket",
         )
         _check_use(options, reward)
-        return reward, ()
+        return reward, (), None
     config = _config_of(options.like)
     if options.domain not in config.domains:
         raise ConfigError(
@@ -156,10 +158,11 @@ def _reward(options: argparse.Namespace) -> "tuple[RewardConfig, Sequence[str]]"
         reward = replace(reward, path=options.reward_model)
     kinds = {score.kind for score in (reward, *reward.extra.values())}
     if not kinds & {"reward_model", "judge"}:
-        return reward, ()
+        return reward, (), None
     from mgsrl.learner.policy import load_tokenizer
 
-    return reward, tuple(load_tokenizer(config.policy).all_special_tokens)
+    special_tokens = tuple(load_tokenizer(config.policy).all_special_tokens)
+    return reward, special_tokens, config.policy.date
 
 
 def _check_use(options: argparse.Namespace, reward: "RewardConfig") -> None:

@@ -1,8 +1,8 @@
 """The model that is trained, and how prompts are put to it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime, time
 from typing import Any
 
 from mgsrl.config.require import at_least, more_than, not_empty, one_of
@@ -94,6 +94,12 @@ def check_template_kwargs(key: str, arguments: Mapping[str, Any]) -> None:
                     todo="set policy.date" if name == "strftime_now" else f"leave {name} out",
                 )
             )
+
+
+def template_clock(day: str | None) -> Callable[[str], str]:
+    """What chat templates are given as `strftime_now`: the beginning of `day`, None is today."""
+    begin = datetime.combine(date.fromisoformat(day) if day else date.today(), time())
+    return begin.strftime
 
 
 def _check_date(text: str) -> None:

@@ -17,12 +17,12 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time
 from typing import Any
 
 import jinja2
 
 from mgsrl.config import DataConfig, PolicyConfig
+from mgsrl.config.policy import template_clock
 from mgsrl.data.rows import Row, RowProblem
 from mgsrl.errors import ConfigError, DataError, explain
 from mgsrl.types import Message, Prompt
@@ -85,7 +85,7 @@ class PromptTokenizer:
                     todo="set policy.prompt_template=prompted",
                 )
             )
-        self._date = date.fromisoformat(policy.date) if policy.date else date.today()
+        self._clock = template_clock(policy.date)
         self._arguments: dict[str, Any] = {}
         self._set_arguments("policy", policy.chat_template_kwargs)
 
@@ -204,13 +204,12 @@ class PromptTokenizer:
         Raises:
             RowProblem: the template refuses it.
         """
-        begin_of_day = datetime.combine(self._date, time())
         try:
             text: str = self._tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
                 add_generation_prompt=add_generation_prompt,
                 tokenize=False,
-                strftime_now=begin_of_day.strftime,
+                strftime_now=self._clock,
                 **self._arguments,
             )
         except TEMPLATE_ERRORS as error:

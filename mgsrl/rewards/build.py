@@ -18,24 +18,29 @@ if TYPE_CHECKING:
 CheckReference = Callable[[Mapping[str, Any]], None]
 
 
-def make_reward(config: RewardConfig, special_tokens: Sequence[str] = ()) -> RewardFunction:
+def make_reward(
+    config: RewardConfig, special_tokens: Sequence[str] = (), date: str | None = None
+) -> RewardFunction:
     """The reward function of one domain, its extra scores included, loaded.
 
     Args:
         special_tokens: the policy's, which a model that judges must not see.
+        date: the day that a reward model's chat template takes for today; None is today.
     """
     gpus = config.num_gpus
-    own = _make_score(config, special_tokens, gpus)
+    own = _make_score(config, special_tokens, date, gpus)
     if not config.extra:
         return own
     from mgsrl.rewards.composite import CompositeReward
 
-    extra = {name: _make_score(part, special_tokens, gpus) for name, part in config.extra.items()}
+    extra = {
+        name: _make_score(part, special_tokens, date, gpus) for name, part in config.extra.items()
+    }
     return CompositeReward(own, extra)
 
 
 def _make_score(
-    config: ScoreConfig, special_tokens: Sequence[str], num_gpus: float
+    config: ScoreConfig, special_tokens: Sequence[str], date: str | None, num_gpus: float
 ) -> RewardFunction:
     """One reward function. Imports only what its kind needs."""
     if config.kind == "math":
@@ -76,6 +81,7 @@ def _make_score(
         max_length=config.max_length,
         missing_tag=config.missing_tag,
         special_tokens=special_tokens,
+        date=date,
         num_gpus=num_gpus,
         trust_remote_code=config.trust_remote_code,
     )
@@ -172,6 +178,7 @@ def reward_pool(
     config: RewardConfig,
     *,
     special_tokens: Sequence[str] = (),
+    date: str | None = None,
 ) -> "RewardPool":
     """`config.num_workers` reward actors. Raises the user's mistakes before any actor starts."""
     import ray
@@ -189,7 +196,7 @@ def reward_pool(
     )
     return RewardPool(
         f"reward/{domain}",
-        lambda _slot: actor.remote(config, tuple(special_tokens)),
+        lambda _slot: actor.remote(config, tuple(special_tokens), date),
         config,
         key=f"domains.{domain}.reward",
         max_restarts=config.max_restarts,

@@ -20,6 +20,7 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from mgsrl.config.model_path import POCKET_REWARD_MODEL, resolve_model_path
+from mgsrl.config.policy import template_clock
 from mgsrl.errors import ConfigError, UserError, explain
 from mgsrl.rewards.control_tokens import CONTROL_TOKENS as CONTROL_TOKENS
 from mgsrl.rewards.control_tokens import longest_first, without_tokens
@@ -39,6 +40,7 @@ class RewardModel:
         missing_tag: what a response without a `<response>` block gets, see `extract.py`.
         trust_remote_code: run Python code that comes with the model.
         special_tokens: the policy's special tokens, removed from the response's text.
+        date: the day that the template takes for today, as `2026-11-26`; None is today.
         num_gpus: 0 computes on the CPU (float32), else bfloat16 on the GPU; above 1 the model is
             spread over all that the process sees.
 
@@ -57,12 +59,14 @@ class RewardModel:
         max_length: int = 4096,
         missing_tag: str = "zero",
         special_tokens: Sequence[str] = (),
+        date: str | None = None,
         num_gpus: float = 0.0,
         trust_remote_code: bool = False,
     ) -> None:
         self.transform = transform
         self.batch_size = batch_size
         self.missing_tag = missing_tag
+        self._clock = template_clock(date)
         self.trust_remote_code = trust_remote_code
         _check_gpu(num_gpus)
         folder = resolve_model_path(path, "reward.path", POCKET_REWARD_MODEL)
@@ -120,7 +124,9 @@ class RewardModel:
             *map(dict, item.messages),
             {"role": "assistant", "content": self.clean(response)},
         ]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, strftime_now=self._clock
+        )
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return list(ids[-self.max_length :])
 

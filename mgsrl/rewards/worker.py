@@ -18,11 +18,13 @@ from mgsrl.types import Reward
 
 
 class RewardWorker:
-    def __init__(self, config: RewardConfig, special_tokens: Sequence[str] = ()) -> None:
+    def __init__(
+        self, config: RewardConfig, special_tokens: Sequence[str] = (), date: str | None = None
+    ) -> None:
         self.config = config
         self._mistake: UserError | None = None
         try:
-            self.reward = make_reward(config, special_tokens)
+            self.reward = make_reward(config, special_tokens, date)
         except UserError as error:
             # Raised here it would reach the driver as the death of an actor, without its message.
             self._mistake = error

@@ -88,6 +88,7 @@ def score_file(
     *,
     layout: Layout | None = None,
     special_tokens: Sequence[str] = (),
+    date: str | None = None,
     workers: int = 1,
     bad_rows: str = "error",
     force: bool = False,
@@ -104,6 +105,7 @@ def score_file(
             abstained), `abstained`, `details`, and `error` with the reason of an abstention.
         layout: how the input's rows are laid out.
         special_tokens: the policy's, which a model that judges must not see.
+        date: the day that a reward model's chat template takes for today; None is today.
         workers: processes (math, constraints).
         bad_rows: `error` stops at the first row that cannot be scored, before anything is scored;
             `skip` leaves such rows out of the output and counts them.
@@ -121,9 +123,9 @@ def score_file(
     config = check_reward(replace(config, num_gpus=_gpus(config)), "--reward-model")
     source = _Source(input_path, config, layout or Layout(), bad_rows == "skip")
     total = source.count()
-    partial = source.partial_path(output_path, special_tokens)
+    partial = source.partial_path(output_path, special_tokens, date)
     with ExitStack() as stack:
-        pool = stack.enter_context(ScoreWorkers(config, workers, special_tokens))
+        pool = stack.enter_context(ScoreWorkers(config, workers, special_tokens, date))
         done = _resume(partial, source.rows())
         file = stack.enter_context(partial.open("a", encoding="utf-8"))
         rows = islice(source.rows(), done, None)
@@ -200,14 +202,14 @@ class _Source:
         if self.skipped <= SHOWN_PROBLEMS:
             self.problems.append(str(error))
 
-    def partial_path(self, output: Path, special_tokens: Sequence[str]) -> Path:
+    def partial_path(self, output: Path, special_tokens: Sequence[str], date: str | None) -> Path:
         """Where results go until they are complete; named by all that they depend on."""
         status = self.path.stat()
         identity = [
             str(self.path.resolve()),
             status.st_size,
             status.st_mtime_ns,
-            repr((self.config, self.layout, sorted(special_tokens))),
+            repr((self.config, self.layout, sorted(special_tokens), date)),
         ]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
         return output.with_name(f".{output.name}.{digest}.partial")

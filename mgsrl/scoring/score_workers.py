@@ -24,9 +24,13 @@ class ScoreWorkers:
     """A context manager around `workers` reward workers."""
 
     def __init__(
-        self, config: RewardConfig, workers: int, special_tokens: Sequence[str] = ()
+        self,
+        config: RewardConfig,
+        workers: int,
+        special_tokens: Sequence[str] = (),
+        date: str | None = None,
     ) -> None:
-        self._special_tokens = tuple(special_tokens)
+        self._special_tokens, self._date = tuple(special_tokens), date
         self.size = 1 if config.kind == "reward_model" else workers
         self._config = config
         self._executor: ThreadPoolExecutor | None = None
@@ -34,7 +38,9 @@ class ScoreWorkers:
         self._workers: list[RewardWorker] = []
 
     def __enter__(self) -> Self:
-        self._workers = [RewardWorker(self._config, self._special_tokens) for _ in range(self.size)]
+        self._workers = [
+            RewardWorker(self._config, self._special_tokens, self._date) for _ in range(self.size)
+        ]
         for worker in self._workers:
             worker.ready()
             self._free.put(worker)

@@ -61,7 +61,12 @@ def build(
         stack.callback(sampler.stop)
         scorer = Scorer(
             {
-                name: reward_pool(name, domain.reward, special_tokens=plan.special_tokens)
+                name: reward_pool(
+                    name,
+                    domain.reward,
+                    special_tokens=plan.special_tokens,
+                    date=config.policy.date,
+                )
                 for name, domain in config.domains.items()
             },
             {

@@ -1,5 +1,6 @@
 """The reward model on a tiny random Llama classifier: real templates, tokens and batches."""
 
+import datetime
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,17 @@ def test_long_inputs_lose_their_oldest_tokens(model: RewardModel) -> None:
     ids = model.encode(item("apple " * 200), "apple " * 200)
     assert len(ids) == 64
     assert model.tokenizer.decode(ids).endswith("apple \n")
+
+
+def test_a_template_that_reads_the_clock_is_given_the_runs_day(classifier: Path) -> None:
+    def text(date: str | None) -> str:
+        reward = make_reward(RewardConfig(kind="reward_model", path=str(classifier)), (), date)
+        assert isinstance(reward, RewardModel)
+        reward.tokenizer.chat_template = "{{ strftime_now('%d %b %Y %H:%M') }}"
+        return reward.tokenizer.decode(reward.encode(item("a"), "a"))
+
+    assert text("2024-07-26") == "26 Jul 2024 00:00"
+    assert text(None) == f"{datetime.date.today():%d %b %Y} 00:00"
 
 
 def test_a_template_that_refuses_abstains(classifier: Path) -> None:
