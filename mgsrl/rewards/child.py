@@ -83,6 +83,8 @@ class ChildProcess:
             stderr=subprocess.PIPE,  # only of its start: it closes it when it is ready
             env={**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
         )
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
         self.starts += 1
         try:
             self._read_line(START_LIMIT_S)
@@ -113,13 +115,28 @@ class ChildProcess:
         assert self._process is not None
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
+            self._write(line)
             self._read_line(self.time_limit_s)
         except (OSError, ProcessLostError) as error:
             raise _NotBegunError(self._kill(str(error))) from None
         reply: dict[str, Any] = json.loads(self._read_line(self.time_limit_s))
         return reply
+
+    def _write(self, line: bytes) -> None:
+        """Send a request. A pipe takes 64 KiB; of a longer one the rest waits for a process that
+        reads, and one that hangs never does."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        deadline = time.monotonic() + self.time_limit_s
+        stream = self._process.stdin.fileno()
+        rest = memoryview(line)
+        with selectors.DefaultSelector() as selector:
+            selector.register(stream, selectors.EVENT_WRITE)
+            while rest:
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    raise ProcessLostError(f"it read no request within {self.time_limit_s:g} s")
+                rest = rest[os.write(stream, rest) :]
 
     def _read_line(self, limit_s: float) -> bytes:
         assert self._process is not None

@@ -68,11 +68,13 @@ def test_death_while_idle_costs_nobody_anything(
         time.sleep(wait_s)
 
 
-def test_a_process_that_hangs_before_it_begins_is_replaced(child: ChildProcess) -> None:
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", ["hello", "longer than a pipe takes" * 20_000])
+def test_a_process_that_hangs_before_it_begins_is_replaced(child: ChildProcess, text: str) -> None:
     assert echo(child) == "hello"
     assert child.pid is not None
     os.kill(child.pid, signal.SIGSTOP)
-    assert echo(child) == "hello"
+    assert echo(child, text) == text
     assert child.starts == 2
 
 
