@@ -89,7 +89,8 @@ def last_boxed(text: str) -> str | None:
 
 
 def is_verl(record: Mapping[str, Any]) -> bool:
-    return "data_source" in record and isinstance(record.get("reward_model"), Mapping)
+    model = record.get("reward_model")
+    return isinstance(model, Mapping) and ("data_source" in record or "ground_truth" in model)
 
 
 def verl_constraints(ground_truth: Any) -> tuple[Any, Any]:
