@@ -104,7 +104,8 @@ def _find(
 ) -> Checkpoint | None:
     if resume in ("auto", "never"):
         found = newest_checkpoint(folder / "checkpoints", note)
-        if found is None and (steps := last_logged_step(folder)):
+        steps = last_logged_step(folder) if found is None else 0
+        if found is None and (steps or recorded_checkpoint(folder)):
             _check_nothing_is_lost(folder, steps)
             _check_same_run(folder, folder / CONFIG, changes)
             note(

@@ -105,6 +105,14 @@ def test_any_manifest_is_read_or_damage(tmp_path: Path, text: str) -> None:
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "learner/rank_1.safetensors", "extra"])
+def test_a_file_that_no_manifest_lists_is_damage(tmp_path: Path, name: str) -> None:
+    path = save_checkpoint(tmp_path, 2, {}, _write)
+    (path / name).write_text("nobody knows whether this is whole")
+    with pytest.raises(CheckpointError, match=f"{name} is not listed"):
+        load_checkpoint(path)
+
+
 def test_a_renamed_checkpoint_is_found_out(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 2, {}, _write).rename(tmp_path / "step_9")
     with pytest.raises(CheckpointError, match="is of step 2"):
@@ -269,6 +277,18 @@ def test_going_on_from_an_older_one_sets_the_other_branch_aside(tmp_path: Path) 
     assert found.step == 15
     assert (tmp_path / "step_10").is_dir()
     assert (tmp_path / "step_30.abandoned-1").is_dir()
+
+
+def test_damaged_ones_are_set_aside_on_whichever_branch(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, {}, _write)
+    for step in (1, 3):
+        (tmp_path / f"step_{step}" / "state.json").unlink()
+    notes: list[str] = []
+    set_others_aside(tmp_path, 2, notes.append)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"step_1.damaged-1", "step_2", "step_3.damaged-1"}
+    assert all(f"step_{n} is damaged" in note for n, note in zip((1, 3), notes, strict=True))
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:

@@ -128,6 +128,12 @@ def test_lost_checkpoints_are_refused_and_nothing_is_touched(tmp_path: Path) -> 
         for way in ("resume=PATH", "resume=never"):
             assert way in str(caught.value)
         assert _state(tmp_path) == before
+    log = tmp_path / "metrics.jsonl"
+    rows = log.read_bytes()
+    log.unlink()
+    with pytest.raises(CheckpointError, match=r"run\.json knows of step_6"):
+        _open(tmp_path)
+    log.write_bytes(rows)
     (tmp_path / "run.json").unlink()  # nobody can say that there never was one
     with pytest.raises(CheckpointError, match="6 steps are logged"):
         _open(tmp_path)
