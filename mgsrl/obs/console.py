@@ -162,8 +162,9 @@ def step_text(step: int, total: int, scalars: Mapping[str, float]) -> Text:
         ),
     )
     parts = [_known(group) for group in groups]
-    if scalars.get("skipped"):
-        parts.append("SKIPPED (no finite update)")
+    if share := scalars.get("skipped"):
+        which = "SKIPPED" if share == 1 else f"{share:.0%} of the updates SKIPPED"
+        parts.append(f"{which} (no finite update)")
     if math.isfinite(scalars.get("time/total", math.nan)):
         parts.append(f"{scalars['time/total']:.1f} s")
     for part in filter(None, parts):

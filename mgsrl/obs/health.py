@@ -90,7 +90,7 @@ def symptoms(row: Row) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     live = _family(row, "live_groups")
-    if row.get("skipped"):
+    if row.get("skipped") == 1:
         found["skipped"] = (
             "every step was skipped, because there was no finite update to make: look at loss and "
             "grad_norm, lower learner.optimizer.lr, or try learner.dtype=float32"

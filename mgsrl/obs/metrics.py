@@ -129,7 +129,7 @@ def _token_mean(stats: Mapping[str, DomainStats], field: Callable[[DomainStats],
 
 
 def step_metrics(stats: StepStats) -> Scalars:
-    """`grad_norm` (before clipping), `learning_rate` and `skipped` (1 for a skipped step)."""
+    """`grad_norm` (before clipping), `learning_rate` and `skipped` (1 for a skipped update)."""
     return {
         "grad_norm": stats.grad_norm,
         "learning_rate": stats.learning_rate,

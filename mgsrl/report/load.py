@@ -187,9 +187,11 @@ def _gaps(run: RunData) -> list[str]:
         found.append(f"{len(run.metrics)} of {wanted} steps are logged.")
     if run.metrics and _has_holes(run.steps):
         found.append("Some steps in between are not logged.")
-    skipped = sum(value > 0 for value in run.series("skipped"))
-    if skipped:
+    shares = run.series("skipped")
+    if skipped := sum(share == 1 for share in shares):
         found.append(f"{skipped} steps were skipped: there was no finite update to make.")
+    if partly := sum(0 < share < 1 for share in shares):
+        found.append(f"Of {partly} steps some updates were skipped: they were not finite.")
     for role in ("rollout", "reward"):
         replaced = sum(value for value in run.series(f"restarts/{role}") if value > 0)
         if replaced:

@@ -74,6 +74,7 @@ class Run:
     _in_step: int = 0
     """The step under way, counted from 1; `step` moves on before the weights are published."""
     _skipped: int = 0
+    _skips_told: bool = False
     """Steps in a row without an update."""
     _restarts: dict[str, int] = field(default_factory=dict)
     """By role, as last logged."""
@@ -164,7 +165,8 @@ class Run:
 
         With several updates per batch `losses` and `report` are of the last one.
         """
-        outcome = replace(outcomes[-1], skipped=any(update.skipped for update in outcomes))
+        skipped = sum(update.skipped for update in outcomes) / len(outcomes)
+        outcome = replace(outcomes[-1], skipped=skipped == 1)
         scalars = step_scalars(
             groups=groups,
             domain_stats=losses,
@@ -175,6 +177,7 @@ class Run:
             canary_error=self.publisher.canary_error,
             restarts=self._new_restarts(),
         )
+        scalars["skipped"] = skipped
         self.journal.log_step(self.step, scalars, groups, report)
         self._watch_skips(outcomes)
         self.evaluate_if_due()
@@ -204,9 +207,10 @@ class Run:
     def _watch_skips(self, outcomes: Sequence[StepStats]) -> None:
         """Say why updates are skipped, once in a row; too many in a row end the run."""
         reasons = [update.reason for update in outcomes if update.skipped]
-        if reasons and self._skipped == 0:
+        if reasons and not self._skips_told:
             what = "" if len(outcomes) == 1 else f"{len(reasons)} of {len(outcomes)} updates of "
             self.console.note(f"{what}step {self.step} skipped: {reasons[0]}")
+        self._skips_told = bool(reasons)
         self._skipped = self._skipped + 1 if len(reasons) == len(outcomes) else 0
         if self.max_skipped_steps and self._skipped >= self.max_skipped_steps:
             raise NoUpdateError(

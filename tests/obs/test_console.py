@@ -84,4 +84,6 @@ def test_a_stage_that_raises_leaves_the_terminal_usable(monkeypatch):
 def test_skipped_and_partial_scalars_are_shown():
     file = io.StringIO()
     Console(True, 3, file=file).step_line(1, {"skipped": 1.0, "reward/math": float("nan")})
-    assert "SKIPPED" in file.getvalue()
+    assert "| SKIPPED" in file.getvalue()
+    Console(True, 3, file=file).step_line(1, {"skipped": 0.25})
+    assert "25% of the updates SKIPPED" in file.getvalue()

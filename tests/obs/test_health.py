@@ -38,6 +38,12 @@ CAUSES = [
 ]
 
 
+def test_a_step_that_was_skipped_in_part_taught_something():
+    watch = HealthWatch()
+    assert [line for step in range(1, 9) for line in watch.step(step, row(skipped=0.25))] == []
+    assert watch.learnt
+
+
 @pytest.mark.parametrize(("changes", "cause"), CAUSES)
 def test_each_cause_is_said_once_after_some_steps(changes, cause):
     watch = HealthWatch()

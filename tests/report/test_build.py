@@ -131,12 +131,14 @@ def test_replaced_workers_and_skipped_steps_are_counted(tmp_path):
     path = run_dir / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows[0] |= {"restarts/rollout": 2, "restarts/reward": 0}
+    rows[1] |= {"skipped": 0.25}
     rows[2] |= {"restarts/rollout": 1, "restarts/reward": 0, "skipped": 1.0}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     missing = load_run(run_dir).missing
     assert "3 rollout workers died and were replaced." in missing
     assert not any("reward workers" in line for line in missing)
     assert any(line.startswith("1 steps were skipped") for line in missing)
+    assert any(line.startswith("Of 1 steps some updates") for line in missing)
 
 
 def test_a_killed_run_says_what_is_missing(tmp_path):
