@@ -82,6 +82,9 @@ class Case:
     gradient_checkpointing: bool = False
     offload_optimizer: bool = False
     max_grad_norm: float = 0.05
+    eps: float = 1e-4
+    """Adam's first step is lr * g / (|g| + eps): not blind to small errors, nor to be so small
+    beside the gradient's norm that the rounding of an element near zero is all that is seen."""
     lr: float = 1e-2  # updates well above the rounding of fp32 weights
     weight_decay: float = 0.01
     domains: tuple[str, ...] = DOMAINS
@@ -108,7 +111,7 @@ def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
             offload_optimizer=case.offload_optimizer,
             optimizer=OptimizerConfig(
                 lr=case.lr,
-                eps=1e-4,  # Adam's first step is lr * g / (|g| + eps): not blind to small errors
+                eps=case.eps,
                 weight_decay=case.weight_decay,
                 max_grad_norm=case.max_grad_norm,
                 warmup_steps=2,
