@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 # Overrides for `mgsrl train`, e.g. make quickstart ARGS="strategy=mixed seed=1"
 ARGS ?=
-# Options for pip, e.g. --extra-index-url with PyTorch's CPU wheel index (see README, Install)
+# Options for pip, e.g. --extra-index-url with PyTorch's CPU wheel index (see README)
 PIP_ARGS ?=
 # One file at a time in each of two processes: the machine has at least two cores
 PYTEST_ARGS ?= -n 2 --dist loadfile

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from mgsrl import __version__
 from mgsrl.cluster.session import on_sigterm, stopped_by
 from mgsrl.commands import compare, data, doctor, eval, export, report, score, train
-from mgsrl.errors import MgsrlError, UserError, disk_problem, nearest
-from mgsrl.obs.terminal import quiet_libraries
+from mgsrl.errors import MgsrlError, UserError, disk_problem, explain, nearest
+from mgsrl.obs.terminal import quiet_libraries, reader_is_gone
 
 COMMANDS = {
     "train": train,
@@ -35,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command is not None and command not in COMMANDS:
         print(f"mgsrl: unknown command {command!r}; {nearest(command, COMMANDS)}", file=sys.stderr)
         return 2
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        print(f"mgsrl: {_unknown_option(unknown[0], options)}", file=sys.stderr)
+        return 2
     if options.command is None:
         parser.print_help()
         return 0
@@ -43,7 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_libraries()
     try:
         COMMANDS[options.command].run(options)
+        sys.stdout.flush()  # here and not at the interpreter's end, where it could only complain
         return 0
+    except BrokenPipeError:
+        if not reader_is_gone():
+            raise
+        return 1  # whoever stopped reading (`| head`) has what was wanted
     except UserError as error:
         print(f"mgsrl: {error}", file=sys.stderr)
         return 2
@@ -59,6 +67,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"mgsrl: a file could not be written or read: {problem}", file=sys.stderr)
         return 1
+
+
+def _unknown_option(option: str, options: argparse.Namespace) -> str:
+    """The message for an option (or a word too many) that the command does not have."""
+    action = getattr(options, "action", None)
+    command = " ".join(filter(None, ["mgsrl", options.command, action]))
+    key, _, value = option.lstrip("-").partition("=")
+    keys = isinstance(getattr(options, "overrides", None), list) and option.startswith("-")
+    return explain(
+        f"`{command}` does not take {option.partition('=')[0]}.",
+        expected="keys of the configuration without dashes, as KEY=VALUE"
+        if keys
+        else f"the options of `{command} --help`",
+        found=repr(option),
+        todo=f"write {key}={value or 'VALUE'}, or see `{command} --help`"
+        if keys
+        else f"see `{command} --help`",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -77,6 +77,17 @@ def test_score_writes_one_row_per_row(tmp_path: Path) -> None:
     assert "mean reward 0.5" in done.stdout
 
 
+def test_score_says_what_to_do_with_responses_without_tags(tmp_path: Path) -> None:
+    row = {"prompt": "2+2?", "response": "It is 4.", "answer": "4"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
+    done = mgsrl("score", "math", "in.jsonl", "out.jsonl", cwd=tmp_path)
+    assert "mean reward 0.0" in done.stdout
+    assert "--whole-response" in done.stdout
+    done = mgsrl("score", "math", "in.jsonl", "out2.jsonl", "--whole-response", cwd=tmp_path)
+    assert "mean reward 1.0" in done.stdout
+    assert "--whole-response" not in done.stdout
+
+
 def test_data_inspect_reports_every_domain() -> None:
     done = mgsrl("data", "inspect")
     assert done.returncode == 0, done.stderr

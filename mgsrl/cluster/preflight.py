@@ -246,7 +246,7 @@ def verdicts(checks: Iterable[Check]) -> list[Check]:
     verdict = []
     for name, need_gib, extra in (
         ("pocket_mgs", POCKET_MEMORY_GIB, ""),
-        ("smollm2_mgs", SMOLLM2_MEMORY_GIB, "needs the model and data: see scripts/"),
+        ("smollm2_mgs", SMOLLM2_MEMORY_GIB, "after `mgsrl data prepare smollm2`"),
     ):
         problems = [f"{', '.join(failed)} failed"] if failed else []
         if memory < need_gib:

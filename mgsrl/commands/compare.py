@@ -11,7 +11,9 @@ HELP = "overlay several runs (strategies, seeds) in one HTML page"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dirs", nargs="+", help="two or more run folders")
-    parser.add_argument("-o", "--output", default="compare.html", help="page to write")
+    parser.add_argument(
+        "-o", "--output", default="compare.html", help="page to write (default: compare.html)"
+    )
     parser.add_argument("--force", action="store_true", help=FORCE_HELP)
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 
+from mgsrl.errors import ConfigError, explain
+
 HELP = "say what this machine can run and what is missing; try the rewards"
 EPILOG = """\
 examples:
@@ -22,15 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "mgsrl doctor [-h] [rewards] [KEY=VALUE ...]"
     # Not two arguments: argparse would take the first override for what is looked at.
     parser.add_argument(
-        "words", nargs="*", metavar="KEY=VALUE", help="`rewards` first: try those; Hydra overrides"
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="`rewards` first: try those; Hydra overrides",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    words = list(options.words)
+    words = list(options.overrides)
     if words[:1] == ["rewards"]:
         _rewards(words[1:])
         return
+    if words and "=" not in words[0] and not words[0].startswith("~"):
+        raise ConfigError(
+            explain(
+                f"`mgsrl doctor` cannot look at {words[0]!r}.",
+                expected="`rewards`, or overrides KEY=VALUE",
+                found=repr(words[0]),
+                todo="correct it (see `mgsrl doctor --help`)",
+            )
+        )
     _machine(words)
 
 

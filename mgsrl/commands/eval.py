@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mgsrl.evaluate.tasks import TaskChoice
 
 HELP = "score a model on benchmarks: GSM8K, MATH-500, AIME, IFEval, IFBench, chat with a judge"
+RUNS = "a run folder, a checkpoint, "
+"""What --model names besides models."""
 ENVIRONMENT = {
     # As in rollout actors; read when torch is imported. Waiting threads sleep: spinning, they take
     # the cores that the others need, and on a busy machine generation all but stops.
@@ -84,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     _check_numbers(options)
     if not Path(os.path.expanduser(options.model)).is_dir():
-        find_model(options.model, "--model", POCKET_POLICY)  # before the imports below
+        find_model(options.model, "--model", POCKET_POLICY, RUNS)  # before the imports below
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mgsrl.evaluate.plan import EvalSettings
@@ -205,7 +207,7 @@ def _identify(model: str) -> tuple[dict[str, Any], Path | None]:
             "step": checkpoint.step,
             "files": hashlib.sha256(manifest).hexdigest()[:16],
         }, checkpoint.path
-    resolved = find_model(model, "--model", POCKET_POLICY)
+    resolved = find_model(model, "--model", POCKET_POLICY, RUNS)
     folder = Path(resolved)
     files = [
         (file.name, file.stat().st_size, file.stat().st_mtime_ns)

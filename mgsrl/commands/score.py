@@ -118,6 +118,8 @@ def run(options: argparse.Namespace) -> None:
         f"{summary.without_block} without a complete <response>"
         + (f", {summary.skipped} bad rows left out" if summary.skipped else "")
     )
+    if summary.rows and summary.without_block == summary.rows and reward.missing_tag == "zero":
+        print("no response has the tags: --whole-response scores all of the text")
     print("\n".join(_judges(reward, options.like)))
 
 

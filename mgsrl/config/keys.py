@@ -99,6 +99,9 @@ def unknown_key(root: type, key: str) -> ConfigError:
 def _elsewhere(root: type, parts: list[str], unknown: str) -> list[str]:
     """Keys elsewhere with the name `unknown`, or else the one that reads almost like `parts`."""
     keys = [_as_here(known, parts) for known, _ in all_keys(root) if not known.endswith(NAME)]
+    spelled = [key for key in keys if _no_dots(key) == _no_dots(".".join(parts))]  # run_dir
+    if spelled:
+        return spelled
     keys = [key for key in keys if key.split(".")[:-1] != parts[:-1]]
     same = [key for key in keys if key.split(".")[-1] == unknown]
     if same:
@@ -106,6 +109,10 @@ def _elsewhere(root: type, parts: list[str], unknown: str) -> list[str]:
         return sorted(same, key=lambda key: (-near[key], key.count("."), key))[:3]
     alike = [key for key in keys if key.count(".") == len(parts) - 1]
     return difflib.get_close_matches(".".join(parts), alike, n=1, cutoff=0.8)
+
+
+def _no_dots(key: str) -> str:
+    return key.replace(".", "_").replace("-", "_")
 
 
 def _shared_parts(one: list[str], other: list[str]) -> int:

@@ -18,12 +18,13 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def resolve_model_path(path: str, key: str, pocket: str) -> str:
+def resolve_model_path(path: str, key: str, pocket: str, also: str = "") -> str:
     """The absolute folder of `pocket` or of a local path; a hub id stays as it is.
 
     Args:
         key: the configuration key that holds `path`, for messages.
         pocket: what the name `pocket` means there: `POCKET_POLICY` or `POCKET_REWARD_MODEL`.
+        also: what else `key` may name, for messages; ends with a comma.
 
     Raises:
         MissingPathError: there is no model at `path`. OWNER/NAME is no hub id when a folder OWNER
@@ -50,21 +51,21 @@ def resolve_model_path(path: str, key: str, pocket: str) -> str:
     raise MissingPathError(
         explain(
             f"{key} does not name a model.",
-            expected=f"{POCKET!r}, a Hugging Face model folder (config.json, weights, tokenizer) "
-            "or a hub id OWNER/NAME",
+            expected=f"{also}{POCKET!r}, a Hugging Face model folder (config.json, weights, "
+            "tokenizer) or a hub id OWNER/NAME",
             found=found,
             todo=f"correct {key}{hint}",
         )
     )
 
 
-def find_model(path: str, key: str, pocket: str) -> str:
+def find_model(path: str, key: str, pocket: str, also: str = "") -> str:
     """`resolve_model_path`, and of a hub id that the hub knows it: for use before actors start.
 
     Raises:
         MissingPathError: there is no model at `path`, or no way to the hub.
     """
-    found = resolve_model_path(path, key, pocket)
+    found = resolve_model_path(path, key, pocket, also)
     if not os.path.isabs(found):
         check_on_hub(found, "model", key, f"download the model and give {key} its folder")
     return found

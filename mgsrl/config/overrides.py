@@ -145,7 +145,7 @@ def _choice(override: Override, names: Sequence[str]) -> str:
         raise ConfigError(
             explain(
                 f"{group}={spelled(name)} is no choice.",
-                expected=f"one of {', '.join(names)}",
+                expected=f"the name of a file in configs/{group}/",
                 found=spelled(name),
                 todo=f"choose another name ({nearest(str(name), names)})",
             )

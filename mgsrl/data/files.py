@@ -11,6 +11,7 @@ Text may be packed by gzip (.jsonl.gz); other packers are left out: unpack their
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ of a table, "row 17 (line 19)" of a CSV file, whose rows may take several lines.
 
 MAX_JSON_BYTES = 512 * 2**20
 """Largest JSON array: unlike lines it is parsed as a whole, in several times its size."""
+DATA_VARIABLE, DATA_FOLDER = "MGSRL_DATA", "data"
+"""Names the folder that configs/domains/ read files from, and what it is without that."""
 
 
 def _broken(path: Path, where: str, expected: str, found: str, todo: str) -> DataError:
@@ -208,7 +211,7 @@ def read_records(path: Path, *, key: str) -> Iterator[NumberedRecord]:
                 f"{key}: there is no such data file.",
                 expected=f"the file {path} (seen from {Path.cwd()})",
                 found="a folder" if path.is_dir() else _nearby(path),
-                todo=f"set {key} to a file that is there ({SUFFIXES})",
+                todo=f"correct {key} ({SUFFIXES}){_data_folder(path)}",
             )
         )
     packed = path.suffix.lower() == PACKED
@@ -233,4 +236,14 @@ def _nearby(path: Path) -> str:
     if not path.parent.is_dir():
         return f"not even the folder {path.parent}"
     names = [entry.name for entry in path.parent.iterdir() if entry.suffix in _READERS]
+    if not names:
+        return f"no data file in the folder {path.parent}"
     return f"in its folder: {nearest(path.name, names[:20])}"
+
+
+def _data_folder(path: Path) -> str:
+    """What else to do where `path` is below the folder that sets of domains read from."""
+    folder = Path(os.environ.get(DATA_VARIABLE, DATA_FOLDER))
+    if not path.is_relative_to(folder):
+        return ""
+    return f", or let ${DATA_VARIABLE} name the folder of your data (now: {folder})"

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mgsrl.obs.metrics import mean
-from mgsrl.obs.terminal import output
+from mgsrl.obs.terminal import output, reader_is_gone
 
 # The time left is extrapolated from the steps of the last half hour.
 ETA_WINDOW_S = 1800.0
@@ -117,8 +117,7 @@ class Console:
     def show(self, table: Table) -> None:
         """A table between the finished lines."""
         if self._enabled:
-            self._out.print(table)
-            self._out.file.flush()
+            self._write(table)
 
     def close(self) -> None:
         """Stop the live line; finished lines stay. Safe to call twice."""
@@ -128,8 +127,19 @@ class Console:
 
     def _print(self, line: str | Text) -> None:
         # Text, not markup: rewards and file names may hold square brackets
-        self._out.print(line if isinstance(line, Text) else Text(line))
-        self._out.file.flush()
+        self._write(line if isinstance(line, Text) else Text(line))
+
+    def _write(self, item: Text | Table) -> None:
+        """Print `item`. What reads or holds the lines may go away (`| head`, a log on a full
+        disk); the run goes on without them, all of it is in the run folder."""
+        try:
+            self._out.print(item)
+            self._out.file.flush()
+        except BrokenPipeError:
+            if not reader_is_gone():
+                raise
+        except OSError:
+            pass
 
 
 def step_text(step: int, total: int, scalars: Mapping[str, float]) -> Text:

@@ -6,6 +6,7 @@ or copied), there are no control codes and no progress bars, neither ours nor th
 
 import logging
 import os
+import select
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, TypeVar
@@ -22,7 +23,11 @@ def output(file: TextIO | None = None) -> Any:
     """A `rich` console on `file` (standard output)."""
     import rich.console
 
-    console = rich.console.Console(file=file or sys.stdout, highlight=False, soft_wrap=True)
+    class Console(rich.console.Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the BrokenPipeError; rich would end the process here, without a word
+
+    console = Console(file=file or sys.stdout, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = UNWRAPPED
     return console
@@ -36,6 +41,26 @@ def progress(items: Iterable[T], description: str, total: int | None) -> Iterato
     yield from track(
         items, description, total=total, console=console, disable=not console.is_terminal
     )
+
+
+def reader_is_gone() -> bool:
+    """Whether nobody reads standard output any more (`mgsrl ... | head`).
+
+    Then what is still to be written goes nowhere, at the interpreter's end too, and so do errors
+    where they share its pipe (`2>&1 |`).
+    """
+    # Asked of the pipe: of what a failed write held, Python's buffers may keep nothing.
+    poller = select.poll()
+    poller.register(1, 0)
+    if not any(events & (select.POLLERR | select.POLLHUP) for _, events in poller.poll(0)):
+        return False
+    gone = os.fstat(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        if number == 1 or os.path.samestat(os.fstat(number), gone):
+            os.dup2(nowhere, number)
+    os.close(nowhere)
+    return True
 
 
 def quiet_libraries() -> None:

@@ -41,7 +41,7 @@ def build_evaluation_report(folder: Path) -> Path:
     results = json.loads(file.read_text(encoding="utf-8"))
     tasks = {name: _task(folder, name, task) for name, task in results["tasks"].items()}
     context = {
-        "title": f"Evaluation of {Path(results['model']['path']).name}",
+        "title": f"Evaluation of {_model_name(Path(results['model']['path']))}",
         "results": results,
         "tasks": tasks,
         "figure": _scores(results["tasks"]),
@@ -153,3 +153,9 @@ def _scores(tasks: Mapping[str, Mapping[str, Any]]) -> str:
         axis.xaxis.set_major_formatter(PercentFormatter(1.0))
         axis.grid(False, axis="y")
         return svg(figure, "Scores with 95 % intervals")
+
+
+def _model_name(path: Path) -> str:
+    """A checkpoint's own name, `step_30`, says too little: its run's comes before it."""
+    run = path.parent.parent if path.parent.name == "checkpoints" else None
+    return f"{run.name}, {path.name}" if run else path.name

@@ -231,8 +231,9 @@ def _write_cells(axis: Axes, grid: Sequence[Sequence[float]], limit: float) -> N
         for x, value in enumerate(row):
             if math.isfinite(value):
                 ink = "white" if abs(value) > 0.6 * limit else "#222222"
+                text = f"{round(value, 2) + 0.0:+.2f}"  # + 0.0: no -0.00
                 # inside the axes anyway: the layout need not measure hundreds of them
                 axis.text(
-                    x, y, f"{value:+.2f}", ha="center", va="center", color=ink, fontsize=7.5,
+                    x, y, text, ha="center", va="center", color=ink, fontsize=7.5,
                     in_layout=False,
                 )  # fmt: skip

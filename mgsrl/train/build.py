@@ -78,7 +78,9 @@ def build(
         stack.callback(scorer.stop)
         for pool in (*sampler.distinct_pools, *scorer.reward_pools):
             pool.note = console.note
-        with console.stage("starting learners"):
+        vllm = config.rollout.engine == "vllm"
+        hint = " (vLLM takes about half a minute)" if vllm else ""
+        with console.stage(f"starting learners, rollout and reward workers side by side{hint}"):
             learners = LearnerGroup(
                 plan.learner,
                 loopback=config.cluster.address == "local",
@@ -90,10 +92,9 @@ def build(
                 ),
             )
         stack.callback(learners.stop)
-        hint = " (vLLM takes about half a minute)" if config.rollout.engine == "vllm" else ""
-        with console.stage(f"starting rollout workers{hint}"):
+        with console.stage("waiting for rollout workers"):
             engine_facts = sampler.wait_ready()
-        with console.stage("starting reward workers"):
+        with console.stage("waiting for reward workers"):
             scorer.wait_ready()
         runs.append(_run(config, plan, sampler, scorer, learners, console, checkpoint, policy))
         _record(config, plan, learners, engine_facts)

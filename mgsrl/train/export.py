@@ -15,7 +15,12 @@ from mgsrl.config.compose import config_from_yaml
 from mgsrl.errors import ConfigError, MissingPathError, explain, shortened
 from mgsrl.learner.policy import load_policy, load_tokenizer, resolve_policy
 from mgsrl.obs.outputs import output_folder, replaced_folder
-from mgsrl.train.checkpoint import best_checkpoint, load_checkpoint, newest_checkpoint
+from mgsrl.train.checkpoint import (
+    best_checkpoint,
+    checkpoint_steps,
+    load_checkpoint,
+    newest_checkpoint,
+)
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -50,7 +55,7 @@ def export_model(source: Path, output: Path, *, best: bool = False, force: bool 
                 explain(
                     "There is nothing to export.",
                     expected="a run folder with a checkpoint, or a checkpoint",
-                    found=str(source),
+                    found=f"{source} ({_beside(source)})",
                     todo="name a folder such as runs/pocket-mgs-seed0",
                 )
             )
@@ -125,3 +130,12 @@ def is_model_folder(folder: Path) -> bool:
     files = list(folder.iterdir())
     weights = any(file.suffix == ".safetensors" for file in files)
     return weights and (folder / "config.json").is_file() and all(f.is_file() for f in files)
+
+
+def _beside(source: Path) -> str:
+    """What is where no checkpoint was found."""
+    checkpoints = source.parent if source.parent.name == "checkpoints" else source / "checkpoints"
+    steps = ", ".join(f"step_{step}" for step in checkpoint_steps(checkpoints))
+    if steps:
+        return f"in {checkpoints}: {steps}"
+    return "no checkpoint in it" if source.is_dir() else "no such folder"

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mgsrl.config.compose import config_from_yaml
@@ -18,7 +18,13 @@ from mgsrl.errors import (
 from mgsrl.obs.jsonl import write_atomic
 from mgsrl.obs.rewind import last_logged_step
 from mgsrl.obs.run_record import recorded_checkpoint
-from mgsrl.train.checkpoint import CONFIG, Checkpoint, load_checkpoint, newest_checkpoint
+from mgsrl.train.checkpoint import (
+    CONFIG,
+    Checkpoint,
+    checkpoint_steps,
+    load_checkpoint,
+    newest_checkpoint,
+)
 
 LOCK = ".lock"
 
@@ -33,7 +39,8 @@ def run_folder(
     """Hold `folder` for this process and yield the checkpoint to go on from.
 
     With `resume=never` an old folder is renamed, never deleted. Nothing of a run is written here:
-    what is found later may still forbid going on, and then its folder stays as it was.
+    what is found later may still forbid going on, and then its folder stays as it was;
+    one that was not there is gone again.
 
     Args:
         resume: `auto`, `never` or the path of a checkpoint.
@@ -49,6 +56,7 @@ def run_folder(
     with _writable():
         if resume == "never":
             _set_aside(folder, note)
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
     try:
@@ -56,8 +64,20 @@ def run_folder(
         if checkpoint is not None:
             _check_same_run(checkpoint.path, checkpoint.config_file, changes)
         yield checkpoint
+    except UserError:
+        if is_new:
+            _remove_unused(folder)
+        raise
     finally:
         os.close(lock)
+
+
+def _remove_unused(folder: Path) -> None:
+    """`mgsrl compare runs/*` would stumble over a folder without a run; other files stay."""
+    with suppress(OSError):  # the refusal is what matters
+        if all(file.name == LOCK for file in folder.iterdir()):
+            (folder / LOCK).unlink()
+            folder.rmdir()
 
 
 def write_config(folder: Path, config_yaml: str) -> None:
@@ -114,16 +134,22 @@ def _find(
             )
         return found
     path = Path(os.path.expanduser(resume))
-    if not path.is_dir():
+    if not path.is_dir() or (path / "checkpoints").is_dir():
         raise MissingPathError(
             explain(
                 "resume names no checkpoint.",
                 expected="auto, never or a folder such as runs/NAME/checkpoints/step_10",
-                found=resume,
-                todo="correct the path",
+                found=f"{resume} (a run folder)" if path.is_dir() else resume,
+                todo=_checkpoints_of(path) or "correct the path",
             )
         )
     return load_checkpoint(path)
+
+
+def _checkpoints_of(folder: Path) -> str:
+    """What to say instead where `folder` is a run folder, of all its checkpoints the newest."""
+    steps = checkpoint_steps(folder / "checkpoints")
+    return f"set resume={folder / 'checkpoints' / f'step_{steps[-1]}'}" if steps else ""
 
 
 def _check_nothing_is_lost(folder: Path, steps: int) -> None:

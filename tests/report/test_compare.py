@@ -137,6 +137,7 @@ def test_without_a_common_evaluation_no_scores_are_set_side_by_side(unequal, tmp
     assert math.isnan(mixed.gain("math").mean)
     html = compare_runs([long, unequal[1]], tmp_path / "compare.html").read_text()
     assert "After step 0 no step was evaluated in all runs" in html
+    assert "Gain on held-out prompts" not in html
     assert "0.300" not in html
 
 

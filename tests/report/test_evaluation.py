@@ -29,11 +29,9 @@ def task(value):
     }
 
 
-@pytest.fixture(scope="module")
-def html(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluation")
+def page(folder, model="/models/pocket"):
     results = {
-        "model": {"path": "/models/pocket"},
+        "model": {"path": model},
         "engine": "vllm",
         "prompt_template": "chat",
         "seed": 0,
@@ -43,6 +41,19 @@ def html(tmp_path_factory):
     }
     (folder / "results.json").write_text(json.dumps(results))
     return build_evaluation_report(folder).read_text()
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    return page(tmp_path_factory.mktemp("evaluation"))
+
+
+@pytest.mark.parametrize(
+    ("model", "title"),
+    [("/models/pocket", "pocket"), ("/runs/mgs-seed0/checkpoints/step_30", "mgs-seed0, step_30")],
+)
+def test_the_title_names_the_run_of_a_checkpoint(model, title, tmp_path):
+    assert f"Evaluation of {title}</" in page(tmp_path, model)
 
 
 def test_every_score_is_written_at_its_point(html):

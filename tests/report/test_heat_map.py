@@ -66,6 +66,16 @@ def test_cells_are_means_over_the_steps_and_modules_of_a_place(tmp_path):
     assert cells[1, "math – chat"] == pytest.approx({experts: -0.7, head: 0.5})
 
 
+def test_a_cosine_that_rounds_to_nothing_has_no_minus(tmp_path):
+    gram = torch.eye(2)[None].repeat(2, 1, 1)
+    gram[:, 0, 1] = gram[:, 1, 0] = torch.tensor([-0.004, -0.2])
+    report = surgery_report(("math", "chat"), ["lm_head", "norm"], gram, torch.ones(2, 2))
+    write_surgery(tmp_path, 1, report)
+    texts = {text.get_text() for axis in named(figure_of(tmp_path, [[1]])) for text in axis.texts}
+    assert {"+0.00", "-0.20"} <= texts
+    assert "-0.00" not in texts
+
+
 def test_a_row_per_window_and_a_column_per_pair(tmp_path):
     write(tmp_path, range(1, 9))
     figure = figure_of(tmp_path, [[1, 2], [3, 4], [5, 6], [7, 8]])

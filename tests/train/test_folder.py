@@ -232,3 +232,38 @@ def test_a_disk_that_takes_nothing_is_one_message(small_disk: Path) -> None:
                     _open(small_disk / folder, resume)
     with pytest.raises(ConfigError, match=r"cannot be written(.|\n)*Read-only"):
         _open(small_disk / "run", "never")
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_a_refused_run_leaves_no_new_folder(there_before: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "r"
+    if there_before:
+        folder.mkdir(parents=True)
+    with pytest.raises(MissingPathError, match="resume names no checkpoint"):
+        _open(folder, "nowhere")
+    with (
+        pytest.raises(ConfigError, match="later"),
+        run_folder(folder, "auto", lambda _: [], print),
+    ):
+        raise ConfigError("later")
+    assert folder.exists() == there_before
+
+
+def test_a_run_that_is_refused_late_or_fails_keeps_its_folder(tmp_path: Path) -> None:
+    for error, name in ((ConfigError, "run.json"), (RuntimeError, "config.yaml")):
+        folder = tmp_path / name
+        with (
+            contextlib.suppress(error),
+            run_folder(folder, "auto", lambda _: [], print),
+        ):
+            (folder / name).touch()
+            raise error("late")
+        assert (folder / name).exists()
+
+
+def test_resuming_from_a_run_folder_names_its_newest_checkpoint(tmp_path: Path) -> None:
+    _save(tmp_path / "old", 3)
+    newest = _save(tmp_path / "old", 12)
+    with pytest.raises(MissingPathError) as caught:
+        _open(tmp_path / "new", str(tmp_path / "old"))
+    assert f"set resume={newest}" in str(caught.value)
