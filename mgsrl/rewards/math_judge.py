@@ -294,9 +294,16 @@ def judge(gold: str, text: str, prompt: str = "") -> dict[str, Any]:
     else:
         equal = is_same_text(gold, answer) or is_equal(read, answer)
     reply = {"value": int(equal), "extracted": _shown(answer)}
-    if equal and answer is not None and is_restatement(answer, gold, prompt):
+    if equal and answer is not None and is_restatement(_bare(read, answer), gold, prompt):
         reply |= {"value": 0, "restated": True}
     return reply
+
+
+def _bare(gold: Gold, answer: str) -> str:
+    """The answer without unit, percent sign and `=`, which make no repetition and hide none."""
+    tidy = forms.tidy(answer)
+    number = forms.without_percent(tidy) or tidy
+    return forms.without_unit(number, plain_words=True) if gold.is_number else number
 
 
 def _shown(answer: str | None) -> str | None:

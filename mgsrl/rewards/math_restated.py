@@ -39,6 +39,8 @@ _LONE = re.compile(r"(?<![A-Za-z])\((\d+|[A-Za-z]|\\[A-Za-z]+)\)")
 _NEUTRAL = re.compile(r"\A(?:\+|0\+|1\*)|(?:[+-]0|\*1|/1|\^1)\Z")
 _VARIABLE = re.compile(r"(?:\(?[A-Za-z](?:_?\w)?(?:\([A-Za-z,]{1,5}\))?(?:,[A-Za-z])*\)?)")
 _PLAIN = re.compile(r"-?\w+")
+_PRODUCT = re.compile(r"-?(?:\w|\\[A-Za-z]+|\*|\^|\([^()]*\))+")
+"""What needs no brackets before a `/`."""
 _LITERAL = re.compile(
     r"\\?[{}]|\\infty|\\pi|\\le|\\ge|\\in|\\cup|[A-Za-z]\b|[()\[\],<>=|%]"
     r"|(?<![\w)}])[-+]?\d+(?:\.\d+)?|\d+(?:\.\d+)?"
@@ -58,8 +60,9 @@ def canonical(text: str) -> str:
 
 
 def _ratio(match: re.Match[str]) -> str:
-    parts = [part if _PLAIN.fullmatch(part) else f"({part})" for part in match.groups()]
-    return "/".join(parts)
+    above, below = match.groups()
+    above = above if _PRODUCT.fullmatch(above) else f"({above})"
+    return f"{above}/{below if _PLAIN.fullmatch(below) else f'({below})'}"
 
 
 def _forms(text: str) -> set[str]:

@@ -314,6 +314,33 @@ def test_responses(verifier: MathVerifier, gold: str, response: str, right: int)
     assert value(verifier, gold, response) == right
 
 
+ASKED = r"He runs $2^3$ km, 60 miles at 60 mph, 3+4 apples are 50% of them. Is it $n(n+1)/2$?"
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("60", "60 miles", 1),
+        ("60", r"60 \text{ mph}", 1),
+        ("0.5", r"50\%", 1),
+        (r"\frac{n(n+1)}{2}", "n(n+1)/2", 1),
+        (r"\frac{n(n+1)}{2}", r"\frac{n(n+1)}{2}", 1),
+        ("8", "2^3", 0),
+        ("8", r"2^3 \text{ km}", 0),
+        ("8", "2^3 km", 0),
+        ("8", r"\approx 2^3", 0),
+        ("8", "= 2^3", 0),
+        ("8", r"2^3\%", 0),
+        ("7", "3+4 apples", 0),
+    ],
+)
+def test_units_make_no_repetition_and_hide_none(
+    verifier: MathVerifier, gold: str, answer: str, right: int
+) -> None:
+    assert value(verifier, gold, rf"\boxed{{{answer}}}") == 1
+    assert value(verifier, gold, rf"\boxed{{{answer}}}", ASKED) == right
+
+
 QUESTION = r"Let $x>0$. Compute $\sum_{k=1}^{100} k$ and $\gcd(12, 18)$, factor $x^2-5x+6$, "
 QUESTION += r"simplify $\frac{6}{4}$ and $\sqrt{8}$, $19x + 1 - 4x - 81$, write "
 QUESTION += r"$\frac{3}{20}$ as a decimal, compare $\frac{3}{7}$ with $47^2 - 33^2$."
