@@ -127,6 +127,23 @@ def test_a_machine_that_is_too_small_changes_nothing(
     assert contents(tmp_path / "run") == before
 
 
+def test_a_long_temporary_folder_and_a_full_disk_change_nothing(
+    begun: list[str],
+    begin: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = contents(tmp_path / "run")
+    with monkeypatch.context() as long:
+        long.setenv("RAY_TMPDIR", f"/tmp/{'t' * 100}")
+        with pytest.raises(ConfigError, match="sockets do not fit"):
+            begin(begun)
+    monkeypatch.setattr(launch, "checkpoint_bytes", lambda folder: 2**60)
+    with pytest.raises(ConfigError, match="no room for a checkpoint"):
+        begin(begun)
+    assert contents(tmp_path / "run") == before
+
+
 def test_a_resumption_that_begins_writes_its_configuration(
     begun: list[str], begin: Callable[..., None], tmp_path: Path
 ) -> None:
