@@ -60,6 +60,15 @@ class SourceConfig:
             at_least(f"{key}.limit", self.limit, 1)
         within(f"{key}.size", self.size, 1, MAX_POCKET_ROWS)
         more_than(f"{key}.weight", self.weight, 0, "Leave the source out instead.")
+        if self.kind == "pocket" and ("/" in self.path or "." in self.path):
+            raise ConfigError(
+                explain(
+                    f"{key}.path names a file or a hub id, but {key}.kind is pocket.",
+                    expected="a domain of the pocket generator, or kind file or hub",
+                    found=repr(self.path),
+                    todo=f"set {key}.kind=file (or {key}.kind=hub)",
+                )
+            )
         if self.kind != "pocket" and not self.path:
             raise ConfigError(
                 explain(

@@ -23,3 +23,9 @@ def test_sizes_and_quotas_exclude_each_other() -> None:
     assert compose_config(["data.mixing_temperature=3"]).data.mixing_temperature == 3
     with pytest.raises(ConfigError, match="shares a step by the size of the data"):
         compose_config(["data.mixing_temperature=3", "domains.math.prompts_per_step=4"])
+
+
+@pytest.mark.parametrize("path", ["x.jsonl", "data/x", "openai/gsm8k", "/tmp/rows.parquet"])
+def test_a_file_under_kind_pocket_is_told_to_say_so(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"domains\.math\.source\.kind=file"):
+        compose_config([f"domains.math.source.path={path}"])
