@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bradley_terry.pairs import Pair
+from mgsrl.config.policy import template_clock
 from mgsrl.errors import ConfigError, DataError, UserError, explain
 from mgsrl.rewards.control_tokens import longest_first
 from mgsrl.rewards.protocol import RewardItem
@@ -30,6 +31,7 @@ class Encoder(RewardModel):
         self.tokenizer = tokenizer
         self.max_length = max_length
         self._removed = longest_first(*tokenizer.all_special_tokens)
+        self._clock = template_clock(None)  # today's, as whoever trains the model has it
 
     def pair(self, pair: Pair, group: int = -1) -> "EncodedPair":
         """Token ids of both conversations; lengths are of the whole answers, in tokens."""
