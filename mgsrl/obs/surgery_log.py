@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from mgsrl.obs.jsonl import replacing
 from mgsrl.types import Reliability, SurgeryReport
 
 FOLDER = "surgery"
@@ -73,9 +74,8 @@ def write_surgery(run_dir: Path, step: int, report: SurgeryReport) -> Path:
 
 
 def _write(path: Path, table: pa.Table) -> Path:
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
     return path
 
 

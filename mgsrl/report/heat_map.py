@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mgsrl.obs.jsonl import replacing
 from mgsrl.obs.surgery_log import FOLDER, read_parts, surgery_parts
 from mgsrl.report.style import WIDTH, drawing, panels
 from mgsrl.surgery.modules import OUTSIDE_LAYERS, module_place
@@ -65,9 +66,9 @@ def draw_heat_map(run_dir: Path) -> Path | None:
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=DPI, facecolor="white")
     path = run_dir / FOLDER / FILE
-    temporary = path.with_name(f".{FILE}.tmp")
-    temporary.write_bytes(picture.getvalue())
-    return temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(picture.getvalue())
+    return path
 
 
 def equal_windows(steps: Sequence[int], count: int) -> list[Sequence[int]]:

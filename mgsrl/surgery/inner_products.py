@@ -15,8 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from llvmlite.binding import ffi
 from numba import njit
 from torch import Tensor
+
+# vLLM's CPU build looks through the attributes of everything in every module. LLVM's handle takes
+# any name for a function of the library, `__dict__` too, and that ends the process's vLLM.
+if hasattr(ffi.lib, "_fntab"):
+    ffi.lib._fntab.setdefault("__dict__", {})
 
 CHUNK = 512
 """Columns whose products are summed in the rows' own type; 8 rows of float32 are 16 KiB."""

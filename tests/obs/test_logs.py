@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +14,7 @@ from mgsrl.obs.evaluation_log import (
     best_text,
     read_evaluations,
 )
-from mgsrl.obs.jsonl import read_rows, rewrite
+from mgsrl.obs.jsonl import read_rows, replacing, rewrite
 from mgsrl.obs.rewind import rewind_logs
 from mgsrl.obs.rollout_log import read_rollouts, stored_steps, write_rollouts
 from mgsrl.obs.surgery_log import read_surgery, write_surgery
@@ -205,3 +206,21 @@ def test_a_checkpoint_is_the_best_only_when_something_was_learnt():
         assert text.startswith("no checkpoint is better than the policy before training")
         assert ("nothing was learnt" in text) != learnt
         assert text.endswith(f"step_4 {since}")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
+def test_a_write_that_is_stopped_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, stop: type[BaseException]
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise stop
+
+    with pytest.raises(stop):
+        write()
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"

@@ -1,5 +1,7 @@
 """Gramian and combination against explicit float64 arithmetic."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -179,3 +181,14 @@ def test_rows_of_any_layout(rows: int) -> None:
     for piece in (buffer, buffer[:, 3:], buffer[:, ::2], buffer.T.contiguous().T, buffer[:, :1]):
         expected = piece.double() @ piece.double().T
         torch.testing.assert_close(gramian([(0, piece)], 1)[0], expected, rtol=1e-5, atol=1e-4)
+
+
+def test_every_module_can_be_looked_through() -> None:
+    """As vLLM's CPU build does when an engine starts in a process that computed a Gramian."""
+    gramian([(0, _buffer(2, [5]))], 1)
+    modules = [sys.modules[name] for name in sys.modules if name.startswith("llvmlite")]
+    assert modules
+    for module in modules:
+        for value in list(vars(module).values()):
+            if hasattr(value, "__dict__"):
+                assert hasattr(vars(value), "get"), (module, type(value))
