@@ -24,6 +24,13 @@ NOT_REFRESHED = {
 }
 """Architecture -> what vLLM's loader writes past its own reload, so that an update is lost."""
 
+NOT_ON_A_CPU = {
+    "DeepseekV2ForCausalLM": "it computes other log-probabilities from equal weights",
+    "DeepseekV3ForCausalLM": "it does not start",
+    "Mamba2ForCausalLM": "it does not start",
+}
+"""Architecture -> what tiny models of it showed on vLLM's CPU build."""
+
 
 def check_model(facts: ModelFacts, device: str | None) -> None:
     """Raise unless vLLM can run the policy here and take new weights of it.
@@ -36,6 +43,13 @@ def check_model(facts: ModelFacts, device: str | None) -> None:
     """
     if facts.architectures:
         _check_architectures(facts.architectures)
+    for name in facts.architectures if device == "cpu" else ():
+        if name in NOT_ON_A_CPU:
+            raise _refused(
+                "vLLM's CPU build cannot serve the policy's architecture.",
+                expected=f"another one than {', '.join(NOT_ON_A_CPU)}",
+                found=f"{name}: {NOT_ON_A_CPU[name]}",
+            )
     if device == "cpu" and facts.head_width is not None:
         _check_heads(facts.head_width)
 

@@ -63,6 +63,14 @@ def test_weights_that_cannot_be_refreshed(tiny_model: Path, tmp_path: Path) -> N
         check_model(model_facts(path), "cpu")
 
 
+@pytest.mark.parametrize("name", sorted(support.NOT_ON_A_CPU))
+def test_what_the_cpu_build_cannot_serve(name: str, tiny_model: Path, tmp_path: Path) -> None:
+    path = changed(tiny_model, tmp_path, architectures=[name])
+    with pytest.raises(ConfigError, match=rf"(?s){name}: it .*rollout\.engine=transformers"):
+        check_model(model_facts(path), "cpu")
+    check_model(model_facts(path), "cuda")
+
+
 def test_a_source_of_another_shape_refuses_nothing(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
