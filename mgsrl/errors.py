@@ -103,6 +103,11 @@ def shortened(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """The text of `error` without its line breaks, shortened to `limit` characters."""
+    return shortened(" ".join(str(error).split()), limit)
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`"Did you mean 'x'? "` when one of `valid` is close to `name`, and the list of all."""
     names = sorted(valid)

@@ -25,7 +25,6 @@ which training with D domains needs anyway.
 
 import argparse
 import json
-import platform
 import random
 import resource
 import time
@@ -37,6 +36,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mgsrl.obs.run_record import cpu_name
 from mgsrl.surgery import combine_, gramian, module_map, surgery_weights
 
 HIDDEN, INTERMEDIATE, KV_HEADS, HEAD_DIM = 576, 1536, 3, 64
@@ -185,17 +185,6 @@ def measure(problem: Problem, repeats: int, loop_repeats: int) -> dict[str, floa
     return result
 
 
-def processor() -> str:
-    """The processor's name as Linux tells it; kernels and caches differ between makers."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
-    named = {key.strip(): value.strip() for key, value in fields.items()}
-    return named.get("model name", platform.machine()) + f" ({named.get('vendor_id', 'unknown')})"
-
-
 def extra_bytes(problem: Problem) -> int:
     """Growth of the process's peak resident memory during surgery (Linux; else of ru_maxrss)."""
     surgery(problem)  # libraries allocate their work space at the first call
@@ -277,7 +266,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     problem = make_problem(parameter_sizes(args.layers, args.vocab), args.domains, args.granularity)
     result: dict[str, object] = {
-        "processor": processor(),
+        "processor": cpu_name(),  # kernels and caches differ between makers
         "domains": args.domains,
         "parameters": problem.gradients_DN.shape[1],
         "modules": len(problem.modules),

@@ -9,7 +9,7 @@ Left out: the weights. What they compute is measured (`learner/agreement.py`), n
 from dataclasses import dataclass
 from typing import Any
 
-from mgsrl.errors import MissingPathError, explain, shortened
+from mgsrl.errors import MissingPathError, explain, one_line
 
 POSITIONS = (
     "max_position_embeddings",
@@ -71,7 +71,7 @@ def model_facts(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
             explain(
                 "The configuration of policy.path cannot be read.",
                 expected="a config.json of a model that the installed transformers knows",
-                found=f"{path!r}: {shortened(' '.join(str(error).split()), 200)}",
+                found=f"{path!r}: {one_line(error)}",
                 todo="correct policy.path (policy.trust_remote_code=true runs a model's own code)",
             )
         ) from error

@@ -11,7 +11,7 @@ from torch import nn
 from mgsrl.config.model_load import load_causal_lm
 from mgsrl.config.model_path import POCKET_POLICY, find_model
 from mgsrl.config.policy import PolicyConfig
-from mgsrl.errors import MissingPathError, explain, shortened
+from mgsrl.errors import MissingPathError, explain, one_line
 from mgsrl.learner.agreement import proven_forward
 from mgsrl.learner.forward import PolicyForward
 from mgsrl.learner.lora import add_adapters
@@ -68,7 +68,7 @@ def load_tokenizer(config: PolicyConfig) -> Any:
             explain(
                 "The tokenizer of policy.path cannot be loaded.",
                 expected="a Hugging Face folder, or a hub id that this machine can reach",
-                found=f"{config.path!r}: {shortened(' '.join(str(error).split()), 200)}",
+                found=f"{config.path!r}: {one_line(error)}",
                 todo="correct policy.path, or download the model and give its folder",
             )
         ) from error

@@ -1,6 +1,7 @@
 """The figures of one run; each function returns an inline SVG, or "" when there is no data."""
 
 import math
+from collections.abc import Sequence
 
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
@@ -86,16 +87,13 @@ def training_health(run: RunData) -> str:
     if not run.metrics:
         return ""
     figure, axes = panels(4, columns=2, height=2.5)
-    for axis, family, title, unit in (
-        (axes[0], "response_length", "Response length", "tokens"),
-        (axes[1], "kl", "KL to the reference", "nats per token"),
-        (axes[2], "entropy", "Entropy of the policy", "nats per token"),
-        (axes[3], "mismatch", "Engine against learner", "mean |Δ log p|, nats"),
-    ):
-        _domain_lines(axis, run, family)
-        axis.set_title(title)
-        axis.set_ylabel(unit)
-        step_axis(axis)
+    families = (
+        ("response_length", "Response length", "tokens"),
+        ("kl", "KL to the reference", "nats per token"),
+        ("entropy", "Entropy of the policy", "nats per token"),
+        ("mismatch", "Engine against learner", "mean |Δ log p|, nats"),
+    )
+    _draw_families(axes, run, families)
     canary = run.series("sync/canary_error")
     if any(value > 0 for value in canary):
         axes[3].plot(run.steps, canary, color="#888888", ls="--", lw=1.4, label="sync canary")
@@ -113,18 +111,15 @@ def learning_signal(run: RunData) -> str:
     if not run.metrics:
         return ""
     figure, axes = panels(6, height=2.3)
-    for axis, family, title, unit in (
-        (axes[0], "live_groups", "Live groups", "share of groups"),
-        (axes[1], "cut_at_limit", "Cut at the token limit", "share of responses"),
-        (axes[2], "grad_norm", "Gradient norm", "before clipping"),
-        (axes[3], "loss", "Loss", "mean over tokens"),
-        (axes[4], "learning_rate", "Learning rate", ""),
-        (axes[5], "clip_fraction", "Clipped", "share of tokens"),
-    ):
-        _domain_lines(axis, run, family)
-        axis.set_title(title)
-        axis.set_ylabel(unit)
-        step_axis(axis)
+    families = (
+        ("live_groups", "Live groups", "share of groups"),
+        ("cut_at_limit", "Cut at the token limit", "share of responses"),
+        ("grad_norm", "Gradient norm", "before clipping"),
+        ("loss", "Loss", "mean over tokens"),
+        ("learning_rate", "Learning rate", ""),
+        ("clip_fraction", "Clipped", "share of tokens"),
+    )
+    _draw_families(axes, run, families)
     for axis in axes[:2]:
         axis.set_ylim(-0.03, 1.03)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -214,6 +209,17 @@ def throughput(run: RunData) -> str:
     axis.set_ylim(bottom=0)
     step_axis(axis)
     return svg(figure, "Response tokens per second")
+
+
+def _draw_families(
+    axes: Sequence[Axes], run: RunData, families: Sequence[tuple[str, str, str]]
+) -> None:
+    """One metric family (family, title, unit) a panel."""
+    for axis, (family, title, unit) in zip(axes, families):
+        _domain_lines(axis, run, family)
+        axis.set_title(title)
+        axis.set_ylabel(unit)
+        step_axis(axis)
 
 
 def _domain_lines(axis: Axes, run: RunData, family: str) -> None:

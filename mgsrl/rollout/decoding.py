@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mgsrl.config.model_facts import ModelFacts, model_facts, token_ids
-from mgsrl.errors import ConfigError, MissingPathError, explain, shortened
+from mgsrl.errors import ConfigError, MissingPathError, explain, one_line
 
 GENERATION_FILE = "generation_config.json"
 
@@ -91,7 +91,7 @@ def _listed_stops(path: str) -> tuple[int, ...]:
             explain(
                 f"{GENERATION_FILE} of policy.path cannot be read.",
                 expected="a file that transformers can load, with whole numbers for eos_token_id",
-                found=f"{path!r}: {shortened(' '.join(str(error).split()), 200)}",
+                found=f"{path!r}: {one_line(error)}",
                 todo="mend the file, or remove it (config.json may name eos_token_id)",
             )
         ) from error
@@ -108,7 +108,7 @@ def _load_tokenizer(path: str, trust_remote_code: bool) -> Any:
             explain(
                 "policy.path has no usable tokenizer.",
                 expected="tokenizer files beside the weights",
-                found=shortened(" ".join(str(error).split()), 200),
+                found=one_line(error),
                 todo="add the tokenizer's files or correct policy.path",
             )
         ) from error
