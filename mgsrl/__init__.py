@@ -1,6 +1,6 @@
 """mgsrl: multi-domain RL post-training with Modular Gradient Surgery (arXiv 2602.02301).
 
-Read `types.py` for the vocabulary, then `train/loop.py` for the story.
+Read `types.py` for the vocabulary, then `training/loop.py` for the story.
 """
 
 import os

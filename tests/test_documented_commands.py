@@ -20,7 +20,7 @@ from mgsrl.config.compose import compose_config
 from mgsrl.config.model_path import ASSETS, POCKET_POLICY, POCKET_REWARD_MODEL
 from tests.documented import ROOT, commands
 from tests.report import synthetic
-from tests.train.runs import SMALL
+from tests.training.runs import SMALL
 
 COMMANDS = list(dict.fromkeys(words for _, words in commands()))
 LINES = {" ".join(words): words for words in COMMANDS}

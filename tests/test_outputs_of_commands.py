@@ -14,7 +14,7 @@ ROW = {"id": 1, "prompt": "2 + 3?", "response": "<response>5</response>", "answe
 WRITES_NOTHING = {"doctor", "data inspect"}
 """Commands without an output."""
 OWN_FOLDER = {"train"}
-"""Its output is a run folder, which it holds, resumes or sets aside (`train/folder.py`)."""
+"""Its output is a run folder, which it holds, resumes or sets aside (`training/folder.py`)."""
 
 
 def rows(folder: Path) -> Path:
@@ -52,8 +52,8 @@ FILE_WRITERS: dict[str, tuple[Callable[[Path, Path], list[str]], str, str]] = {
 }
 """Command -> how it is called, the file that it reads, the file that it writes."""
 FOLDER_WRITERS = {"export", "eval", "report"}
-"""Tested for their own kinds of folder: the report below, the export in `train/test_end_to_end.py`,
-the evaluation in `evaluate/test_eval.py`."""
+"""Tested for their own kinds of folder: the report below, the export in
+`training/test_end_to_end.py`, the evaluation in `evaluate/test_eval.py`."""
 
 
 def names_of(parser: argparse.ArgumentParser, prefix: str = "") -> list[str]:

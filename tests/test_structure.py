@@ -1,7 +1,7 @@
 """The rules of the house, read off the syntax trees of the package.
 
 Layers: a module imports only from lower layers or from its own room. `algo/` and `surgery/` are
-pure tensors. Only `launch`, `plan` and `build` of `train/`, the command line and
+pure tensors. Only `launch`, `plan` and `build` of `training/`, the command line and
 `config/` know the whole configuration.
 Files and functions stay short enough to read. Rooms that do not exist are skipped.
 """
@@ -26,7 +26,7 @@ LAYERS = {
     **dict.fromkeys(["data", "rewards", "sync"], 2),
     **dict.fromkeys(["rollout", "learner", "scoring"], 3),
     **dict.fromkeys(["evaluate", "report"], 4),
-    "train": 5,  # above the other two: a run evaluates and writes its report
+    "training": 5,  # above the other two: a run evaluates and writes its report
     "commands": 6,
     **dict.fromkeys(["cli", "__main__"], 7),
 }
@@ -40,7 +40,7 @@ FILE_EXCEPTIONS: dict[str, int] = {}
 FUNCTION_EXCEPTIONS: dict[str, int] = {}
 """`path::name` -> its own limit, with the reason beside it."""
 SEES_WHOLE_CONFIG = (
-    *(f"train/{name}.py" for name in ("launch", "machine", "plan", "build")),
+    *(f"training/{name}.py" for name in ("launch", "machine", "plan", "build")),
     "commands/",
     "config/",
 )

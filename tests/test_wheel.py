@@ -42,7 +42,7 @@ def test_it_runs_from_another_folder(unpacked: Path, tmp_path: Path) -> None:
     code = (
         "import mgsrl, sys; assert mgsrl.__file__.startswith(sys.argv[1]), mgsrl.__file__\n"
         "from mgsrl.config.compose import compose_config\n"
-        "from mgsrl.train.plan import plan\n"
+        "from mgsrl.training.plan import plan\n"
         "ready = plan(compose_config([]))\n"
         "print(ready.model_path, {k: len(v) for k, v in ready.prompts.items()})\n"
     )

@@ -57,8 +57,8 @@ def _machine(overrides: list[str]) -> None:
 
     output().print(checks_table(doctor()))
     if overrides:
-        from mgsrl.train.machine import check_fits
-        from mgsrl.train.plan import check_parts
+        from mgsrl.training.machine import check_fits
+        from mgsrl.training.plan import check_parts
 
         check_fits(config)
         check_parts(config)

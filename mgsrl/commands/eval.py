@@ -192,7 +192,7 @@ def _limits(text: str | None, tasks: list[str]) -> dict[str, int]:
 
 def _identify(model: str) -> tuple[dict[str, Any], Path | None]:
     """What identifies the weights, and the checkpoint when they must be exported first."""
-    from mgsrl.train.checkpoint import load_checkpoint, newest_checkpoint
+    from mgsrl.training.checkpoint import load_checkpoint, newest_checkpoint
 
     path = Path(os.path.expanduser(model))
     checkpoint = None
@@ -221,7 +221,7 @@ def _identify(model: str) -> tuple[dict[str, Any], Path | None]:
 def template_of(arguments: str | None, checkpoint: Path | None) -> PolicyConfig:
     """The chat template's arguments and day: of the run, or as they are given."""
     from mgsrl.config.compose import config_from_yaml
-    from mgsrl.train.checkpoint import load_checkpoint
+    from mgsrl.training.checkpoint import load_checkpoint
 
     policy = PolicyConfig()
     if checkpoint is not None:
@@ -253,7 +253,7 @@ def _positions(path: str, checkpoint: Path | None) -> int:
     """Tokens that the model takes; a checkpoint's configuration lies with its policy."""
     from mgsrl.config.compose import config_from_yaml
     from mgsrl.evaluate.sampling import positions_of
-    from mgsrl.train.checkpoint import load_checkpoint
+    from mgsrl.training.checkpoint import load_checkpoint
 
     if checkpoint is None:
         return positions_of(path)
@@ -284,7 +284,7 @@ def _plain_folder(path: str, checkpoint: Path | None, output: Path) -> Iterator[
         yield path
         return
     from mgsrl.evaluate.store import MODEL_FOLDER
-    from mgsrl.train.export import export_model
+    from mgsrl.training.export import export_model
 
     folder = output / MODEL_FOLDER
     shutil.rmtree(folder, ignore_errors=True)  # of a killed evaluation, maybe incomplete

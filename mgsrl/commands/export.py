@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from mgsrl.train.export import export_model
+    from mgsrl.training.export import export_model
 
     print(
         export_model(

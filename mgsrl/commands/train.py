@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     if has_gpu_device() or not wants_gpus:  # else a lack of GPUs is told first
         check_places(config)
     # Imported here: torch and Ray take seconds, which a mistake must not wait for.
-    from mgsrl.train.launch import launch
+    from mgsrl.training.launch import launch
 
     launch(config)
 

@@ -14,7 +14,7 @@ from mgsrl.errors import ConfigError
 from mgsrl.evaluate import sampling, scoring
 from tests.evaluate.judge_server import judge_server
 from tests.oracle import SHARED
-from tests.train import runs
+from tests.training import runs
 
 POCKET = ("--model", "pocket", "--engine", "transformers", "--max-new-tokens", "48")
 

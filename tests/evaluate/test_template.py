@@ -19,7 +19,7 @@ from mgsrl.evaluate.run import Evaluation
 from mgsrl.evaluate.sampling import PromptMaker
 from mgsrl.evaluate.store import store_settings
 from mgsrl.evaluate.tasks import parse_tasks
-from mgsrl.train.checkpoint import save_checkpoint
+from mgsrl.training.checkpoint import save_checkpoint
 from mgsrl.types import Sampling
 from tests.conftest import CHAT_TEMPLATE
 

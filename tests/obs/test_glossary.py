@@ -1,6 +1,6 @@
 """docs/metrics.md describes every metric that is logged, and none that is not.
 
-`tests/train/test_end_to_end.py` asks the same of a real run.
+`tests/training/test_end_to_end.py` asks the same of a real run.
 """
 
 import torch
@@ -13,7 +13,7 @@ from tests.obs.test_metrics import scalars_of
 
 DOMAINS = ("math", "chat", "if")
 OF_TRACKERS = {f"evaluate/{name}/{d}" for name in ("reward", "forgetting") for d in DOMAINS}
-"""`train/evaluation.py` hands them to the trackers; metrics.jsonl has none of them."""
+"""`training/evaluation.py` hands them to the trackers; metrics.jsonl has none of them."""
 
 
 def surgery_scalars() -> set[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.rewards.local_server import Answer, local_server
-from tests.train.runs import metrics, start, train
+from tests.training.runs import metrics, start, train
 
 pytestmark = [pytest.mark.ray_cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 

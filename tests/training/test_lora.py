@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mgsrl.learner.policy import resolve_policy
-from mgsrl.train.export import export_model
-from tests.train import runs
+from mgsrl.training.export import export_model
+from tests.training import runs
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from mgsrl.config.resume import resume_obstacles
 from mgsrl.errors import CheckpointError, ConfigError, MissingPathError, UserError
 from mgsrl.obs.jsonl import dump_line
 from mgsrl.obs.run_record import begin_run_record, record_checkpoint
-from mgsrl.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from mgsrl.train.folder import bring_back_config, run_folder, write_config
+from mgsrl.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from mgsrl.training.folder import bring_back_config, run_folder, write_config
 
 
 def _open(folder: Path, resume: str = "auto", changed: tuple[str, ...] = ()) -> Checkpoint | None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from mgsrl.errors import NoUpdateError
-from mgsrl.train.run import Run
+from mgsrl.training.run import Run
 from mgsrl.types import StepStats
 
 MADE = StepStats(0.5, 1e-6, skipped=False)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mgsrl.cluster.session import on_sigint
 from mgsrl.obs.rewind import last_logged_step
-from mgsrl.train.checkpoint import checkpoint_steps
+from mgsrl.training.checkpoint import checkpoint_steps
 
 
 @contextmanager

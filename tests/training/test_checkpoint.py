@@ -10,7 +10,7 @@ import pytest
 
 from mgsrl.errors import CheckpointError, ConfigError, MissingPathError, StorageError
 from mgsrl.evaluate.pareto import BestStep
-from mgsrl.train.checkpoint import (
+from mgsrl.training.checkpoint import (
     best_checkpoint,
     check_disk,
     checkpoint_bytes,

@@ -30,14 +30,14 @@ from mgsrl.rollout.worker import (
     rollout_pools,
 )
 from mgsrl.sync.canary import MAX_TOKENS
-from mgsrl.train.checkpoint import Checkpoint
-from mgsrl.train.evaluation import Evaluation
-from mgsrl.train.fingerprint import PolicyIdentity
-from mgsrl.train.journal import Journal
-from mgsrl.train.machine import check_gpus
-from mgsrl.train.plan import Plan
-from mgsrl.train.publisher import Publisher
-from mgsrl.train.run import Run
+from mgsrl.training.checkpoint import Checkpoint
+from mgsrl.training.evaluation import Evaluation
+from mgsrl.training.fingerprint import PolicyIdentity
+from mgsrl.training.journal import Journal
+from mgsrl.training.machine import check_gpus
+from mgsrl.training.plan import Plan
+from mgsrl.training.publisher import Publisher
+from mgsrl.training.run import Run
 from mgsrl.types import Sampling
 
 

@@ -5,7 +5,7 @@ one room of the package, in the order of the design's "one prompt's walk".
 """
 
 from mgsrl.algo.advantages import with_advantages
-from mgsrl.train.run import Run
+from mgsrl.training.run import Run
 
 
 def train(run: Run) -> None:

@@ -14,7 +14,7 @@ from mgsrl.learner.spec import Engines
 from mgsrl.rollout.sampler import Sampler
 from mgsrl.rollout.worker import EngineSpec, rollout_pools
 from mgsrl.sync.fingerprint import Proof
-from mgsrl.train.publisher import Publisher, unseen_note
+from mgsrl.training.publisher import Publisher, unseen_note
 from mgsrl.types import Sampling
 from tests.learner.parts import Case, make_batch, make_spec
 

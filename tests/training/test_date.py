@@ -12,12 +12,12 @@ from mgsrl.config import Config
 from mgsrl.config.compose import compose_config, config_from_yaml, config_to_yaml
 from mgsrl.config.resume import resume_obstacles
 from mgsrl.errors import CheckpointError, ConfigError
-from mgsrl.train import launch
-from mgsrl.train.checkpoint import save_checkpoint
-from mgsrl.train.folder import write_config
-from mgsrl.train.plan import plan
+from mgsrl.training import launch
+from mgsrl.training.checkpoint import save_checkpoint
+from mgsrl.training.folder import write_config
+from mgsrl.training.plan import plan
 from tests.conftest import CHAT_TEMPLATE
-from tests.train.test_fit import SMALL
+from tests.training.test_fit import SMALL
 
 FIRST, NEXT = "2024-07-26", "2024-07-27"
 

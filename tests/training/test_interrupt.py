@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mgsrl.train.interrupt import how_to_go_on
-from tests.train import runs
+from mgsrl.training.interrupt import how_to_go_on
+from tests.training import runs
 
 
 def logged(folder: Path, steps: int) -> None:
@@ -28,7 +28,7 @@ def logged(folder: Path, steps: int) -> None:
 def test_the_step_and_the_command_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: list[int], done: int, where: str
 ) -> None:
-    monkeypatch.setattr("mgsrl.train.interrupt.checkpoint_steps", lambda folder: saved)
+    monkeypatch.setattr("mgsrl.training.interrupt.checkpoint_steps", lambda folder: saved)
     logged(tmp_path, done)
     text = how_to_go_on(tmp_path, ["train", "run.dir=/a b", "resume=never"])
     assert text.startswith(f"mgsrl: {done} steps are done. ")

@@ -6,8 +6,8 @@ import torch
 from mgsrl.cluster.demand import check_demand
 from mgsrl.config.compose import compose_config, list_choices
 from mgsrl.errors import ConfigError
-from mgsrl.train import machine
-from mgsrl.train.machine import check_fits, demands
+from mgsrl.training import machine
+from mgsrl.training.machine import check_fits, demands
 
 
 @pytest.fixture(autouse=True)

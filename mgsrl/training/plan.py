@@ -17,9 +17,9 @@ from mgsrl.rollout.sampler import training_sampling
 from mgsrl.rollout.support import check_model
 from mgsrl.rollout.worker import check_engine
 from mgsrl.surgery import check_method
-from mgsrl.train.export import check_export
-from mgsrl.train.fit import check_context, check_tokens, end_of_turn_note
-from mgsrl.train.schedule import Schedule, curve, make_schedule
+from mgsrl.training.export import check_export
+from mgsrl.training.fit import check_context, check_tokens, end_of_turn_note
+from mgsrl.training.schedule import Schedule, curve, make_schedule
 from mgsrl.types import Prompt, Sampling
 
 

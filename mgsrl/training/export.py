@@ -15,7 +15,7 @@ from mgsrl.config.compose import config_from_yaml
 from mgsrl.errors import ConfigError, MissingPathError, explain, shortened
 from mgsrl.learner.policy import load_policy, load_tokenizer, resolve_policy
 from mgsrl.obs.outputs import output_folder, replaced_folder
-from mgsrl.train.checkpoint import (
+from mgsrl.training.checkpoint import (
     best_checkpoint,
     checkpoint_steps,
     load_checkpoint,

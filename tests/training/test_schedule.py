@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mgsrl.config import PhaseConfig, StrategyConfig
 from mgsrl.errors import ConfigError
-from mgsrl.train.schedule import curve, make_schedule
+from mgsrl.training.schedule import curve, make_schedule
 
 QUOTAS = {"math": 22, "chat": 21, "instruction_following": 21}
 

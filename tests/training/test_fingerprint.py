@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mgsrl.errors import CheckpointError
-from mgsrl.train.fingerprint import PolicyIdentity, fingerprint
+from mgsrl.training.fingerprint import PolicyIdentity, fingerprint
 
 
 @pytest.fixture

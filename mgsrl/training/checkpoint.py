@@ -27,7 +27,7 @@ from mgsrl.errors import (
 )
 from mgsrl.evaluate.pareto import RULE, BestStep
 from mgsrl.obs.jsonl import write_atomic
-from mgsrl.train.manifest import (
+from mgsrl.training.manifest import (
     LEARNER,
     STATE,
     check_files,

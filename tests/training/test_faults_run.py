@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mgsrl.config.model_path import ASSETS, POCKET_POLICY
-from tests.train import runs
+from tests.training import runs
 
 pytestmark = [pytest.mark.ray_cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 ENDS_WITHIN_S = 10.0

@@ -22,7 +22,7 @@ from mgsrl.obs.run_record import record_checkpoint
 from mgsrl.obs.timers import StageTimers
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rollout.sampler import Sampler
-from mgsrl.train.checkpoint import (
+from mgsrl.training.checkpoint import (
     Checkpoint,
     checkpoint_bytes,
     checkpoint_steps,
@@ -30,11 +30,11 @@ from mgsrl.train.checkpoint import (
     save_checkpoint,
     set_others_aside,
 )
-from mgsrl.train.evaluation import Evaluation
-from mgsrl.train.fingerprint import PolicyIdentity
-from mgsrl.train.journal import Journal
-from mgsrl.train.publisher import Publisher
-from mgsrl.train.schedule import Phase, Schedule
+from mgsrl.training.evaluation import Evaluation
+from mgsrl.training.fingerprint import PolicyIdentity
+from mgsrl.training.journal import Journal
+from mgsrl.training.publisher import Publisher
+from mgsrl.training.schedule import Phase, Schedule
 from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
 
 Groups = Mapping[str, Sequence[RolloutGroup]]

@@ -12,8 +12,8 @@ from mgsrl.obs.forgetting import forgetting, forgetting_alarm
 from mgsrl.report.evaluation_matrix import CONSOLE_COLUMNS, console_table, evaluation_matrix
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rollout.sampler import Sampler
-from mgsrl.train.checkpoint import checkpoint_steps, write_best
-from mgsrl.train.journal import Journal
+from mgsrl.training.checkpoint import checkpoint_steps, write_best
+from mgsrl.training.journal import Journal
 from mgsrl.types import Prompt, Sampling
 
 

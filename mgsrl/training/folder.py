@@ -18,7 +18,7 @@ from mgsrl.errors import (
 from mgsrl.obs.jsonl import write_atomic
 from mgsrl.obs.rewind import last_logged_step
 from mgsrl.obs.run_record import recorded_checkpoint
-from mgsrl.train.checkpoint import (
+from mgsrl.training.checkpoint import (
     CONFIG,
     Checkpoint,
     checkpoint_steps,

@@ -19,15 +19,15 @@ from mgsrl.errors import MgsrlError, RayDiedError
 from mgsrl.obs.console import Console
 from mgsrl.obs.run_record import begin_run_record, finish_run_record
 from mgsrl.report.build import build_report
-from mgsrl.train.build import build, first_checkpoint_bytes
-from mgsrl.train.checkpoint import Checkpoint, check_disk, checkpoint_bytes
-from mgsrl.train.fingerprint import PolicyIdentity
-from mgsrl.train.folder import bring_back_config, run_folder, write_config
-from mgsrl.train.interrupt import interruptible
-from mgsrl.train.loop import train
-from mgsrl.train.machine import check_fits
-from mgsrl.train.plan import plan
-from mgsrl.train.run import Run
+from mgsrl.training.build import build, first_checkpoint_bytes
+from mgsrl.training.checkpoint import Checkpoint, check_disk, checkpoint_bytes
+from mgsrl.training.fingerprint import PolicyIdentity
+from mgsrl.training.folder import bring_back_config, run_folder, write_config
+from mgsrl.training.interrupt import interruptible
+from mgsrl.training.loop import train
+from mgsrl.training.machine import check_fits
+from mgsrl.training.plan import plan
+from mgsrl.training.run import Run
 
 
 def launch(config: Config) -> None:

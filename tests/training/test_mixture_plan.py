@@ -7,7 +7,7 @@ import pytest
 
 from mgsrl.config.compose import compose_config
 from mgsrl.errors import DataError
-from mgsrl.train.plan import Plan, plan
+from mgsrl.training.plan import Plan, plan
 
 SMALL = ("rollout.engine=transformers", "evaluate.prompts_per_domain=0")
 

@@ -11,7 +11,7 @@ from mgsrl.obs.console import Console
 from mgsrl.obs.surgery_log import write_surgery
 from mgsrl.obs.trackers import TensorBoardTracker, Trackers
 from mgsrl.surgery.report import surgery_report
-from mgsrl.train.journal import Journal
+from mgsrl.training.journal import Journal
 from mgsrl.types import SurgeryReport
 
 

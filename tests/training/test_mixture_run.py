@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train import runs
+from tests.training import runs
 
 pytestmark = [pytest.mark.ray_cluster, pytest.mark.timeout(600), pytest.mark.slow]
 

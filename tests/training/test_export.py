@@ -11,8 +11,8 @@ import torch
 from mgsrl.config import PolicyConfig
 from mgsrl.errors import ConfigError
 from mgsrl.learner.policy import load_policy, load_tokenizer
-from mgsrl.train.export import check_export, write_model
-from tests.train.test_fit import edited, planned
+from mgsrl.training.export import check_export, write_model
+from tests.training.test_fit import edited, planned
 
 # As published: a temperature without sampling, which transformers reads but does not write.
 VICUNA = '{"_from_model_config": true,  "temperature": 0.9, "top_p": 0.6, "eos_token_id": 1}\n'

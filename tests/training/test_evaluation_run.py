@@ -17,16 +17,16 @@ from mgsrl.obs.console import Console
 from mgsrl.obs.evaluation_log import EvalResult, append_evaluations, read_evaluations
 from mgsrl.obs.rewind import rewind_logs
 from mgsrl.obs.trackers import TensorBoardTracker, Tracker, Trackers
-from mgsrl.train.checkpoint import (
+from mgsrl.training.checkpoint import (
     checkpoint_steps,
     prune_checkpoints,
     save_checkpoint,
     set_others_aside,
 )
-from mgsrl.train.evaluation import Evaluation
-from mgsrl.train.export import export_model
-from mgsrl.train.journal import Journal
-from tests.train import runs
+from mgsrl.training.evaluation import Evaluation
+from mgsrl.training.export import export_model
+from mgsrl.training.journal import Journal
+from tests.training import runs
 
 REWARDS = {
     0: (0.4, 0.3),

@@ -12,7 +12,7 @@ from mgsrl.config.compose import compose_config
 from mgsrl.errors import ConfigError, MissingPathError
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.transformers_engine import TransformersEngine
-from mgsrl.train.plan import Plan, plan
+from mgsrl.training.plan import Plan, plan
 from mgsrl.types import GenerationRequest, Sampling
 from tests.zoo.families import FAMILIES, POSITIONS, build_family
 

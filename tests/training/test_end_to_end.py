@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from mgsrl.errors import ConfigError
-from mgsrl.train.export import export_model
+from mgsrl.training.export import export_model
 from tests.obs.glossary import undocumented
-from tests.train import runs
+from tests.training import runs
 
 DOMAINS = ("math", "chat", "instruction_following")
 

@@ -12,11 +12,11 @@ import pytest
 
 from mgsrl.config.compose import compose_config, config_from_yaml
 from mgsrl.errors import CheckpointError, ConfigError, UserError
-from mgsrl.train import launch
-from mgsrl.train.checkpoint import save_checkpoint
-from mgsrl.train.fingerprint import fingerprint
-from mgsrl.train.plan import plan
-from tests.train.test_fit import SMALL, edited
+from mgsrl.training import launch
+from mgsrl.training.checkpoint import save_checkpoint
+from mgsrl.training.fingerprint import fingerprint
+from mgsrl.training.plan import plan
+from tests.training.test_fit import SMALL, edited
 
 
 class Started(Exception):
