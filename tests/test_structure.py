@@ -21,8 +21,8 @@ FILES = sorted(
 )
 
 LAYERS = {
-    **dict.fromkeys(["types", "errors", "config"], 0),
-    **dict.fromkeys(["algo", "surgery", "obs", "cluster"], 1),
+    **dict.fromkeys(["types", "errors", "plugins", "files", "config"], 0),
+    **dict.fromkeys(["algo", "surgery", "obs", "cluster", "constraints"], 1),
     **dict.fromkeys(["data", "rewards", "sync"], 2),
     **dict.fromkeys(["rollout", "learner", "scoring"], 3),
     **dict.fromkeys(["evaluate", "report"], 4),

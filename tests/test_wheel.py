@@ -31,7 +31,7 @@ def test_everything_is_packaged(unpacked: Path) -> None:
         "assets/pocket_policy/model.safetensors",
         "assets/pocket_reward_model/model.safetensors",
         "report/templates/report.html.j2",
-        "rewards/constraints/punkt_english.txt",
+        "constraints/punkt_english.txt",
     ):
         assert (unpacked / "mgsrl" / name).is_file(), name
     assert not list(unpacked.rglob("tests"))

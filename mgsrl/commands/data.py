@@ -229,8 +229,8 @@ def _add_synthesize_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_synthesize(options: argparse.Namespace) -> None:
+    from mgsrl.constraints.sample import DEFAULT_FAMILIES, draw_constraints, select_ids
     from mgsrl.data.synthesize import check_suffix, plain_prompts, synthesize, write_rows
-    from mgsrl.rewards.constraints.sample import DEFAULT_FAMILIES, draw_constraints, select_ids
 
     inputs = [options.prompts] if options.prompts else []
     output = output_file(options.output, "--output", inputs=inputs, force=options.force)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mgsrl.data.files import read_records
 from mgsrl.errors import DataError, explain
-from mgsrl.obs.lines import LineProblem, show
+from mgsrl.files.lines import LineProblem, show
+from mgsrl.files.records import read_records
 from mgsrl.types import Message
 
 GRAM = 13

@@ -18,10 +18,10 @@ from mgsrl.data.contamination import (
     conversation_text,
     normalised,
 )
-from mgsrl.data.files import row_number
 from mgsrl.data.rows import Row, RowProblem, RowReader
 from mgsrl.data.sources import open_records, source_name, window
 from mgsrl.data.templates import PromptTokenizer
+from mgsrl.files.records import row_number
 
 BAR = 40
 """Characters of the longest bar of the histogram."""

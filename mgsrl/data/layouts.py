@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mgsrl.errors import DataError, explain
-from mgsrl.obs.lines import show
+from mgsrl.files.lines import show
 
 ABSENT = object()
 WORKED = re.compile(r"####[ \t]*(\S[^\n]*?)\s*\Z")

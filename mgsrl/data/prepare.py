@@ -20,11 +20,11 @@ from mgsrl.config import SourceConfig
 from mgsrl.config.hub import hub_info
 from mgsrl.config.places import split_hub_path
 from mgsrl.data import smollm2
-from mgsrl.data.files import NumberedRecord, read_records, row_number
 from mgsrl.data.published import PUBLISHED, PublishedSet
 from mgsrl.data.rows import Row, RowProblem, RowReader
 from mgsrl.errors import DataError, MissingPathError, UserError, explain, nearest
-from mgsrl.obs.jsonl import dump_line, write_atomic
+from mgsrl.files.jsonl import dump_line, write_atomic
+from mgsrl.files.records import NumberedRecord, read_records, row_number
 from mgsrl.obs.outputs import output_file
 
 _SPLIT = "train"

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mgsrl.data.files import Record
 from mgsrl.data.layouts import RowProblem, last_boxed
+from mgsrl.files.records import Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from mgsrl.data.layouts import (
     verl_constraints,
 )
 from mgsrl.errors import ConfigError, explain, nearest
-from mgsrl.obs.lines import LineProblem, show
+from mgsrl.files.lines import LineProblem, show
 from mgsrl.types import Message
 
 ROLES = ("system", "user", "assistant")

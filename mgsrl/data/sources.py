@@ -15,10 +15,10 @@ from typing import Any
 
 from mgsrl.config import SourceConfig
 from mgsrl.config.places import check_hub_source, split_hub_path
-from mgsrl.data.files import NumberedRecord, data_stem, read_records, row_number
 from mgsrl.data.pocket import pocket_rows
 from mgsrl.data.rows import Row, RowProblem, RowReader
 from mgsrl.errors import DataError, MissingPathError, explain
+from mgsrl.files.records import NumberedRecord, data_stem, read_records, row_number
 
 logger = logging.getLogger(__name__)
 

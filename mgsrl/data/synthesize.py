@@ -17,7 +17,7 @@ from mgsrl.data.plain_prompts import PLAIN_PROMPTS
 from mgsrl.data.rows import Row
 from mgsrl.data.sources import load_rows
 from mgsrl.errors import UserError, explain
-from mgsrl.obs.jsonl import dump_line, write_atomic
+from mgsrl.files.jsonl import dump_line, write_atomic
 
 _TRIES = 20
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mgsrl.data.files import read_records
 from mgsrl.data.rows import Row
 from mgsrl.errors import DataError, explain
+from mgsrl.files.records import read_records
 
 RESPONSE_COLUMNS = ("response", "output", "answer")
 PROMPT_COLUMNS = ("messages", "prompt", "instruction")

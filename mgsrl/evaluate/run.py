@@ -37,7 +37,7 @@ from mgsrl.evaluate.store import (
 )
 from mgsrl.evaluate.task_rows import load_task
 from mgsrl.evaluate.tasks import Task, TaskChoice
-from mgsrl.obs.jsonl import jsonable, write_atomic
+from mgsrl.files.jsonl import jsonable, write_atomic
 from mgsrl.obs.run_record import git_state, hardware, versions
 from mgsrl.rewards.endpoint import Endpoint
 from mgsrl.types import Sampling

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.errors import ConfigError, DataError, explain
-from mgsrl.obs.jsonl import dump_line, jsonable, read_rows, rewrite, write_atomic
+from mgsrl.files.jsonl import dump_line, jsonable, read_rows, rewrite, write_atomic
 
 SETTINGS = "eval.json"
 RESULTS = "results.json"

@@ -6,11 +6,11 @@ from typing import Any
 
 from mgsrl.config.data import SourceConfig
 from mgsrl.config.reward import RewardConfig
-from mgsrl.data.files import NumberedRecord, row_number
 from mgsrl.data.rows import Row, RowProblem, RowReader
 from mgsrl.data.sources import open_records
 from mgsrl.errors import DataError, MissingPathError, explain
 from mgsrl.evaluate.tasks import Task, TaskChoice
+from mgsrl.files.records import NumberedRecord, row_number
 from mgsrl.rewards.build import validator
 
 REWARD_KINDS = {"math": "math", "constraints": "constraints", "chat": "reward_model"}

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mgsrl.obs.jsonl import read_rows
+from mgsrl.files.jsonl import read_rows
 from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
 
 FILE = "metrics.jsonl"

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from mgsrl.files.jsonl import read_rows, rewrite
 from mgsrl.obs import rollout_log, surgery_log
 from mgsrl.obs.evaluation_log import FILE as EVALUATIONS
-from mgsrl.obs.jsonl import read_rows, rewrite
 from mgsrl.obs.metrics import FILE as METRICS
 
 

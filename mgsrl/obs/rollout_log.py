@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mgsrl.obs.jsonl import dump_line, read_rows, write_atomic
+from mgsrl.files.jsonl import dump_line, read_rows, write_atomic
 from mgsrl.types import RolloutGroup
 
 FOLDER = "rollouts"

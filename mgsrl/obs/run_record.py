@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from mgsrl.obs.jsonl import jsonable, write_atomic
+from mgsrl.files.jsonl import jsonable, write_atomic
 
 FILE = "run.json"
 FORMAT = 1

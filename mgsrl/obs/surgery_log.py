@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from mgsrl.obs.jsonl import replacing
+from mgsrl.files.jsonl import replacing
 from mgsrl.types import Reliability, SurgeryReport
 
 FOLDER = "surgery"

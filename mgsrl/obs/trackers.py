@@ -14,8 +14,8 @@ import numpy as np
 
 from mgsrl.config.run import TrackersConfig
 from mgsrl.errors import ConfigError, explain
+from mgsrl.files.jsonl import dump_line, rewrite
 from mgsrl.obs.console import Console
-from mgsrl.obs.jsonl import dump_line, rewrite
 from mgsrl.obs.metrics import FILE as METRICS
 from mgsrl.obs.wandb_tracker import WandbTracker
 

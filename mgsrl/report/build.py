@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config import EvaluateConfig
-from mgsrl.obs.jsonl import write_atomic
+from mgsrl.files.jsonl import write_atomic
 from mgsrl.report.evaluation_matrix import Matrix, evaluation_matrix
 from mgsrl.report.load import RunData, load_run
 from mgsrl.report.render import render

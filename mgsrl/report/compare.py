@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.errors import ConfigError, explain
-from mgsrl.obs.jsonl import write_atomic
+from mgsrl.files.jsonl import write_atomic
 from mgsrl.report.load import RunData, load_run
 from mgsrl.report.render import render
 from mgsrl.report.strategies import StrategyRuns, by_strategy

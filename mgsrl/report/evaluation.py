@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.errors import MissingPathError, explain
-from mgsrl.obs.jsonl import read_rows, write_atomic
+from mgsrl.files.jsonl import read_rows, write_atomic
 from mgsrl.report.load import dump
 from mgsrl.report.render import number, percent, render
 from mgsrl.report.samples import cut, show_tags

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mgsrl.obs.jsonl import replacing
+from mgsrl.files.jsonl import replacing
 from mgsrl.obs.surgery_log import FOLDER, read_parts, surgery_parts
 from mgsrl.report.style import WIDTH, drawing, panels
 from mgsrl.surgery.modules import OUTSIDE_LAYERS, module_place

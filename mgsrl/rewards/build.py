@@ -117,7 +117,7 @@ def _score_validator(config: ScoreConfig) -> CheckReference:
 
         return validate_reference
     if config.kind == "constraints":
-        from mgsrl.rewards.constraints import validate_reference as validate_constraints
+        from mgsrl.constraints import validate_reference as validate_constraints
 
         return validate_constraints
     if config.kind == "judge":

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mgsrl.config.reward import OFFICIAL, TRAINING
+from mgsrl.constraints import BoundConstraint, parse_reference
 from mgsrl.errors import DataError
 from mgsrl.rewards.child import ChildProcess, ProcessLostError
-from mgsrl.rewards.constraints import BoundConstraint, parse_reference
 from mgsrl.rewards.extract import CLOSE_THINK, OPEN_THINK, Extraction, extract_response
 from mgsrl.rewards.protocol import RewardItem
 from mgsrl.types import Reward

@@ -8,10 +8,10 @@ Its reply is `{"constraints": [bool, ...], "gates": [bool, ...]}` or `{"error": 
 from collections.abc import Sequence
 from typing import Any
 
+from mgsrl.constraints import CannotDecideError, bind, follows
+from mgsrl.constraints.language import detect
+from mgsrl.constraints.sentences import sentences
 from mgsrl.rewards.child_serve import serve
-from mgsrl.rewards.constraints import CannotDecideError, bind, follows
-from mgsrl.rewards.constraints.language import detect
-from mgsrl.rewards.constraints.sentences import sentences
 
 
 def judge(request: dict[str, Any]) -> dict[str, Any]:

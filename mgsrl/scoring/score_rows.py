@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config import SourceConfig
-from mgsrl.data.files import read_records, row_number
 from mgsrl.data.layouts import columns_of
 from mgsrl.data.rows import RowProblem, RowReader
 from mgsrl.errors import DataError
-from mgsrl.obs.lines import LineProblem, show
+from mgsrl.files.lines import LineProblem, show
+from mgsrl.files.records import read_records, row_number
 from mgsrl.rewards.build import CheckReference
 from mgsrl.rewards.protocol import RewardItem
 

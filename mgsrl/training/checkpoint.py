@@ -26,7 +26,7 @@ from mgsrl.errors import (
     explain,
 )
 from mgsrl.evaluate.pareto import RULE, BestStep
-from mgsrl.obs.jsonl import write_atomic
+from mgsrl.files.jsonl import write_atomic
 from mgsrl.training.manifest import (
     LEARNER,
     STATE,

@@ -15,7 +15,7 @@ from mgsrl.errors import (
     UserError,
     explain,
 )
-from mgsrl.obs.jsonl import write_atomic
+from mgsrl.files.jsonl import write_atomic
 from mgsrl.obs.rewind import last_logged_step
 from mgsrl.obs.run_record import recorded_checkpoint
 from mgsrl.training.checkpoint import (

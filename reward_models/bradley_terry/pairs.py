@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config import SourceConfig
-from mgsrl.data.files import read_records
 from mgsrl.data.rows import RowProblem, RowReader
 from mgsrl.errors import DataError, explain
-from mgsrl.obs.lines import LineProblem, show
+from mgsrl.files.lines import LineProblem, show
+from mgsrl.files.records import read_records
 from mgsrl.types import Message
 
 

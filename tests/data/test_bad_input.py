@@ -17,7 +17,7 @@ from mgsrl.cli import main
 from mgsrl.config import RewardConfig, SourceConfig
 from mgsrl.data.sources import Rows, load_rows
 from mgsrl.errors import DataError
-from mgsrl.obs.lines import MAX_LINE_BYTES
+from mgsrl.files.lines import MAX_LINE_BYTES
 from mgsrl.rewards.build import validator
 from mgsrl.scoring.score_file import ScoreSummary, default_reward, score_file
 

@@ -6,8 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from mgsrl.config import Config
+from mgsrl.constraints.check import validate_reference
 from mgsrl.data.sources import load_rows
-from mgsrl.rewards.constraints.check import validate_reference
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"

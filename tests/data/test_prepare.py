@@ -16,11 +16,11 @@ from omegaconf import OmegaConf
 
 from mgsrl.cli import main
 from mgsrl.config import Config, SourceConfig
+from mgsrl.constraints import REGISTRY, bind, validate_reference
 from mgsrl.data import published
 from mgsrl.data.published import _RLVR_FUNCTIONS, PUBLISHED, boxed_answer, rlvr_constraints
 from mgsrl.data.rows import RowProblem
 from mgsrl.data.sources import load_rows
-from mgsrl.rewards.constraints import REGISTRY, bind, validate_reference
 from tests.data import fake_hub
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,10 +8,10 @@ import pytest
 
 from mgsrl.cli import main
 from mgsrl.config import SourceConfig
+from mgsrl.constraints import REGISTRY, validate_reference
+from mgsrl.constraints.sample import family
 from mgsrl.data.plain_prompts import PLAIN_PROMPTS
 from mgsrl.data.sources import load_rows
-from mgsrl.rewards.constraints import REGISTRY, validate_reference
-from mgsrl.rewards.constraints.sample import family
 
 
 def make(output: Path, *options: str, rows: int = 100) -> list[dict[str, Any]]:

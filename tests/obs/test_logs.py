@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mgsrl.errors import DataError
+from mgsrl.files.jsonl import read_rows, replacing, rewrite
 from mgsrl.obs import evaluation_log, rollout_log, surgery_log
 from mgsrl.obs.evaluation_log import (
     EvalResult,
@@ -14,7 +15,6 @@ from mgsrl.obs.evaluation_log import (
     best_text,
     read_evaluations,
 )
-from mgsrl.obs.jsonl import read_rows, replacing, rewrite
 from mgsrl.obs.rewind import rewind_logs
 from mgsrl.obs.rollout_log import read_rollouts, stored_steps, write_rollouts
 from mgsrl.obs.surgery_log import read_surgery, write_surgery

@@ -151,7 +151,7 @@ def test_other_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         score_file("chat", source, output, reward_model="./none")
     with pytest.raises(DataError, match="has no rows"):
         score_file("math", write(tmp_path / "empty.jsonl", []), output)
-    monkeypatch.setattr("mgsrl.obs.lines.MAX_LINE_BYTES", 10)
+    monkeypatch.setattr("mgsrl.files.lines.MAX_LINE_BYTES", 10)
     with pytest.raises(DataError, match="longer"):
         score_file("math", source, output)
 

@@ -10,7 +10,7 @@ import pytest
 from mgsrl.config.compose import compose_config, config_from_yaml, config_to_yaml
 from mgsrl.config.resume import resume_obstacles
 from mgsrl.errors import CheckpointError, ConfigError, MissingPathError, UserError
-from mgsrl.obs.jsonl import dump_line
+from mgsrl.files.jsonl import dump_line
 from mgsrl.obs.run_record import begin_run_record, record_checkpoint
 from mgsrl.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mgsrl.training.folder import bring_back_config, run_folder, write_config

@@ -1,0 +1,202 @@
+"""One way to name a part of mgsrl in the configuration, whoever wrote the part.
+
+    REWARDS = Registry("reward", "mgsrl.rewards", {"math": "mgsrl.rewards.math:MathReward"})
+    REWARDS.load("math", key="...")                         # ours, imported when asked for
+    REWARDS.load("mylab.rewards:CodeReward", key="...")     # a module, in ./mylab/ too
+    REWARDS.load("my_rewards.py:score", key="...")          # a file
+    REWARDS.load("code", key="...")                         # an installed package's entry point
+
+What cannot be found or imported is one `ConfigError` that says where it was looked for. Actors load
+the same part in other processes: `located` gives the name by which they find it, whatever their
+working directory is. `plugin_files` says which files were loaded, for a resumed run to compare.
+
+Left out: sending code to other nodes. A plug-in lies on a shared disk, or is installed.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mgsrl.errors import ConfigError, explain, nearest, one_line
+
+PREFIX = "mgsrl_plugin_"
+"""Of the module names of files, so that `json.py:score` hides no library."""
+_loaded: dict[str, Path] = {}
+"""Files of users' plug-ins that this process has loaded, by the name they were asked for."""
+
+
+class Registry:
+    """The members of one kind of part.
+
+    Args:
+        kind: what a member is called in messages (`reward`).
+        group: the entry-point group in which installed packages offer theirs.
+        members: our own, name -> `module:attribute`; imported when they are asked for.
+    """
+
+    def __init__(self, kind: str, group: str, members: Mapping[str, str]) -> None:
+        self.kind, self.group, self.members = kind, group, dict(members)
+
+    def names(self) -> list[str]:
+        """Every plain name that `load` takes."""
+        return [*self.members, *(p.name for p in entry_points(group=self.group))]
+
+    def load(self, name: str, key: str) -> Any:
+        """The member that the configuration calls `name`.
+
+        Args:
+            key: the configuration key that holds the name, for messages.
+
+        Raises:
+            ConfigError: an unknown name, no such file, module or attribute, or an exception while
+                it is imported.
+        """
+        if name in self.members:
+            where, _, attribute = self.members[name].partition(":")
+            return getattr(importlib.import_module(where), attribute)
+        for point in entry_points(group=self.group):
+            if point.name == name:
+                return self._import(point.value, key)
+        if ":" not in name:
+            raise ConfigError(
+                explain(
+                    f"{key} names no {self.kind}.",
+                    expected=nearest(name, self.names())
+                    + "; or your own: module:attribute, or file.py:attribute",
+                    found=repr(name),
+                    todo=f"correct {key}",
+                )
+            )
+        return self._import(name, key)
+
+    def located(self, name: str) -> str:
+        """`name` such that another process finds the same part: a file's path made absolute."""
+        where, _, attribute = name.rpartition(":")
+        if where.endswith(".py"):
+            return f"{Path(where).expanduser().resolve()}:{attribute}"
+        return name
+
+    def _import(self, reference: str, key: str) -> Any:
+        where, _, attribute = reference.rpartition(":")
+        module = _import_module(where, attribute, key)
+        found: Any = module
+        for part in attribute.split("."):
+            if not hasattr(found, part):
+                own = [name for name in vars(found) if not name.startswith("_")]
+                raise _problem(key, f"{part!r} in {where}", nearest(part, own), f"correct {key}")
+            found = getattr(found, part)
+        if file := getattr(module, "__file__", None):
+            _loaded[reference] = Path(file).resolve()
+        return found
+
+
+def check_signature(found: Any, example: tuple[Any, ...], key: str, usage: str) -> None:
+    """Raise ConfigError unless `found` can be called with arguments such as `example`.
+
+    Args:
+        example: positional arguments; only their number is looked at.
+        usage: how it is called, for the message: `method(gram_MDD, orders_MDE)`.
+    """
+    problem = ""
+    if not callable(found):
+        problem = f"{type(found).__name__}, which cannot be called"
+    else:
+        try:
+            inspect.signature(found).bind(*example)
+        except TypeError as error:
+            problem = f"{getattr(found, '__name__', found)}{inspect.signature(found)}: {error}"
+        except ValueError:  # written in C: it has no signature to look at
+            return
+    if problem:
+        raise _problem(key, usage, problem, "give it these arguments")
+
+
+def plugin_files() -> dict[str, dict[str, str]]:
+    """What users' plug-ins this process has loaded: name -> `file` and `sha256` of it."""
+    return {
+        name: {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for name, path in sorted(_loaded.items())
+    }
+
+
+def _import_module(where: str, attribute: str, key: str) -> ModuleType:
+    """The module of a dotted name or of a `.py` file. Raises ConfigError."""
+    try:
+        if where.endswith(".py"):
+            return _from_file(Path(where).expanduser().resolve())
+        if importlib.util.find_spec(where.partition(".")[0]) is None:
+            # Last, so that it hides nothing; for good, since Ray's workers get the driver's path.
+            sys.path.append(os.getcwd())
+        return importlib.import_module(where)
+    except FileNotFoundError as error:
+        if error.filename is not None:  # the module's own
+            raise _broken(key, where, error) from error
+        raise _problem(
+            key, f"the file {where}", f"none (in {os.getcwd()})", "correct its path"
+        ) from error
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{where}.".startswith(f"{error.name}."):
+            raise _broken(key, where, error) from error
+        given = [item for item in os.environ.get("PYTHONPATH", "").split(os.pathsep) if item]
+        paths = [os.getcwd(), *(f"{item} (PYTHONPATH)" for item in given), "installed packages"]
+        raise _problem(
+            key,
+            f"the module {where!r}",
+            f"none in {', '.join(paths)}",
+            "add its folder to PYTHONPATH, start in that folder, or name the file: "
+            f"folder/file.py:{attribute}",
+        ) from error
+    except Exception as error:  # whatever a user's module raises while it is imported
+        raise _broken(key, where, error) from error
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(str(path))
+    name = PREFIX + hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    if name in sys.modules:
+        return sys.modules[name]
+    if str(path.parent) not in sys.path:  # what lies beside it can be imported, now and later
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _broken(key: str, where: str, error: Exception) -> ConfigError:
+    return _problem(
+        key,
+        f"{where}, importable",
+        f"{type(error).__name__}: {one_line(error)}{_line_of(error)}",
+        "mend the module",
+    )
+
+
+def _line_of(error: Exception) -> str:
+    """Where in the user's file an exception came from."""
+    trace, last = error.__traceback__, None
+    while trace is not None:
+        last, trace = trace, trace.tb_next
+    return f" ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})" if last else ""
+
+
+def _problem(key: str, expected: str, found: str, todo: str) -> ConfigError:
+    return ConfigError(
+        explain(f"{key} cannot be loaded.", expected=expected, found=found, todo=todo)
+    )
