@@ -36,9 +36,9 @@ def wrong_hint(text: str, *, strict: bool = False) -> str | None:
         strict: hints whose first name is no group of the configuration are wrong too (messages
             about the arguments of a function, in tests, name other things).
     """
-    from mgsrl.config.compose import GROUPS
     from mgsrl.config.keys import type_at
     from mgsrl.config.overrides import read_overrides
+    from mgsrl.config.own_files import GROUPS
     from mgsrl.config.root import Config
     from mgsrl.config.typed import read_config
 
@@ -76,8 +76,8 @@ def checked(explain: Callable[..., str]) -> Callable[..., str]:
 
 @cache
 def _top_names() -> frozenset[str]:
-    from mgsrl.config.compose import GROUPS
     from mgsrl.config.keys import field_types
+    from mgsrl.config.own_files import GROUPS
     from mgsrl.config.root import Config
 
     return frozenset(field_types(Config)) | set(GROUPS)

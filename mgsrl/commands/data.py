@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from mgsrl.commands.options import column
+from mgsrl.commands.options import add_config_files, column, composed
 from mgsrl.data.smollm2 import DTYPES, FOLDER, MARKER, NAME, is_in_place, prepare_smollm2
 from mgsrl.errors import ConfigError, explain
 from mgsrl.obs.outputs import FORCE_HELP, output_file, output_folder, shared_folder
@@ -91,6 +91,7 @@ def _action(
 
 def _add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. domains=local_text")
+    add_config_files(parser)
     parser.add_argument(
         "--against",
         default="",
@@ -114,10 +115,9 @@ def _add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_inspect(options: argparse.Namespace) -> None:
-    from mgsrl.config.compose import compose_config
     from mgsrl.config.places import check_places
 
-    config = compose_config(options.overrides)
+    config = composed(options)
     check_places(config, models=False)  # before the seconds that the imports below take
     from mgsrl.data.inspect import inspect_source
     from mgsrl.data.templates import PromptTokenizer

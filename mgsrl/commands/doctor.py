@@ -1,8 +1,13 @@
 """`mgsrl doctor`: what this machine can run, and whether the rewards keep their contract."""
 
 import argparse
+from typing import TYPE_CHECKING
 
+from mgsrl.commands.options import add_config_files, composed
 from mgsrl.errors import ConfigError, explain
+
+if TYPE_CHECKING:
+    from mgsrl.config import Config
 
 HELP = "say what this machine can run and what is missing; try the rewards"
 EPILOG = """\
@@ -21,7 +26,7 @@ when a run with that configuration could not start here.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.usage = "mgsrl doctor [-h] [rewards] [KEY=VALUE ...]"
+    parser.usage = "mgsrl doctor [-h] [--config FILE] [--config-dir DIR] [rewards] [KEY=VALUE ...]"
     # Not two arguments: argparse would take the first override for what is looked at.
     parser.add_argument(
         "overrides",
@@ -29,12 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="`rewards` first: try those; Hydra overrides",
     )
+    add_config_files(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     words = list(options.overrides)
     if words[:1] == ["rewards"]:
-        _rewards(words[1:])
+        _rewards(composed(options, words[1:]))
         return
     if words and "=" not in words[0] and not words[0].startswith("~"):
         raise ConfigError(
@@ -45,18 +51,16 @@ def run(options: argparse.Namespace) -> None:
                 todo="correct it (see `mgsrl doctor --help`)",
             )
         )
-    _machine(words)
+    config = composed(options)  # mistakes in it before the seconds that looking takes
+    _machine(config, asked=bool(words or options.config))
 
 
-def _machine(overrides: list[str]) -> None:
-    from mgsrl.config.compose import compose_config
-
-    config = compose_config(overrides)  # mistakes in it before the seconds that looking takes
+def _machine(config: "Config", asked: bool) -> None:
     from mgsrl.cluster.preflight import checks_table, doctor
     from mgsrl.obs.terminal import output
 
     output().print(checks_table(doctor()))
-    if overrides:
+    if asked:
         from mgsrl.training.machine import check_fits
         from mgsrl.training.plan import check_parts
 
@@ -65,17 +69,15 @@ def _machine(overrides: list[str]) -> None:
         print("a run with this configuration can start here (its data were not read)")
 
 
-def _rewards(overrides: list[str]) -> None:
+def _rewards(config: "Config") -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    from mgsrl.config.compose import compose_config
     from mgsrl.errors import ContractError
     from mgsrl.obs.terminal import output
     from mgsrl.rewards.contract import check_rewards
 
-    config = compose_config(overrides)
     rewards = {name: domain.reward for name, domain in config.domains.items()}
     broken, total, console = dict[str, int](), 0, output()
     for name, verdicts in check_rewards(rewards):

@@ -46,8 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--as",
         dest="like",
-        metavar="RUN|EXPERIMENT",
-        help="score as this run folder or experiment does; other options override it",
+        metavar="RUN|EXPERIMENT|FILE",
+        help="score as this run folder, experiment or YAML file of yours does; other options "
+        "override it",
     )
     parser.add_argument("--loose", action="store_true", help="IFEval's loose variants count")
     parser.add_argument(
@@ -194,13 +195,15 @@ def _config_of(name: str) -> "Config":
         folder = folder.parent.parent
     if (folder / "config.yaml").is_file():
         return config_from_yaml(folder / "config.yaml")
+    if folder.suffix in (".yaml", ".yml"):
+        return compose_config([], folder)
     experiments = list_choices("experiment")
     if name not in experiments:
         found = "a folder without config.yaml" if folder.is_dir() else "neither"
         raise ConfigError(
             explain(
                 f"--as {name} is no run and no experiment.",
-                expected=f"a run folder, or an experiment ({nearest(name, experiments)})",
+                expected=f"a run folder, FILE.yaml or an experiment ({nearest(name, experiments)})",
                 found=found,
                 todo="correct it, e.g. --as runs/pocket-mgs-seed0",
             )

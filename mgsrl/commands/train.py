@@ -2,6 +2,8 @@
 
 import argparse
 
+from mgsrl.commands.options import add_config_files, composed
+
 HELP = "train a policy on several domains at once"
 EPILOG = """\
 Overrides are KEY=VALUE; every key is in config.yaml of any run (mgsrl train --print-config).
@@ -13,6 +15,7 @@ examples:
   mgsrl train strategy=mixed seed=1             a baseline, another seed
   mgsrl train train.num_steps=5 run.dir=/tmp/r  a short run in a folder of your choice
   mgsrl train +experiment=qwen_mgs              a whole experiment by name
+  mgsrl train --config mine.yaml                an experiment of your own (docs/own_domain.md)
   mgsrl train +experiment=qwen_mgs policy.path=/models/Qwen2.5-7B cluster.address=auto
   mgsrl train rollout.assignment=dedicated domains.math.num_workers=2
   mgsrl train resume=never                      start anew; an old run folder is set aside
@@ -22,6 +25,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG + _choices_text()
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides")
+    add_config_files(parser)
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and stop"
     )
@@ -29,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from mgsrl.cluster.preflight import has_gpu_device
-    from mgsrl.config.compose import compose_config, config_to_yaml
+    from mgsrl.config.compose import config_to_yaml
     from mgsrl.config.places import check_places
 
-    config = compose_config(options.overrides)
+    config = composed(options)
     if options.print_config:
         print(config_to_yaml(config))
         return

@@ -21,14 +21,12 @@ from yaml import YAMLError
 from mgsrl.config.checks import check_config
 from mgsrl.config.label import strategy_label
 from mgsrl.config.overrides import apply_changes, read_overrides
+from mgsrl.config.own_files import FILE_CHOICE, all_names, own_folders
 from mgsrl.config.root import Config
 from mgsrl.config.typed import read_config
 from mgsrl.errors import ConfigError, MissingPathError, explain
 
 DEFAULT_EXPERIMENT = "+experiment=pocket_mgs"
-GROUPS = ("experiment", "domains", "strategy", "recipe")
-"""Folders of `configs/` from which a run is composed."""
-
 # Plain values, not the dataclasses: Hydra would bend and refuse values in words of its own.
 ConfigStore.instance().store(name="schema", node=asdict(Config()))
 _PYTHON_ERRORS = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError)
@@ -56,24 +54,39 @@ def list_choices(group: str) -> dict[str, str]:
     return choices
 
 
-def compose_config(overrides: Sequence[str]) -> Config:
+def compose_config(
+    overrides: Sequence[str], file: Path | None = None, folder: Path | None = None
+) -> Config:
     """Compose, type-check and validate.
+
+    Args:
+        file: an experiment of the user's own (`--config`).
+        folder: files of the user's own beside ours (`--config-dir`); None takes `./configs`.
 
     Raises:
         ConfigError: an unknown experiment, key or value, a wrong type, an impossible combination.
+        MissingPathError: `file` or `folder` is not there.
     """
-    chosen, changes = read_overrides(overrides, {name: list(list_choices(name)) for name in GROUPS})
-    if not any(item.startswith("+experiment=") for item in chosen):
-        chosen.insert(0, DEFAULT_EXPERIMENT)
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-            composed = compose("config", overrides=chosen)
-        apply_changes(composed, changes)
-        # Twice, because the name of the run's folder holds the label.
-        composed.strategy.name = strategy_label(_typed(composed))
-        config = _typed(composed)
-    except (HydraException, OmegaConfBaseException, RecursionError) as error:
-        raise _not_composed(error) from error
+    ours = config_dir()
+    with own_folders(ours, file, folder) as own:
+        choices = all_names([ours, *own])
+        if file is not None:
+            overrides = [f"+experiment={FILE_CHOICE}", *overrides]
+        chosen, changes = read_overrides(overrides, choices)
+        if not any(item.startswith("+experiment=") for item in chosen):
+            chosen.insert(0, DEFAULT_EXPERIMENT)
+        if own:
+            listed = ",".join(f'"file://{path}"' for path in own)
+            chosen.append(f"hydra.searchpath=[{listed}]")
+        try:
+            with initialize_config_dir(version_base="1.3", config_dir=str(ours)):
+                composed = compose("config", overrides=chosen)
+            apply_changes(composed, changes)
+            # Twice, because the name of the run's folder holds the label.
+            composed.strategy.name = strategy_label(_typed(composed))
+            config = _typed(composed)
+        except (HydraException, OmegaConfBaseException, YAMLError, RecursionError) as error:
+            raise _not_composed(error, file) from error
     config.resume = os.path.expanduser(config.resume)
     check_config(config)
     return config
@@ -138,10 +151,11 @@ def _flat(config: Config) -> dict[str, Any]:
     return dict(walk(asdict(config), ""))
 
 
-def _not_composed(error: Exception) -> ConfigError:
+def _not_composed(error: Exception, file: Path | None) -> ConfigError:
     """What the overrides alone do not show: a file or a reference (`${...}`) is at fault."""
     key = getattr(error, "full_key", None)
     found = str(error).strip().splitlines() or [type(error).__name__]
+    found[0] = found[0].replace(f"experiment/{FILE_CHOICE}", str(file))
     return ConfigError(
         explain(
             f"The configuration cannot be composed{f': {key}' if key else ''}.",
