@@ -1,5 +1,5 @@
 # Two commands: `make quickstart` trains the bundled model, `make test` runs the tests.
-# Both set up a virtual environment first when there is none. Needs Python 3.11, g++ and make.
+# Both set up a virtual environment first when there is none. Needs Python 3.11 or 3.12, g++ and make.
 PYTHON ?= python3.11
 VENV ?= .venv
 # Overrides for `mgsrl train`, e.g. make quickstart ARGS="strategy=mixed seed=1"
@@ -10,22 +10,26 @@ PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2 --dist loadfile
 BIN = $(VENV)/bin
 
-.PHONY: help setup quickstart test test-slow lint clean
+DOCS_VENV ?= $(VENV)-docs
+
+.PHONY: help setup quickstart test test-slow lint reference docs clean
 
 help:
 	@echo "make quickstart   set up if needed, train the bundled model, write report.html"
 	@echo "make test         set up if needed, lint, type-check, default tests"
 	@echo "make test-slow    the tests marked slow"
+	@echo "make docs         build the docs site into site/ (a small virtual environment of its own)"
+	@echo "make reference    write docs/keys.md from the configuration's dataclasses"
 	@echo "make setup        only the virtual environment ($(VENV)) from requirements.lock"
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11)' 2>/dev/null \
-	  || { echo "Python 3.11 is needed: expected it as '$(PYTHON)'; set PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] in ((3, 11), (3, 12))' 2>/dev/null \
+	  || { echo "Python 3.11 or 3.12 is needed: expected it as '$(PYTHON)'; set PYTHON=/path/to/python3.11"; exit 2; }
 	@command -v g++ >/dev/null || { echo "g++ is needed (DeepSpeed compiles a small op); install it"; exit 2; }
 	@$(PYTHON) -c 'import sysconfig, pathlib; assert pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file()' 2>/dev/null \
-	  || { echo "Python's headers are needed (DeepSpeed compiles a small op): install python3.11-dev"; exit 2; }
+	  || { echo "Python's headers are needed (DeepSpeed compiles a small op): install python3.11-dev (or python3.12-dev)"; exit 2; }
 	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null \
 	  || { echo "libnuma is needed by vLLM's CPU kernels: install libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora)"; exit 2; }
 	@echo "Setting up $(VENV) from requirements.lock (about 2 minutes, 4 GB)..."
@@ -48,5 +52,17 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+reference: setup
+	$(BIN)/python scripts/reference.py
+
+docs: $(DOCS_VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+$(DOCS_VENV)/.ready: requirements-docs.lock
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-docs.lock
+	@touch $@
+
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

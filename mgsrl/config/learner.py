@@ -14,9 +14,13 @@ class OptimizerConfig:
     lr: float = 1e-6
     """Peak learning rate of AdamW."""
     beta1: float = 0.9
+    """Decay of the mean of the gradients."""
     beta2: float = 0.999
+    """Decay of the mean of their squares."""
     eps: float = 1e-8
+    """Added to the root of that mean."""
     weight_decay: float = 0.01
+    """Decoupled decay, times the learning rate, of all parameters."""
     warmup_steps: int = 0
     """Steps of linear warm-up from lr / warmup_steps."""
     schedule: str = "constant"

@@ -87,6 +87,7 @@ class TrackersConfig:
     wandb: str = "offline"
     """`offline` | `online` | `disabled`."""
     wandb_project: str = "mgsrl"
+    """The project of wandb that the run is put in."""
     tensorboard: bool = False
     """Write TensorBoard event files (needs the `tensorboard` extra)."""
     samples_per_domain: int = 2

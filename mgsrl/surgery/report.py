@@ -19,7 +19,8 @@ def surgery_report(
     """The record of one update.
 
     Args:
-        domains, modules: names, in the order of the tensors' dimensions.
+        domains: names, in the order of the tensors' dimension D.
+        modules: names, in the order of their dimension M.
         gram_MDD: [M, D, D] inner products (already summed over ranks).
         weights_MD: [M, D] from `surgery_weights`.
         coefficients_MDD: [M, D, D] from `surgery_coefficients`, for methods that project each
