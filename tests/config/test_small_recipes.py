@@ -11,7 +11,7 @@ import pytest
 from mgsrl.config import Config
 from mgsrl.config.compose import compose_config, config_dir, list_choices
 from mgsrl.errors import ConfigError
-from mgsrl.train.machine import check_gpus
+from mgsrl.training.machine import check_gpus
 
 MILLIONS = {
     "Qwen/Qwen3-0.6B": 596,
