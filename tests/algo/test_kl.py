@@ -9,16 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgsrl.algo.kl import kl_estimate
-from tests.oracle import oracle_file
+from tests.oracle import published_file
 
 logprob = st.floats(-60.0, 0.0, width=32)
 
 
 def golden_cases() -> list[Any]:
-    path = oracle_file("grpo_numerics_verl.json")
-    if not path.is_file():
-        return [pytest.param(None, marks=pytest.mark.skip(reason="no oracle file"))]
-    cases = json.loads(path.read_text())["kl"]
+    cases = json.loads(published_file("oracle/grpo_numerics_verl.json").read_text())["kl"]
     return [pytest.param(c, id=c["kind"]) for c in cases if c["kind"] in ("k1", "k2", "k3")]
 
 

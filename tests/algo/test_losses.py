@@ -14,7 +14,7 @@ from torch import Tensor
 from mgsrl.algo.losses import aggregate, grpo_loss, importance_weight
 from mgsrl.config.algo import AGGREGATIONS, AlgoConfig
 from mgsrl.types import BatchTotals, MicroBatch
-from tests.oracle import oracle_file
+from tests.oracle import published_file
 
 AGGREGATION_OF = {
     "token-mean": "token_mean",
@@ -78,10 +78,7 @@ def run(
 
 
 def golden(section: str) -> list[Any]:
-    path = oracle_file("grpo_numerics_verl.json")
-    if not path.is_file():
-        return [pytest.param(None, None, marks=pytest.mark.skip(reason="no oracle file"))]
-    data = json.loads(path.read_text())
+    data = json.loads(published_file("oracle/grpo_numerics_verl.json").read_text())
     if section == "policy_loss":
         cases = [c for c in data[section] if c["loss"].startswith("ppo_clip")]
         return [

@@ -19,7 +19,7 @@ from mgsrl.constraints import (
 )
 from mgsrl.constraints.syllables import parities
 from mgsrl.errors import DataError
-from tests.rewards.oracle import DATA, needs_oracle, rows
+from tests.oracle import published_file, published_rows
 
 IDS = [id_ for id_, entry in REGISTRY.items() if "ifbench" in entry.check.__module__]
 REQUEST = 'Name a tree that grows in "Reykjavík"; say why it does, and how old it can be there.'
@@ -36,9 +36,8 @@ def test_there_are_58() -> None:
     assert len(IDS) == 58
 
 
-@needs_oracle
 def test_all_published_constraints_are_there_with_their_arguments() -> None:
-    spec = json.loads((DATA / "if" / "constraint_spec.json").read_text())
+    spec = json.loads(published_file("if/constraint_spec.json").read_text())
     published = {
         id_: sorted(entry["kwargs"])
         for id_, entry in spec["ifbench"].items()
@@ -47,16 +46,15 @@ def test_all_published_constraints_are_there_with_their_arguments() -> None:
     assert published == {id_: sorted(REGISTRY[id_].arguments) for id_ in IDS}
 
 
-@needs_oracle
 def test_published_rows_are_valid_and_their_statements_are_in_the_prompts() -> None:
-    checked = 0
-    for row in rows("if/ifbench_test.jsonl"):
+    checked = set()
+    for row in published_rows("if/ifbench_test.jsonl"):
         validate_reference(row)
         for bound in parse_reference(row).constraints:
             statement = bound.constraint.statement.format(**bound.arguments)
             assert _words(statement) in _words(row["prompt"]), (row["key"], statement)
-            checked += 1
-    assert checked > 300
+            checked.add(bound.constraint.id)
+    assert checked == {*IDS}
 
 
 def _words(text: str) -> str:

@@ -19,7 +19,7 @@ from mgsrl.constraints.tokens import word_tokens
 from mgsrl.errors import ConfigError
 from mgsrl.rewards.build import make_reward
 from mgsrl.rewards.protocol import RewardItem
-from tests.rewards.oracle import needs_oracle, rows
+from tests.oracle import published_rows
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "rewards.md"
 EXAMPLES = [(id_, example) for id_, entry in OFFICIAL_CHECKS.items() for example in entry.examples]
@@ -185,11 +185,10 @@ def test_the_official_reading_sees_white_space_around_a_response() -> None:
     assert _score("<response>\nTrees\n</response>", id_, **whole) == 1.0
 
 
-@needs_oracle
 def test_known_cases_of_instruction_following() -> None:
     cases = [
         case
-        for case in rows("oracle/reward_faults_cases.jsonl")
+        for case in published_rows("oracle/reward_faults_cases.jsonl")
         if case["domain"] == "instruction_following"
     ]
     assert cases

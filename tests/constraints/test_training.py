@@ -17,7 +17,7 @@ from mgsrl.constraints.spec import CannotDecideError, Example
 from mgsrl.errors import DataError
 from mgsrl.rewards.constraint_checker import ConstraintChecker
 from mgsrl.rewards.protocol import RewardItem
-from tests.rewards.oracle import DATA, needs_oracle, rows
+from tests.oracle import published_file, published_rows
 
 EXAMPLES = [(id_, example) for id_, entry in REGISTRY.items() for example in entry.examples]
 
@@ -47,26 +47,23 @@ def test_an_empty_response_follows_nothing(id_: str) -> None:
     assert not follows(bound, " \n", strict=False)
 
 
-@needs_oracle
 @pytest.mark.parametrize("family", ["google_ifeval", "open_instruct_IFEvalG_train"])
 def test_all_published_constraints_are_there_with_their_arguments(family: str) -> None:
-    spec = json.loads((DATA / "if" / "constraint_spec.json").read_text())[family]
+    spec = json.loads(published_file("if/constraint_spec.json").read_text())[family]
     assert {id_: sorted(entry["kwargs"]) for id_, entry in spec.items()} == {
         id_: sorted(REGISTRY[id_].arguments) for id_ in spec
     }
 
 
-@needs_oracle
 def test_published_training_rows_are_valid() -> None:
-    for row in rows("if/synthetic_if_train.jsonl"):
+    for row in published_rows("if/synthetic_if_train.jsonl"):
         validate_reference(row)
-    for row in rows("if/nemogym_if_example.jsonl"):
+    for row in published_rows("if/nemogym_if_example.jsonl"):
         validate_reference(row)
 
 
-@needs_oracle
 def test_published_training_verdicts() -> None:
-    for row in rows("if/nemogym_if_rollouts.jsonl"):
+    for row in published_rows("if/nemogym_if_rollouts.jsonl"):
         text = row["response"]["output"][-1]["content"][0]["text"]
         verdicts = [
             follows(bind(id_, kwargs), text)
@@ -268,7 +265,7 @@ def test_repeated_phrases_are_those_of_the_published_pattern() -> None:
 
 # --- published verdicts ---------------------------------------------------------------------------
 
-LABELLED = [
+LABELLED = [  # the two GPT-4s only where the whole files are: their texts have other licences
     "if/labelled_gpt4_20231107.jsonl",
     "if/mifeval_en/Qwen__Qwen2.5-1.5B-Instruct-GPTQ-Int4.jsonl",
     "if/mifeval_en/gpt-4o-mini-2024-07-18.jsonl",
@@ -282,14 +279,14 @@ BETTER = {
 """Rows that training decides otherwise than the released checker, in one file or another."""
 
 
-@needs_oracle
 @pytest.mark.parametrize("reading", READINGS)
-@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize("name", [name for name in LABELLED if published_file(name).is_file()])
 def test_agreement_with_published_verdicts(name: str, reading: str) -> None:
-    prompts = {row["key"]: row for row in rows("if/ifeval_input.jsonl")}
+    prompts = {row["key"]: row for row in published_rows("if/ifeval_input.jsonl")}
     total = 0
     differing: list[tuple[int, str, str]] = []
-    for row in rows(name):
+    labelled = published_rows(name)
+    for row in labelled:
         prompt = prompts[row["key"]]
         if not row["consensus"]:
             continue
@@ -301,13 +298,12 @@ def test_agreement_with_published_verdicts(name: str, reading: str) -> None:
                 verdict = follows(bound, row["response"], strict=strict, reading=reading)
                 if verdict != row[mode][index]:
                     differing.append((row["key"], id_, mode))
-    assert total > 1500
+    assert total > 2.7 * len(labelled)  # 834 instructions in 541 prompts, in two modes
     if reading == OFFICIAL:
         assert differing == []
     assert {key for key, _, _ in differing} <= BETTER
 
 
-@needs_oracle
 def test_unit_cases_of_the_original_checkers() -> None:
     spelling = {
         "length_constraint:number_words": "length_constraints:number_words",
@@ -320,11 +316,12 @@ def test_unit_cases_of_the_original_checkers() -> None:
         ),
     }
     checked = 0
-    for case in rows("oracle/ifeval_checker_cases_google.jsonl"):
+    cases = published_rows("oracle/ifeval_checker_cases_google.jsonl")
+    for case in cases:
         id_ = spelling.get(case["instruction_id"], case["instruction_id"])
         if id_ not in REGISTRY:
             continue  # constraints that IFEval's data does not use
         bound = bind(id_, case["effective_args"])
         assert bound.follows(case["response"]) is case["expected"], case
         checked += 1
-    assert checked >= 75
+    assert checked >= 0.75 * len(cases)

@@ -12,9 +12,7 @@ import pytest
 from mgsrl.config import SourceConfig
 from mgsrl.data.sources import Rows, load_rows, split_hub_path
 from mgsrl.errors import ConfigError, DataError, MissingPathError
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the trial data are not here")
+from tests.oracle import published_file, published_rows
 
 MATH = [{"prompt": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(5)]
 CONSTRAINTS = [
@@ -343,29 +341,35 @@ def test_bad_rows_may_be_left_out_with_a_warning(tmp_path: Path, caplog: Any) ->
         load(path, bad_rows="skip", start=1, limit=1)
 
 
-@needs_shared
 def test_public_files() -> None:
     gsm8k = load(
-        SHARED / "math" / "gsm8k_train.jsonl",
+        published_file("math/gsm8k_train.jsonl"),
         columns={"prompt": "question"},
         answer_pattern="#### (.+)",
     )
-    assert len(gsm8k) == 7473
+    assert len(gsm8k) == len(published_rows("math/gsm8k_train.jsonl"))
     assert gsm8k[0].reference == {"answer": "72"}
-    chat = load(SHARED / "chat" / "wildchat_if_train.parquet", kind="reward_model")
-    assert len(chat) == 7544
-    deepscaler = load(SHARED / "math" / "dsr_sub_train.parquet", limit=265)
-    assert deepscaler[0].reference == {"answer": "\\frac{3}{7}"}
-    with pytest.raises(DataError, match=r"row 266.*\n.*not empty"):  # true of the published file
-        load(SHARED / "math" / "dsr_sub_train.parquet")
-    usable = load(SHARED / "math" / "dsr_sub_train.parquet", bad_rows="skip")
-    assert (len(usable), usable.num_skipped) == (1208, 1)
-    assert len(load(SHARED / "math" / "pi1_r128_train.parquet")) == 128  # one task, 128 times
-    synthetic = load(SHARED / "if" / "synthetic_if_train.jsonl", kind="constraints")
-    assert len(synthetic) == 2000
-    ifbench = load(SHARED / "if" / "ifbench_test.jsonl", kind="constraints")
-    assert all(
-        v is not None for row in ifbench for k in row.reference["kwargs"] for v in k.values()
-    )
-    nemotron = load(SHARED / "if" / "nemogym_if_example.jsonl", kind="constraints")
-    assert nemotron[0].id == "17616"
+    chat = load(published_file("chat/wildchat_if_train.parquet"), kind="reward_model")
+    assert len(chat) == len(published_rows("chat/wildchat_if_train.parquet"))
+    synthetic = load(published_file("if/synthetic_if_train.jsonl"), kind="constraints")
+    assert len(synthetic) == len(published_rows("if/synthetic_if_train.jsonl"))
+    ifbench = load(published_file("if/ifbench_test.jsonl"), kind="constraints")
+    arguments = [v for row in ifbench for k in row.reference["kwargs"] for v in k.values()]
+    assert arguments
+    assert None not in arguments
+    nemotron = load(published_file("if/nemogym_if_example.jsonl"), kind="constraints")
+    assert nemotron[0].id == str(published_rows("if/nemogym_if_example.jsonl")[0]["id"])
+
+
+def test_public_files_in_the_layout_of_verl() -> None:
+    name = "math/dsr_sub_train.parquet"
+    answers = [row["reward_model"]["ground_truth"] for row in published_rows(name)]
+    (bad,) = [number for number, answer in enumerate(answers) if not answer]
+    before = load(published_file(name), limit=bad)
+    assert [row.reference for row in before] == [{"answer": answer} for answer in answers[:bad]]
+    with pytest.raises(DataError, match=rf"row {bad + 1}\b.*\n.*not empty"):
+        load(published_file(name))
+    usable = load(published_file(name), bad_rows="skip")
+    assert (len(usable), usable.num_skipped) == (len(answers) - 1, 1)
+    one_task = "math/pi1_r128_train.parquet"  # many times
+    assert len(load(published_file(one_task))) == len(published_rows(one_task))

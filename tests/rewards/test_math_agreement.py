@@ -1,14 +1,13 @@
 """Agreement with published verdicts; every exception is listed with its reason."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from mgsrl.rewards.math_verifier import MathVerifier
 from mgsrl.rewards.protocol import RewardItem
-from tests.rewards.oracle import needs_oracle, rows
-
-pytestmark = needs_oracle
+from tests.oracle import published_rows
 
 OTHER_CONVENTIONS = {
     ("$9$", "Answer $ \n 9 \n $"): "the case forbids plain numbers; a last number counts here",
@@ -38,7 +37,8 @@ def differs(verifier: MathVerifier, gold: object, text: object, expected: float)
 
 @pytest.mark.parametrize("name", ["math_verifier_cases", "math_small_cases"])
 def test_unit_cases(verifier: MathVerifier, name: str) -> None:
-    cases = [case for case in rows(f"oracle/{name}.jsonl") if "gold" in case]
+    published = published_rows(f"oracle/{name}.jsonl")
+    cases = [case for case in published if "gold" in case]
     unexplained = [
         (case["gold"], case["pred"])
         for case in cases
@@ -47,7 +47,7 @@ def test_unit_cases(verifier: MathVerifier, name: str) -> None:
         # A whole worked solution as the reference, read without number extraction in the case.
         and not str(case["gold"]).startswith("Let's assume the stock's value")
     ]
-    assert len(cases) > 40
+    assert len(cases) >= len(published) / 2
     assert unexplained == []
 
 
@@ -55,25 +55,27 @@ def test_no_listed_exception_is_out_of_date(verifier: MathVerifier) -> None:
     cases = [
         case
         for name in ("math_verifier_cases", "math_small_cases")
-        for case in rows(f"oracle/{name}.jsonl")
+        for case in published_rows(f"oracle/{name}.jsonl")
         if "gold" in case and (case["gold"], case["pred"]) in OTHER_CONVENTIONS
     ]
     assert len(cases) >= len(OTHER_CONVENTIONS)
     assert all(differs(verifier, case["gold"], case["pred"], case["expected"]) for case in cases)
 
 
-def disagreements(verifier: MathVerifier, every: int) -> list[str]:
+def disagreements(verifier: MathVerifier, labelled: list[dict[str, Any]]) -> list[str]:
+    assert {row["correct"] for row in labelled} == {True, False}
     return [
         row["id"]
-        for index, row in enumerate(rows("oracle/gsm8k_labelled_5276.jsonl"))
-        if index % every == 0 and differs(verifier, row["answer"], row["response"], row["correct"])
+        for row in labelled
+        if differs(verifier, row["answer"], row["response"], row["correct"])
     ]
 
 
 def test_gsm8k_labels(verifier: MathVerifier) -> None:
-    assert disagreements(verifier, every=10) == []
+    labelled = published_rows("oracle/gsm8k_labelled_5276.jsonl")
+    assert disagreements(verifier, labelled[:: max(1, len(labelled) // 500)]) == []
 
 
 @pytest.mark.slow
 def test_all_gsm8k_labels(verifier: MathVerifier) -> None:
-    assert disagreements(verifier, every=1) == []
+    assert disagreements(verifier, published_rows("oracle/gsm8k_labelled_5276.jsonl")) == []

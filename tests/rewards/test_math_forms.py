@@ -10,7 +10,7 @@ import pytest
 
 from mgsrl.rewards.math_verifier import MathVerifier
 from mgsrl.rewards.protocol import RewardItem
-from tests.rewards.oracle import DATA, rows
+from tests.oracle import published_rows
 
 ALIKE = r"""
 # Lists are no decimal commas.
@@ -397,11 +397,10 @@ def test_the_reason_is_reported_and_the_check_can_be_switched_off() -> None:
         assert reward.details.get("restated", False) is refuse
 
 
-@pytest.mark.skipif(
-    not (DATA / "oracle" / "reward_faults_cases.jsonl").is_file(), reason="the cases are not there"
-)
 def test_known_faults(verifier: MathVerifier) -> None:
-    cases = [row for row in rows("oracle/reward_faults_cases.jsonl") if row["domain"] == "math"]
+    cases = [
+        row for row in published_rows("oracle/reward_faults_cases.jsonl") if row["domain"] == "math"
+    ]
     wrong = [
         (row["answer"], row["response"])
         for row in cases

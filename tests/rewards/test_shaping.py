@@ -21,9 +21,8 @@ from mgsrl.rewards.extract import extract_response
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rewards.shaping import RunningMoments, Shaper, soft_overlong
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
-from tests.oracle import oracle_file
+from tests.oracle import published_rows
 
-TRL = oracle_file("trl_reward_function_cases.jsonl")
 numbers = st.floats(-1e6, 1e6)
 
 
@@ -42,11 +41,9 @@ def shaped(config: RewardConfig, *rewards: Reward, lengths: list[int] | None = N
 # --- length ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not TRL.is_file(), reason=f"{TRL} is not there")
 def test_soft_overlong_agrees_with_trl() -> None:
     compared = 0
-    for line in TRL.read_text().splitlines():
-        case = json.loads(line)
+    for case in published_rows("oracle/trl_reward_function_cases.jsonl"):
         if case["function"] != "get_soft_overlong_punishment" or case["status"] != "ok":
             continue
         made = case["factory_kwargs"]

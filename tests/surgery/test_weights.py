@@ -20,7 +20,7 @@ from mgsrl.surgery.weights import (
     surgery_coefficients,
     surgery_weights,
 )
-from tests.oracle import oracle_file
+from tests.oracle import published_file
 
 
 def textbook_pcgrad(gradients_DN: Tensor, order_DE: list[list[int]]) -> Tensor:
@@ -110,10 +110,8 @@ def test_all_orders_of_many_domains_is_sampled_close_to_the_exact_mean() -> None
 
 
 def golden_cases() -> list[Any]:
-    path = oracle_file("pcgrad_numerics.json")
-    if not path.is_file():
-        return [pytest.param(None, marks=pytest.mark.skip(reason="no oracle file"))]
-    return [pytest.param(case, id=case["name"]) for case in json.loads(path.read_text())["cases"]]
+    cases = json.loads(published_file("oracle/pcgrad_numerics.json").read_text())["cases"]
+    return [pytest.param(case, id=case["name"]) for case in cases]
 
 
 @pytest.mark.parametrize("case", golden_cases())
