@@ -4,6 +4,7 @@ The commands are in `mgsrl/commands/`, one file each.
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what a word could be
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     command = next((item for item in arguments if not item.startswith("-")), None)
     if command is not None and command not in COMMANDS:
         print(f"mgsrl: unknown command {command!r}; {nearest(command, COMMANDS)}", file=sys.stderr)

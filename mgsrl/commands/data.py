@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from mgsrl.commands.options import add_config_files, column, composed
+from mgsrl.commands.options import add_overrides, column, composed
 from mgsrl.data.smollm2 import DTYPES, FOLDER, MARKER, NAME, is_in_place, prepare_smollm2
 from mgsrl.errors import ConfigError, explain
 from mgsrl.obs.outputs import FORCE_HELP, output_file, output_folder, shared_folder
@@ -90,8 +90,7 @@ def _action(
 
 
 def _add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. domains=local_text")
-    add_config_files(parser)
+    add_overrides(parser, "e.g. domains=local_text")
     parser.add_argument(
         "--against",
         default="",

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from mgsrl.commands.options import add_config_files, composed
+from mgsrl.commands.options import add_overrides, composed
 from mgsrl.errors import ConfigError, explain
 
 if TYPE_CHECKING:
@@ -28,13 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.usage = "mgsrl doctor [-h] [--config FILE] [--config-dir DIR] [rewards] [KEY=VALUE ...]"
     # Not two arguments: argparse would take the first override for what is looked at.
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="`rewards` first: try those; Hydra overrides",
-    )
-    add_config_files(parser)
+    add_overrides(parser, "`rewards` first: try those; Hydra overrides")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -2,8 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mgsrl.errors import UserError
 
 if TYPE_CHECKING:
     from mgsrl.config import Config
@@ -17,8 +20,10 @@ def column(text: str) -> tuple[str, str]:
     return ours, theirs
 
 
-def add_config_files(parser: argparse.ArgumentParser) -> None:
-    """The options that `composed` reads."""
+def add_overrides(parser: argparse.ArgumentParser, text: str) -> None:
+    """The arguments that `composed` reads; `text` explains the overrides."""
+    overrides = parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+    overrides.completer = complete_override  # type: ignore[attr-defined]  # argcomplete's
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="an experiment of your own, a YAML file"
     )
@@ -29,6 +34,25 @@ def add_config_files(parser: argparse.ArgumentParser) -> None:
         help="a folder with experiment/NAME.yaml, domains/NAME.yaml, ... of your own, for "
         "+experiment=NAME (default: ./configs, if there is one)",
     )
+
+
+def complete_override(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
+    """What the shell offers for a word that begins with `prefix`: keys, choices, true and false."""
+    from mgsrl.config.compose import Config, config_dir
+    from mgsrl.config.keys import NAME, all_keys, is_record, optional, type_at
+    from mgsrl.config.own_files import all_names, own_folders
+
+    with suppress(UserError), own_folders(config_dir(), None, parsed_args.config_dir) as own:
+        choices = all_names([config_dir(), *own])
+        key, equals = prefix.partition("=")[:2]
+        if equals:
+            switch = ["true", "false"] if type_at(Config, key) is bool else []
+            return [f"{key}={value}" for value in choices.get(key.lstrip("+"), switch)]
+        domains = composed(parsed_args, parsed_args.overrides or []).domains
+        leaves = [k for k, kind in all_keys(Config) if not is_record(optional(kind) or kind)]
+        keys = {k.replace(f"domains.{NAME}", f"domains.{d}") for k in leaves for d in domains}
+        return [f"{k}=" for k in (*choices, "+experiment", *sorted(keys)) if NAME not in k]
+    return []
 
 
 def composed(options: argparse.Namespace, overrides: Sequence[str] | None = None) -> "Config":

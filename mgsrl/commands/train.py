@@ -2,7 +2,7 @@
 
 import argparse
 
-from mgsrl.commands.options import add_config_files, composed
+from mgsrl.commands.options import add_overrides, composed
 
 HELP = "train a policy on several domains at once"
 EPILOG = """\
@@ -24,8 +24,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG + _choices_text()
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides")
-    add_config_files(parser)
+    add_overrides(parser, "Hydra overrides")
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and stop"
     )
