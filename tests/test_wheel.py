@@ -26,6 +26,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_is_packaged(unpacked: Path) -> None:
     for name in (
+        "py.typed",
         "configs/config.yaml",
         "configs/experiment/pocket_mgs.yaml",
         "assets/pocket_policy/model.safetensors",

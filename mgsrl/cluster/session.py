@@ -64,12 +64,16 @@ def ray_session(
 ) -> Iterator[Callable[[], str | None]]:
     """Start or join Ray and yield `RayWatch.death`; on leaving, take down what was started.
 
+    A session that this process had before is joined where `config.address` does not ask for an own
+    one, and then it is not taken down.
+
     Args:
         on_death: told when one of Ray's own processes died, before this process ends (`watch.py`).
 
     Raises:
         ConfigError: no cluster answers at `config.address`.
     """
+    _signals.clear()  # those of an earlier run of this process
     # Ray reads these when it is imported or started.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -78,6 +82,7 @@ def ray_session(
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
+    was_up = ray.is_initialized()
     try:
         try:
             _init(config)
@@ -95,10 +100,26 @@ def ray_session(
             # A second signal must not interrupt the clean-up half way.
             interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        ray.shutdown()
+        if not was_up:
+            ray.shutdown()
         if in_main_thread:
             signal.signal(signal.SIGINT, interrupt)
             signal.signal(signal.SIGTERM, before)
+
+
+def check_no_session() -> None:
+    """Raise ConfigError when this process has a Ray session, beside which no other can start."""
+    import ray
+
+    if ray.is_initialized():
+        raise ConfigError(
+            explain(
+                "This process has a Ray session already.",
+                expected="none, since cluster.address=local starts one for the run",
+                found=f"the one at {ray.get_runtime_context().gcs_address}",
+                todo="call ray.shutdown() first, or set cluster.address=auto to train in it",
+            )
+        )
 
 
 def check_temp_dir() -> None:
@@ -162,6 +183,8 @@ def _no_answer(address: str, error: Exception) -> ConfigError:
 def _init(config: ClusterConfig) -> None:
     import ray
 
+    if ray.is_initialized():  # by the caller, who set an address to train there
+        return
     # Says at every start that local sessions are guarded by a token; they are, and that is fine.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     if config.address == "local":

@@ -31,23 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from mgsrl.cluster.preflight import has_gpu_device
-    from mgsrl.config.compose import config_to_yaml
-    from mgsrl.config.places import check_places
-
-    config = composed(options)
     if options.print_config:
-        print(config_to_yaml(config))
-        return
-    wants_gpus = config.learner.device == "cuda" or any(
-        domain.reward.num_gpus for domain in config.domains.values()
-    )
-    if has_gpu_device() or not wants_gpus:  # else a lack of GPUs is told first
-        check_places(config)
-    # Imported here: torch and Ray take seconds, which a mistake must not wait for.
-    from mgsrl.training.launch import launch
+        from mgsrl.config.compose import config_to_yaml
 
-    launch(config)
+        print(config_to_yaml(composed(options)))
+        return
+    from mgsrl.api import train
+
+    train(options.overrides, options.config, options.config_dir)
 
 
 def _choices_text() -> str:

@@ -92,6 +92,18 @@ def compose_config(
     return config
 
 
+def checked_config(config: Config) -> Config:
+    """A copy of a configuration that was changed in Python, checked as `compose_config` does.
+
+    Raises:
+        ConfigError: a value of a wrong type, an impossible combination.
+    """
+    copy = read_config(Config, asdict(config))
+    check_config(copy)
+    copy.strategy.name = strategy_label(copy)
+    return copy
+
+
 def _typed(composed: DictConfig) -> Config:
     return read_config(Config, OmegaConf.to_container(composed, resolve=True))
 

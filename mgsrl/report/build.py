@@ -10,7 +10,7 @@ from typing import Any
 from mgsrl.config import EvaluateConfig
 from mgsrl.files.jsonl import write_atomic
 from mgsrl.report.evaluation_matrix import Matrix, evaluation_matrix
-from mgsrl.report.load import RunData, load_run
+from mgsrl.report.load import RunData, read_run_data
 from mgsrl.report.render import render
 from mgsrl.report.samples import sample_sections
 from mgsrl.report.tables import changes, facts, stage_rows
@@ -24,7 +24,7 @@ def build_report(run_dir: Path) -> Path:
     Raises:
         MissingPathError: `run_dir` is not a run folder.
     """
-    run = load_run(Path(run_dir))
+    run = read_run_data(Path(run_dir))
     path = run.run_dir / FILE
     write_atomic(path, render("report.html.j2", _context(run)))
     return path

@@ -13,7 +13,7 @@ from typing import Any
 
 from mgsrl.errors import ConfigError, explain
 from mgsrl.files.jsonl import write_atomic
-from mgsrl.report.load import RunData, load_run
+from mgsrl.report.load import RunData, read_run_data
 from mgsrl.report.render import render
 from mgsrl.report.strategies import StrategyRuns, by_strategy
 
@@ -47,7 +47,7 @@ def compare_runs(run_dirs: Sequence[Path], output: Path = Path("compare.html")) 
                 todo="mgsrl compare runs/pocket-mgs-seed0 runs/pocket-mixed-seed0",
             )
         )
-    runs = [load_run(folder) for folder in folders]
+    runs = [read_run_data(folder) for folder in folders]
     strategies = by_strategy(runs)
     domains = list(dict.fromkeys(domain for run in runs for domain in run.domains))
     write_atomic(output, render("compare.html.j2", _context(runs, strategies, domains)))

@@ -96,12 +96,8 @@ class RunData:
         return [r for r in self.evaluations if r.domain == domain and math.isfinite(r.mean)]
 
 
-def load_run(run_dir: Path) -> RunData:
-    """Read a run folder.
-
-    Raises:
-        MissingPathError: the folder does not exist or holds nothing of a run.
-    """
+def check_run_folder(run_dir: Path) -> None:
+    """Raise MissingPathError unless `run_dir` holds anything of a run."""
     names = ("config.yaml", run_record.FILE, METRICS, evaluation_log.FILE)
     if not any((run_dir / name).exists() for name in names):
         raise MissingPathError(
@@ -112,6 +108,15 @@ def load_run(run_dir: Path) -> RunData:
                 todo="give the run.dir of a run, e.g. runs/pocket-mgs-seed0",
             )
         )
+
+
+def read_run_data(run_dir: Path) -> RunData:
+    """Read a run folder.
+
+    Raises:
+        MissingPathError: the folder does not exist or holds nothing of a run.
+    """
+    check_run_folder(run_dir)
     run = RunData(run_dir)
     read = _Reader(run)
     run.config_text = read(lambda: (run_dir / "config.yaml").read_text(), "", "config.yaml")

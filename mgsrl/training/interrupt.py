@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from mgsrl.training.checkpoint import checkpoint_steps
 
 
 @contextmanager
-def interruptible(folder: Path) -> Iterator[None]:
+def interruptible(folder: Path, command: Sequence[str]) -> Iterator[None]:
     """Run the block, the training of `folder`; an interruption is answered on standard error."""
     heeded = (
         threading.current_thread() is threading.main_thread()
@@ -30,23 +30,23 @@ def interruptible(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(how_to_go_on(folder, sys.argv[1:]), file=sys.stderr)
+        print(how_to_go_on(folder, command), file=sys.stderr)
         raise
     finally:
         if heeded:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def how_to_go_on(folder: Path, arguments: list[str]) -> str:
+def how_to_go_on(folder: Path, command: Sequence[str]) -> str:
     """From which step the run of `folder` goes on, and with which command.
 
     Args:
-        arguments: those that started it.
+        command: what started it; empty for a configuration made in Python.
     """
     done = last_logged_step(folder)
     saved = max(checkpoint_steps(folder / "checkpoints"), default=0)
-    rest = [argument for argument in arguments if not argument.startswith("resume=")]
-    again = shlex.join(["mgsrl", *rest])
+    rest = [argument for argument in command if not argument.startswith("resume=")]
+    again = shlex.join(rest) or "mgsrl.train(config) with the same configuration"
     if not saved:
         where = "no checkpoint was written yet (checkpoint.every): it starts from the beginning"
     elif done > saved:

@@ -1,9 +1,9 @@
-"""One `mgsrl train`: from the checked configuration to the report."""
+"""One training run: from the checked configuration to the report."""
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
@@ -30,8 +30,12 @@ from mgsrl.training.plan import plan
 from mgsrl.training.run import Run
 
 
-def launch(config: Config) -> None:
-    """Train (or go on training) and write the report; the last line says where it is."""
+def launch(config: Config, command: Sequence[str] = ()) -> None:
+    """Train (or go on training) and write the report; the last line says where it is.
+
+    Args:
+        command: the command line that does the same, for `run.json` and for how to go on.
+    """
     begin = time.monotonic()
     # Absolute from here on: actors have working directories of their own.
     config.run.dir = str(Path(os.path.expanduser(config.run.dir)).resolve())
@@ -50,13 +54,15 @@ def launch(config: Config) -> None:
             bring_back_config(folder, checkpoint)
             print(f"{folder} is finished ({checkpoint.step} steps); resume=never starts it anew")
         else:
-            with interruptible(folder):
-                _train(config, checkpoint, begin)
+            with interruptible(folder, command):
+                _train(config, checkpoint, begin, command)
         report = build_report(folder)
     print(f"done in {(time.monotonic() - begin) / 60:.1f} min; report: {report.resolve()}")
 
 
-def _train(config: Config, checkpoint: Checkpoint | None, begin: float) -> None:
+def _train(
+    config: Config, checkpoint: Checkpoint | None, begin: float, command: Sequence[str]
+) -> None:
     first_step = checkpoint.step if checkpoint else 0
     folder = Path(config.run.dir)
     with Console(config.trackers.console, config.train.num_steps, first_step=first_step) as console:
@@ -79,7 +85,7 @@ def _train(config: Config, checkpoint: Checkpoint | None, begin: float) -> None:
         begin_run_record(
             folder,
             first_step=first_step,
-            command=["mgsrl", *sys.argv[1:]],
+            command=command,
             seconds_ago=time.monotonic() - begin,
         )
         session = _Session(folder, first_step)

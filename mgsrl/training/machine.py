@@ -23,7 +23,7 @@ from mgsrl.cluster.preflight import (
     machine_memory_gib,
     usable_cores,
 )
-from mgsrl.cluster.session import check_address, check_temp_dir
+from mgsrl.cluster.session import check_address, check_no_session, check_temp_dir
 from mgsrl.config import Config
 from mgsrl.config.model_path import POCKET_POLICY, POCKET_REWARD_MODEL, resolve_model_path
 from mgsrl.errors import ConfigError, MissingPathError, explain
@@ -39,12 +39,13 @@ def check_fits(config: Config) -> int | None:
         The GPUs that a Ray on this machine should hand out; None for a cluster, which knows.
 
     Raises:
-        ConfigError: more processes, memory or GPUs than there are, no place for Ray's files, or a
-            cluster that does not answer.
+        ConfigError: more processes, memory or GPUs than there are, no place for Ray's files, a Ray
+            session that this process has already, or a cluster that does not answer.
     """
     if config.cluster.address != "local":
         check_address(config.cluster.address)
         return None
+    check_no_session()
     check_temp_dir()
     gpus = _local_gpus(config)
     check_gpus(config, gpus)

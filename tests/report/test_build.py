@@ -14,7 +14,7 @@ from mgsrl.obs.evaluation_log import EvalResult, append_evaluations
 from mgsrl.obs.run_record import finish_run_record
 from mgsrl.report.build import build_report
 from mgsrl.report.curves import smooth
-from mgsrl.report.load import load_run
+from mgsrl.report.load import read_run_data
 from mgsrl.report.samples import show_tags
 from mgsrl.report.tables import changes, seconds_text, stage_rows
 from tests.report.synthetic import DOMAINS, make_run
@@ -95,7 +95,7 @@ def test_figures_follow_the_pages_colour_and_width(html):
 
 
 def test_changes_measure_the_rise_in_standard_errors(run_dir):
-    found = {c.domain: c for c in changes(load_run(run_dir))}
+    found = {c.domain: c for c in changes(read_run_data(run_dir))}
     assert list(found) == list(DOMAINS)
     math_change = found["math"]
     assert math_change.standard_error == pytest.approx(math.hypot(0.026, 0.026))
@@ -116,11 +116,11 @@ def test_changes_measure_the_rise_in_standard_errors(run_dir):
 def test_verdicts(tmp_path, after, error, verdict):
     before = EvalResult(0, "math", 0.5, 0.03, 8, 8, 20.0, 1.0, 0.0)
     append_evaluations(tmp_path, [before, EvalResult(9, "math", after, error, 8, 8, 20, 1, 0)])
-    assert changes(load_run(tmp_path))[0].verdict == verdict
+    assert changes(read_run_data(tmp_path))[0].verdict == verdict
 
 
 def test_stage_table_sums_to_the_step_without_the_warm_up(run_dir):
-    rows = stage_rows(load_run(run_dir))
+    rows = stage_rows(read_run_data(run_dir))
     assert rows[-1][0] == "total"
     assert sum(seconds for _, seconds, _ in rows[:-1]) == pytest.approx(rows[-1][1])
     assert rows[-1][1] < 6.0  # the warm-up step alone takes 11 s
@@ -134,7 +134,7 @@ def test_replaced_workers_and_skipped_steps_are_counted(tmp_path):
     rows[1] |= {"skipped": 0.25}
     rows[2] |= {"restarts/rollout": 1, "restarts/reward": 0, "skipped": 1.0}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    missing = load_run(run_dir).missing
+    missing = read_run_data(run_dir).missing
     assert "3 rollout workers died and were replaced." in missing
     assert not any("reward workers" in line for line in missing)
     assert any(line.startswith("1 steps were skipped") for line in missing)
@@ -218,7 +218,7 @@ def test_not_a_run_folder(tmp_path):
 def test_metric_values_of_null_are_gaps(tmp_path):
     rows = [{"step": 1, "reward/math": None}, {"step": 2, "reward/math": 0.5}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    run = load_run(tmp_path)
+    run = read_run_data(tmp_path)
     assert math.isnan(run.series("reward/math")[0])
     assert run.series("reward/math")[1] == 0.5
     build_report(tmp_path)

@@ -9,7 +9,7 @@ from mgsrl.errors import ConfigError
 from mgsrl.obs.evaluation_log import read_evaluations
 from mgsrl.report import compare_figures
 from mgsrl.report.compare import compare_runs, differing_settings
-from mgsrl.report.load import load_run
+from mgsrl.report.load import read_run_data
 from mgsrl.report.strategies import Summary, by_strategy
 from mgsrl.report.style import panels
 from tests.report.synthetic import make_run
@@ -37,7 +37,7 @@ def test_comparison_groups_seeds_and_warns_of_few(run_dirs, tmp_path):
 
 
 def test_mean_and_error_are_over_seeds(run_dirs):
-    strategies = by_strategy([load_run(path) for path in run_dirs])
+    strategies = by_strategy([read_run_data(path) for path in run_dirs])
     assert [s.name for s in strategies] == ["mgs", "mixed"]
     after = strategies[0].after("math")
     a, b = after.values
@@ -52,7 +52,7 @@ def test_one_seed_has_no_error():
 
 def test_a_killed_run_does_not_count_in_the_scores(tmp_path, run_dirs):
     killed = make_run(tmp_path / "killed", steps=2, seed=9, strategy="mgs", finished=False)
-    (mgs,) = by_strategy([load_run(path) for path in [*run_dirs[:2], killed]])
+    (mgs,) = by_strategy([read_run_data(path) for path in [*run_dirs[:2], killed]])
     assert mgs.after("math").n == 2
     html = compare_runs([*run_dirs, killed], tmp_path / "compare.html").read_text()
     assert "2 of 30 steps are logged." in html
@@ -62,7 +62,7 @@ def test_other_differences_between_runs_are_listed(tmp_path, run_dirs):
     other = make_run(tmp_path / "other", steps=4, seed=1, strategy="mixed")
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("kl_coef: 0.005", "kl_coef: 0.5"))
-    runs = [load_run(path) for path in (run_dirs[0], other)]
+    runs = [read_run_data(path) for path in (run_dirs[0], other)]
     assert differing_settings(runs) == [("algo.kl_coef", ["0.005", "0.5"])]
     html = compare_runs([run_dirs[0], other], tmp_path / "compare.html").read_text()
     assert "The runs also differ in 1 other setting (listed below)." in html
@@ -106,17 +106,17 @@ def unequal(tmp_path_factory):
 @pytest.mark.parametrize("metric", ["reward/math", "surgery/conflict_rate"])
 def test_equal_values_at_equal_steps_are_drawn_equal(unequal, metric):
     drawn = []
-    for strategy in by_strategy([load_run(path) for path in unequal]):
+    for strategy in by_strategy([read_run_data(path) for path in unequal]):
         _, (axis,) = panels(1)
         compare_figures._seeds_and_mean(axis, strategy, metric, "#000000")
         drawn.append([[(x, y) for x, y in line.get_xydata() if x <= 4] for line in axis.lines])
     assert drawn[0] == drawn[1]
-    raw = list(zip(range(1, 5), load_run(unequal[1]).series(metric)))
+    raw = list(zip(range(1, 5), read_run_data(unequal[1]).series(metric)))
     assert raw in drawn[1]
 
 
 def test_runs_of_unequal_length_are_compared_at_the_common_step(unequal, tmp_path):
-    mgs, mixed = by_strategy([load_run(path) for path in unequal])
+    mgs, mixed = by_strategy([read_run_data(path) for path in unequal])
     assert mgs.common.lengths == (("long", 30), ("short", 4))
     for domain in ("math", "chat"):
         assert mgs.after(domain).mean == mixed.after(domain).mean == 0.04
@@ -132,7 +132,7 @@ def test_runs_of_unequal_length_are_compared_at_the_common_step(unequal, tmp_pat
 
 def test_without_a_common_evaluation_no_scores_are_set_side_by_side(unequal, tmp_path):
     long = evaluated(Path(shutil.copytree(unequal[0], tmp_path / "long")), 0, 30)
-    mgs, mixed = by_strategy([load_run(path) for path in (long, unequal[1])])
+    mgs, mixed = by_strategy([read_run_data(path) for path in (long, unequal[1])])
     assert math.isnan(mgs.after("math").mean)
     assert math.isnan(mixed.gain("math").mean)
     html = compare_runs([long, unequal[1]], tmp_path / "compare.html").read_text()
@@ -142,7 +142,7 @@ def test_without_a_common_evaluation_no_scores_are_set_side_by_side(unequal, tmp
 
 
 def test_equal_lengths_need_no_remark(run_dirs):
-    assert by_strategy([load_run(path) for path in run_dirs])[0].common.remarks == []
+    assert by_strategy([read_run_data(path) for path in run_dirs])[0].common.remarks == []
 
 
 def test_runs_of_one_seed_are_no_repetitions(run_dirs, tmp_path):

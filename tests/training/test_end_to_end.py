@@ -6,6 +6,8 @@ The light `transformers` engine keeps them fast; the last tests run the same on 
 import json
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,10 +90,26 @@ def test_the_console_says_when_a_domain_comes_to_dominate(six_steps: Path) -> No
     assert expected
 
 
-def test_six_steps_equal_three_and_three_to_the_bit(six_steps: Path, tmp_path: Path) -> None:
+IN_A_NOTEBOOK = """
+import asyncio, sys, mgsrl
+
+async def cell(folder, arguments):
+    run = mgsrl.train([*arguments, f"run.dir={folder}", "train.num_steps=3"])
+    config = run.config
+    config.train.num_steps = 6
+    assert mgsrl.train(config) == run and len(mgsrl.load_run(folder).metrics) == 6
+
+asyncio.run(cell(sys.argv[1], sys.argv[2:]))
+"""
+
+
+def test_six_steps_equal_three_and_three_from_python_to_the_bit(
+    six_steps: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "three"
-    runs.train(folder, "train.num_steps=3")
-    runs.train(folder, "train.num_steps=6")
+    command = [sys.executable, "-c", IN_A_NOTEBOOK, str(folder), *runs.SMALL]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert runs.metrics(folder) == runs.metrics(six_steps)
     for name in ("rank_0.safetensors",):
         one, other = (run / "checkpoints/step_6/learner" / name for run in (folder, six_steps))

@@ -30,7 +30,7 @@ def test_the_step_and_the_command_are_named(
 ) -> None:
     monkeypatch.setattr("mgsrl.training.interrupt.checkpoint_steps", lambda folder: saved)
     logged(tmp_path, done)
-    text = how_to_go_on(tmp_path, ["train", "run.dir=/a b", "resume=never"])
+    text = how_to_go_on(tmp_path, ["mgsrl", "train", "run.dir=/a b", "resume=never"])
     assert text.startswith(f"mgsrl: {done} steps are done. ")
     assert "To go on: mgsrl train 'run.dir=/a b'\n" in text  # resume=never would start anew
     assert where in text
