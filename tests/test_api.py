@@ -116,6 +116,8 @@ def test_users_scripts_are_type_checked(tmp_path: Path) -> None:
 def test_mistakes_are_exceptions(overrides: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(mgsrl.UserError, match=message):
         mgsrl.train(overrides)
+    with pytest.raises(MissingPathError, match=r"none\.yaml"):
+        mgsrl.train(file=tmp_path / "none.yaml")
 
 
 def test_a_changed_configuration_is_checked_and_left_alone(tmp_path: Path) -> None:
