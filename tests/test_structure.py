@@ -24,7 +24,7 @@ LAYERS = {
     **dict.fromkeys(["types", "errors", "plugins", "files", "config"], 0),
     **dict.fromkeys(["algo", "surgery", "obs", "cluster", "constraints"], 1),
     **dict.fromkeys(["data", "rewards", "sync"], 2),
-    **dict.fromkeys(["rollout", "learner", "scoring"], 3),
+    **dict.fromkeys(["rollout", "learner", "scoring", "tasks"], 3),
     **dict.fromkeys(["evaluate", "report"], 4),
     "training": 5,  # above the other two: a run evaluates and writes its report
     "api": 6,

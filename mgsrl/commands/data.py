@@ -168,7 +168,7 @@ def _evaluation_prompts(
     from pathlib import Path
 
     from mgsrl.data.contamination import EvaluationIndex, conversation_text
-    from mgsrl.data.sources import load_rows
+    from mgsrl.data.sources import Reading, load_rows
 
     if not names:
         return None
@@ -181,9 +181,10 @@ def _evaluation_prompts(
         for domain, config in domains.items():
             if config.heldout is not None:
                 key = f"domains.{domain}.heldout"
+                suffix = Reading(config.heldout, domain, key=key).source.prompt_suffix
                 for row in load_rows(config.heldout, domain, key=key):
                     text = conversation_text(row.messages)
-                    index.add(f"{key}, {row.id}", text.removesuffix(config.heldout.prompt_suffix))
+                    index.add(f"{key}, {row.id}", text.removesuffix(suffix))
     return index
 
 
@@ -288,7 +289,9 @@ def _run_prepare(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from mgsrl.config.reward import RewardConfig
-    from mgsrl.data.prepare import listing, prepare, published_set
+    from mgsrl.config.task import find_task
+    from mgsrl.config.typed import read_config
+    from mgsrl.data.prepare import listing, prepare
     from mgsrl.rewards.build import validator
 
     if options.list:
@@ -306,18 +309,19 @@ def _run_prepare(options: argparse.Namespace) -> None:
                 todo="leave it out",
             )
         )
-    entry = published_set(options.name)
+    task = find_task(options.name, "NAME")
+    split = task.train or task.test
     prepared = prepare(
-        options.name,
+        task,
         shared_folder(options.output or "data", "--output"),
         file=Path(os.path.expanduser(options.file)) if options.file else None,
         force=options.force,
-        validate=validator(RewardConfig(kind=entry.reward_kind)),
-        progress=lambda records: progress(
-            records, options.name, None if options.file else entry.rows
+        validate=validator(read_config(RewardConfig, task.reward)),
+        progress=lambda rows: progress(
+            rows, task.name, None if options.file or split is None else split.rows
         ),
     )
-    print(f"{prepared.path}: {prepared.rows} rows ({entry.licence})")
+    print(f"{prepared.path}: {prepared.rows} rows ({task.licence})")
     for expected, number in prepared.left_out.most_common():
         print(f"  left out {number} rows: expected {expected}")
         print(f"    first: {prepared.examples[expected]}")

@@ -21,8 +21,8 @@ from mgsrl.errors import ConfigError, explain, nearest
 from mgsrl.obs.outputs import not_an_input, shared_folder
 
 if TYPE_CHECKING:
+    from mgsrl.config.task import Task
     from mgsrl.evaluate.run import OnProgress
-    from mgsrl.evaluate.tasks import TaskChoice
 
 HELP = "score a model on benchmarks: GSM8K, MATH-500, AIME, IFEval, IFBench, chat with a judge"
 RUNS = "a run folder, a checkpoint, "
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tasks",
         required=True,
         metavar="NAME[=DATA],...",
-        help="e.g. gsm8k,ifeval=FILE.jsonl,svamp=OWNER/NAME; docs/evaluation.md",
+        help="e.g. gsm8k,ifeval=FILE.jsonl,svamp=OWNER/NAME,my_task.py:TASK; docs/evaluation.md",
     )
     parser.add_argument("--output", help="folder for samples and results (default evals/MODEL)")
     parser.add_argument(
@@ -94,13 +94,13 @@ def run(options: argparse.Namespace) -> None:
     from mgsrl.evaluate.tasks import parse_tasks
     from mgsrl.report.evaluation import build_evaluation_report, print_table
 
-    choices = parse_tasks(options.tasks)
+    tasks = parse_tasks(options.tasks)
     model, checkpoint = _identify(options.model)
     policy = template_of(options.chat_template_kwargs, checkpoint)
-    output = _output(options, choices, model["path"])
+    output = _output(options, tasks, model["path"])
     evaluation = Evaluation(
         EvalSettings(
-            tasks=choices,
+            tasks=tasks,
             output=output,
             model=model,
             positions=_positions(model["path"], checkpoint),
@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
             chat_template_kwargs=policy.chat_template_kwargs,
             date=policy.date,
             seed=options.seed,
-            limits=_limits(options.limit, [choice.task.name for choice in choices]),
+            limits=_limits(options.limit, [task.name for task in tasks]),
             samples=options.samples,
             temperature=options.temperature,
             top_p=options.top_p,
@@ -261,10 +261,10 @@ def _positions(path: str, checkpoint: Path | None) -> int:
     return positions_of(find_model(policy.path, "policy.path", POCKET_POLICY))
 
 
-def _output(options: argparse.Namespace, choices: "Sequence[TaskChoice]", model: str) -> Path:
+def _output(options: argparse.Namespace, tasks: "Sequence[Task]", model: str) -> Path:
     """The folder to write, which must hold nothing that is read."""
     output = shared_folder(options.output or Path("evals") / _short_name(options.model), "--output")
-    data = [choice.source.path for choice in choices if choice.source.kind == "file"]
+    data = [task.test.file for task in tasks if task.test and task.test.file]
     given = [options.baseline, options.judge_config, options.reward_model]
     not_an_input(output, "--output", [model, *data, *filter(None, given)])
     return output

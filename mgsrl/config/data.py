@@ -18,7 +18,8 @@ from mgsrl.config.require import (
 from mgsrl.config.reward import RewardConfig
 from mgsrl.errors import ConfigError, explain
 
-SOURCE_KINDS = ("pocket", "file", "hub")
+SOURCE_KINDS = ("pocket", "file", "hub", "task")
+TASK_SPLITS = ("train", "test")
 BAD_ROWS = ("error", "skip")
 OVERLONG = ("truncate_left", "drop", "error")
 CURRICULA = ("steps", "linear")
@@ -28,18 +29,23 @@ MAX_POCKET_ROWS = 1_000_000
 @dataclass
 class SourceConfig:
     kind: str = "pocket"
-    """`pocket` (generated), `file` (.jsonl, .json, .parquet, .csv) or `hub` (datasets id)."""
+    """`pocket` (generated), `file` (.jsonl, .json, .parquet, .csv), `hub` (datasets id) or `task`
+    (a file of mgsrl/tasks/, or of yours, says where the rows are and how they are read)."""
     path: str = ""
-    """File path or hub id; for `pocket` the generator's domain (default: the domain's name)."""
+    """File path or hub id; for `pocket` the generator's domain (default: the domain's name); for
+    `task` its name, `my_task.py:TASK`, or either with `=FILE` for a local copy of the data."""
     split: str = "train"
-    """Split of a hub data set, or `train` | `heldout` of the pocket generator."""
+    """Split of a hub data set, `train` | `heldout` of the pocket generator, `train` | `test` of a
+    task."""
+    revision: str | None = None
+    """`hub`: commit, tag or branch; null is the newest, or the one that a task names."""
     columns: dict[str, str] = field(default_factory=dict)
     """Our column -> theirs: `prompt` | `messages`, `answer`, `instruction_id_list`, `kwargs`,
     `id`. A dotted name reaches into nested records (`reward_model.ground_truth`)."""
     answer_pattern: str = ""
     """Regular expression whose first group is the answer inside the answer column."""
     prompt_suffix: str = ""
-    """Added to the end of every prompt, e.g. how to mark the final answer."""
+    """Added to the end of every prompt, e.g. how to mark the final answer (instead of a task's)."""
     start: int = 0
     """First row used."""
     limit: int | None = None
@@ -73,11 +79,23 @@ class SourceConfig:
             raise ConfigError(
                 explain(
                     f"{key}.path is empty.",
-                    expected="a file path or a hub id",
+                    expected="a file path, a hub id or a task",
                     found="''",
                     todo=f"set {key}.path",
                 )
             )
+        if self.kind == "task":
+            one_of(f"{key}.split", self.split, TASK_SPLITS)
+            for name in ("columns", "answer_pattern"):
+                if getattr(self, name):
+                    raise ConfigError(
+                        explain(
+                            f"{key}.{name} is what a task says itself.",
+                            expected=f"no {name} beside {key}.kind=task",
+                            found=str(getattr(self, name)),
+                            todo=f"leave it out, or read the data with {key}.kind=file or hub",
+                        )
+                    )
 
 
 @dataclass

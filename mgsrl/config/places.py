@@ -11,6 +11,7 @@ from mgsrl.config.hub import check_on_hub
 from mgsrl.config.model_path import POCKET_POLICY, POCKET_REWARD_MODEL, find_model
 from mgsrl.config.reward import ScoreConfig
 from mgsrl.config.root import Config
+from mgsrl.config.task import task_source, with_file
 
 
 def check_places(config: Config, *, models: bool = True) -> None:
@@ -40,11 +41,19 @@ def check_places(config: Config, *, models: bool = True) -> None:
             check_hub_source(domain.heldout, f"{key}.heldout")
 
 
-def check_hub_source(source: SourceConfig, key: str) -> None:
-    """Raise `MissingPathError` for a hub data set that the hub does not know."""
+def check_hub_source(source: SourceConfig, key: str, file_hint: str = "") -> None:
+    """Raise `MissingPathError` for a hub data set that the hub does not know.
+
+    Args:
+        file_hint: how the user names a file instead, for the message.
+    """
+    if source.kind == "task":
+        task, source = task_source(source, key)
+        file_hint = with_file(task, key)
     repo = split_hub_path(source.path)[0]
     if source.kind == "hub" and not Path(repo).exists():
-        check_on_hub(repo, "dataset", f"{key}.path", f"download it and use {key}.kind=file")
+        hint = file_hint or f"use {key}.kind=file"
+        check_on_hub(repo, "dataset", f"{key}.path", f"download it and {hint}")
 
 
 def split_hub_path(path: str) -> tuple[str, str | None, str | None]:

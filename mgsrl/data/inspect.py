@@ -18,8 +18,8 @@ from mgsrl.data.contamination import (
     conversation_text,
     normalised,
 )
-from mgsrl.data.rows import Row, RowProblem, RowReader
-from mgsrl.data.sources import open_records, source_name, window
+from mgsrl.data.rows import Row, RowProblem
+from mgsrl.data.sources import Reading
 from mgsrl.data.templates import PromptTokenizer
 from mgsrl.files.records import row_number
 
@@ -136,24 +136,24 @@ def inspect_source(
     Raises:
         MissingPathError, DataError: the file itself cannot be read.
     """
-    reader = RowReader(source, key=key, reward_kind=reward_kind, validate=validate)
-    report = SourceReport(source_name(source, domain), limit=max_prompt_tokens, policy=overlong)
+    reading = Reading(
+        source, domain, key=key, reward_kind=reward_kind, validate=validate, prefix=""
+    )
+    report = SourceReport(reading.name, limit=max_prompt_tokens, policy=overlong)
     overlap = None if against is None else Overlap(against)
-    ids: dict[str, str] = {}
     seen: dict[str, str] = {}
-    for where, record in window(open_records(source, domain, key=key), source):
+    tokens: list[int] = []
+
+    def accept(row: Row) -> None:
+        tokens[:] = prompts.encode(row.messages) if prompts else []
+
+    for where, row in reading.checked(accept):
         report.num_rows += 1
-        try:
-            row = reader.read(record, default_id=str(row_number(where)))
-            if row.id in ids:
-                raise RowProblem("every id once", f"the id {row.id!r} also in {ids[row.id]}")
-            tokens = prompts.encode(row.messages) if prompts else None
-        except RowProblem as problem:
-            report.problems.append((where, problem.expected, problem.found))
+        if isinstance(row, RowProblem):
+            report.problems.append((where, row.expected, row.found))
             continue
-        ids[row.id] = where
         report.num_usable += 1
-        text = conversation_text(row.messages).removesuffix(source.prompt_suffix)
+        text = conversation_text(row.messages).removesuffix(reading.source.prompt_suffix)
         first = seen.setdefault(normalised(text), where)
         if first != where:
             report.duplicates.append((where, first))
@@ -161,7 +161,7 @@ def inspect_source(
             overlap.add(where, text)
         if len(report.examples) < num_examples:
             report.examples.append((where, row))
-        if tokens is not None:
+        if prompts:
             report.lengths.append(len(tokens))
             report.overlong += 0 < max_prompt_tokens < len(tokens)
     if overlap is not None:

@@ -1,17 +1,18 @@
-"""Fetches a published data set, or converts a file of it, to rows that need no mapping.
+"""Fetches a task's data set, or converts a file of it, to rows that need no mapping.
 
 Written are `NAME.jsonl` and `NAME.provenance.json` (hub id, revision, licence, rows, sha256). Rows
 that cannot be used are left out and counted with the reason. JSON lines rather than Parquet: a
 table would give every row the union of all constraints' arguments.
 
-Left out: test splits, and filtering by difficulty or language.
+Training rows are taken where a task has any, else those to evaluate with; prompts have no suffix.
+Left out: filtering by difficulty or language.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ from mgsrl import __version__
 from mgsrl.config import SourceConfig
 from mgsrl.config.hub import hub_info
 from mgsrl.config.places import split_hub_path
+from mgsrl.config.task import TASKS, Split, Task, find_task
 from mgsrl.data import smollm2
-from mgsrl.data.published import PUBLISHED, PublishedSet
-from mgsrl.data.rows import Row, RowProblem, RowReader
-from mgsrl.errors import DataError, MissingPathError, UserError, explain, nearest
+from mgsrl.data.rows import Row, RowProblem
+from mgsrl.data.sources import Reading
+from mgsrl.errors import DataError, explain
 from mgsrl.files.jsonl import dump_line, write_atomic
-from mgsrl.files.records import NumberedRecord, read_records, row_number
+from mgsrl.files.records import row_number
 from mgsrl.obs.outputs import output_file
 
-_SPLIT = "train"
+ReadRow = tuple[str, Row | RowProblem]
 
 
 @dataclass(slots=True)
@@ -42,109 +44,90 @@ class Prepared:
     """The first row of each, with its place and what was found."""
 
 
-def published_set(name: str) -> PublishedSet:
-    """Look up a data set. Raises UserError with the nearest name."""
-    if name not in PUBLISHED:
-        raise UserError(
-            explain(
-                f"There is no published data set {name!r}.",
-                expected=nearest(name, [*PUBLISHED, smollm2.NAME]),
-                found=repr(name),
-                todo="choose one of `mgsrl data prepare --list`",
-            )
-        )
-    return PUBLISHED[name]
-
-
 def listing() -> list[str]:
-    """The table as lines of text."""
+    """Every task with data on the hub, as lines of text."""
     lines = []
-    for name, entry in PUBLISHED.items():
-        lines.append(f"{name:<12} {entry.rows:>6} rows  {entry.licence:<11} {entry.hub}")
-        lines.append(f"{'':<12} {entry.about}")
-        if entry.unverified:
-            lines.append(f"{'':<12} not verified: {entry.unverified}")
-    lines.append(f"{smollm2.NAME:<12} a model, to {smollm2.FOLDER}")
+    for name in TASKS.names():
+        task = find_task(name, "--list")
+        split = task.train or task.test
+        if split is None:
+            continue
+        lines.append(f"{name:<16} {split.rows or '?':>6} rows  {task.licence:<11} {split.hub}")
+        lines.append(f"{'':<16} {task.about}{'' if task.train else ' (to evaluate with)'}")
+        if task.unverified:
+            lines.append(f"{'':<16} not verified: {task.unverified}")
+    lines.append(f"{smollm2.NAME:<16} a model, to {smollm2.FOLDER}")
     return lines
 
 
 def prepare(
-    name: str,
+    task: Task,
     folder: Path,
     *,
     file: Path | None = None,
     force: bool = False,
     validate: Callable[[dict[str, Any]], None] | None = None,
-    progress: Callable[[Iterable[NumberedRecord]], Iterable[NumberedRecord]] = iter,
+    progress: Callable[[Iterable[ReadRow]], Iterable[ReadRow]] = iter,
 ) -> Prepared:
-    """Write a data set into `folder`.
+    """Write a task's data set into `folder`.
 
     Args:
         file: a local file with the set's columns instead of the hub.
         force: files of an earlier call may be replaced.
         validate: as of `RowReader`; rows that it refuses are left out.
-        progress: wraps the records, for a progress bar.
+        progress: wraps the rows, for a progress bar.
 
     Raises:
         MissingPathError: the hub or the file cannot be reached.
         DataError: a file that cannot be read, or no row that can be used.
         ConfigError: a file to write exists, or is the one that is read.
     """
-    entry = published_set(name)
+    name = task.name
     inputs = [file] if file else []
     path, provenance_path = folder / f"{name}.jsonl", folder / f"{name}.provenance.json"
     if folder.exists():
         for each in (path, provenance_path):
             output_file(each, "--output", inputs=inputs, force=force)
-    if file is None:
-        records, provenance = _from_hub(entry)
-    else:
-        records = read_records(file, key="--from")
-        provenance = {"file": file.name, "file_sha256": _sha256(file)}
+    split = task.train or task.test
+    at = Split(file=str(file)) if file else split
+    reading = Reading(
+        SourceConfig(kind="task"),
+        name,
+        key="--from",
+        reward_kind=task.reward["kind"],
+        validate=validate,
+        prefix=f"{name}-",
+        task=replace(task, train=at, prompt_suffix=""),
+    )
+    provenance = {} if file else _pinned(reading)
     prepared = Prepared(path)
-    text = "".join(map(dump_line, _rows(name, entry, progress(records), validate, prepared)))
+    text = "".join(map(dump_line, _rows(name, progress(reading), prepared)))
     if not prepared.rows:
         raise _nothing(name, prepared)
     write_atomic(prepared.path, text)
-    write_atomic(
-        provenance_path,
-        json.dumps(
-            {
-                "name": name,
-                "hub": entry.hub,
-                "licence": entry.licence,
-                **provenance,
-                "rows": prepared.rows,
-                "left_out": dict(prepared.left_out),
-                "sha256": _sha256(prepared.path),
-                "mgsrl": __version__,
-            },
-            indent=2,
-        )
-        + "\n",
-    )
+    if file:
+        provenance = {"file": file.name, "file_sha256": _sha256(file)}
+    record = {
+        "name": name,
+        "hub": split.hub if split else "",
+        "licence": task.licence,
+        **provenance,
+        "rows": prepared.rows,
+        "left_out": dict(prepared.left_out),
+        "sha256": _sha256(prepared.path),
+        "mgsrl": __version__,
+    }
+    write_atomic(provenance_path, json.dumps(record, indent=2) + "\n")
     return prepared
 
 
-def _rows(
-    name: str,
-    entry: PublishedSet,
-    records: Iterable[NumberedRecord],
-    validate: Callable[[dict[str, Any]], None] | None,
-    prepared: Prepared,
-) -> Iterator[dict[str, Any]]:
+def _rows(name: str, rows: Iterable[ReadRow], prepared: Prepared) -> Iterator[dict[str, Any]]:
     """The usable rows in our layout; counts into `prepared`."""
-    source = SourceConfig(columns=dict(entry.columns), answer_pattern=entry.answer_pattern)
-    reader = RowReader(source, key=name, reward_kind=entry.reward_kind, validate=validate)
     ids: set[str] = set()
-    for where, record in records:
-        try:
-            if entry.convert and isinstance(record, dict):
-                record = entry.convert(record)
-            row = reader.read(record, default_id=f"{name}-{row_number(where)}")
-        except RowProblem as problem:
-            prepared.left_out[problem.expected] += 1
-            prepared.examples.setdefault(problem.expected, f"{where}: {problem.found}")
+    for where, row in rows:
+        if isinstance(row, RowProblem):
+            prepared.left_out[row.expected] += 1
+            prepared.examples.setdefault(row.expected, f"{where}: {row.found}")
             continue
         # Ids that come twice would be refused when the file is loaded.
         id_ = row.id if row.id not in ids else f"{row.id}-{row_number(where)}"
@@ -159,30 +142,14 @@ def _conversation(row: Row) -> dict[str, Any]:
     return {"messages": list(row.messages)}
 
 
-def _from_hub(entry: PublishedSet) -> tuple[Iterator[NumberedRecord], dict[str, str]]:
-    """The records of the training split at one revision, and which that is."""
-    repo, config, data_files = split_hub_path(entry.hub)
-    todo = "download it elsewhere and give the file with --from FILE"
-    info = hub_info(repo, "dataset", entry.hub, todo)
-    revision = None if info is None else str(info.sha)
-    try:
-        import datasets  # here, because it takes seconds
-
-        table = datasets.load_dataset(
-            repo, name=config, data_files=data_files, split=_SPLIT, revision=revision
-        )
-    except Exception as error:  # the clients below raise classes of their own HTTP libraries
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise MissingPathError(
-            explain(
-                f"The hub data set {entry.hub!r} could not be fetched.",
-                expected=f"https://huggingface.co/datasets/{repo} within reach of this machine",
-                found=f"{type(error).__name__}: {reason}",
-                todo=f"check the network and, for a gated set, `hf auth login`; or {todo}",
-            )
-        ) from error
-    records = ((f"row {number}", dict(record)) for number, record in enumerate(table, start=1))
-    return records, {"split": _SPLIT, "revision": revision or "unknown"}
+def _pinned(reading: Reading) -> dict[str, str]:
+    """The split and the one revision at which its records will be read."""
+    source = reading.source
+    if source.revision is None:
+        repo = split_hub_path(source.path)[0]
+        info = hub_info(repo, "dataset", source.path, f"download it and {reading.file_hint}")
+        source.revision = None if info is None else str(info.sha)
+    return {"split": source.split, "revision": source.revision or "unknown"}
 
 
 def _nothing(name: str, prepared: Prepared) -> DataError:

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mgsrl.config.task import Task
 from mgsrl.data.rows import Row
 from mgsrl.evaluate.judge_config import JudgeConfig
 from mgsrl.evaluate.store import Key, SampleRow, TaskFiles
-from mgsrl.evaluate.tasks import Task, TaskChoice
 from mgsrl.types import Sampling
 
 
@@ -18,7 +18,7 @@ from mgsrl.types import Sampling
 class EvalSettings:
     """What an evaluation is; defaults of the tasks hold where a value is None."""
 
-    tasks: Sequence[TaskChoice]
+    tasks: Sequence[Task]
     output: Path
     model: Mapping[str, Any]
     """What identifies the weights, JSON-able; a continued evaluation must have the same."""

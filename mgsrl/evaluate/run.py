@@ -17,6 +17,8 @@ from datetime import date
 from typing import Any
 
 from mgsrl.config.policy import PolicyConfig
+from mgsrl.config.reward import TRAINING
+from mgsrl.config.task import Task
 from mgsrl.errors import ConfigError, EndpointError, explain
 from mgsrl.evaluate import sampling, scoring, summary
 from mgsrl.evaluate.baseline import baseline_responses
@@ -35,8 +37,7 @@ from mgsrl.evaluate.store import (
     store_settings,
     stored_settings,
 )
-from mgsrl.evaluate.task_rows import load_task
-from mgsrl.evaluate.tasks import Task, TaskChoice
+from mgsrl.evaluate.tasks import load_task, source_of
 from mgsrl.files.jsonl import jsonable, write_atomic
 from mgsrl.obs.run_record import git_state, hardware, versions
 from mgsrl.rewards.endpoint import Endpoint
@@ -64,7 +65,7 @@ class Evaluation:
         self.engine_seconds = self.scoring_seconds = 0.0
         stored = None if settings.fresh else stored_settings(settings.output).get("date")
         self.date = settings.date or stored or date.today().isoformat()
-        self.plans = [self._plan(choice) for choice in settings.tasks]
+        self.plans = [self._plan(task) for task in settings.tasks]
         self._reward_model = None
         if settings.reward_model:
             tag = scoring.missing_tag(settings.prompt_template)
@@ -85,9 +86,9 @@ class Evaluation:
         return {"date": self.date, **({"chat_template_kwargs": arguments} if arguments else {})}
 
     def _of_task(self, plan: TaskPlan) -> dict[str, Any]:
-        if plan.task.kind == "constraints":
-            return plan.settings() | {"reading": plan.task.reading}
-        if plan.task.kind != "chat":
+        if plan.task.metric == "constraints":
+            return plan.settings() | {"reading": plan.task.reward.get("reading", TRAINING)}
+        if plan.task.metric != "chat":
             return plan.settings()
         return plan.settings() | {
             "reward_model": self.settings.reward_model,
@@ -202,15 +203,17 @@ class Evaluation:
             if (keys := _scored(plan, row.id))
         ]
         metrics: dict[str, Estimate] = {}
-        if groups and plan.task.kind == "math":
+        if groups and plan.task.metric == "math":
             metrics = summary.math_metrics(groups)
-        elif groups and plan.task.kind == "constraints":
+        elif groups and plan.task.metric == "constraints":
             metrics = summary.constraint_metrics(groups)
+        elif groups and plan.task.metric == "score":
+            metrics = summary.score_metrics(groups)
         elif groups:
             control = plan.judge is not None and plan.judge.length_control
             metrics = summary.chat_metrics(groups, length_control=control)
         return {
-            "kind": plan.task.kind,
+            "kind": plan.task.metric,
             "metrics": {name: asdict(estimate) for name, estimate in metrics.items()},
             **summary.counts(plan.stored, len(plan.keys)),
             **self._of_task(plan),
@@ -219,9 +222,8 @@ class Evaluation:
 
     # ---- planning --------------------------------------------------------------------------------
 
-    def _plan(self, choice: TaskChoice) -> TaskPlan:
-        task, wanted = choice.task, self.settings
-        default = task.sampling
+    def _plan(self, task: Task) -> TaskPlan:
+        wanted, default = self.settings, task.sampling
         own = Sampling(
             default.temperature if wanted.temperature is None else wanted.temperature,
             self._new_tokens(task),
@@ -239,13 +241,13 @@ class Evaluation:
             )
         plan = TaskPlan(
             task,
-            choice.source.path,
-            load_task(choice, wanted.limits.get(task.name)),
+            source_of(task),
+            load_task(task, wanted.limits.get(task.name)),
             samples,
             own,
             TaskFiles(wanted.output, task.name, fresh=wanted.fresh),
         )
-        if task.kind == "chat":
+        if task.metric == "chat":
             self._plan_chat(plan)
         return plan
 
@@ -286,10 +288,8 @@ class Evaluation:
 
     def _scorer(self, plan: TaskPlan) -> scoring.TaskScorer:
         tag = scoring.missing_tag(self.settings.prompt_template)
-        if plan.task.kind == "math":
-            return scoring.MathScorer(tag)
-        if plan.task.kind == "constraints":
-            return scoring.ConstraintScorer(tag, plan.task.reading)
+        if plan.task.metric != "chat":
+            return scoring.scorer(plan.task, tag)
         judge = None
         if plan.judge is not None:
             endpoint = Endpoint(

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from mgsrl.config.reward import IN_CHILD, RewardConfig
+from mgsrl.config.task import Task
+from mgsrl.config.typed import read_config
 from mgsrl.data.rows import Row
 from mgsrl.errors import EndpointError
 from mgsrl.evaluate.judge import Answer, Judge
@@ -66,14 +68,19 @@ class Rewards:
         self._workers.__exit__(None, None, None)
 
 
-class MathScorer:
-    """`value` 1 or 0 (None: abstained), `extracted`, `format_ok`.
+def scorer(task: Task, tag: str) -> TaskScorer:
+    """What scores the responses of a task whose reward needs nothing from the command line."""
+    keys = {**task.reward, "missing_tag": tag}
+    if task.metric == "math":
+        keys["refuse_restated"] = False  # published numbers' verifiers see no prompt
+    make = ConstraintScorer if task.metric == "constraints" else ValueScorer
+    return make(read_config(RewardConfig, keys))
 
-    A repeated question counts as it does in published numbers, whose verifiers see no prompt.
-    """
 
-    def __init__(self, tag: str) -> None:
-        config = RewardConfig(kind="math", missing_tag=tag, refuse_restated=False)
+class ValueScorer:
+    """`value` of the task's reward (None: abstained), `extracted` of math, `format_ok`."""
+
+    def __init__(self, config: RewardConfig) -> None:
         self._rewards = Rewards(config)
 
     def score(self, pairs: Sequence[Pair]) -> list[Score | EndpointError]:
@@ -90,8 +97,7 @@ class MathScorer:
 class ConstraintScorer:
     """`strict` and `loose`: one verdict for each of the `instructions` (None: abstained)."""
 
-    def __init__(self, tag: str, reading: str) -> None:
-        config = RewardConfig(kind="constraints", missing_tag=tag, reading=reading)
+    def __init__(self, config: RewardConfig) -> None:
         self._strict = Rewards(config)
         self._loose = Rewards(replace(config, strict=False))
 

@@ -40,6 +40,12 @@ def math_metrics(groups: Sequence[Group]) -> dict[str, Estimate]:
     return metrics
 
 
+def score_metrics(groups: Sequence[Group]) -> dict[str, Estimate]:
+    """`score`: the mean reward."""
+    values = _means(groups, lambda s: s["value"])
+    return {"score": average(values)} if values else {}
+
+
 def _correct(group: Group) -> list[bool]:
     return [score["value"] == 1 for score in group]
 

@@ -12,11 +12,11 @@ from huggingface_hub import constants
 
 from mgsrl.config import PolicyConfig, RewardConfig, SourceConfig, hub
 from mgsrl.config.hub import check_on_hub
+from mgsrl.config.task import find_task
 from mgsrl.data.prepare import prepare
 from mgsrl.data.sources import load_rows
 from mgsrl.errors import MissingPathError
-from mgsrl.evaluate.task_rows import load_task
-from mgsrl.evaluate.tasks import parse_tasks
+from mgsrl.evaluate.tasks import load_task, parse_tasks
 from mgsrl.learner.policy import load_tokenizer
 from mgsrl.rewards.build import check_reward
 
@@ -123,7 +123,7 @@ def no_task() -> None:
 
 
 def nothing_to_prepare() -> None:
-    prepare("gsm8k", Path("nowhere"))
+    prepare(find_task("simplerl", "NAME"), Path("nowhere"))
 
 
 @pytest.mark.parametrize(

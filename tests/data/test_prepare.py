@@ -16,11 +16,13 @@ from omegaconf import OmegaConf
 
 from mgsrl.cli import main
 from mgsrl.config import Config, SourceConfig
+from mgsrl.config.task import TASKS, find_task
 from mgsrl.constraints import REGISTRY, bind, validate_reference
-from mgsrl.data import published
-from mgsrl.data.published import _RLVR_FUNCTIONS, PUBLISHED, boxed_answer, rlvr_constraints
 from mgsrl.data.rows import RowProblem
 from mgsrl.data.sources import load_rows
+from mgsrl.tasks import math
+from mgsrl.tasks.math import boxed_answer
+from mgsrl.tasks.rlvr_ifeval import FUNCTIONS, rlvr_constraints
 from tests.data import fake_hub
 from tests.oracle import published_file, published_rows
 
@@ -31,7 +33,7 @@ def prepare(name: str, file: Path, folder: Path) -> tuple[list[Any], dict[str, A
     """The rows as our loader reads them without a mapping, and the provenance."""
     assert main(["data", "prepare", name, "--from", str(file), "--output", str(folder)]) == 0
     path = folder / f"{name}.jsonl"
-    kind = PUBLISHED[name].reward_kind
+    kind = find_task(name, "k").reward["kind"]
     validate = validate_reference if kind == "constraints" else None
     source = SourceConfig(kind="file", path=str(path))
     rows = load_rows(source, name, key="k", reward_kind=kind, validate=validate)
@@ -85,7 +87,7 @@ def test_ids_that_come_twice_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_documentation_examples() -> None:
-    outcome = doctest.testmod(published)
+    outcome = doctest.testmod(math)
     assert outcome.attempted > 0
     assert outcome.failed == 0
 
@@ -93,7 +95,7 @@ def test_documentation_examples() -> None:
 @pytest.mark.parametrize("solution", ["no box", r"\boxed{1", None])
 def test_a_solution_without_an_answer_is_refused(solution: object) -> None:
     with pytest.raises(RowProblem, match="boxed"):
-        boxed_answer({"solution": solution})
+        boxed_answer({"problem": "x?", "solution": solution})
 
 
 @pytest.mark.parametrize(
@@ -186,8 +188,8 @@ def test_rlvr_rows_without_a_known_check_are_refused(truth: object) -> None:
 def test_rlvr_mapping_covers_the_published_checks() -> None:
     spec = json.loads(published_file("if/constraint_spec.json").read_text())
     checks = spec["rlvr_ifeval_functions"]
-    assert set(checks) - set(_RLVR_FUNCTIONS) == {"validate_choice"}
-    for name, (id_, renamed, implied) in _RLVR_FUNCTIONS.items():
+    assert set(checks) - set(FUNCTIONS) == {"validate_choice"}
+    for name, (id_, renamed, implied) in FUNCTIONS.items():
         ours = {renamed.get(theirs, theirs) for theirs in checks[name]["kwargs"]} | set(implied)
         assert ours == set(REGISTRY[id_].arguments), name
 
@@ -204,14 +206,6 @@ def domains(name: str) -> Any:
 
 
 NAMES = {"math": "simplerl", "chat": "wildchat_if", "instruction_following": "nemotron_if"}
-
-
-def test_the_hub_domains_repeat_the_table() -> None:
-    for domain, config in domains("published.yaml").items():
-        entry = PUBLISHED[NAMES[domain]]
-        assert config.source.path == entry.hub
-        assert dict(config.source.columns) == dict(entry.columns)
-        assert config.reward.kind == entry.reward_kind
 
 
 def test_the_prepared_domains_read_what_was_prepared(
@@ -236,10 +230,12 @@ def test_the_prepared_domains_read_what_was_prepared(
 def test_the_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "prepare", "--list"]) == 0
     text = capsys.readouterr().out
-    for name, entry in PUBLISHED.items():
-        assert name in text
-        assert entry.hub in text
-        assert entry.licence in text
+    for name in TASKS.names():
+        task = find_task(name, "k")
+        if split := task.train or task.test:
+            assert name in text
+            assert split.hub in text
+            assert task.licence in text
 
 
 @pytest.mark.parametrize(
@@ -285,7 +281,10 @@ def test_the_hub_is_read_at_one_revision(
     assert rows[0] == {"id": f"{name}-1", "prompt": "1+1?", "answer": "2"}
     assert len(rows) == 3
     provenance = json.loads((tmp_path / f"out/{name}.provenance.json").read_text())
-    assert (provenance["revision"], provenance["split"]) == (fake_hub.REVISION, "train")
+    split = find_task(name, "k").train
+    assert split is not None
+    assert provenance["revision"] == (split.revision or fake_hub.REVISION)
+    assert provenance["split"] == "train"
 
 
 def test_an_unreachable_hub_is_one_quick_error(
@@ -307,7 +306,7 @@ def test_an_unreachable_hub_is_one_quick_error(
     [
         (["gsmk"], ["did you mean 'gsm8k'"]),
         (["gsm8k", "--from", "missing.jsonl"], ["--from", "missing.jsonl"]),
-        (["gsm8k", "--from", "other.jsonl"], ["no row can be used", "'question'"]),
+        (["gsm8k", "--from", "other.jsonl"], ["no row can be used", "columns question, prompt"]),
     ],
 )
 def test_mistakes_end_with_2_and_no_file(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from mgsrl.config.task import TASKS, Split, find_task
 from mgsrl.errors import ConfigError, DataError, MissingPathError
-from mgsrl.evaluate.task_rows import load_task
-from mgsrl.evaluate.tasks import TASKS, parse_tasks
+from mgsrl.evaluate.tasks import load_task, parse_tasks
 from tests.oracle import published_file, published_rows
 
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -90,10 +90,12 @@ def test_rows_of_another_shape_are_named_by_line(tmp_path: Path, record: Any) ->
 
 
 def test_every_task_has_a_source_or_says_that_it_needs_a_file() -> None:
-    for name, task in TASKS.items():
+    for name in TASKS.names():
+        task = find_task(name, "k")
         assert task.name == name
-        if task.hub:
-            assert parse_tasks(name)[0].source.kind == "hub"
+        assert task.about
+        if task.test:
+            assert parse_tasks(name)[0].test == task.test
         else:
             with pytest.raises(ConfigError, match=f"--tasks {name}=FILE"):
                 parse_tasks(name)
@@ -101,14 +103,19 @@ def test_every_task_has_a_source_or_says_that_it_needs_a_file() -> None:
 
 def test_sources() -> None:
     file, hub, default = parse_tasks("gsm8k=x/y.parquet, svamp=owner/name:config, alpaca_eval")
-    assert (file.source.kind, file.source.path) == ("file", "x/y.parquet")
-    assert (hub.source.kind, hub.source.path, hub.source.split) == (
-        "hub",
-        "owner/name:config",
-        "test",
-    )
+    assert file.test == Split(file="x/y.parquet")
+    assert hub.test == Split("owner/name:config", "test")
     # a file inside a hub repository is not taken for a local one
-    assert (default.source.kind, default.source.split) == ("hub", "train")
+    assert default.test is not None
+    assert (default.test.hub[-5:], default.test.split, default.test.file) == (".json", "train", "")
+
+
+def test_the_own_hub_id_is_its_newest_revision() -> None:
+    (task,) = parse_tasks("gsm8k=openai/gsm8k:main")
+    assert (task.train, task.test) == (
+        Split("openai/gsm8k:main", "train", rows=7473),
+        Split("openai/gsm8k:main", "test", rows=1319),
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +142,7 @@ def test_limit_and_repeated_prompts(tmp_path: Path) -> None:
         (
             "gsm8k",
             {"text": "Q"},
-            ["rows.jsonl, line 2", "one of the columns answer", "columns text"],
+            ["rows.jsonl, line 2", "one of the columns question, prompt", "columns text"],
         ),
         ("math", {"prompt": "Q"}, ["line 2", "answer"]),
         (

@@ -1,0 +1,177 @@
+"""What a task is: one data set or benchmark, said once for training, evaluation and preparation.
+
+Ours are the files of `mgsrl/tasks/`, each with its `TASK`; a user's is `my_task.py:TASK`. Commands
+take `NAME`, or `NAME=DATA` for a local file or another hub data set instead of the task's own.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mgsrl.config.data import TASK_SPLITS, SourceConfig
+from mgsrl.errors import ConfigError, explain
+from mgsrl.plugins import Registry
+from mgsrl.types import Sampling
+
+ROOM = "mgsrl.tasks"
+GREEDY = Sampling(temperature=0.0, max_new_tokens=1024)
+FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".gz")
+OPTIONAL = ("id", "baseline", "reference")
+"""Columns that a row of a task may do without."""
+METRICS = {"math": "math", "constraints": "constraints", "reward_model": "chat", "judge": "chat"}
+"""Kind of reward -> how `mgsrl eval` scores and sums up; `score`, the mean reward, for others."""
+TASKS = Registry(
+    "task",
+    ROOM,
+    {
+        path.stem: f"{ROOM}.{path.stem}:TASK"
+        for path in sorted((Path(__file__).parents[1] / "tasks").glob("[a-z]*.py"))
+    },
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Where some rows are."""
+
+    hub: str = ""
+    """`OWNER/NAME[:CONFIG]` or `OWNER/NAME/FILE`."""
+    split: str = "train"
+    """Of the hub data set."""
+    rows: int | None = None
+    """How many there are, as published."""
+    revision: str | None = None
+    """Commit of the hub data set; None is the newest."""
+    file: str = ""
+    """A local file instead of the hub."""
+
+    def source(self) -> SourceConfig:
+        if self.file:
+            return SourceConfig(kind="file", path=self.file)
+        return SourceConfig(kind="hub", path=self.hub, split=self.split, revision=self.revision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One data set or benchmark."""
+
+    about: str
+    reward: Mapping[str, Any]
+    """The keys of its reward, `{"kind": "math"}`: what a row must hold and what scores it."""
+    train: Split | None = None
+    """Rows to train on; None where there are none."""
+    test: Split | None = None
+    """Rows to evaluate with; None for a task that `mgsrl eval` knows with a file only."""
+    columns: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    """Our column -> theirs, as `source.columns`; of several names the first that a row has.
+    Beside ours there may be `baseline` (a model's answer) and `reference`, texts for a judge; they
+    and `id` may be missing from a row. Without columns the rows are in a known layout."""
+    convert: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
+    """For rows that no mapping of columns can read, before it; raises `RowProblem`."""
+    answer_pattern: str = ""
+    """As `source.answer_pattern`."""
+    prompt_suffix: str = ""
+    """Added to every prompt."""
+    distinct: bool = False
+    """Evaluating, rows with the prompt of an earlier row are left out: files repeat them."""
+    samples: int = 1
+    """Responses per prompt of an evaluation."""
+    sampling: Sampling = GREEDY
+    """Of an evaluation; temperature 0 is greedy decoding."""
+    licence: str = ""
+    citation: str = ""
+    unverified: str = ""
+    """What rests on less than the data set's card and public code that loads it."""
+    name: str = ""
+    """Given by `find_task`."""
+
+    @property
+    def metric(self) -> str:
+        """How `mgsrl eval` sums up: `math`, `constraints`, `chat` or `score`."""
+        return METRICS.get(self.reward.get("kind", "math"), "score")
+
+    def at(self, where: str) -> "Task":
+        """The task with the data of a local file or of another hub data set."""
+
+        def moved(name: str, own: Split | None) -> Split:
+            if own is not None and own.hub == where:
+                return replace(own, revision=None)
+            return Split(file=where) if is_file else Split(where, name)
+
+        hubs = [split.hub for split in (self.train, self.test) if split]
+        is_file = Path(where).suffix.lower() in FILE_SUFFIXES and where not in hubs
+        return replace(self, train=moved("train", self.train), test=moved("test", self.test))
+
+
+def find_task(text: str, key: str) -> Task:
+    """The task of `NAME` or `NAME=DATA`; NAME as `Registry.load` takes it.
+
+    Args:
+        key: the configuration key or option that holds it, for messages.
+
+    Raises:
+        ConfigError: there is no such task, or what the name names is none.
+    """
+    reference, _, where = (part.strip() for part in text.partition("="))
+    task = TASKS.load(reference, key)
+    if not isinstance(task, Task):
+        raise ConfigError(
+            explain(
+                f"{key}: {reference} is no task.",
+                expected="a mgsrl.tasks.Task",
+                found=type(task).__name__,
+                todo="write TASK = Task(...), as the files of mgsrl/tasks/ do",
+            )
+        )
+    place, _, name = reference.rpartition(":")
+    if name == "TASK":
+        name = Path(place.removesuffix(".py")).name.rpartition(".")[2]
+    task = replace(task, name=name)
+    return task.at(where) if where else task
+
+
+def task_source(
+    source: SourceConfig, key: str, task: Task | None = None
+) -> tuple[Task, SourceConfig]:
+    """The task that a source of `kind=task` names, and where the rows are and how they are read.
+
+    Args:
+        task: instead of the one that it names.
+
+    Raises:
+        ConfigError: there is no such task, or it has no such split.
+    """
+    task = task or find_task(source.path, key if key.startswith("--") else f"{key}.path")
+    split = task.train if source.split == TASK_SPLITS[0] else task.test
+    if split is None:
+        raise ConfigError(
+            explain(
+                f"{key}: the task {task.name!r} has no rows of its own for {source.split}.",
+                expected=task.citation or task.about,
+                found="no hub data set",
+                todo=with_file(task, key),
+            )
+        )
+    place = split.source()
+    return task, replace(
+        source,
+        kind=place.kind,
+        path=place.path,
+        split=place.split,
+        revision=source.revision or place.revision,
+        columns={
+            ours: ours if theirs else ""
+            for ours, theirs in task.columns.items()
+            if ours not in OPTIONAL or not theirs
+        },
+        answer_pattern=task.answer_pattern,
+        prompt_suffix=source.prompt_suffix or task.prompt_suffix,
+    )
+
+
+def with_file(task: Task, key: str) -> str:
+    """How the user gives a file for a task."""
+    if key == "--from":
+        return "give it with --from FILE"
+    return f"name the file: {key}{' ' if key.startswith('--') else '.path='}{task.name}=FILE.jsonl"

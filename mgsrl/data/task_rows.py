@@ -1,0 +1,82 @@
+"""Records of a task -> our own columns, as its file says.
+
+Left out: a schema of what a data set may hold. A row that lacks a column says which it has.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from mgsrl.config.task import OPTIONAL, Task
+from mgsrl.data.layouts import RowProblem, columns_of
+from mgsrl.data.rows import Row
+from mgsrl.files.lines import LineProblem
+from mgsrl.files.records import NumberedRecord, Record
+
+
+def task_records(
+    task: Task, records: Iterator[NumberedRecord], *, distinct: bool
+) -> Iterator[NumberedRecord]:
+    """The records in our own columns; what cannot be converted becomes a `LineProblem`.
+
+    Args:
+        distinct: records with the prompt of an earlier one are left out.
+    """
+    prompts = set[str]()
+    for where, record in records:
+        converted: Record | LineProblem = record
+        if isinstance(record, Mapping):
+            try:
+                converted = adapted(task, record)
+            except RowProblem as problem:
+                converted = LineProblem(problem.expected, problem.found, problem.todo)
+        if distinct and isinstance(converted, Mapping):
+            prompt = str(converted.get("prompt"))
+            if prompt in prompts:
+                continue
+            prompts.add(prompt)
+        yield where, converted
+
+
+def adapted(task: Task, record: Mapping[str, Any]) -> Record:
+    """One record: converted, and its columns called by our names. Raises RowProblem."""
+    if task.convert is not None:
+        record = task.convert(dict(record))
+    found = {
+        ours: column(record, theirs, optional=ours in OPTIONAL)
+        for ours, theirs in task.columns.items()
+        if theirs
+    }
+    return {**record, **{ours: value for ours, value in found.items() if value is not None}}
+
+
+def column(
+    record: Mapping[str, Any], names: str | tuple[str, ...], *, optional: bool = False
+) -> Any:
+    """The first of the columns `names` (dots reach into nested ones) that the record has.
+
+    Raises:
+        RowProblem: it has none of them, unless that is `optional` (None).
+    """
+    names = (names,) if isinstance(names, str) else names
+    for name in names:
+        value: Any = record
+        for part in [name] if name in record else name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            return value
+    if optional:
+        return None
+    raise RowProblem(f"one of the columns {', '.join(names)}", columns_of(record))
+
+
+def with_judges_texts(row: Row, record: Record | LineProblem) -> Row:
+    """The row with `baseline` and `reference` of the record. Raises RowProblem."""
+    extra = {}
+    for name in ("baseline", "reference"):
+        value = record.get(name) if isinstance(record, Mapping) else None
+        if value is not None and not isinstance(value, str):
+            raise RowProblem(f"`{name}`, a text", f"{type(value).__name__} {str(value)[:60]!r}")
+        if value:
+            extra[name] = value
+    return replace(row, reference={**row.reference, **extra})

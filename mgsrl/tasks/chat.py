@@ -1,0 +1,9 @@
+"""Requests of one's own."""
+
+from mgsrl.tasks import Task
+
+TASK = Task(
+    about="chat: rows of your own",
+    reward={"kind": "reward_model"},
+    citation="rows of your own: prompt [, baseline, reference]",
+)

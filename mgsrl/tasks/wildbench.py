@@ -1,0 +1,30 @@
+"""WildBench: conversations of real users, with a checklist for the judge."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mgsrl.tasks import Sampling, Split, Task
+
+
+def conversation(record: dict[str, Any]) -> dict[str, Any]:
+    """The conversation up to the last user turn, and the checklist as the judge's reference."""
+    if "conversation_input" not in record:
+        return record
+    messages, checklist = record["conversation_input"], record.get("checklist") or []
+    # What is no list of messages, or of criteria, is left as it is for the reader to refuse.
+    if isinstance(messages, list) and all(isinstance(each, Mapping) for each in messages):
+        messages = [{"role": each.get("role"), "content": each.get("content")} for each in messages]
+    if isinstance(checklist, list):
+        checklist = "\n".join(f"- {item}" for item in checklist)
+    id_ = record.get("session_id", record.get("id"))
+    return {"messages": messages, "id": id_, "reference": checklist}
+
+
+TASK = Task(
+    about="chat: conversations of real users, scored from 1 to 10 with a checklist",
+    reward={"kind": "reward_model"},
+    test=Split("allenai/WildBench:v2", "test", rows=1_024),
+    convert=conversation,
+    sampling=Sampling(temperature=0.0, max_new_tokens=4096),
+    citation="Lin et al., arXiv 2406.04770",
+)
