@@ -321,7 +321,8 @@ def _run_prepare(options: argparse.Namespace) -> None:
             rows, task.name, None if options.file or split is None else split.rows
         ),
     )
-    print(f"{prepared.path}: {prepared.rows} rows ({task.licence})")
+    licence = f" ({task.licence})" if task.licence else ""
+    print(f"{prepared.path}: {prepared.rows} rows{licence}")
     for expected, number in prepared.left_out.most_common():
         print(f"  left out {number} rows: expected {expected}")
         print(f"    first: {prepared.examples[expected]}")

@@ -23,6 +23,7 @@ from mgsrl.config.label import strategy_label
 from mgsrl.config.overrides import apply_changes, read_overrides
 from mgsrl.config.own_files import FILE_CHOICE, all_names, own_folders
 from mgsrl.config.root import Config
+from mgsrl.config.task import reward_keys
 from mgsrl.config.typed import read_config
 from mgsrl.errors import ConfigError, MissingPathError, explain
 
@@ -105,7 +106,11 @@ def checked_config(config: Config) -> Config:
 
 
 def _typed(composed: DictConfig) -> Config:
-    return read_config(Config, OmegaConf.to_container(composed, resolve=True))
+    values: Any = OmegaConf.to_container(composed, resolve=True)
+    for name, domain in (values.get("domains") or {}).items():
+        if isinstance(domain, dict) and (reward := reward_keys(domain, f"domains.{name}")):
+            domain["reward"] = reward
+    return read_config(Config, values)
 
 
 def config_to_yaml(config: Config) -> str:

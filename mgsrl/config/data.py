@@ -16,7 +16,7 @@ from mgsrl.config.require import (
     within,
 )
 from mgsrl.config.reward import RewardConfig
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError, explain, shortened
 
 SOURCE_KINDS = ("pocket", "file", "hub", "task")
 TASK_SPLITS = ("train", "test")
@@ -33,7 +33,9 @@ class SourceConfig:
     (a file of mgsrl/tasks/, or of yours, says where the rows are and how they are read)."""
     path: str = ""
     """File path or hub id; for `pocket` the generator's domain (default: the domain's name); for
-    `task` its name, `my_task.py:TASK`, or either with `=FILE` for a local copy of the data."""
+    `task` its name, or `my_task.py:TASK`."""
+    file: str = ""
+    """`task`: a local file, or another hub data set, instead of the task's own."""
     split: str = "train"
     """Split of a hub data set, `train` | `heldout` of the pocket generator, `train` | `test` of a
     task."""
@@ -84,18 +86,19 @@ class SourceConfig:
                     todo=f"set {key}.path",
                 )
             )
-        if self.kind == "task":
+        tasks = self.kind == "task"
+        if tasks:
             one_of(f"{key}.split", self.split, TASK_SPLITS)
-            for name in ("columns", "answer_pattern"):
-                if getattr(self, name):
-                    raise ConfigError(
-                        explain(
-                            f"{key}.{name} is what a task says itself.",
-                            expected=f"no {name} beside {key}.kind=task",
-                            found=str(getattr(self, name)),
-                            todo=f"leave it out, or read the data with {key}.kind=file or hub",
-                        )
+        for name in ("columns", "answer_pattern") if tasks else ("file",):
+            if value := getattr(self, name):
+                raise ConfigError(
+                    explain(
+                        f"{key}.{name} cannot stand beside {key}.kind={self.kind}.",
+                        expected="none: the task says it" if tasks else f"{key}.kind=task",
+                        found=shortened(repr(value)),
+                        todo=f"leave it out, or choose another {key}.kind",
                     )
+                )
 
 
 @dataclass

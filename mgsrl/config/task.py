@@ -1,7 +1,7 @@
 """What a task is: one data set or benchmark, said once for training, evaluation and preparation.
 
-Ours are the files of `mgsrl/tasks/`, each with its `TASK`; a user's is `my_task.py:TASK`. Commands
-take `NAME`, or `NAME=DATA` for a local file or another hub data set instead of the task's own.
+Ours are the files of `mgsrl/tasks/`, each with its `TASK`; a user's is `my_task.py:TASK`. A local
+file or another hub data set can stand in for the task's own.
 """
 
 from collections.abc import Callable, Mapping
@@ -104,16 +104,16 @@ class Task:
         return replace(self, train=moved("train", self.train), test=moved("test", self.test))
 
 
-def find_task(text: str, key: str) -> Task:
-    """The task of `NAME` or `NAME=DATA`; NAME as `Registry.load` takes it.
+def find_task(reference: str, key: str, where: str = "") -> Task:
+    """The task that `Registry.load` finds, under its plain name.
 
     Args:
-        key: the configuration key or option that holds it, for messages.
+        key: the configuration key or option that holds the reference, for messages.
+        where: a local file or hub id to read instead of the task's own.
 
     Raises:
         ConfigError: there is no such task, or what the name names is none.
     """
-    reference, _, where = (part.strip() for part in text.partition("="))
     task = TASKS.load(reference, key)
     if not isinstance(task, Task):
         raise ConfigError(
@@ -142,14 +142,14 @@ def task_source(
     Raises:
         ConfigError: there is no such task, or it has no such split.
     """
-    task = task or find_task(source.path, key if key.startswith("--") else f"{key}.path")
+    task = task or find_task(source.path, f"{key}.path", source.file)
     split = task.train if source.split == TASK_SPLITS[0] else task.test
     if split is None:
         raise ConfigError(
             explain(
                 f"{key}: the task {task.name!r} has no rows of its own for {source.split}.",
-                expected=task.citation or task.about,
-                found="no hub data set",
+                expected=task.about,
+                found="rows for the other split" if task.train or task.test else "none at all",
                 todo=with_file(task, key),
             )
         )
@@ -170,8 +170,25 @@ def task_source(
     )
 
 
+def reward_keys(domain: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The keys of a domain's reward: where its source is a task and it names no other kind, they
+    stand over those that the task says.
+
+    Args:
+        domain: plain values, unchecked.
+        key: the domain's configuration key, for messages.
+    """
+    source, reward = domain.get("source"), domain.get("reward") or {}
+    if not isinstance(source, Mapping) or source.get("kind") != "task" or "function" in reward:
+        return reward
+    keys = find_task(str(source.get("path")), f"{key}.source.path").reward
+    kind = reward.get("kind", keys.get("kind"))
+    return {**keys, **reward} if kind == keys.get("kind") else reward
+
+
 def with_file(task: Task, key: str) -> str:
     """How the user gives a file for a task."""
     if key == "--from":
         return "give it with --from FILE"
-    return f"name the file: {key}{' ' if key.startswith('--') else '.path='}{task.name}=FILE.jsonl"
+    option = f"{key} {task.name}=" if key.startswith("--") else f"{key}.file="
+    return f"name the file: {option}FILE.jsonl"

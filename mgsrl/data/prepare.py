@@ -82,13 +82,14 @@ def prepare(
         DataError: a file that cannot be read, or no row that can be used.
         ConfigError: a file to write exists, or is the one that is read.
     """
-    name = task.name
+    name, split = task.name, task.train or task.test
+    if file is None and split is not None and split.file:
+        file = Path(split.file)
     inputs = [file] if file else []
     path, provenance_path = folder / f"{name}.jsonl", folder / f"{name}.provenance.json"
     if folder.exists():
         for each in (path, provenance_path):
             output_file(each, "--output", inputs=inputs, force=force)
-    split = task.train or task.test
     at = Split(file=str(file)) if file else split
     reading = Reading(
         SourceConfig(kind="task"),

@@ -50,8 +50,7 @@ class Reading:
         reward_kind: decides what a row must hold, see `RowReader`.
         validate: an extra check of each reference; raises `ValueError` for a bad one.
         option: the command-line option that maps columns, where no configuration does.
-        prefix: of the ids of rows without one; the default is the file's or domain's name, and
-            none for a task.
+        prefix: of the ids of rows without one; the default is the file's or domain's name.
         task: instead of the one that `source` names.
 
     Raises:
@@ -70,14 +69,13 @@ class Reading:
         prefix: str | None = None,
         task: Task | None = None,
     ) -> None:
-        stem = f"{data_stem(source.path) or domain}-"
         self.file_hint = f"use {key}.kind=file"
         """How the user names a file instead, for messages."""
         self._distinct = False
         if source.kind == "task":
             role = source.split
             task, source = task_source(source, key, task)
-            stem, self.file_hint = "", with_file(task, key)
+            self.file_hint = with_file(task, key)
             self._distinct = task.distinct and role == "test"
         self.task = task
         self.source = source
@@ -87,7 +85,7 @@ class Reading:
             source, key=key, reward_kind=reward_kind, validate=validate, option=option
         )
         self._key, self._domain = key, domain
-        self._prefix = stem if prefix is None else prefix
+        self._prefix = f"{data_stem(source.path) or domain}-" if prefix is None else prefix
 
     def __iter__(self) -> Iterator[tuple[str, Row | RowProblem]]:
         """(place, row or problem) of each. Raises MissingPathError and DataError for the file."""
@@ -157,6 +155,7 @@ def load_rows(
     validate: Callable[[dict[str, Any]], None] | None = None,
     accept: Callable[[Row], None] | None = None,
     option: str = "",
+    prefix: str | None = None,
     task: Task | None = None,
 ) -> Rows:
     """All rows of a source, read and checked; arguments as of `Reading`.
@@ -177,6 +176,7 @@ def load_rows(
         reward_kind=reward_kind,
         validate=validate,
         option=option,
+        prefix=prefix,
         task=task,
     )
     rows: list[Row] = []

@@ -24,7 +24,8 @@ def parse_tasks(text: str) -> list[Task]:
     """
     tasks: dict[str, Task] = {}
     for item in text.split(","):
-        task = find_task(item, KEY)
+        name, _, where = (part.strip() for part in item.partition("="))
+        task = find_task(name, KEY, where)
         if task.name in tasks:
             raise ConfigError(
                 explain(
@@ -52,6 +53,7 @@ def load_task(task: Task, limit: int | None = None) -> list[Row]:
         key=KEY,
         reward_kind=task.reward["kind"],
         validate=validator(read_config(RewardConfig, task.reward)),
+        prefix="",
         task=task,
     )
 

@@ -3,7 +3,7 @@
 from mgsrl.tasks import Task
 
 TASK = Task(
-    about="chat: rows of your own",
+    about="chat: rows of your own: prompt [, baseline, reference]",
     reward={"kind": "reward_model"},
-    citation="rows of your own: prompt [, baseline, reference]",
+    citation="rows of your own",
 )

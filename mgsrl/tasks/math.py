@@ -28,11 +28,11 @@ def boxed_answer(record: dict[str, Any]) -> dict[str, Any]:
 
 
 TASK = Task(
-    about="math: competition problems of five levels (Hendrycks et al. 2021)",
+    about="math: competition problems of five levels (MATH), or rows of your own: prompt, answer",
     reward={"kind": "math"},
     train=Split("DigitalLearningGmbH/MATH-lighteval", "train", rows=7_500),
     convert=boxed_answer,
     licence="MIT",
-    citation="rows of your own: prompt, answer",
+    citation="Hendrycks et al., arXiv 2103.03874, or rows of your own",
     unverified="the licence is that of the original",
 )

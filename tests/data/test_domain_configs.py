@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from mgsrl.config import Config, SourceConfig
+from mgsrl.config.compose import compose_config
 from mgsrl.constraints.check import validate_reference
 from mgsrl.data.sources import load_rows
 from tests.oracle import published_file, published_rows
@@ -16,16 +16,12 @@ DOMAINS = ["math", "chat", "instruction_following"]
 
 
 def compose(name: str) -> Config:
-    schema = OmegaConf.structured(Config)
-    chosen = OmegaConf.create({"domains": OmegaConf.load(ROOT / "configs/domains" / name)})
-    config = OmegaConf.to_object(OmegaConf.merge(schema, chosen))
-    assert isinstance(config, Config)
-    return config
+    return compose_config([f"domains={name}"])
 
 
 @pytest.mark.parametrize("name", ["pocket", "local_text", "published"])
 def test_the_set_is_valid(name: str) -> None:
-    domains = compose(f"{name}.yaml").domains
+    domains = compose(name).domains
     assert list(domains) == DOMAINS
     for domain, config in domains.items():
         config.validate(f"domains.{domain}")
@@ -55,7 +51,7 @@ def at_hand(source: SourceConfig) -> SourceConfig:
     ("name", "train", "heldout"), [("pocket", 1700, 190), ("local_text", 20, 3)]
 )
 def test_train_and_heldout_load_and_are_disjoint(name: str, train: int, heldout: int) -> None:
-    for domain, config in compose(f"{name}.yaml").domains.items():
+    for domain, config in compose(name).domains.items():
         kind = config.reward.kind
         assert config.heldout is not None
         validate = validate_reference if kind == "constraints" else None
