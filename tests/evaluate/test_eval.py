@@ -10,6 +10,7 @@ import pytest
 
 from mgsrl.cli import main
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
+from mgsrl.config.task import find_task
 from mgsrl.data.pocket import pocket_rows
 from mgsrl.errors import ConfigError
 from mgsrl.evaluate import sampling, scoring
@@ -94,7 +95,7 @@ def test_a_finished_evaluation_is_not_done_again(
         raise AssertionError("everything was stored")
 
     monkeypatch.setattr(sampling, "running_engine", forbidden)
-    monkeypatch.setattr(scoring, "MathScorer", forbidden)
+    monkeypatch.setattr(scoring, "scorer", forbidden)
     again = evaluate(verified["output"], verified["tasks"], *verified["options"])
     assert again["tasks"] == verified["results"]["tasks"]
     one = evaluate(verified["output"], verified["tasks"].split(",")[0], *verified["options"][:4])
@@ -338,10 +339,10 @@ def test_without_the_block_that_the_template_asks_for(tmp_path: Path) -> None:
     tag = scoring.missing_tag("prompted")
     row = sampling.Row("0", ({"role": "user", "content": "P"},), {"answer": "5"})
     sample = {"id": "0", "sample": 0, "response": "The answer is 5."}
-    scorer = scoring.MathScorer(tag)
+    scorer = scoring.scorer(find_task("math", "k"), tag)
     assert scorer.score([(row, sample)])[0] == {"value": 0.0, "extracted": None, "format_ok": False}
     scorer.close()
-    whole = scoring.MathScorer(scoring.missing_tag("chat"))
+    whole = scoring.scorer(find_task("math", "k"), scoring.missing_tag("chat"))
     assert whole.score([(row, sample)])[0]["value"] == 1.0  # type: ignore[index]
     whole.close()
 

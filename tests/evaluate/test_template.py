@@ -18,7 +18,7 @@ from mgsrl.evaluate.plan import EvalSettings
 from mgsrl.evaluate.run import Evaluation
 from mgsrl.evaluate.sampling import PromptMaker
 from mgsrl.evaluate.store import store_settings
-from mgsrl.evaluate.tasks import parse_tasks
+from mgsrl.evaluate.tasks import parse_tasks, source_of
 from mgsrl.training.checkpoint import save_checkpoint
 from mgsrl.types import Sampling
 from tests.conftest import CHAT_TEMPLATE
@@ -122,7 +122,7 @@ def test_a_run_is_evaluated_as_it_was_trained(tmp_path: Path) -> None:
 def test_mistakes_are_one_message(
     text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tasks = f"math={settings(tmp_path).tasks[0].source.path}"
+    tasks = f"math={source_of(settings(tmp_path).tasks[0])}"
     options = ["--tasks", tasks, "--output", str(tmp_path / "o"), "--chat-template-kwargs", text]
     assert main(["eval", "--model", "pocket", "--engine", "transformers", *options]) == 2
     assert words in capsys.readouterr().err
