@@ -32,7 +32,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -743,15 +743,27 @@ class Load:
     samples: int = 8
     prompt_tokens: int = 512
     response_tokens: int = 512
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the tests' `Case`."""
+
+    @property
+    def name(self) -> str:
+        return ", ".join([self.shape, *(f"{k}={v}" for k, v in self.options.items())])
 
 
 def speed(setting: Setting, record: Record) -> None:
     if setting.device.type == "cpu":
         loads = [Load("tiny", 4, prompts=2, samples=2, prompt_tokens=16, response_tokens=16)]
     else:
-        loads = [Load("SmolLM2-135M", 16), Load("Qwen2.5-0.5B", 16), Load("Qwen2.5-1.5B", 8)]
+        loads = [
+            Load("SmolLM2-135M", 16),
+            Load("Qwen2.5-0.5B", 16),
+            Load("Qwen2.5-1.5B", 8),
+            Load("SmolLM2-135M", 16, options={"buffer_device": "cpu"}),
+            Load("SmolLM2-135M", 16, options={"offload_optimizer": True}),
+        ]
     for load in loads[: 1 if setting.quick else None]:
-        with record.caught(f"step of {load.shape}"):
+        with record.caught(f"step of {load.name}"):
             whole_step(setting, record, load)
 
 
@@ -797,12 +809,13 @@ def whole_step(setting: Setting, record: Record, load: Load) -> None:
     from mgsrl.data.packing import pack
     from tests.learner.parts import TEMPERATURES, Case
 
-    device, name = setting.device, load.shape
+    device, name = setting.device, load.name
     config = model_config(load.shape)
     folder = save_model(setting.scratch / load.shape, config, torch.bfloat16, device)
     release()
     begin = time.perf_counter()
-    worker = start_worker(setting, folder, Case(dtype="bfloat16", kl_coef=0.001, lr=1e-6))
+    case = Case(dtype="bfloat16", kl_coef=0.001, lr=1e-6, **load.options)
+    worker = start_worker(setting, folder, case)
     record.measure(f"{name}: start", time.perf_counter() - begin, "s")
     parameters = sum(p.numel() for p in worker.policy.parameters())
     groups, size = make_groups(load, config.vocab_size), load.micro_batch_size
@@ -839,7 +852,7 @@ def whole_step(setting: Setting, record: Record, load: Load) -> None:
     record.measure(f"{name}: share of surgery", 100 * spent["resolve"] / total, "%")
     # Forward and backward of the policy, forward of the reference.
     record.measure(f"{name}: arithmetic", 8 * parameters * tokens / total / 1e12, "TFLOP/s")
-    memory(setting, record, name, parameters)
+    memory(setting, record, load, parameters)
 
 
 def timed_step(setting: Setting, worker: Any, batch: Any, step: int) -> dict[str, float]:
@@ -860,12 +873,15 @@ def timed_step(setting: Setting, worker: Any, batch: Any, step: int) -> dict[str
     return times
 
 
-def memory(setting: Setting, record: Record, name: str, parameters: int) -> None:
+def memory(setting: Setting, record: Record, load: Load, parameters: int) -> None:
     """What a GPU holds between steps against the arithmetic: bfloat16 weights and reference,
     float32 masters, two moments, three gradient rows."""
     if setting.device.type != "cuda":
         return
-    expected = parameters * (2 + 2 + 4 + 8 + 3 * 4)
+    name, offload = load.name, "offload_optimizer" in load.options
+    states = 0 if offload else 4 + 8
+    rows = 0 if offload or "buffer_device" in load.options else 3 * 4
+    expected = parameters * (2 + 2 + states + rows)
     held, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
     record.measure(f"{name}: held between steps", held / GIB, "GiB")
     record.measure(f"{name}: held, by arithmetic", expected / GIB, "GiB")
@@ -902,7 +918,11 @@ def child(section: str, options: argparse.Namespace, scratch: Path, device: str)
     command = [sys.executable, __file__, "--section", section, "--device", device]
     command += ["--scratch", str(scratch), *(["--quick"] if options.quick else [])]
     log = (scratch / f"{section}.log").open("w")
-    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    # Transformers imports DeepSpeed, which takes the first device that it sees.
+    env = {**os.environ, "DS_ACCELERATOR": device}
+    if device == "cpu":
+        env["CUDA_VISIBLE_DEVICES"] = ""
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
 
 
 def finish(section: str, process: Any, limit_s: float, scratch: Path) -> list[dict[str, Any]]:

@@ -1,9 +1,11 @@
 """Gramians of gradients, and combining gradients, at the speed of memory.
 
 The domains' gradients are the rows of one [D, N] buffer; a *piece* is a range of its columns that
-belongs to one module. Both functions read each element from memory once and run on all cores:
-the Gramian by a compiled loop (`inner_products.py`), the combination by one BLAS call a piece.
-Looping over rows or pairs of rows reads memory D times or more.
+belongs to one module. On a CPU both functions read each element from memory once and run on all
+cores: the Gramian by a compiled loop (`inner_products.py`), the combination by one BLAS call a
+piece. Looping over rows or pairs of rows reads memory D times or more.
+On a GPU the Gramian is made of batched products of chunks (`gpu_products.py`), and the combination
+adds row after row: a matrix-vector product of BLAS takes longer there.
 
 Left out: anything distributed. Under data parallelism each rank calls these on the columns it owns
 and adds the Gramians up.
@@ -42,11 +44,10 @@ def gramian(pieces: Sequence[Piece], num_modules: int) -> Tensor:
     num_domains = _num_rows(pieces, num_modules)
     gram_MDD = torch.zeros(num_modules, num_domains, num_domains, dtype=torch.float64)
     for run, spans in _runs(pieces):
-        if run.device.type == "cpu" and run.dtype in (torch.float32, torch.float64):
+        if run.device.type == "cpu" and run.dtype not in (torch.float32, torch.float64):
+            _add_converted_gramian(gram_MDD, run, spans)
+        else:
             _add_run_gramian(gram_MDD, run, spans)
-            continue
-        for module, start, stop in spans:
-            gram_MDD[module] += _converted_gramian(run[:, start:stop]).to("cpu")
     return (gram_MDD + gram_MDD.transpose(1, 2)) / 2
 
 
@@ -68,11 +69,15 @@ def combine_(pieces: Sequence[Piece], weights_MD: Tensor) -> None:
     if dtype not in (torch.float32, torch.float64):
         combine_into(pieces, weights_MD, [piece[0] for _, piece in pieces])
         return
-    own_M = weights_MD[:, 0].tolist()  # one read-back, not one per piece
-    weights_MD = weights_MD.to(device=pieces[0][1].device, dtype=dtype)
+    values_MD = weights_MD.tolist()  # one read-back, not one per piece
+    weights_MD = weights_MD.to(dtype=dtype)
     for run, spans in _runs(pieces):
         for module, start, stop in spans:
-            _combine_piece(run[:, start:stop], own_M[module], weights_MD[module])
+            piece, (own, *others) = run[:, start:stop], values_MD[module]
+            if piece.device.type == "cpu":
+                _combine_piece(piece, own, weights_MD[module])
+            else:
+                _add_rows(piece[0].mul_(own), piece[1:], others)
 
 
 def combine_into(pieces: Sequence[Piece], weights_MD: Tensor, targets: Sequence[Tensor]) -> None:
@@ -82,8 +87,12 @@ def combine_into(pieces: Sequence[Piece], weights_MD: Tensor, targets: Sequence[
     """
     _check_weights(_num_rows(pieces, weights_MD.shape[0]), weights_MD)
     kind = torch.promote_types(pieces[0][1].dtype, torch.float32)
+    values_MD = weights_MD.tolist()
     weights_MD = weights_MD.to(device=pieces[0][1].device, dtype=kind)
     for (module, piece), target in zip(pieces, targets, strict=True):
+        if piece.device.type != "cpu" and (target.dtype, target.device) == (kind, piece.device):
+            _add_rows(target.zero_(), piece, values_MD[module])
+            continue
         for part, block in zip(target.split(BLOCK), piece.split(BLOCK, dim=1), strict=True):
             part.copy_(weights_MD[module] @ block.to(kind))
 
@@ -96,26 +105,28 @@ def _check_weights(num_domains: int, weights_MD: Tensor) -> None:
 
 
 def _add_run_gramian(gram_MDD: Tensor, run: Tensor, spans: Sequence[Span]) -> None:
-    """Add the Gramians of all spans of one CPU buffer."""
-    from mgsrl.surgery.inner_products import span_products  # numba takes half a second to import
+    """Add the Gramians of all spans of one buffer."""
+    if run.device.type == "cpu":
+        from mgsrl.surgery.inner_products import span_products  # numba takes half a second
+    else:
+        from mgsrl.surgery.gpu_products import span_products
 
     products_SDD = span_products(run, [(start, stop) for _, start, stop in spans])
     modules_S = torch.tensor([module for module, _, _ in spans], dtype=torch.int64)
     gram_MDD.index_add_(0, modules_S, products_SDD)
 
 
-def _converted_gramian(piece: Tensor) -> Tensor:
-    """float64 [D, D] of one [D, n] piece on a GPU, or in a type that BLAS does not sum well."""
-    num_rows = piece.shape[0]
-    total_DD = torch.zeros(num_rows, num_rows, dtype=torch.float64, device=piece.device)
-    # On a GPU float64, since float32 products may silently be TF32.
-    gpu = piece.device.type != "cpu"
-    for block in piece.split(BLOCK * (16 if gpu else 4), dim=1):
-        if gpu:
-            total_DD += block.double() @ block.double().T
-        else:
-            _add_run_gramian(total_DD[None], block.float(), [(0, 0, block.shape[1])])
-    return total_DD
+def _add_converted_gramian(gram_MDD: Tensor, run: Tensor, spans: Sequence[Span]) -> None:
+    """The same for a buffer in a type that the CPU does not sum well."""
+    for module, start, stop in spans:
+        for block in run[:, start:stop].split(4 * BLOCK, dim=1):
+            _add_run_gramian(gram_MDD, block.float(), [(module, 0, block.shape[1])])
+
+
+def _add_rows(target: Tensor, rows: Tensor, weights: Sequence[float]) -> None:
+    """`target += sum_d weights[d] * rows[d]` on a GPU, in the target's type."""
+    for row, weight in zip(rows, weights, strict=True):
+        target.add_(row, alpha=weight)
 
 
 def _combine_piece(piece: Tensor, own: float, weights_D: Tensor) -> None:
