@@ -28,7 +28,7 @@ LAYERS = {
     **dict.fromkeys(["evaluate", "report"], 4),
     "training": 5,  # above the other two: a run evaluates and writes its report
     "api": 6,
-    "commands": 7,
+    **dict.fromkeys(["commands", "testing"], 7),
     **dict.fromkeys(["cli", "__main__"], 8),
 }
 PURE_ROOMS = ("algo", "surgery")

@@ -93,6 +93,7 @@ def run(options: argparse.Namespace) -> None:
     from mgsrl.evaluate.run import Evaluation
     from mgsrl.evaluate.tasks import parse_tasks
     from mgsrl.report.evaluation import build_evaluation_report, print_table
+    from mgsrl.report.extra import INSTALL, can_draw
 
     tasks = parse_tasks(options.tasks)
     model, checkpoint = _identify(options.model)
@@ -135,6 +136,8 @@ def run(options: argparse.Namespace) -> None:
     report = build_evaluation_report(output)
     print_table(results)
     print(f"{report}\n{output / 'results.json'}")
+    if not can_draw():
+        print(f"the report has no picture: {INSTALL}")
     if failed:
         print(
             f"{len(failed)} responses were not judged ({failed[0]}); "

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from mgsrl.config.require import at_least, not_empty, one_of, temperature, within
 from mgsrl.config.typed import INFINITE
 
-WANDB_MODES = ("offline", "online", "disabled")
+WANDB_MODES = ("online", "offline", "disabled")
+"""From open to shut."""
 
 
 @dataclass
@@ -81,20 +82,53 @@ class EvaluateConfig:
 
 
 @dataclass
+class CompletionsConfig:
+    every: int = 10
+    """Steps between tables of sampled responses in wandb, TensorBoard and trackers of your own; the
+    first step has one. 0 shows none."""
+    console_every: int = 0
+    """The same on the console. Off, because a line per step is what one follows there and tables
+    push it away; `rollouts/` and the report hold the responses anyway."""
+    per_domain: int = 2
+    """Responses of each domain in a table: one to each of as many prompts."""
+
+    def validate(self) -> None:
+        at_least("trackers.completions.every", self.every, 0)
+        at_least("trackers.completions.console_every", self.console_every, 0)
+        at_least("trackers.completions.per_domain", self.per_domain, 1)
+
+
+@dataclass
 class TrackersConfig:
     console: bool = True
     """Live progress in the terminal."""
     wandb: str = "offline"
-    """`offline` | `online` | `disabled`."""
+    """`offline` | `online` | `disabled`; WANDB_MODE in the environment can only make it quieter."""
     wandb_project: str = "mgsrl"
     """The project of wandb that the run is put in."""
+    wandb_entity: str | None = None
+    """User or team that owns the project; null is your default one (or WANDB_ENTITY)."""
+    wandb_group: str | None = None
+    """Runs that belong together, as the seeds of one experiment."""
+    wandb_job_type: str | None = None
+    """What a run is within its group."""
+    wandb_tags: list[str] = field(default_factory=list)
+    """Words by which runs are found there, each of at most 64 characters."""
+    wandb_notes: str | None = None
+    """What the run is about, as in a commit message."""
     tensorboard: bool = False
     """Write TensorBoard event files (needs the `tensorboard` extra)."""
+    also: list[str] = field(default_factory=list)
+    """Trackers of your own: `module:Class`, `file.py:Class`, or an entry point's name."""
+    completions: CompletionsConfig = field(default_factory=CompletionsConfig)
     samples_per_domain: int = 2
     """Generated groups stored per domain and step in `rollouts/`; 0 stores none."""
 
     def validate(self) -> None:
         one_of("trackers.wandb", self.wandb, WANDB_MODES)
+        for tag in self.wandb_tags:
+            within("the length of each of trackers.wandb_tags", len(tag), 1, 64)
+        self.completions.validate()
         at_least("trackers.samples_per_domain", self.samples_per_domain, 0)
 
 

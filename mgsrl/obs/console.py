@@ -119,6 +119,11 @@ class Console:
         if self._enabled:
             self._write(table)
 
+    @property
+    def width(self) -> int:
+        """Characters of a line; very many where nothing is wrapped."""
+        return int(self._out.width)
+
     def close(self) -> None:
         """Stop the live line; finished lines stay. Safe to call twice."""
         if self._progress is not None:

@@ -17,10 +17,14 @@ from mgsrl.files.jsonl import read_rows
 from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
 
 FILE = "metrics.jsonl"
-MAX_SCALARS = 70
+MAX_SCALARS = 75
+"""Three domains log 73: 9 spreads of rewards, and 64 of all else with five kinds of modules."""
 
 # Families in the order in which they are folded; `reward` never is.
 FOLD_ORDER = (
+    "reward_max",
+    "reward_min",
+    "reward_std",
     "surgery/conflict_rate",
     "surgery/cosine",
     "cut_at_limit",
@@ -79,7 +83,8 @@ def standard_error(values: Sequence[float]) -> float:
 def rollout_metrics(groups: Mapping[str, Sequence[RolloutGroup]]) -> Scalars:
     """What the policy wrote and earned, per domain, from scored groups with advantages.
 
-    `reward` is the mean over responses that were scored (NaN if all abstained),
+    `reward` is the mean over responses that were scored (NaN if all abstained), `reward_std`
+    (n - 1), `reward_min` and `reward_max` are over the same, all prompts together.
     `response_length` is in tokens, `live_groups` the share of groups whose rewards differ,
     `abstained`, `format_ok` and `cut_at_limit` (of tokens) are shares of responses.
     """
@@ -91,6 +96,9 @@ def rollout_metrics(groups: Mapping[str, Sequence[RolloutGroup]]) -> Scalars:
         scored = [r.value for r in rewards if r.value is not None]
         scalars |= {
             f"reward/{domain}": mean(scored),
+            f"reward_std/{domain}": standard_error(scored) * math.sqrt(len(scored)),
+            f"reward_min/{domain}": min(scored, default=math.nan),
+            f"reward_max/{domain}": max(scored, default=math.nan),
             f"response_length/{domain}": mean(len(r.token_ids) for r in rollouts),
             f"live_groups/{domain}": mean(live),
             f"abstained/{domain}": mean(float(r.abstained) for r in rewards),

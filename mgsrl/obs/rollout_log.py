@@ -28,15 +28,22 @@ def write_rollouts(
     """
     if groups_per_domain <= 0:
         return None
-    rows = [
+    rows = rollout_rows(step, groups, groups_per_domain)
+    path = run_dir / FOLDER / f"step_{step:06d}.jsonl"
+    write_atomic(path, "".join(dump_line(row) for row in rows))
+    return path
+
+
+def rollout_rows(
+    step: int, groups: Mapping[str, Sequence[RolloutGroup]], groups_per_domain: int
+) -> list[dict[str, Any]]:
+    """One row a response, of the first `groups_per_domain` groups of each domain."""
+    return [
         row
         for domain_groups in groups.values()
         for group in domain_groups[:groups_per_domain]
         for row in _rows(step, group)
     ]
-    path = run_dir / FOLDER / f"step_{step:06d}.jsonl"
-    write_atomic(path, "".join(dump_line(row) for row in rows))
-    return path
 
 
 def stored_steps(run_dir: Path) -> dict[int, Path]:

@@ -1,43 +1,35 @@
-"""Where a step's scalars and pictures go: `metrics.jsonl`, the console, TensorBoard (wandb:
-`wandb_tracker`).
+"""Where scalars, responses and pictures go: `metrics.jsonl`, the console, TensorBoard, wandb and
+trackers of the user's own.
 
-One protocol, one small class per tracker; a tracker knows nothing of the others. The packages
-behind the optional ones are imported when such a tracker is made, not before: start-up time.
-Left out: histograms and artefacts (the run folder and the report hold them).
+One small class each, which knows nothing of the others (`tracker.py` says what a tracker is). The
+packages behind the optional ones are imported when such a tracker is wanted: start-up time.
 """
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from mgsrl.config.run import TrackersConfig
 from mgsrl.errors import ConfigError, explain
 from mgsrl.files.jsonl import dump_line, rewrite
+from mgsrl.obs.completions import as_markdown
 from mgsrl.obs.console import Console
 from mgsrl.obs.metrics import FILE as METRICS
-from mgsrl.obs.wandb_tracker import WandbTracker
+from mgsrl.obs.tracker import Guest, TrackedRun, Tracker, Trackers
+from mgsrl.obs.wandb_tracker import WandbTracker, wandb_mode
+from mgsrl.plugins import Registry, check_signature
+
+TRACKERS = Registry("tracker", "mgsrl.trackers", {})
+"""The user's own; ours have keys of their own."""
 
 
-class Tracker(Protocol):
-    """Receives the scalars of every step, and now and then held-out scores (those of step 0
-    before any step, the others after the step's own) or a picture (a PNG file)."""
-
-    def log(self, step: int, scalars: Mapping[str, float]) -> None: ...
-
-    def evaluation(self, step: int, scalars: Mapping[str, float]) -> None: ...
-
-    def image(self, step: int, name: str, path: Path) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class JsonlTracker:
+class JsonlTracker(Tracker):
     """`metrics.jsonl`: one JSON object a step, flushed, so that a killed run keeps its steps.
 
     Lines of `next_step` and later are dropped first (atomically): a resumed run writes them anew.
-    Non-finite values become null.
+    Non-finite values become null. `timestamp` is in seconds since 1970 (UTC).
     """
 
     def __init__(self, run_dir: Path, next_step: int = 0) -> None:
@@ -47,20 +39,15 @@ class JsonlTracker:
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        self._file.write(dump_line({"step": step, **scalars}))
+        row = {"step": step, "timestamp": round(time.time(), 3), **scalars}
+        self._file.write(dump_line(row))
         self._file.flush()
-
-    def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Nothing: `evaluations.jsonl` has them, and a step has one line."""
-
-    def image(self, step: int, name: str, path: Path) -> None:
-        """Nothing: the picture is in the run folder."""
 
     def close(self) -> None:
         self._file.close()
 
 
-class ConsoleTracker:
+class ConsoleTracker(Tracker):
     """One console line a step; the console itself belongs to the caller."""
 
     def __init__(self, console: Console) -> None:
@@ -69,36 +56,15 @@ class ConsoleTracker:
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         self._console.step_line(step, scalars)
 
-    def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Nothing: whoever evaluates shows a line with the errors."""
 
-    def image(self, step: int, name: str, path: Path) -> None:
-        """Nothing: a console shows no pictures."""
+class TensorBoardTracker(Tracker):
+    """TensorBoard event files under `tensorboard/`; steps of a resumed run replace the old ones."""
 
-    def close(self) -> None:
-        """Nothing: whoever made the console closes it."""
+    def __init__(self, run: TrackedRun) -> None:
+        from torch.utils.tensorboard import SummaryWriter
 
-
-class TensorBoardTracker:
-    """TensorBoard event files under `tensorboard/`; steps of a resumed run replace the old ones.
-
-    Raises:
-        ConfigError: the optional package is not installed.
-    """
-
-    def __init__(self, run_dir: Path, next_step: int = 0) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ConfigError(
-                explain(
-                    "trackers.tensorboard needs a package that is not installed.",
-                    expected="the package tensorboard",
-                    found=str(error),
-                    todo="pip install 'mgsrl[tensorboard]', or set trackers.tensorboard=false",
-                )
-            ) from error
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=next_step or None)
+        folder = run.folder / "tensorboard"
+        self._writer = SummaryWriter(str(folder), purge_step=run.next_step)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
@@ -108,7 +74,14 @@ class TensorBoardTracker:
     def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
         self.log(step, scalars)
 
+    def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        for domain in dict.fromkeys(row["domain"] for row in rows):
+            text = as_markdown([row for row in rows if row["domain"] == domain])
+            self._writer.add_text(f"completions/{domain}", text, step)
+        self._writer.flush()
+
     def image(self, step: int, name: str, path: Path) -> None:
+        import numpy as np
         from PIL import Image
 
         with Image.open(path) as picture:
@@ -120,55 +93,47 @@ class TensorBoardTracker:
         self._writer.close()
 
 
-class Trackers:
-    """Several trackers as one; `close` closes all of them."""
-
-    def __init__(self, trackers: Sequence[Tracker]) -> None:
-        self._trackers = list(trackers)
-
-    def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        for tracker in self._trackers:
-            tracker.log(step, scalars)
-
-    def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
-        for tracker in self._trackers:
-            tracker.evaluation(step, scalars)
-
-    def image(self, step: int, name: str, path: Path) -> None:
-        for tracker in self._trackers:
-            tracker.image(step, name, path)
-
-    def close(self) -> None:
-        for tracker in self._trackers:
-            tracker.close()
-
-
-def make_trackers(
-    config: TrackersConfig,
-    run_dir: Path,
-    *,
-    console: Console,
-    run_name: str,
-    run_config: Mapping[str, Any],
-    next_step: int = 0,
-) -> Trackers:
-    """The trackers that `config` asks for; `metrics.jsonl` always.
-
-    `run_config` is the resolved configuration as plain values (wandb shows it); `next_step` is
-    the first step this process will log.
-    """
-    trackers: list[Tracker] = [JsonlTracker(run_dir, next_step), ConsoleTracker(console)]
-    if config.tensorboard:
-        trackers.append(TensorBoardTracker(run_dir, next_step))
-    if config.wandb != "disabled":
-        trackers.append(
-            WandbTracker(
-                run_dir,
-                mode=config.wandb,
-                project=config.wandb_project,
-                name=run_name,
-                run_config=run_config,
-                note=console.note,
+def check_trackers(config: TrackersConfig) -> None:
+    """Raise ConfigError for a tracker that cannot be: of the user's, or without its package."""
+    for name in config.also:
+        found = TRACKERS.load(name, "trackers.also")
+        check_signature(found, (None,), "trackers.also", f"{name}(run), a TrackedRun")
+        if isinstance(found, type) and not issubclass(found, Tracker):
+            raise ConfigError(
+                explain(
+                    "trackers.also names a class that is no tracker.",
+                    expected="a subclass of mgsrl.obs.tracker.Tracker",
+                    found=name,
+                    todo=f"write class {found.__name__}(Tracker)",
+                )
             )
-        )
-    return Trackers(trackers)
+    if config.tensorboard:
+        try:
+            import torch.utils.tensorboard  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(
+                explain(
+                    "trackers.tensorboard needs a package that is not installed.",
+                    expected="the package tensorboard",
+                    found=str(error),
+                    todo="pip install 'mgsrl[tensorboard]', or set trackers.tensorboard=false",
+                )
+            ) from error
+
+
+def make_trackers(config: TrackersConfig, run: TrackedRun, console: Console) -> Trackers:
+    """The trackers that `config` asks for (`check_trackers`); `metrics.jsonl` always."""
+    guests: dict[str, Callable[[TrackedRun], Tracker]] = {}
+    if config.tensorboard:
+        guests["tensorboard"] = TensorBoardTracker
+    mode = wandb_mode(config.wandb)
+    if mode != "disabled":
+        guests["wandb"] = partial(WandbTracker, config=config, mode=mode)
+    guests |= {name: TRACKERS.load(name, "trackers.also") for name in config.also}
+    return Trackers(
+        [
+            JsonlTracker(run.folder, run.next_step),
+            ConsoleTracker(console),
+            *(Guest(name, partial(make, run), run.note) for name, make in guests.items()),
+        ]
+    )

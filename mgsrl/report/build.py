@@ -10,6 +10,7 @@ from typing import Any
 from mgsrl.config import EvaluateConfig
 from mgsrl.files.jsonl import write_atomic
 from mgsrl.report.evaluation_matrix import Matrix, evaluation_matrix
+from mgsrl.report.extra import need_drawing
 from mgsrl.report.load import RunData, read_run_data
 from mgsrl.report.render import render
 from mgsrl.report.samples import sample_sections
@@ -23,7 +24,9 @@ def build_report(run_dir: Path) -> Path:
 
     Raises:
         MissingPathError: `run_dir` is not a run folder.
+        ConfigError: matplotlib is not installed.
     """
+    need_drawing("The report")
     run = read_run_data(Path(run_dir))
     path = run.run_dir / FILE
     write_atomic(path, render("report.html.j2", _context(run)))

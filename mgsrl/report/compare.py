@@ -13,6 +13,7 @@ from typing import Any
 
 from mgsrl.errors import ConfigError, explain
 from mgsrl.files.jsonl import write_atomic
+from mgsrl.report.extra import need_drawing
 from mgsrl.report.load import RunData, read_run_data
 from mgsrl.report.render import render
 from mgsrl.report.strategies import StrategyRuns, by_strategy
@@ -34,9 +35,10 @@ def compare_runs(run_dirs: Sequence[Path], output: Path = Path("compare.html")) 
     """Write the comparison of `run_dirs` to `output` and return its path.
 
     Raises:
-        ConfigError: fewer than two folders, or the same folder twice.
+        ConfigError: fewer than two folders, or the same folder twice; or no matplotlib.
         MissingPathError: one of them is not a run folder.
     """
+    need_drawing("The comparison")
     folders = list(dict.fromkeys(Path(folder).resolve() for folder in run_dirs))
     if len(folders) < 2 or len(folders) < len(run_dirs):
         raise ConfigError(

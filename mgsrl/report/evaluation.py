@@ -12,6 +12,7 @@ from typing import Any
 
 from mgsrl.errors import MissingPathError, explain
 from mgsrl.files.jsonl import read_rows, write_atomic
+from mgsrl.report.extra import can_draw
 from mgsrl.report.load import dump
 from mgsrl.report.render import number, percent, render
 from mgsrl.report.samples import cut, show_tags
@@ -121,16 +122,15 @@ def _sample(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scores(tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Every share with its interval, tasks side by side; "" without any."""
+    """Every share with its interval, tasks side by side; "" without any, or without matplotlib."""
     shares = [
         (task, metric, estimate)
         for task, of_task in tasks.items()
         for metric, estimate in of_task["metrics"].items()
         if metric not in UNBOUNDED and estimate["value"] is not None
     ]
-    if not shares:
+    if not shares or not can_draw():
         return ""
-    # matplotlib takes half a second to import: only when something is drawn
     from matplotlib.ticker import PercentFormatter
 
     from mgsrl.report.style import INK, colours, drawing, panels, svg

@@ -19,6 +19,7 @@ from mgsrl.learner.group import LearnerGroup
 from mgsrl.learner.spec import Engines
 from mgsrl.obs.console import Console
 from mgsrl.obs.run_record import write_run_record
+from mgsrl.obs.tracker import TrackedRun
 from mgsrl.obs.trackers import make_trackers
 from mgsrl.rewards.build import reward_pool
 from mgsrl.rewards.scorer import Scorer
@@ -194,14 +195,11 @@ def _journal(config: Config, console: Console) -> Journal:
         folder=folder,
         console=console,
         surgery=config.surgery,
-        samples_per_domain=config.trackers.samples_per_domain,
+        tracking=config.trackers,
         open_trackers=lambda next_step: make_trackers(
             config.trackers,
-            folder,
-            console=console,
-            run_name=folder.name,
-            run_config=asdict(config),
-            next_step=next_step,
+            TrackedRun(folder, folder.name, asdict(config), next_step, console.note),
+            console,
         ),
     )
 

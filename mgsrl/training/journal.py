@@ -4,14 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mgsrl.config import SurgeryConfig
+from mgsrl.config import SurgeryConfig, TrackersConfig
+from mgsrl.obs.completions import console_table, sampled_completions
 from mgsrl.obs.console import Console
 from mgsrl.obs.health import HealthWatch, watched
 from mgsrl.obs.metrics import read_metrics
 from mgsrl.obs.rewind import rewind_logs
 from mgsrl.obs.rollout_log import write_rollouts
 from mgsrl.obs.surgery_log import write_surgery
-from mgsrl.obs.trackers import Trackers
+from mgsrl.obs.tracker import Trackers
+from mgsrl.report.extra import can_draw
 from mgsrl.surgery.alarms import surgery_alarms
 from mgsrl.types import RolloutGroup, SurgeryReport
 
@@ -23,7 +25,7 @@ class Journal:
     folder: Path
     console: Console
     surgery: SurgeryConfig
-    samples_per_domain: int
+    tracking: TrackersConfig
     open_trackers: Callable[[int], Trackers]
     """Opens the trackers once the first step that will be logged is known."""
     trackers: Trackers = field(default_factory=lambda: Trackers([]))
@@ -52,11 +54,21 @@ class Journal:
     ) -> None:
         """Metrics, sampled responses and surgery's tables of one step."""
         self.trackers.log(step, scalars)
-        write_rollouts(self.folder, step, groups, self.samples_per_domain)
+        self.show_completions(step, groups)
+        write_rollouts(self.folder, step, groups, self.tracking.samples_per_domain)
         write_surgery(self.folder, step, report)
         self.note_alarms(step, report)
         for line in self.health.step(step, scalars):
             self.console.note(line)
+
+    def show_completions(self, step: int, groups: Mapping[str, Sequence[RolloutGroup]]) -> None:
+        """Some responses of the step, to the trackers and on the console when they are due."""
+        wanted = self.tracking.completions
+        rows = sampled_completions(step, groups, wanted.per_domain)
+        if wanted.every and (step - 1) % wanted.every == 0:
+            self.trackers.completions(step, rows)
+        if wanted.console_every and (step - 1) % wanted.console_every == 0:
+            self.console.show(console_table(rows, self.console.width))
 
     def close(self) -> None:
         """The run came to its end: say so if it taught nothing, and close the trackers."""
@@ -74,7 +86,8 @@ class Journal:
 
     def draw_heat_map(self, step: int) -> None:
         """Surgery's conflicts over time as a picture; a failure is a line, not the end."""
-        # matplotlib takes half a second to import, and a run may end before it is needed
+        if not can_draw():  # the run's last line says so
+            return
         try:
             from mgsrl.report.heat_map import draw_heat_map
 

@@ -19,6 +19,7 @@ from mgsrl.errors import MgsrlError, RayDiedError
 from mgsrl.obs.console import Console
 from mgsrl.obs.run_record import begin_run_record, finish_run_record
 from mgsrl.report.build import build_report
+from mgsrl.report.extra import INSTALL, can_draw
 from mgsrl.training.build import build, first_checkpoint_bytes
 from mgsrl.training.checkpoint import Checkpoint, check_disk, checkpoint_bytes
 from mgsrl.training.fingerprint import PolicyIdentity
@@ -28,6 +29,8 @@ from mgsrl.training.loop import train
 from mgsrl.training.machine import check_fits
 from mgsrl.training.plan import plan
 from mgsrl.training.run import Run
+
+NO_REPORT = f"report not written: {INSTALL}"
 
 
 def launch(config: Config, command: Sequence[str] = ()) -> None:
@@ -56,8 +59,8 @@ def launch(config: Config, command: Sequence[str] = ()) -> None:
         else:
             with interruptible(folder, command):
                 _train(config, checkpoint, begin, command)
-        report = build_report(folder)
-    print(f"done in {(time.monotonic() - begin) / 60:.1f} min; report: {report.resolve()}")
+        report = f"report: {build_report(folder).resolve()}" if can_draw() else NO_REPORT
+    print(f"done in {(time.monotonic() - begin) / 60:.1f} min; {report}")
 
 
 def _train(

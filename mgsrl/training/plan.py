@@ -11,6 +11,7 @@ from mgsrl.data.mixture import Mixture
 from mgsrl.data.templates import PromptTokenizer
 from mgsrl.learner.policy import load_tokenizer, resolve_policy
 from mgsrl.learner.spec import LearnerSpec
+from mgsrl.obs.trackers import check_trackers
 from mgsrl.rewards.build import check_reward, validator
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.sampler import training_sampling
@@ -103,6 +104,7 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
     """
     _schedule(config)
     check_method(config.surgery.method)
+    check_trackers(config.trackers)
     model_path = resolve_policy(config.policy.path)
     device = "cpu" if config.learner.device == "cpu" else None  # else Ray will know
     check_engine(config.rollout, device)

@@ -31,6 +31,8 @@ def test_rollout_metrics_by_hand():
     }
     m = metrics.rollout_metrics(groups)
     assert m["reward/math"] == pytest.approx(0.5)
+    spread = [m[f"reward_{name}/math"] for name in ("std", "min", "max")]
+    assert spread == pytest.approx([0.5, 0.0, 1.0])  # of 1, 0 and 0.5, n - 1
     assert m["response_length/math"] == pytest.approx(5.0)
     assert m["live_groups/math"] == 0.5
     assert m["abstained/math"] == 0.25
@@ -56,7 +58,7 @@ def test_shares_are_means_over_all_tokens():
 
 def test_a_domain_that_abstained_altogether_has_no_reward():
     m = metrics.rollout_metrics({"chat": [group("chat", values=(None, None), advantages=(0, 0))]})
-    assert math.isnan(m["reward/chat"])
+    assert all(math.isnan(m[f"reward{name}/chat"]) for name in ("", "_std", "_min", "_max"))
     assert m["abstained/chat"] == 1.0
 
 
@@ -71,6 +73,22 @@ def test_three_domains_log_everything_within_the_limit():
     assert scalars["surgery/cosine/math-chat"] == -0.5
     assert scalars["weights/version"] == 5.0
     assert scalars["throughput/tokens_per_second"] == 3 * 2 * 8 / 2.0
+
+
+def test_a_single_response_has_no_spread():
+    m = metrics.rollout_metrics({"chat": [group("chat", values=(0.7,), advantages=(0,))]})
+    assert math.isnan(m["reward_std/chat"])
+    assert m["reward_min/chat"] == m["reward_max/chat"] == 0.7
+
+
+def test_the_spread_of_rewards_costs_no_other_metric_its_place():
+    """It is folded before the others, and the limit leaves it room: with any number of domains all
+    that 70 scalars without it held is still there."""
+    for count in range(1, 12):
+        scalars = scalars_of(tuple(f"domain{i}" for i in range(count)))
+        full = {f"{f}/domain{i}": 0.0 for f in metrics.FOLD_ORDER for i in range(count)} | scalars
+        without = {k: v for k, v in full.items() if not k.startswith("reward_")}
+        assert set(metrics.fold(without, limit=70)) <= set(metrics.fold(full))
 
 
 def test_eight_domains_fold_the_least_telling_families():

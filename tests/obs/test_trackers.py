@@ -1,23 +1,27 @@
 import io
 import json
 import math
-import os
-import subprocess
 import sys
 import time
 
 import pytest
 from PIL import Image
 
-from mgsrl.config.run import TrackersConfig
+from mgsrl.config.run import CompletionsConfig, TrackersConfig
 from mgsrl.errors import ConfigError
+from mgsrl.obs.completions import COLUMNS
 from mgsrl.obs.console import Console
-from mgsrl.obs.trackers import JsonlTracker, TensorBoardTracker, make_trackers
-from mgsrl.obs.wandb_tracker import WandbTracker, bounded, stored_id
+from mgsrl.obs.tracker import Bounded, Guest, TrackedRun, Tracker
+from mgsrl.obs.trackers import JsonlTracker, TensorBoardTracker, check_trackers, make_trackers
+
+ROWS = [dict(zip(COLUMNS, (1, "math", "1 + 1?", "# 2\n[b]", 1.0, 0.5, 4, "stop"), strict=True))]
 
 
 def lines(tmp_path):
-    return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["timestamp"]
+    return rows
 
 
 def test_jsonl_has_one_object_a_step_and_null_for_what_is_not_finite(tmp_path):
@@ -27,6 +31,15 @@ def test_jsonl_has_one_object_a_step_and_null_for_what_is_not_finite(tmp_path):
         {"step": 1, "reward/math": 0.5, "kl/math": None, "loss/math": None}
     ]  # readable before it is closed: flushed
     tracker.close()
+
+
+def test_jsonl_says_when(tmp_path):
+    begin = time.time()
+    tracker = JsonlTracker(tmp_path)
+    tracker.log(1, {})
+    tracker.close()
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert begin - 0.001 <= row["timestamp"] <= time.time() + 0.001
 
 
 def test_jsonl_drops_the_steps_that_are_run_again(tmp_path):
@@ -47,49 +60,62 @@ def test_jsonl_drops_the_steps_that_are_run_again(tmp_path):
     ]
 
 
-def test_tensorboard_writes_what_it_is_given(tmp_path):
-    pytest.importorskip("tensorboard")
-    tracker = TensorBoardTracker(tmp_path)
-    tracker.log(1, {"reward/math": 0.25})
-    tracker.close()
+def events_of(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert events.Scalars("reward/math")[0].value == 0.25
+    return EventAccumulator(str(folder / "tensorboard")).Reload()
 
 
-def picture(folder, width=30):
-    path = folder / "heat_map.png"
-    Image.new("RGB", (width, 20), "red").save(path)
-    return path
+def test_tensorboard_writes_what_it_is_given(tmp_path):
+    pytest.importorskip("tensorboard")
+    tracker = TensorBoardTracker(TrackedRun(tmp_path))
+    tracker.log(1, {"reward/math": 0.25})
+    tracker.close()
+    assert events_of(tmp_path).Scalars("reward/math")[0].value == 0.25
 
 
 def test_tensorboard_shows_pictures(tmp_path):
     pytest.importorskip("tensorboard")
-    tracker = TensorBoardTracker(tmp_path)
-    tracker.image(2, "surgery/heat_map", picture(tmp_path))
+    path = tmp_path / "heat_map.png"
+    Image.new("RGB", (30, 20), "red").save(path)
+    tracker = TensorBoardTracker(TrackedRun(tmp_path))
+    tracker.image(2, "surgery/heat_map", path)
     tracker.close()
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    (shown,) = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("surgery/heat_map")
+    (shown,) = events_of(tmp_path).Images("surgery/heat_map")
     assert (shown.step, shown.width, shown.height) == (2, 30, 20)
     assert Image.open(io.BytesIO(shown.encoded_image_string)).getpixel((5, 5)) == (255, 0, 0)
 
 
-def test_missing_tensorboard_names_the_extra(tmp_path, monkeypatch):
+def test_tensorboard_shows_responses_by_domain(tmp_path):
+    pytest.importorskip("tensorboard")
+    tracker = TensorBoardTracker(TrackedRun(tmp_path))
+    tracker.completions(11, [*ROWS, {**ROWS[0], "domain": "chat", "response": "hello"}])
+    tracker.close()
+    shown = {
+        domain: events_of(tmp_path).Tensors(f"completions/{domain}/text_summary")[0]
+        for domain in ("math", "chat")
+    }
+    assert {event.step for event in shown.values()} == {11}
+    texts = {d: event.tensor_proto.string_val[0].decode() for d, event in shown.items()}
+    assert "    # 2\n    [b]" in texts["math"]
+    assert "hello" not in texts["math"]
+    assert "    hello" in texts["chat"]
+
+
+def test_missing_tensorboard_is_said_before_anything_starts(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    check_trackers(TrackersConfig())
     with pytest.raises(ConfigError, match=r"mgsrl\[tensorboard\]"):
-        TensorBoardTracker(tmp_path)
+        check_trackers(TrackersConfig(tensorboard=True))
 
 
 def test_make_trackers_follows_the_configuration(tmp_path):
     file = io.StringIO()
     config = TrackersConfig(wandb="disabled", tensorboard=False)
-    trackers = make_trackers(
-        config, tmp_path, console=Console(True, 2, file=file), run_name="r", run_config={}
-    )
+    trackers = make_trackers(config, TrackedRun(tmp_path), Console(True, 2, file=file))
     trackers.evaluation(0, {"evaluate/reward/math": 0.4})
     trackers.log(1, {"reward/math": 0.5})
+    trackers.completions(1, ROWS)
     trackers.evaluation(1, {"evaluate/reward/math": 0.6})
     trackers.image(1, "surgery/heat_map", tmp_path / "nobody looks at it.png")
     trackers.close()
@@ -99,136 +125,132 @@ def test_make_trackers_follows_the_configuration(tmp_path):
     assert lines(tmp_path) == [{"step": 1, "reward/math": 0.5}]
 
 
-def wandb_tracker(run_dir, mode="offline", notes=None):
-    return WandbTracker(
-        run_dir,
-        mode=mode,
-        project="p",
-        name="n",
-        run_config={"seed": 1},
-        note=(notes if notes is not None else []).append,
-    )
+OWN = """
+import sys
+from mgsrl.obs.tracker import TrackedRun, Tracker
 
+class Mine(Tracker):
+    def __init__(self, run):
+        self.file = (run.folder / "mine.txt").open("a")
+        print(f"{run.name} from {run.next_step}", file=self.file)
 
-def test_wandb_offline_keeps_its_id_and_says_nothing(tmp_path, monkeypatch, capfd):
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    notes = []
-    for step in (1, 2):  # the second tracker is a resumed run
-        tracker = wandb_tracker(tmp_path, notes=notes)
-        tracker.log(step, {"reward/math": 0.5, "kl/math": math.nan})
-        tracker.close()
-    run_id = stored_id(tmp_path)
-    stored = list((tmp_path / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"))
-    assert len(stored) == 2
-    assert notes == []
-    assert capfd.readouterr() == ("", "")
+    def log(self, step, scalars):
+        print("log", step, scalars["reward/math"], file=self.file)
 
+    def close(self):
+        self.file.close()
 
-def test_wandb_keeps_the_picture_of_every_step(tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    notes = []
-    tracker = wandb_tracker(tmp_path, notes=notes)
-    for step in (1, 2):
-        tracker.log(step, {"reward/math": 0.5})
-        # the same file, drawn anew
-        tracker.image(step, "surgery/heat_map", picture(tmp_path, width=30 * step))
-    tracker.close()
-    assert notes == []
-    stored = tmp_path.glob("wandb/offline-run-*/files/media/images/surgery/heat_map_*.png")
-    sizes = {path.name.split("_")[2]: Image.open(path).size for path in stored}
-    assert sizes == {"1": (30, 20), "2": (60, 20)}
+class Leaves(Mine):
+    def log(self, step, scalars):
+        sys.exit(3)
 
+class Absent:
+    def __init__(self, run): ...
 
-def wandb_records(file):
-    """What a small .wandb file holds: a head, then LevelDB's log records (7 bytes of head each)."""
-    from wandb.proto.wandb_internal_pb2 import Record
+class NoRun(Tracker):
+    def __init__(self): ...
 
-    stored, records, at = file.read_bytes(), [], 7
-    while at < len(stored):
-        size = int.from_bytes(stored[at + 4 : at + 6], "little")
-        if at + 7 + size > len(stored):
-            break  # still being written
-        records.append(Record.FromString(stored[at + 7 : at + 7 + size]))
-        at += 7 + size
-    return records
+class Breaks(Tracker):
+    def __init__(self, run):
+        raise LookupError("no server\\nat all")
 
-
-def test_wandb_has_held_out_scores_in_the_row_of_their_step(tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    notes = []
-    tracker = wandb_tracker(tmp_path, notes=notes)
-    tracker.evaluation(0, {"evaluate/reward/math": 0.25})
-    tracker.log(1, {"reward/math": 0.5})
-    tracker.evaluation(1, {"evaluate/reward/math": 0.75})
-    tracker.log(2, {"reward/math": 0.5})
-    tracker.close()
-    assert notes == []
-    file = next(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-    deadline = time.monotonic() + 20  # wandb's service writes on for a moment
-    while not (records := wandb_records(file)) or records[-1].WhichOneof("record_type") != "exit":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    rows = []
-    for record in records:
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            row = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
-            rows.append({k: v for k, v in row.items() if "math" in k} | {"step": row["_step"]})
-    assert rows == [
-        {"step": 0, "evaluate/reward/math": 0.25},
-        {"step": 1, "reward/math": 0.5, "evaluate/reward/math": 0.75},
-        {"step": 2, "reward/math": 0.5},
-    ]
-
-
-def test_a_picture_that_wandb_cannot_read_ends_wandb_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    notes = []
-    tracker = wandb_tracker(tmp_path, notes=notes)
-    tracker.image(3, "surgery/heat_map", tmp_path / "missing.png")
-    tracker.log(4, {"reward/math": 0.5})
-    tracker.close()
-    assert len(notes) == 1
-    assert notes[0].startswith("wandb: stopped at step 3 (")
-
-
-UNREACHABLE = """
-import sys, pathlib
-from mgsrl.obs.wandb_tracker import WandbTracker
-t = WandbTracker(pathlib.Path(sys.argv[1]), mode="online", project="p", name="n", run_config={},
-                 note=lambda text: print("NOTE", text), init_limit_s=2.0)
-t.log(1, {"reward/math": 0.5})
-t.close()
-print("done")
+def another(run):
+    return {}
 """
 
 
-@pytest.mark.parametrize("key", ["", "a" * 40])
-def test_wandb_without_a_server_or_key_goes_offline_with_one_message(tmp_path, key):
-    env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
-    env |= {"WANDB_BASE_URL": "http://127.0.0.1:9", "NETRC": str(tmp_path / "none")}
-    env |= {"WANDB_API_KEY": key} if key else {}
-    begin = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", UNREACHABLE, str(tmp_path)],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=True,
-    )
-    out = done.stdout.splitlines()
-    assert len(out) == 2, done.stdout
-    assert out[0].startswith("NOTE wandb: going on offline (")
-    assert out[1] == "done"
-    assert "Traceback" not in done.stderr
-    assert list((tmp_path / "wandb").glob("offline-run-*"))
-    assert time.monotonic() - begin < 60
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The file of a user's trackers, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "own.py").write_text(OWN)
+    return "own.py"
+
+
+def run_with(name, folder):
+    """Two steps with the tracker `name`; what the console says."""
+    file = io.StringIO()
+    console = Console(False, 2, file=file)
+    config = TrackersConfig(wandb="disabled", also=[name])
+    check_trackers(config)
+    trackers = make_trackers(config, TrackedRun(folder, "r", note=console.note), console)
+    for step in (1, 2):
+        trackers.log(step, {"reward/math": step / 10})
+    trackers.close()
+    trackers.close()  # as when an error follows the end
+    assert len(lines(folder)) == 2
+    return file.getvalue().splitlines()
+
+
+def test_a_tracker_of_ones_own(own, tmp_path):
+    assert run_with(f"{own}:Mine", tmp_path) == []
+    written = (tmp_path / "mine.txt").read_text().splitlines()
+    assert written == ["r from 1", "log 1 0.1", "log 2 0.2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Leaves", "own.py:Leaves: stopped at step 1 (SystemExit: 3). metrics.jsonl goes on."),
+        ("Breaks", "own.py:Breaks: off for this run (LookupError: no server at all). metrics"),
+        ("another", "own.py:another: off for this run (it is a dict, no Tracker). metrics.jsonl"),
+    ],
+)
+def test_a_tracker_that_fails_is_one_line_and_nothing_else(own, name, said, tmp_path):
+    (line,) = run_with(f"{own}:{name}", tmp_path)
+    assert line.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("own.py:Mien", "did you mean 'Mine'"),
+        ("own.py:Absent", r"class Absent\(Tracker\)"),
+        ("own.py:NoRun", r"own.py:NoRun\(run\), a TrackedRun"),
+        ("nowhere.trackers:Mine", "the module 'nowhere.trackers'"),
+        ("mlflow", "trackers.also names no tracker"),
+    ],
+)
+def test_what_is_no_tracker_is_refused(own, name, said):
+    with pytest.raises(ConfigError, match=said):
+        check_trackers(TrackersConfig(also=[name]))
+
+
+def test_a_guest_that_hangs_is_left_behind(monkeypatch):
+    monkeypatch.setattr("mgsrl.obs.tracker.CALL_LIMIT_S", 0.05)
+    notes, began = [], time.monotonic()
+
+    class Hangs(Tracker):
+        def log(self, step, scalars):
+            time.sleep(30)
+
+    guest = Guest("hangs", Hangs, notes.append)
+    guest.evaluation(0, {})
+    for step in (1, 2, 3):
+        guest.log(step, {})
+    guest.close()
+    assert notes == ["hangs: stopped at step 1 (no answer within 0 s). metrics.jsonl goes on."]
+    assert time.monotonic() - began < 10
 
 
 def test_bounded_calls_come_back():
-    problem, _ = bounded(lambda: time.sleep(30), 0.05)
-    assert problem == "no answer within 0 s"
-    problem, _ = bounded(lambda: 1 / 0, 1.0)
-    assert problem == "ZeroDivisionError: division by zero"
+    assert Bounded("a")(lambda: time.sleep(30), 0.05) == ("no answer within 0 s", None)
+    bounded = Bounded("b")
+    assert bounded(lambda: 1 / 0, 1.0) == ("ZeroDivisionError: division by zero", None)
     assert bounded(lambda: 3, 1.0) == (None, 3)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrackersConfig(wandb_tags=["a", ""]),
+        TrackersConfig(wandb_tags=["a" * 65]),
+        TrackersConfig(completions=CompletionsConfig(every=-1)),
+        TrackersConfig(completions=CompletionsConfig(console_every=-1)),
+        TrackersConfig(completions=CompletionsConfig(per_domain=0)),
+    ],
+)
+def test_values_out_of_range(config):
+    with pytest.raises(ConfigError, match="trackers"):
+        config.validate()

@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mgsrl.config import CheckpointConfig, EvaluateConfig, SurgeryConfig
+from mgsrl.config import CheckpointConfig, EvaluateConfig, SurgeryConfig, TrackersConfig
 from mgsrl.evaluate.pareto import best_step
 from mgsrl.obs.console import Console
 from mgsrl.obs.evaluation_log import EvalResult, append_evaluations, read_evaluations
 from mgsrl.obs.rewind import rewind_logs
-from mgsrl.obs.trackers import TensorBoardTracker, Tracker, Trackers
+from mgsrl.obs.tracker import TrackedRun, Tracker, Trackers
+from mgsrl.obs.trackers import TensorBoardTracker
 from mgsrl.training.checkpoint import (
     checkpoint_steps,
     prune_checkpoints,
@@ -51,7 +52,7 @@ def part_in(
     """A run's evaluation without workers, and what its console shows."""
     shown = io.StringIO()
     console = Console(False, 9, file=shown)
-    journal = Journal(folder, console, SurgeryConfig(), 4, lambda step: Trackers([]))
+    journal = Journal(folder, console, SurgeryConfig(), TrackersConfig(), lambda step: Trackers([]))
     journal.trackers = Trackers(trackers)
     nobody: Any = None
     prompts: Any = {"math": ["a prompt"], "chat": ["a prompt"]}
@@ -124,7 +125,8 @@ def test_forgetting_is_said_when_entered_and_goes_to_the_trackers(tmp_path: Path
 
     lines = []
     for step in REWARDS:  # every step in a process of its own
-        part, shown = part_in(tmp_path, trackers=[TensorBoardTracker(tmp_path)])
+        tracker = TensorBoardTracker(TrackedRun(tmp_path, next_step=step))
+        part, shown = part_in(tmp_path, trackers=[tracker])
         evaluate(part, step)
         part.journal.trackers.close()
         lines += shown.getvalue().splitlines()

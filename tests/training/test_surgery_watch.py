@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mgsrl.config import SurgeryConfig
+from mgsrl.config import SurgeryConfig, TrackersConfig
 from mgsrl.obs.console import Console
 from mgsrl.obs.surgery_log import write_surgery
-from mgsrl.obs.trackers import TensorBoardTracker, Trackers
+from mgsrl.obs.tracker import TrackedRun, Trackers
+from mgsrl.obs.trackers import TensorBoardTracker
 from mgsrl.surgery.report import surgery_report
 from mgsrl.training.journal import Journal
 from mgsrl.types import SurgeryReport
@@ -19,7 +20,8 @@ def journal_in(folder: Path) -> tuple[Journal, io.StringIO]:
     """A journal, and what its console shows."""
     shown = io.StringIO()
     console = Console(False, 9, file=shown)
-    return Journal(folder, console, SurgeryConfig(), 4, lambda step: Trackers([])), shown
+    journal = Journal(folder, console, SurgeryConfig(), TrackersConfig(), lambda step: Trackers([]))
+    return journal, shown
 
 
 def report_of(*norms: float) -> SurgeryReport:
@@ -48,7 +50,7 @@ def test_the_heat_map_goes_to_the_trackers(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     journal, shown = journal_in(tmp_path)
-    journal.trackers = Trackers([TensorBoardTracker(tmp_path)])
+    journal.trackers = Trackers([TensorBoardTracker(TrackedRun(tmp_path))])
     write_surgery(tmp_path, 3, report_of(1.0, 2.0))
     journal.draw_heat_map(3)
     journal.trackers.close()
