@@ -35,7 +35,9 @@ rows = st.tuples(st.integers(1, 9), st.lists(lengths, min_size=2, max_size=4))
 batches = st.dictionaries(st.sampled_from(DOMAINS), st.lists(rows, max_size=5))
 
 
-def packed(batch: dict[str, list[Any]], micro_batch_size: int, world_size: int) -> PackedBatch:
+def packed(
+    batch: dict[str, list[Any]], micro_batch_size: int, world_size: int, *, halves: bool = False
+) -> PackedBatch:
     groups = {
         domain: [group(domain, i, p, responses) for i, (p, responses) in enumerate(rows)]
         for domain, rows in batch.items()
@@ -47,6 +49,7 @@ def packed(batch: dict[str, list[Any]], micro_batch_size: int, world_size: int) 
         max_response_length=8,
         pad_token_id=PAD,
         temperatures={"math": 1.0, "chat": 0.7, "if": 1.0},
+        halves=halves,
     )
 
 
@@ -89,6 +92,38 @@ def test_every_trainable_sequence_once(
     assert result.domains == tuple(
         d for d in batch if any(n > 0 for _, responses in batch[d] for n in responses)
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch=batches, micro_batch_size=st.integers(1, 5), world_size=st.integers(1, 4))
+def test_halves_are_every_other_prompt_and_together_the_whole_batch(
+    batch: dict[str, list[Any]], micro_batch_size: int, world_size: int
+) -> None:
+    result = packed(batch, micro_batch_size, world_size, halves=True)
+    whole = packed(batch, micro_batch_size, world_size)
+    assert sequences(result) == sequences(whole)
+    assert result.totals == whole.totals
+    assert whole.half_sizes == {}
+    assert tuple(result.half_sizes) == result.domains == whole.domains
+    for domain in result.domains:
+        alive = [i for i, (_, lengths) in enumerate(batch[domain]) if any(n > 0 for n in lengths)]
+        for half in (0, 1):
+            assert prompts_of(result, domain, half) == {*alive[half::2]}
+            assert result.half_sizes[domain][half] == len(alive[half::2])
+        steps = zip(*(rank[domain] for rank in result.per_rank), strict=True)  # in lockstep
+        assert all(len({micro.half for micro in step}) == 1 for step in steps)
+        assert {micro.half for rank in whole.per_rank for micro in rank[domain]} == {0}
+
+
+def prompts_of(batch: PackedBatch, domain: str, half: int) -> set[int]:
+    """The numbers of the prompts with a sequence in this half: the advantage says which."""
+    micros = [m for rank in batch.per_rank for m in rank[domain] if m.half == half]
+    return {
+        int(advantage + 0.01)  # `group` adds tenths
+        for micro in micros
+        for advantage, length in zip(micro.advantages_B.tolist(), real_lengths(micro), strict=True)
+        if length
+    }
 
 
 @settings(max_examples=60, deadline=None)

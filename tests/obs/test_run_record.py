@@ -1,6 +1,7 @@
 import contextlib
 import json
 import shutil
+import subprocess
 
 import pytest
 
@@ -33,7 +34,6 @@ def test_a_session_is_begun_and_ended(tmp_path):
     record = read_run_record(tmp_path)
     assert record["status"] == "finished"
     assert record["sessions"][0]["last_step"] == 30
-    assert run_record.session_seconds(record) >= 0
 
 
 def test_a_resume_adds_a_session_and_keeps_the_start(tmp_path):
@@ -92,9 +92,37 @@ def test_no_record_reads_as_empty(tmp_path):
     assert read_run_record(tmp_path) == {}
 
 
-def test_git_state_names_the_commit_of_this_checkout():
-    state = run_record.git_state()
-    assert state == {} or len(state["commit"]) == 40
+def test_git_state_names_the_commit_of_this_checkout(tmp_path, monkeypatch):
+    def git(*arguments):
+        settings = ("user.name=tester", "user.email=tester@localhost", "commit.gpgsign=false")
+        options = [word for setting in settings for word in ("-c", setting)]
+        command = ["git", "-C", str(tmp_path), *options, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr(run_record, "__file__", str(tmp_path / "mgsrl" / "obs" / "run_record.py"))
+    assert run_record.git_state() == {}  # an installed package
+    git("init")
+    assert run_record.git_state() == {}  # nothing was committed
+    (tmp_path / "code.py").write_text("a = 1")
+    git("add", "code.py")
+    git("commit", "--message", "one")
+    commit = git("rev-parse", "HEAD")
+    assert len(commit) == 40
+    assert run_record.git_state() == {"commit": commit, "dirty": False}
+    (tmp_path / "notes.txt").write_text("not part of the code")
+    assert run_record.git_state() == {"commit": commit, "dirty": False}
+    (tmp_path / "code.py").write_text("a = 2")
+    assert run_record.git_state() == {"commit": commit, "dirty": True}
+
+
+def test_the_seconds_of_finished_sessions_add_up():
+    def session(begin, end=None):
+        times = {"started": f"2026-01-05T10:{begin}+00:00"}
+        return times if end is None else times | {"finished": f"2026-01-05T10:{end}+00:00"}
+
+    sessions = [session("00:10", "01:40"), session("02:00"), session("03:00", "03:05")]
+    assert session_seconds({"sessions": sessions}) == 95  # the second was killed
+    assert session_seconds({}) == 0
 
 
 def test_starting_up_counts(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig, RolloutConfig, SyncConfig
-from mgsrl.errors import StaleWeightsError
+from mgsrl.errors import EngineMismatchError, StaleWeightsError
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.learner.spec import Engines
 from mgsrl.rollout.sampler import Sampler
@@ -100,6 +100,42 @@ def test_a_parameter_that_did_not_arrive_is_named(publisher: Publisher) -> None:
     find(handle)
     publisher.publish(3, SEQUENCES)
     publisher.republish(handle)
+
+
+def shift(handle: Any, nats: float) -> None:
+    """The actor's engine scores every token `nats` too high, counted from what it computes."""
+    import ray
+
+    def put_in(holder: Any, amount: float) -> None:
+        engine = holder.engine
+        engine.honest = getattr(engine, "honest", engine.score)
+
+        def score(*arguments: Any) -> Any:
+            return [[value + amount for value in row] for row in engine.honest(*arguments)]
+
+        engine.score = score
+
+    ray.get(handle.__ray_call__.remote(put_in, nats), timeout=60)
+
+
+def test_the_canary_stops_the_run_just_above_its_threshold_and_not_just_below(
+    publisher: Publisher,
+) -> None:
+    """0.05 nats in float32; ten times that in bfloat16, below which it is said to be rounding."""
+    (handle,) = publisher.sampler.handles
+    publisher.publish(4, SEQUENCES)
+    publisher.note, note = (notes := list[str]()).append, publisher.note
+    limit, margin = (0.5, 0.1) if publisher.rounds else (0.05, 0.001)
+    shift(handle, limit * (1 - margin))
+    publisher.publish(5, SEQUENCES)
+    assert publisher.canary_error == pytest.approx(limit, rel=2 * margin)
+    assert ["rounding in bfloat16" in text for text in notes] == [True] * publisher.rounds
+    shift(handle, limit * (1 + margin))
+    with pytest.raises(EngineMismatchError, match="rollout worker 0 disagrees with the learner"):
+        publisher.publish(6, SEQUENCES)
+    shift(handle, 0.0)
+    publisher.note = note
+    publisher.publish(7, SEQUENCES)
 
 
 def test_what_is_not_seen_is_said() -> None:
