@@ -19,10 +19,10 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from mgsrl.errors import ConfigError, explain, nearest, one_line
@@ -62,20 +62,24 @@ class Registry:
         if name in self.members:
             where, _, attribute = self.members[name].partition(":")
             return getattr(importlib.import_module(where), attribute)
-        for point in entry_points(group=self.group):
-            if point.name == name:
-                return self._import(point.value, key)
+        self.check_name(name, key)
         if ":" not in name:
-            raise ConfigError(
-                explain(
-                    f"{key} names no {self.kind}.",
-                    expected=nearest(name, self.names())
-                    + "; or your own: module:attribute, or file.py:attribute",
-                    found=repr(name),
-                    todo=f"correct {key}",
-                )
-            )
+            name = next(p.value for p in entry_points(group=self.group) if p.name == name)
         return self._import(name, key)
+
+    def check_name(self, name: str, key: str) -> None:
+        """Raise ConfigError for a plain name that is none; imports nothing."""
+        if name in self.members or ":" in name or name in self.names():
+            return
+        raise ConfigError(
+            explain(
+                f"{key} names no {self.kind}.",
+                expected=nearest(name, self.names())
+                + "; or your own: module:attribute, or file.py:attribute",
+                found=repr(name),
+                todo=f"correct {key}",
+            )
+        )
 
     def located(self, name: str) -> str:
         """`name` such that another process finds the same part: a file's path made absolute."""
@@ -98,11 +102,46 @@ class Registry:
         return found
 
 
-def check_signature(found: Any, example: tuple[Any, ...], key: str, usage: str) -> None:
+class Part:
+    """A function that is called with those arguments that it names, out of what is offered.
+
+    Args:
+        function: what was loaded. Its first argument goes by position, whatever it is called.
+        offered: names of the others that it may ask for.
+        key: the configuration key that names it, for messages.
+
+    Raises:
+        ConfigError: it cannot be called so.
+    """
+
+    def __init__(self, function: Any, offered: Sequence[str], key: str) -> None:
+        try:
+            parameters = dict(inspect.signature(function).parameters)
+        except (TypeError, ValueError):  # nothing that can be called, or written in C
+            parameters = {}
+        all_of_them = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+        taken = {name: None for name in offered if all_of_them or name in parameters}
+        usage = f"a function of one argument and of those of {', '.join(offered)} that it names"
+        check_signature(function, (None,), key, usage, taken)
+        self.function, self.takes = function, frozenset(taken)
+        self.name = str(getattr(function, "__name__", type(function).__name__))
+
+    def __call__(self, first: Any, **offered: Any) -> Any:
+        return self.function(first, **{name: offered[name] for name in self.takes})
+
+
+def check_signature(
+    found: Any,
+    example: tuple[Any, ...],
+    key: str,
+    usage: str,
+    by_name: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Raise ConfigError unless `found` can be called with arguments such as `example`.
 
     Args:
         example: positional arguments; only their number is looked at.
+        by_name: keyword arguments; only their names are.
         usage: how it is called, for the message: `method(gram_MDD, orders_MDE)`.
     """
     problem = ""
@@ -110,7 +149,7 @@ def check_signature(found: Any, example: tuple[Any, ...], key: str, usage: str) 
         problem = f"{type(found).__name__}, which cannot be called"
     else:
         try:
-            inspect.signature(found).bind(*example)
+            inspect.signature(found).bind(*example, **by_name)
         except TypeError as error:
             problem = f"{getattr(found, '__name__', found)}{inspect.signature(found)}: {error}"
         except ValueError:  # written in C: it has no signature to look at

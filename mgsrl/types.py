@@ -211,6 +211,8 @@ class SurgeryReport:
     projected_MD: torch.Tensor | None = None
     """float64 [M, D], share of the squared norm of each domain's gradient that was projected away
     in the module; None when nothing was resolved."""
+    projects: bool = False
+    """Whether any gradient was projected on another's; giving it a weight is no projection."""
     reliability: Reliability | None = None
     """On steps that measure it."""
     problem: str | None = None

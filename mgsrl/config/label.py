@@ -5,9 +5,10 @@ may have without becoming another (`surgery.order`, lengths of phases).
 """
 
 from itertools import product
+from pathlib import Path
 
 from mgsrl.config.root import Config
-from mgsrl.config.surgery import GATES, GRANULARITIES, METHODS
+from mgsrl.config.surgery import GATES, GRANULARITIES, SURGERY_METHODS
 from mgsrl.errors import ConfigError, explain
 
 PUBLISHED = {("pcgrad", "module"): "mgs", ("pcgrad", "global"): "global_surgery"}
@@ -39,7 +40,7 @@ def strategy_label(config: Config) -> str:
 def _derived(config: Config) -> str:
     names = config.strategy.domain_order or list(config.domains)
     trained = [name for name in names if name in config.domains and config.domains[name].weight > 0]
-    method = "none" if config.surgery.measure_only else config.surgery.method
+    method = "none" if config.surgery.measure_only else _plain(config.surgery.method)
     update = _update(method, config.surgery.granularity, config.surgery.gate)
     if config.strategy.phases:
         return _whitened(f"phases_{update}", config.algo.whiten_per_domain)
@@ -48,6 +49,13 @@ def _derived(config: Config) -> str:
     elif config.strategy.sequential:
         update = "sequential"
     return _whitened(update, config.algo.whiten_per_domain)
+
+
+def _plain(method: str) -> str:
+    """Fit for a folder's name: `my.drop` for `lab/my.py:drop`, which no name of ours can be."""
+    where, colon, attribute = method.rpartition(":")
+    where = Path(where).stem if where.endswith(".py") else where
+    return f"{where}.{attribute}" if colon else method
 
 
 def _update(method: str, granularity: str, gate: str) -> str:
@@ -66,6 +74,6 @@ def _whitened(update: str, whiten: bool) -> str:
 
 
 def _all_labels() -> set[str]:
-    updates = {_update(*parts) for parts in product(METHODS, GRANULARITIES, GATES)}
+    updates = {_update(*parts) for parts in product(SURGERY_METHODS.names(), GRANULARITIES, GATES)}
     bases = updates | {f"phases_{update}" for update in updates} | {"single", "sequential"}
     return {_whitened(base, whiten) for base in bases for whiten in (False, True)}

@@ -3,25 +3,29 @@
 from dataclasses import dataclass, field
 
 from mgsrl.config.require import at_least, one_of, within
-from mgsrl.errors import ConfigError, explain
+from mgsrl.plugins import Registry
 
-TORCHJD_METHODS = (
-    "aligned_mtl",
-    "cagrad",
-    "dualproj",
-    "fairgrad",
-    "gradvac",
-    "imtl_g",
-    "krum",
-    "mean",
-    "mgda",
-    "nash_mtl",
-    "pcd",
-    "random",
-    "upgrad",
+SURGERY_METHODS = Registry(
+    "surgery method",
+    "mgsrl.surgery_methods",
+    {
+        "pcgrad": "mgsrl.surgery.pcgrad:pcgrad",
+        "none": "mgsrl.surgery.none:none",
+        "aligned_mtl": "mgsrl.surgery.torchjd_adapter:aligned_mtl",
+        "cagrad": "mgsrl.surgery.torchjd_adapter:cagrad",
+        "dualproj": "mgsrl.surgery.torchjd_adapter:dualproj",
+        "fairgrad": "mgsrl.surgery.torchjd_adapter:fairgrad",
+        "gradvac": "mgsrl.surgery.torchjd_adapter:gradvac",
+        "imtl_g": "mgsrl.surgery.torchjd_adapter:imtl_g",
+        "krum": "mgsrl.surgery.torchjd_adapter:krum",
+        "mean": "mgsrl.surgery.torchjd_adapter:mean",
+        "mgda": "mgsrl.surgery.torchjd_adapter:mgda",
+        "nash_mtl": "mgsrl.surgery.torchjd_adapter:nash_mtl",
+        "pcd": "mgsrl.surgery.torchjd_adapter:pcd",
+        "random": "mgsrl.surgery.torchjd_adapter:random",
+        "upgrad": "mgsrl.surgery.torchjd_adapter:upgrad",
+    },
 )
-"""Methods of the optional library TorchJD; named here so that validation need not import it."""
-METHODS = ("pcgrad", "none", *TORCHJD_METHODS)
 GRANULARITIES = ("parameter", "module", "layer", "global")
 ORDERS = ("random", "all")
 GATES = ("off", "reliable")
@@ -43,7 +47,8 @@ class ReliabilityConfig:
 class SurgeryConfig:
     method: str = "pcgrad"
     """`pcgrad` projects conflicting gradients; `none` is the plain sum (Mixed RL); the others
-    come from TorchJD (`pip install "torchjd[full]"`), for example `upgrad`, `mgda`, `cagrad`."""
+    come from TorchJD (`pip install "torchjd[full]"`), for example `upgrad`, `mgda`, `cagrad`. Your
+    own: `module:function` or `file.py:function` (docs/surgery.md)."""
     granularity: str = "module"
     """Where conflicts are resolved: `parameter` | `module` (attention, MLP, norms, embeddings,
     LM head) | `layer` | `global` (PCGrad on the flattened gradient)."""
@@ -55,8 +60,8 @@ class SurgeryConfig:
     """Record everything and leave the update alone: the plain sum, as with `method=none` (what
     `method` would do is recorded; with `none` what `pcgrad` would)."""
     gate: str = "off"
-    """`reliable`: `pcgrad` projects only conflicts that stand out of the noise; the reliability is
-    then measured on every step."""
+    """`reliable`: `pcgrad` (or your own method, if it takes `may_project_MDD`) projects only
+    conflicts that stand out of the noise; the reliability is then measured on every step."""
     reliability: ReliabilityConfig = field(default_factory=ReliabilityConfig)
     """How much of a conflict is noise."""
 
@@ -80,7 +85,7 @@ class SurgeryConfig:
     norm of a domain's gradient. 1: never."""
 
     def validate(self) -> None:
-        one_of("surgery.method", self.method, METHODS)
+        SURGERY_METHODS.check_name(self.method, "surgery.method")
         one_of("surgery.granularity", self.granularity, GRANULARITIES)
         one_of("surgery.order", self.order, ORDERS)
         one_of("surgery.gate", self.gate, GATES)
@@ -88,15 +93,6 @@ class SurgeryConfig:
         one_of("surgery.buffer_device", self.buffer_device, BUFFER_DEVICES)
         at_least("surgery.reliability.every", self.reliability.every, 0)
         within("surgery.reliability.level", self.reliability.level, 1e-6, 0.5)
-        if self.gate != "off" and self.method != "pcgrad":
-            raise ConfigError(
-                explain(
-                    "surgery.gate decides which conflicts pcgrad projects.",
-                    expected="surgery.method=pcgrad",
-                    found=f"surgery.method={self.method}, surgery.gate={self.gate}",
-                    todo="set surgery.method=pcgrad, or surgery.gate=off",
-                )
-            )
         within("surgery.alarm_dominance", self.alarm_dominance, 0.0, 1.0)
         within("surgery.alarm_projected", self.alarm_projected, 0.0, 1.0)
 

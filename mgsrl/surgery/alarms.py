@@ -4,7 +4,7 @@ Whether an alarm is new is the caller's business: it keeps the keys of the activ
 the text of those that were entered. Left out: hysteresis and averages over steps.
 """
 
-from mgsrl.config.surgery import TORCHJD_METHODS, SurgeryConfig
+from mgsrl.config.surgery import SurgeryConfig
 from mgsrl.types import SurgeryReport
 
 
@@ -13,15 +13,14 @@ def surgery_alarms(report: SurgeryReport, step: int, config: SurgeryConfig) -> d
 
     A domain dominates when its share of the norm, `|g_d| / sum_e |g_e|` over the whole model, is
     above `alarm_dominance`; it is projected away when `surgery/projected_share/<d>` is above
-    `alarm_projected`. Weighing (the methods of TorchJD) is no projection. Neither exists with one
-    domain, nor when nothing was resolved.
+    `alarm_projected`. Weighing (as the methods of TorchJD do) is no projection. Neither exists with
+    one domain, nor when nothing was resolved.
     """
     alarms: dict[str, str] = {}
     if len(report.domains) < 2:
         return alarms
     norms = {d: report.scalars.get(f"grad_norm/{d}", 0.0) for d in report.domains}
     total = sum(norms.values())
-    may_project = config.method not in TORCHJD_METHODS
     was = "would have been" if config.measure_only else "was"
     for domain, norm in norms.items():
         share = norm / total if total > 0 else 0.0
@@ -32,7 +31,7 @@ def surgery_alarms(report: SurgeryReport, step: int, config: SurgeryConfig) -> d
                 "compare reward scales or quotas"
             )
         removed = report.scalars.get(f"surgery/projected_share/{domain}", 0.0)
-        if may_project and removed > config.alarm_projected:
+        if report.projects and removed > config.alarm_projected:
             alarms[f"projected/{domain}"] = (
                 f"surgery: {removed:.0%} of the gradient of {domain} {was} projected away at step "
                 f"{step} (alarm_projected {config.alarm_projected:g}): the update hardly serves "

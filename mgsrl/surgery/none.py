@@ -4,6 +4,6 @@ import torch
 from torch import Tensor
 
 
-def none_coefficients(gram_MDD: Tensor, orders_MDE: Tensor) -> Tensor:
-    """Identity coefficients [M, D, D]: every domain keeps its gradient. `orders_MDE` is unused."""
+def none(gram_MDD: Tensor) -> Tensor:
+    """Identity coefficients [M, D, D]: every domain keeps its gradient."""
     return torch.eye(gram_MDD.shape[-1], dtype=gram_MDD.dtype).expand(gram_MDD.shape).clone()

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 
-def pcgrad_coefficients(
-    gram_MDD: Tensor, orders_MDE: Tensor, may_project_MDD: Tensor | None = None
-) -> Tensor:
+def pcgrad(gram_MDD: Tensor, orders_MDE: Tensor, may_project_MDD: Tensor | None = None) -> Tensor:
     """Coefficients of the projected gradients, `p[m, d] = sum_e C[m, d, e] g[m, e]`.
 
     Args:

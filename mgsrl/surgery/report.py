@@ -52,8 +52,10 @@ def surgery_report(
         scalars[f"surgery/conflict_rate/{kind}"] = conflict_rate(gram_MDD[own] < 0)
     for a, b in pairs:
         scalars[f"surgery/cosine/{domains[a]}-{domains[b]}"] = cosine_DD[a, b].item()
-    projected_MD = None
+    projected_MD, projects = None, False
     if coefficients_MDD is not None:
+        own_MDD = torch.diag_embed(coefficients_MDD.diagonal(dim1=-2, dim2=-1))
+        projects = not torch.equal(coefficients_MDD, own_MDD)
         kept_MD = kept_norms(gram_MDD, coefficients_MDD)
         norms_MD = gram_MDD.diagonal(dim1=-2, dim2=-1)
         projected_MD = removed_share(kept_MD, norms_MD)
@@ -62,7 +64,7 @@ def surgery_report(
     for domain, norm in zip(domains, norms_D.tolist()):
         scalars[f"grad_norm/{domain}"] = norm
     return SurgeryReport(
-        tuple(domains), tuple(modules), gram_MDD, weights_MD, scalars, kinds, projected_MD
+        tuple(domains), tuple(modules), gram_MDD, weights_MD, scalars, kinds, projected_MD, projects
     )
 
 

@@ -29,102 +29,88 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgsrl.config.surgery import TORCHJD_METHODS
-from mgsrl.errors import ConfigError, NoWeightsError, explain, nearest
+from mgsrl.errors import ConfigError, NoWeightsError, explain
 
 Weighting = Callable[[Tensor], Tensor]
 
-_CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
-    "aligned_mtl": ("AlignedMTLWeighting", {}),
-    "cagrad": ("CAGradWeighting", {"c": 0.5}),  # the radius of the paper's main experiments
-    "dualproj": ("DualProjWeighting", {}),
-    "fairgrad": ("FairGradWeighting", {"alpha": 1.0}),  # proportional fairness
-    "gradvac": ("GradVacWeighting", {}),
-    "imtl_g": ("IMTLGWeighting", {}),
-    "krum": ("KrumWeighting", {"n_byzantine": 0}),  # no domain is hostile: the most central one
-    "mean": ("MeanWeighting", {}),
-    "mgda": ("MGDAWeighting", {}),
-    "pcd": ("PCDWeighting", {}),  # the first domain is the primary one
-    "random": ("RandomWeighting", {}),
-    "upgrad": ("UPGradWeighting", {}),
-}
-_MIN_DOMAINS = {"krum": 3}
-"""Fewer non-zero domains than this in a module: their plain mean."""
 
-
-def torchjd_weights(gram_MDD: Tensor, method: str, seed: int) -> Tensor:
-    """Weights [M, D] of one of TorchJD's weightings, module by module.
+class TorchJD:
+    """A surgery method: one of TorchJD's weightings, applied module by module.
 
     Args:
-        gram_MDD: float64 [M, D, D] on the CPU, finite.
-        method: one of `config.surgery.TORCHJD_METHODS`.
-        seed: seeds the methods that draw random numbers (`random`, `gradvac`), which TorchJD
-            takes from the global generator; its state is put back afterwards.
-
-    Raises:
-        ConfigError: unknown method; TorchJD, or the solver that the method needs, is missing.
-        NoWeightsError: the method found no finite weights for a module (skip the step).
+        class_name: in `torchjd.aggregation`.
+        min_domains: with fewer non-zero domains than this in a module it is their plain mean.
+        settings: of the weighting.
     """
-    num_modules, num_domains, _ = gram_MDD.shape
-    make = _maker(method)
-    weights_MD = torch.ones(num_modules, num_domains, dtype=torch.float64)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for module, gram_DD in enumerate(gram_MDD):
-            live = gram_DD.diagonal() > 0
-            count = int(live.sum())
-            if count < 2:
-                continue
-            if count < _MIN_DOMAINS.get(method, 2):
-                weights_MD[module, live] = 1.0 / count
-                continue
-            gram = gram_DD[live][:, live]
-            try:
-                weights = make(count)(gram / gram.diagonal().mean())
-            except (ArithmeticError, torch.linalg.LinAlgError, *_solver_errors()) as error:
-                raise NoWeightsError(f"{method} failed on module {module}: {error}") from error
-            if not torch.isfinite(weights).all():
-                raise NoWeightsError(
-                    f"{method} found no finite weights for module {module}: {weights.tolist()}"
+
+    def __init__(self, class_name: str, min_domains: int = 2, **settings: Any) -> None:
+        self.__name__, self.min_domains, self.settings = class_name, min_domains, settings
+
+    def __call__(self, gram_MDD: Tensor, seed: int) -> Tensor:
+        """Weights [M, D].
+
+        Args:
+            seed: for those that draw random numbers (`random`, `gradvac`), which TorchJD takes from
+                the global generator; its state is put back afterwards.
+
+        Raises:
+            ConfigError: TorchJD, or the solver that the method needs, is missing.
+            NoWeightsError: there is no solution for a module.
+        """
+        make = self.maker()
+        weights_MD = torch.ones(gram_MDD.shape[:2], dtype=torch.float64)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for module, gram_DD in enumerate(gram_MDD):
+                live = gram_DD.diagonal() > 0
+                count = int(live.sum())
+                if count < 2:
+                    continue
+                if count < self.min_domains:
+                    weights_MD[module, live] = 1.0 / count
+                    continue
+                gram = gram_DD[live][:, live]
+                try:
+                    weights = make(count)(gram / gram.diagonal().mean())
+                except (ArithmeticError, torch.linalg.LinAlgError, *_solver_errors()) as error:
+                    raise NoWeightsError(f"no solution for module {module}: {error}") from error
+                weights_MD[module, live] = weights.to(torch.float64)
+        return weights_MD
+
+    def check(self) -> None:
+        """ConfigError when TorchJD or the solver that the method needs is missing."""
+        self.maker()
+
+    def maker(self) -> Callable[[int], Weighting]:
+        """Number of domains -> a fresh weighting that maps a Gramian to weights."""
+        try:
+            library = importlib.import_module("torchjd.aggregation")
+            self.make(library, 2)  # a missing solver shows here, not in the middle of a step
+        except ImportError as error:
+            raise ConfigError(
+                explain(
+                    f"surgery.method: {self.__name__} needs a package that is not installed.",
+                    expected="TorchJD with the solvers of its methods",
+                    found=str(error),
+                    todo='pip install "torchjd[full]>=0.18"',
                 )
-            weights_MD[module, live] = weights.to(torch.float64)
-    return weights_MD
+            ) from error
+        return lambda num_domains: self.make(library, num_domains)
+
+    def make(self, library: Any, num_domains: int) -> Weighting:
+        """A weighting of `library` for so many domains."""
+        weighting: Weighting = getattr(library, self.__name__)(**self.settings)
+        return weighting
 
 
-def check_installed(method: str) -> None:
-    """ConfigError when TorchJD or the solver that `method` needs is missing."""
-    _maker(method)
+class NashMTL(TorchJD):
+    """It asks for gradients; any matrix with the same Gramian gives the same weights."""
 
-
-def _maker(method: str) -> Callable[[int], Weighting]:
-    """number of domains -> a fresh weighting that maps a Gramian to weights."""
-    if method not in TORCHJD_METHODS:
-        raise ConfigError(
-            explain(
-                "surgery.method is no method of TorchJD.",
-                expected=f"one of {', '.join(TORCHJD_METHODS)}",
-                found=repr(method),
-                todo=f"set surgery.method ({nearest(method, TORCHJD_METHODS)})",
-            )
+    def make(self, library: Any, num_domains: int) -> Weighting:
+        aggregator = library.NashMTL(
+            n_tasks=num_domains, max_norm=0.0, update_weights_every=1, optim_niter=20
         )
-    try:
-        library = importlib.import_module("torchjd.aggregation")
-        if method == "nash_mtl":
-            _nash_mtl(library, 2)
-            return lambda num_domains: _nash_mtl(library, num_domains)
-        class_name, settings = _CLASSES[method]
-        weighting = getattr(library, class_name)
-        weighting(**settings)  # a missing solver shows here, not in the middle of a step
-    except ImportError as error:
-        raise ConfigError(
-            explain(
-                f"surgery.method={method} needs a package that is not installed.",
-                expected="TorchJD with the solvers of its methods",
-                found=str(error),
-                todo='pip install "torchjd[full]>=0.18"',
-            )
-        ) from error
-    return lambda num_domains: weighting(**settings)
+        return lambda gram: aggregator.weighting(_square_root(gram))
 
 
 def _solver_errors() -> list[type[Exception]]:
@@ -136,15 +122,23 @@ def _solver_errors() -> list[type[Exception]]:
     return [ValueError, *(getattr(sys.modules[m], name) for m, name in own if m in sys.modules)]
 
 
-def _nash_mtl(library: Any, num_domains: int) -> Weighting:
-    """Nash-MTL asks for gradients; any matrix with the same Gramian gives the same weights."""
-    aggregator = library.NashMTL(
-        n_tasks=num_domains, max_norm=0.0, update_weights_every=1, optim_niter=20
-    )
-    return lambda gram: aggregator.weighting(_square_root(gram))
-
-
 def _square_root(gram: Tensor) -> Tensor:
     """[D, D] J with J J^T = gram."""
     values, vectors = torch.linalg.eigh(gram)
     return vectors * values.clamp(min=0).sqrt()
+
+
+aligned_mtl = TorchJD("AlignedMTLWeighting")
+cagrad = TorchJD("CAGradWeighting", c=0.5)  # the radius of the paper's main experiments
+dualproj = TorchJD("DualProjWeighting")
+fairgrad = TorchJD("FairGradWeighting", alpha=1.0)  # proportional fairness
+gradvac = TorchJD("GradVacWeighting")
+imtl_g = TorchJD("IMTLGWeighting")
+# No domain is hostile: the most central one.
+krum = TorchJD("KrumWeighting", min_domains=3, n_byzantine=0)
+mean = TorchJD("MeanWeighting")
+mgda = TorchJD("MGDAWeighting")
+nash_mtl = NashMTL("NashMTL")
+pcd = TorchJD("PCDWeighting")  # the first domain is the primary one
+random = TorchJD("RandomWeighting")
+upgrad = TorchJD("UPGradWeighting")

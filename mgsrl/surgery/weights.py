@@ -1,32 +1,22 @@
 """From Gramians to weights: the one entry point of all surgery methods.
 
-Our own methods are functions (Gramian, projection orders) -> coefficients; this file finds them
-by name, checks the input, makes the orders and averages over them. Methods of TorchJD give
-weights directly. Everything runs in float64 on the CPU: a few thousand numbers, and every rank
+`methods.py` says what a method is; this file checks the input, makes the projection orders and
+averages over them. Everything runs in float64 on the CPU: a few thousand numbers, and every rank
 must come to the same bits.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import permutations
 
 import torch
 from torch import Tensor
 
-from mgsrl.config.surgery import METHODS, ORDERS, TORCHJD_METHODS
-from mgsrl.errors import ConfigError, explain, nearest
-from mgsrl.surgery.none import none_coefficients
-from mgsrl.surgery.pcgrad import pcgrad_coefficients
-from mgsrl.surgery.torchjd_adapter import check_installed, torchjd_weights
+from mgsrl.config.require import one_of
+from mgsrl.config.surgery import ORDERS
+from mgsrl.plugins import Part
+from mgsrl.surgery.methods import SurgeryMethod, contributions, surgery_method
 
-CoefficientMethod = Callable[[Tensor, Tensor], Tensor]
-"""(gram_MDD, orders_MDE) -> coefficients_MDD, all float64 on the CPU."""
-
-COEFFICIENT_METHODS: dict[str, CoefficientMethod] = {
-    "pcgrad": pcgrad_coefficients,
-    "none": none_coefficients,
-}
 EXACT_DOMAINS = 5
 """`orders="all"` is exact up to this many domains (24 orders per domain)."""
 SAMPLED_ORDERS = 256
@@ -36,14 +26,17 @@ MATRICES_AT_ONCE = 4096
 
 
 def surgery_weights(
-    gram_MDD: Tensor, method: str = "pcgrad", orders: str | Tensor = "random", seed: int = 0
+    gram_MDD: Tensor,
+    method: str | SurgeryMethod = "pcgrad",
+    orders: str | Tensor = "random",
+    seed: int = 0,
 ) -> Tensor:
     """Weights of the resolved update: module m moves along `sum_d weights[m, d] g[m, d]`.
 
     Args:
         gram_MDD: [modules, domains, domains] inner products, any float dtype and device.
-        method: `pcgrad`, `none`, or one of TorchJD's (`config.surgery.METHODS`); those know no
-            projection order and ignore `orders`.
+        method: a name (`config.surgery.SURGERY_METHODS`, `module:function`, `file.py:function`) or
+            a function (`methods.py`). Those that do not project ignore `orders`.
         orders: `"random"`: one order per module and domain from a generator seeded by `seed`
             alone (so every rank draws the same). `"all"`: the mean over all orders, exact for
             5 domains or fewer, over 256 seeded samples above. Or an int64 tensor [M, D, D - 1]:
@@ -57,7 +50,7 @@ def surgery_weights(
     Raises:
         ValueError: a NaN or infinite entry (the caller skips that step, or checks
             `torch.isfinite` first), a wrong shape, or `orders` that are not permutations.
-        NoWeightsError: a method of TorchJD found no finite weights (skip the step, too).
+        NoWeightsError: the method found no finite weights (skip the step, too).
         ConfigError: unknown method or order.
     """
     return surgery_coefficients(gram_MDD, method, orders, seed).sum(dim=1)
@@ -65,7 +58,7 @@ def surgery_weights(
 
 def surgery_coefficients(
     gram_MDD: Tensor,
-    method: str = "pcgrad",
+    method: str | SurgeryMethod = "pcgrad",
     orders: str | Tensor = "random",
     seed: int = 0,
     may_project_MDD: Tensor | None = None,
@@ -74,41 +67,30 @@ def surgery_coefficients(
 
     `surgery_weights` is its sum over d. Methods that weigh the gradients instead of projecting
     them have `p[m, d] = weight[m, d] g[m, d]`. Arguments and errors as there; besides,
-    `may_project_MDD` (bool, `pcgrad` only) names the pairs that may be projected: the gate of
-    `surgery.gate=reliable`.
+    `may_project_MDD` (bool, for methods that take it) names the pairs that may be projected: the
+    gate of `surgery.gate=reliable`.
     """
-    gram_MDD = checked_gramian(gram_MDD)
+    gram_MDD, part = checked_gramian(gram_MDD), surgery_method(method)
     if may_project_MDD is not None and (
-        method != "pcgrad" or may_project_MDD.shape != gram_MDD.shape
+        "may_project_MDD" not in part.takes or may_project_MDD.shape != gram_MDD.shape
     ):
         raise ValueError(
-            f"may_project_MDD should be {list(gram_MDD.shape)} and go with method pcgrad, "
-            f"found {list(may_project_MDD.shape)} and {method}"
+            f"may_project_MDD should be {list(gram_MDD.shape)} and go with a method that takes it, "
+            f"found {list(may_project_MDD.shape)} and {part.name}"
         )
-    if method in TORCHJD_METHODS:
-        return torch.diag_embed(torchjd_weights(gram_MDD, method, seed))
-    if method not in COEFFICIENT_METHODS:
-        raise _unknown("surgery.method", method, METHODS)
-    resolve = COEFFICIENT_METHODS[method]
-    if may_project_MDD is not None:
-        resolve = partial(pcgrad_coefficients, may_project_MDD=may_project_MDD)
+    offered = {"seed": seed, "may_project_MDD": may_project_MDD}
+    if "orders_MDE" not in part.takes:
+        return contributions(part, gram_MDD, **offered)
     num_modules, num_domains, _ = gram_MDD.shape
     if isinstance(orders, Tensor):
-        return resolve(gram_MDD, _checked_orders(orders, num_modules, num_domains))
+        orders_MDE = _checked_orders(orders, num_modules, num_domains)
+        return contributions(part, gram_MDD, orders_MDE=orders_MDE, **offered)
+    one_of("surgery.order", orders, ORDERS)
+    generator = torch.Generator().manual_seed(seed)
     if orders == "random":
-        generator = torch.Generator().manual_seed(seed)
-        return resolve(gram_MDD, random_orders(num_modules, num_domains, generator))
-    if orders == "all":
-        return _mean_over_orders(resolve, gram_MDD, seed)
-    raise _unknown("surgery.order", orders, ORDERS)
-
-
-def check_method(method: str) -> None:
-    """ConfigError unless `method` exists and what it needs is installed; for use at start-up."""
-    if method in TORCHJD_METHODS:
-        check_installed(method)
-    elif method not in COEFFICIENT_METHODS:
-        raise _unknown("surgery.method", method, METHODS)
+        orders_MDE = random_orders(num_modules, num_domains, generator)
+        return contributions(part, gram_MDD, orders_MDE=orders_MDE, **offered)
+    return _mean_over_orders(part, gram_MDD, generator, seed, may_project_MDD)
 
 
 def checked_gramian(gram_MDD: Tensor) -> Tensor:
@@ -139,20 +121,32 @@ def _skip_self(positions_xDE: Tensor, num_domains: int) -> Tensor:
     return positions_xDE + (positions_xDE >= own_D1).long()
 
 
-def _mean_over_orders(resolve: CoefficientMethod, gram_MDD: Tensor, seed: int) -> Tensor:
+def _mean_over_orders(
+    part: Part,
+    gram_MDD: Tensor,
+    generator: torch.Generator,
+    seed: int,
+    may_project_MDD: Tensor | None,
+) -> Tensor:
     """The coefficients' mean over orders, many orders to a batch of the method.
 
     On one thread: matrices this small cost less than waking others for them, hundreds of times
     less on a machine whose cores are busy.
     """
     num_modules, num_domains, _ = gram_MDD.shape
-    generator = torch.Generator().manual_seed(seed)
     total_MDD = torch.zeros_like(gram_MDD)
     num_orders = 0
     with _one_thread():
         for orders_KMDE in _batches_of_orders(num_modules, num_domains, generator):
             count = len(orders_KMDE)
-            coefficients = resolve(gram_MDD.repeat(count, 1, 1), orders_KMDE.flatten(0, 1))
+            gate = may_project_MDD
+            coefficients = contributions(
+                part,
+                gram_MDD.repeat(count, 1, 1),
+                orders_MDE=orders_KMDE.flatten(0, 1),
+                seed=seed,
+                may_project_MDD=None if gate is None else gate.repeat(count, 1, 1),
+            )
             total_MDD += coefficients.unflatten(0, (count, num_modules)).sum(0)
             num_orders += count
     return total_MDD / num_orders
@@ -202,14 +196,3 @@ def _checked_orders(orders: Tensor, num_modules: int, num_domains: int) -> Tenso
             f"{orders.tolist() if orders.numel() <= 60 else 'other values'}"
         )
     return orders
-
-
-def _unknown(key: str, found: object, names: Sequence[str]) -> ConfigError:
-    return ConfigError(
-        explain(
-            f"{key} has an unknown value.",
-            expected=f"one of {', '.join(names)}",
-            found=repr(found),
-            todo=f"set {key} ({nearest(str(found), names)})",
-        )
-    )

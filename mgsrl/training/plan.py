@@ -6,6 +6,7 @@ from typing import Any
 
 from mgsrl.config import Config
 from mgsrl.config.model_facts import ModelFacts, model_facts
+from mgsrl.config.surgery import SURGERY_METHODS
 from mgsrl.data.domain import load_prompts, source_weights, training_prompts
 from mgsrl.data.mixture import Mixture
 from mgsrl.data.templates import PromptTokenizer
@@ -84,7 +85,7 @@ def plan(config: Config) -> Plan:
             policy=replace(config.policy, path=model_path),
             learner=config.learner,
             algo=config.algo,
-            surgery=config.surgery,
+            surgery=replace(config.surgery, method=SURGERY_METHODS.located(config.surgery.method)),
             seed=config.seed,
             num_steps=config.train.num_steps,
         ),
@@ -103,7 +104,7 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
         UserError: one of them cannot be.
     """
     _schedule(config)
-    check_method(config.surgery.method)
+    check_method(config.surgery, len(config.domains))
     check_trackers(config.trackers)
     model_path = resolve_policy(config.policy.path)
     device = "cpu" if config.learner.device == "cpu" else None  # else Ray will know

@@ -1,17 +1,20 @@
-"""What every surgery method must satisfy; a new method inherits these tests by its name."""
+"""Every surgery method keeps the contract of users' methods; the adapter to TorchJD."""
 
 import importlib.util
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from mgsrl.config.surgery import METHODS, TORCHJD_METHODS, SurgeryConfig
-from mgsrl.errors import ConfigError, NoWeightsError
-from mgsrl.surgery import check_method, surgery_coefficients, surgery_weights, torchjd_adapter
-from mgsrl.surgery.torchjd_adapter import torchjd_weights
+from mgsrl.config.surgery import SURGERY_METHODS, SurgeryConfig
+from mgsrl.errors import ConfigError, ContractError, NoWeightsError
+from mgsrl.surgery import check_method, surgery_coefficients, surgery_weights
+from mgsrl.surgery.pcgrad import pcgrad
+from mgsrl.surgery.torchjd_adapter import TorchJD
+from mgsrl.testing import check_surgery_method
+from mgsrl.testing import surgery as testing_surgery
 from tests.surgery.test_weights import draw_gradients, gram
 
 NEEDS = {
@@ -21,16 +24,29 @@ NEEDS = {
     "nash_mtl": ("cvxpy", "ecos"),
     "fairgrad": ("scipy",),
 }
-SCALE_DEPENDENT_SOLVERS = {"fairgrad", "nash_mtl"}
-"""Iterative solvers whose tolerance shows after rescaling."""
+OURS = ("pcgrad", "none")
+CLAIMS: dict[str, dict[str, Any]] = {
+    "pcgrad": {"also": ("plain_sum", "never_longer"), "tolerance": 1e-12},
+    "none": {"also": ("plain_sum", "never_longer"), "tolerance": 1e-12},
+    "mgda": {"also": ("no_conflict", "never_longer"), "tolerance": 1e-3},
+    "upgrad": {"also": ("no_conflict",), "tolerance": 1e-3},
+    "dualproj": {"also": ("no_conflict",), "tolerance": 1e-3},
+    "mean": {"also": ("never_longer",), "tolerance": 1e-12},
+    "gradvac": {"without": ("permutation", "modules"), "also": ("plain_sum",)},  # draws its order
+    "pcd": {"without": ("permutation",)},  # the first domain is the primary one
+    "random": {"without": ("permutation", "modules")},
+    "fairgrad": {"tolerance": 1e-2},  # iterative solvers, whose tolerance shows
+    "nash_mtl": {"tolerance": 1e-2, "seeds": 1},
+}
+"""Beside the usual properties."""
 
 
 def missing(method: str) -> list[str]:
-    packages = (("torchjd",) if method in TORCHJD_METHODS else ()) + NEEDS.get(method, ())
+    packages = (() if method in OURS else ("torchjd",)) + NEEDS.get(method, ())
     return [package for package in packages if importlib.util.find_spec(package) is None]
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=SURGERY_METHODS.members)
 def method(request: pytest.FixtureRequest) -> str:
     lacking = missing(request.param)
     if lacking:
@@ -38,82 +54,111 @@ def method(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def test_every_method_keeps_the_contract(method: str) -> None:
+    check_method(SurgeryConfig(method=method))
+    check_surgery_method(method, **CLAIMS.get(method, {}))
+
+
 def test_every_method_is_a_valid_configuration() -> None:
-    for name in METHODS:
+    for name in SURGERY_METHODS.members:
         SurgeryConfig(method=name).validate()
 
 
-@pytest.mark.parametrize("num_domains", [2, 3, 8])
-def test_weights_are_finite_float64_and_repeatable(method: str, num_domains: int) -> None:
-    gramian = gram(draw_gradients(0, 6, num_domains))
-    weights = surgery_weights(gramian, method, seed=4)
-    assert weights.shape == (6, num_domains)
-    assert weights.dtype == torch.float64
-    assert torch.isfinite(weights).all()
-    assert torch.equal(weights, surgery_weights(gramian, method, seed=4))
+# ---------------------------------------------------------------- one that somebody brings
 
 
-def test_coefficients_sum_to_the_weights(method: str) -> None:
-    gramian = gram(draw_gradients(1, 5, 3))
-    coefficients = surgery_coefficients(gramian, method, seed=2)
-    torch.testing.assert_close(coefficients.sum(1), surgery_weights(gramian, method, seed=2))
+def drop(gram_MDD: torch.Tensor) -> torch.Tensor:
+    """Weights: the domains that agree with the sum of all, times the number of such."""
+    return (gram_MDD.sum(-1) >= 0).double()
 
 
-def test_one_domain_is_the_plain_gradient(method: str) -> None:
-    weights = surgery_weights(gram(draw_gradients(2, 4, 1)), method)
-    assert torch.equal(weights, torch.ones(4, 1, dtype=torch.float64))
+def backwards(gram_MDD: torch.Tensor, orders_MDE: torch.Tensor) -> torch.Tensor:
+    """Coefficients, from the orders."""
+    return pcgrad(gram_MDD, orders_MDE.flip(-1))
 
 
-def test_zero_gradients_are_defined_and_have_no_say(method: str) -> None:
-    gradients = draw_gradients(3, 3, 3)
-    gradients[:, 1] = 0
-    gradients[2] = 0
-    weights = surgery_weights(gram(gradients), method)
-    assert torch.isfinite(weights).all()
-    if method in ("random", "krum"):
-        return  # the number of domains changes the draw, or what is central
-    pair = surgery_weights(gram(gradients[:, [0, 2]]), method)
-    torch.testing.assert_close(weights[:, [0, 2]], pair, rtol=1e-4, atol=1e-6)
+def test_functions_of_either_kind_are_methods() -> None:
+    check_surgery_method(drop, also=("never_longer",))
+    check_surgery_method(backwards, also=("plain_sum", "never_longer"), tolerance=1e-12)
+    gramian = gram(draw_gradients(0, 3, 4))
+    torch.testing.assert_close(surgery_coefficients(gramian, drop).sum(1), drop(gramian))
+    expected = surgery_weights(gramian, "pcgrad", "all")
+    torch.testing.assert_close(surgery_weights(gramian, backwards, "all"), expected)
 
 
-def test_identical_domains_keep_their_direction(method: str) -> None:
-    gradient = draw_gradients(4, 2, 1)
-    weights = surgery_weights(gram(gradient.expand(-1, 3, -1)), method)
-    assert (weights.sum(1) > 0).all()
+def twice(gram_MDD: torch.Tensor) -> torch.Tensor:
+    return torch.full(gram_MDD.shape[:2], 2.0)
 
 
-def test_opposite_domains_stay_finite(method: str) -> None:
-    gradient = draw_gradients(5, 2, 1)
-    weights = surgery_weights(gram(torch.cat([gradient, -gradient], dim=1)), method)
-    assert torch.isfinite(weights).all()
+BROKEN = {
+    "finite": lambda gram: 1 / gram.diagonal(dim1=1, dim2=2),
+    "repeatable": lambda gram: torch.rand(gram.shape[:2]),
+    "untouched": lambda gram: gram.mul_(2)[..., 0],
+    "single_domain": twice,
+    "identical_domains": lambda gram: -twice(gram),
+    "zero_domain": lambda gram: torch.full(gram.shape[:2], 1 / gram.shape[1]),
+    "scale": lambda gram: gram.sum(-1),
+    "permutation": lambda gram: torch.arange(gram.shape[1]).expand(gram.shape[:2]),
+    "modules": lambda gram: gram[:1].sum(-1).expand(gram.shape[:2]),
+    "plain_sum": twice,
+    "no_conflict": lambda gram: -twice(gram),
+    "never_longer": twice,
+}
 
 
-def test_tiny_gradients_are_treated_like_ordinary_ones(method: str) -> None:
-    gradients = draw_gradients(6, 4, 3)
-    gradients /= gradients.norm(dim=-1, keepdim=True)
-    plain, tiny = (surgery_weights(gram(gradients * scale), method) for scale in (1.0, 1e-6))
-    tolerance = 1e-2 if method in SCALE_DEPENDENT_SOLVERS else 1e-8
-    torch.testing.assert_close(tiny, plain, rtol=tolerance, atol=tolerance)
+@pytest.mark.parametrize("name", BROKEN)
+def test_every_property_can_fail(name: str) -> None:
+    subject = testing_surgery._Subject(BROKEN[name], name, 1e-6)
+    with pytest.raises((ContractError, NoWeightsError)):
+        testing_surgery._PROPERTIES[name](subject, 0)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_non_finite_gramians_are_refused(method: str, bad: float) -> None:
-    gramian = gram(draw_gradients(7, 4, 3))
-    gramian[1, 2, 2] = bad
-    with pytest.raises(ValueError, match=r"modules \[1\]"):
-        surgery_weights(gramian, method)
+def test_a_method_in_a_file_is_tried_before_a_run(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch\n"
+        "def good(gram):\n    return torch.ones(gram.shape[:2])\n"
+        "def shape(gram):\n    return gram[0]\n"
+        "def asks(gram, learning_rate):\n    return gram\n"
+        "def fails(gram):\n    return gram[5, 5, 5]\n"
+        "CONSTANT = 1\n"
+    )
+    check_method(SurgeryConfig(method=f"{file}:good"))
+    for name, said in (
+        ("shape", r"weights \[2, 3\] or coefficients"),
+        ("asks", "orders_MDE, seed, may_project_MDD"),
+        ("fails", "IndexError"),
+        ("CONSTANT", "int, which cannot be called"),
+        ("gode", "did you mean 'good'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            check_method(SurgeryConfig(method=f"{file}:{name}"))
 
 
-@given(seed=st.integers(0, 1000))
-@settings(max_examples=10, deadline=None)
-@pytest.mark.parametrize("name", ["upgrad", "mgda", "dualproj"])
-def test_methods_that_promise_it_conflict_with_no_domain(name: str, seed: int) -> None:
-    if missing(name):
-        pytest.skip(f"{name} needs {missing(name)}")
-    gradients = draw_gradients(seed, 1, 3)[0]
-    gradients /= gradients.norm(dim=-1, keepdim=True)
-    update = surgery_weights(gram(gradients)[None], name)[0] @ gradients
-    assert (gradients @ update >= -1e-2 * update.norm()).all()
+@pytest.mark.parametrize("shape", [(2, 2, 2), (3, 3), (2, 3, 4), ()])
+def test_another_shape_than_weights_or_coefficients_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"weights \[2, 3\] or coefficients \[2, 3, 3\]"):
+        surgery_weights(gram(draw_gradients(0, 2, 3)), lambda gram: torch.ones(shape))
+
+
+def test_the_gate_reaches_methods_that_take_it_with_every_order() -> None:
+    def gated(gram_MDD: torch.Tensor, may_project_MDD: torch.Tensor | None) -> torch.Tensor:
+        assert may_project_MDD is not None
+        return may_project_MDD.double()
+
+    gramian = gram(draw_gradients(0, 5, 3))
+    nobody = torch.zeros(5, 3, 3, dtype=torch.bool)
+    for orders in ("random", "all"):
+        found = surgery_coefficients(gramian, "pcgrad", orders, may_project_MDD=nobody)
+        assert torch.equal(found, torch.eye(3).double().expand(5, 3, 3))
+    assert torch.equal(
+        surgery_coefficients(gramian, gated, may_project_MDD=~nobody), (~nobody).double()
+    )
+    for name in ("none", "mean"):
+        with pytest.raises(ConfigError, match=r"surgery\.gate"):
+            check_method(SurgeryConfig(method=name, gate="reliable"))
+        with pytest.raises(ValueError, match="a method that takes it"):
+            surgery_coefficients(gramian, name, may_project_MDD=nobody)
 
 
 # ---------------------------------------------------------------- the adapter
@@ -150,23 +195,9 @@ def test_no_finite_weights_have_an_error_of_their_own(
             raise pytest.importorskip("qpsolvers.exceptions").QPError("not convex")
         return gram[0] * float("nan")
 
-    monkeypatch.setattr(torchjd_adapter, "_maker", lambda method: lambda num_domains: weighting)
-    with pytest.raises(NoWeightsError, match=r"mgda .* module 0"):
+    monkeypatch.setattr(TorchJD, "maker", lambda self: lambda num_domains: weighting)
+    with pytest.raises(NoWeightsError, match=r"mgda: .* module 0"):
         surgery_weights(gram(draw_gradients(0, 2, 3)), "mgda")
-
-
-def test_the_global_random_state_is_left_alone() -> None:
-    pytest.importorskip("torchjd")
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    surgery_weights(gram(draw_gradients(0, 2, 3)), "random", seed=5)
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_unknown_method_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'mgda'"):
-        torchjd_weights(torch.eye(2, dtype=torch.float64)[None], "mgd", seed=0)
 
 
 def test_without_torchjd_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,13 +205,7 @@ def test_without_torchjd_the_message_says_how_to_get_it(monkeypatch: pytest.Monk
     with pytest.raises(ConfigError, match=r"pip install .torchjd\[full\]"):
         surgery_weights(torch.eye(2)[None], "mgda")
     with pytest.raises(ConfigError, match=r"pip install .torchjd\[full\]"):
-        check_method("mgda")
-
-
-def test_a_start_up_check_knows_every_method(method: str) -> None:
-    check_method(method)
-    with pytest.raises(ConfigError, match="did you mean 'pcgrad'"):
-        check_method("pcgard")
+        check_method(SurgeryConfig(method="mgda"))
 
 
 def test_config_and_surgery_import_without_torchjd() -> None:

@@ -161,14 +161,6 @@ def test_gate_projects_only_what_stands_out() -> None:
     assert torch.equal(gated[~stands_out], eye.expand(int((~stands_out).sum()), 2, 2))
 
 
-def test_gate_is_of_pcgrad_only() -> None:
-    gram_MDD = torch.eye(2, dtype=torch.float64)[None]
-    with pytest.raises(ValueError, match="pcgrad"):
-        surgery_coefficients(
-            gram_MDD, "none", may_project_MDD=torch.ones(1, 2, 2, dtype=torch.bool)
-        )
-
-
 def test_conflicts_are_symmetric_and_never_with_oneself() -> None:
     conflict = measured(half_gradients(3.0, -0.7)).conflict_MDD
     assert conflict.any()

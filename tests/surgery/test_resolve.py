@@ -5,7 +5,8 @@ import torch
 
 from mgsrl.config.surgery import ReliabilityConfig, SurgeryConfig
 from mgsrl.errors import ConfigError
-from mgsrl.surgery import resolve, surgery_coefficients, surgery_weights, torchjd_adapter
+from mgsrl.surgery import resolve, surgery_coefficients, surgery_weights
+from mgsrl.surgery.torchjd_adapter import TorchJD
 from tests.surgery.test_reliability import half_gradients
 
 DOMAINS = ("math", "chat")
@@ -70,7 +71,7 @@ def test_measuring_only_needs_no_weights_of_the_method(monkeypatch: pytest.Monke
     def no_solution(gram: torch.Tensor) -> torch.Tensor:
         return gram[0] * float("nan")
 
-    monkeypatch.setattr(torchjd_adapter, "_maker", lambda method: lambda num_domains: no_solution)
+    monkeypatch.setattr(TorchJD, "maker", lambda self: lambda num_domains: no_solution)
     skipped = resolve(halves_gramian(), DOMAINS, names(), SurgeryConfig(method="mgda"), 0, SIZES)
     assert skipped.problem is not None
     assert not skipped.weights_MD.any()
@@ -120,8 +121,6 @@ def test_three_domains_and_an_allowed_pair() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (SurgeryConfig(method="none", gate="reliable"), ("surgery.gate", "pcgrad")),
-        (SurgeryConfig(method="mgda", gate="reliable"), ("surgery.gate", "mgda")),
         (SurgeryConfig(gate="on"), ("surgery.gate", "reliable")),
         (SurgeryConfig(buffer_dtype="bf16"), ("surgery.buffer_dtype", "bfloat16")),
         (SurgeryConfig(buffer_device="gpu"), ("surgery.buffer_device", "same")),

@@ -1,0 +1,14 @@
+"""Contract checks for parts that you bring: the ones that our own members are held to.
+
+    from mgsrl.testing import check_surgery_method
+
+    def test_my_method():
+        check_surgery_method("mylab/surgery.py:drop")     # or the function itself
+
+Each takes a name as the configuration does, or the object, and raises `ContractError` (an
+`AssertionError`) with the property that does not hold. No test framework is needed.
+"""
+
+from mgsrl.testing.surgery import check_surgery_method
+
+__all__ = ["check_surgery_method"]
