@@ -19,11 +19,12 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any
+from typing import Any, Self
 
 from mgsrl.errors import ConfigError, explain, nearest, one_line
 
@@ -126,8 +127,29 @@ class Part:
         self.function, self.takes = function, frozenset(taken)
         self.name = str(getattr(function, "__name__", type(function).__name__))
 
+    @classmethod
+    def of(cls, registry: Registry, named: Any, offered: Sequence[str], key: str) -> Self:
+        """The member of `registry` that is `named`, or the function itself. Raises ConfigError."""
+        if not isinstance(named, str):
+            return cls(named, offered, key)
+        part = cls(registry.load(named, key), offered, key)
+        part.name = named
+        return part
+
     def __call__(self, first: Any, **offered: Any) -> Any:
         return self.function(first, **{name: offered[name] for name in self.takes})
+
+
+@contextmanager
+def tried(key: str, name: str, expected: str) -> Iterator[None]:
+    """Whatever a user's part raises inside is a ConfigError."""
+    try:
+        yield
+    except Exception as error:
+        found = f"{type(error).__name__}: {one_line(error)}{_line_of(error)}"
+        problem = f"{key}={name} does not work."
+        todo = "mend it (mgsrl.testing looks closer)"
+        raise ConfigError(explain(problem, expected=expected, found=found, todo=todo)) from error
 
 
 def check_signature(

@@ -1,9 +1,14 @@
-"""GRPO: group sizes, advantages, the clipped loss and its regularisers."""
+"""The algorithm: group sizes, advantages, the policy loss and its regularisers."""
 
 from dataclasses import dataclass
 
 from mgsrl.config.require import at_least, more_than, one_of, within
+from mgsrl.plugins import Registry
 
+ADVANTAGES = Registry(
+    "advantage estimator", "mgsrl.advantages", {"grpo": "mgsrl.algo.advantages.grpo:grpo"}
+)
+LOSSES = Registry("policy loss", "mgsrl.losses", {"ppo": "mgsrl.algo.losses.ppo:ppo"})
 AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum_norm")
 KL_ESTIMATORS = ("k1", "k2", "k3")
 
@@ -14,20 +19,24 @@ class AlgoConfig:
     """Responses per prompt: the GRPO group size, at least 2."""
     prompts_per_domain: int = 8
     """Prompts of each domain per step; `domains.<name>.prompts_per_step` overrides it."""
+    advantage: str = "grpo"
+    """The estimator of advantages: `grpo`, or your own (`module:function`, `file.py:function`)."""
     normalize_std: bool = True
-    """Divide the advantage by the group's standard deviation (GRPO); false is Dr. GRPO."""
+    """`grpo`: divide the advantage by the group's standard deviation (GRPO); false is Dr. GRPO."""
     whiten_per_domain: bool = False
     """Standardise the advantages over each domain's whole batch (the normalised-advantage
     baseline)."""
+    loss: str = "ppo"
+    """The policy loss: `ppo`, or your own (`module:function`, `file.py:function`)."""
     aggregation: str = "token_mean"
     """`token_mean` | `sequence_mean` (mean of sequence means) | `sequence_sum_norm` (token sum
     over the response limit, Dr. GRPO). Denominators are global over ranks and domains."""
     clip_low: float = 0.2
-    """Ratio clip: lower bound is 1 - clip_low."""
+    """`ppo`: the ratio's lower bound is 1 - clip_low."""
     clip_high: float = 0.2
-    """Ratio clip: upper bound is 1 + clip_high."""
+    """`ppo`: the ratio's upper bound is 1 + clip_high."""
     dual_clip: float | None = None
-    """Dual-clip constant c > 1 for negative advantages (arXiv 1912.09729); usual value 3."""
+    """`ppo`: dual-clip constant c > 1 for negative advantages (arXiv 1912.09729); usual value 3."""
     kl_coef: float = 0.001
     """Weight of the KL to the frozen reference in the loss; 0 loads no reference model."""
     kl_estimator: str = "k3"
@@ -49,6 +58,8 @@ class AlgoConfig:
         )
         at_least("algo.prompts_per_domain", self.prompts_per_domain, 1)
         at_least("algo.updates_per_batch", self.updates_per_batch, 1)
+        ADVANTAGES.check_name(self.advantage, "algo.advantage")
+        LOSSES.check_name(self.loss, "algo.loss")
         one_of("algo.aggregation", self.aggregation, AGGREGATIONS)
         one_of("algo.kl_estimator", self.kl_estimator, KL_ESTIMATORS)
         within("algo.clip_low", self.clip_low, 0.0, 1.0)

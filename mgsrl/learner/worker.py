@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mgsrl.algo.losses import grpo_loss
+from mgsrl.algo.losses import grpo_loss, policy_loss
 from mgsrl.errors import InvariantError
 from mgsrl.learner import checkpoint, runtime
 from mgsrl.learner.domain_grads import DomainGradients
@@ -27,7 +27,8 @@ from mgsrl.learner.policy import load_forward
 from mgsrl.learner.reference import Reference
 from mgsrl.learner.schedule import learning_rate
 from mgsrl.learner.spec import Engines, LearnerSpec, step_seed
-from mgsrl.surgery import module_map, resolve
+from mgsrl.plugins import plugin_files
+from mgsrl.surgery import module_map, resolve, surgery_method
 from mgsrl.sync.fingerprint import Published
 from mgsrl.sync.publication import Publication
 from mgsrl.sync.source import WeightSource
@@ -92,6 +93,7 @@ class LearnerWorker:
         torch.manual_seed(spec.seed)
         self._host = address.rpartition(":")[0]
         runtime.join(self._rank, address, config.time_limit_s, self._server)
+        self._load_plugins()
         dtype = DTYPES[config.dtype]
         forward = load_forward(spec.policy, dtype)
         if config.gradient_checkpointing:
@@ -123,6 +125,13 @@ class LearnerWorker:
         self.reference: Reference | None = None
         if spec.algo.kl_coef > 0:
             self.reference = Reference(spec.policy, config, dtype, self._rank.device)
+
+    def _load_plugins(self) -> None:
+        """What the configuration names, before the first step; one's own must be equal on all."""
+        self._policy_loss = policy_loss(self._spec.algo.loss)
+        surgery_method(self._spec.surgery.method)
+        code = _code("".join(plugin["sha256"] for plugin in plugin_files().values()))
+        self._assert_lockstep([code], "the code of a plug-in (surgery.method, algo.loss)")
 
     # ---- one update ------------------------------------------------------------------------
 
@@ -189,6 +198,7 @@ class LearnerWorker:
             batch,
             self._totals,
             algo,
+            self._policy_loss,
             old_logprobs_BL=item.old_logprobs_BL,
             ref_logprobs_BL=item.ref_logprobs_BL,
             # Detached, its backward is never computed: then it is a metric only.

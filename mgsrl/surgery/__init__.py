@@ -7,7 +7,7 @@ the Gramian, are the learner's business.
 """
 
 from mgsrl.surgery.gramian import combine_, gramian
-from mgsrl.surgery.methods import check_method
+from mgsrl.surgery.methods import check_method, surgery_method
 from mgsrl.surgery.modules import module_map
 from mgsrl.surgery.reliability import measure_reliability, reliability_scalars, whole_gramian
 from mgsrl.surgery.report import surgery_report
@@ -23,6 +23,7 @@ __all__ = [
     "reliability_scalars",
     "resolve",
     "surgery_coefficients",
+    "surgery_method",
     "surgery_report",
     "surgery_weights",
     "whole_gramian",

@@ -18,13 +18,14 @@ and it may have a function `check()` as an attribute, called before a run starts
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from mgsrl.config.surgery import SURGERY_METHODS, SurgeryConfig
-from mgsrl.errors import ConfigError, NoWeightsError, explain, one_line
-from mgsrl.plugins import Part
+from mgsrl.errors import ConfigError, NoWeightsError, explain
+from mgsrl.plugins import Part, tried
 
 KEY = "surgery.method"
 OFFERED = ("orders_MDE", "seed", "may_project_MDD")
@@ -38,10 +39,7 @@ def surgery_method(method: str | SurgeryMethod) -> Part:
     Raises:
         ConfigError: there is none, or it asks for arguments that nobody has.
     """
-    found = SURGERY_METHODS.load(method, KEY) if isinstance(method, str) else method
-    part = Part(found, OFFERED, KEY)
-    part.name = method if isinstance(method, str) else part.name
-    return part
+    return Part.of(SURGERY_METHODS, method, OFFERED, KEY)
 
 
 def check_method(config: SurgeryConfig, num_domains: int = 3) -> None:
@@ -68,19 +66,9 @@ def check_method(config: SurgeryConfig, num_domains: int = 3) -> None:
     rows = torch.randn(2, num_domains, 4, generator=torch.Generator().manual_seed(0)).double()
     others = [[e for e in range(num_domains) if e != d] for d in range(num_domains)]
     orders_MDE = torch.tensor([others, others], dtype=torch.int64)
-    try:
+    expected = f"weights or coefficients of {num_domains} domains"
+    with tried(KEY, config.method, expected), suppress(NoWeightsError):
         contributions(part, rows @ rows.mT, orders_MDE=orders_MDE, seed=0, may_project_MDD=None)
-    except NoWeightsError:
-        return
-    except Exception as error:  # whatever a user's function raises
-        raise ConfigError(
-            explain(
-                f"surgery.method={config.method} does not work.",
-                expected=f"weights or coefficients of a random Gramian of {num_domains} domains",
-                found=f"{type(error).__name__}: {one_line(error)}",
-                todo="mend the method (mgsrl.testing.check_surgery_method looks closer)",
-            )
-        ) from error
 
 
 def contributions(part: Part, gram_MDD: Tensor, **offered: object) -> Tensor:

@@ -9,6 +9,8 @@ Each takes a name as the configuration does, or the object, and raises `Contract
 `AssertionError`) with the property that does not hold. No test framework is needed.
 """
 
+from mgsrl.testing.advantage import check_advantage
+from mgsrl.testing.loss import check_loss
 from mgsrl.testing.surgery import check_surgery_method
 
-__all__ = ["check_surgery_method"]
+__all__ = ["check_advantage", "check_loss", "check_surgery_method"]

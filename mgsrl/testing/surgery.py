@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mgsrl.errors import ContractError, explain
 from mgsrl.surgery.methods import SurgeryMethod, surgery_method
 from mgsrl.surgery.weights import random_orders, surgery_coefficients, surgery_weights
+from mgsrl.testing.demand import chosen, demand
 
 ALWAYS = ("finite", "repeatable", "untouched", "single_domain", "identical_domains")
 USUAL = ("zero_domain", "scale", "permutation", "modules")
@@ -52,14 +52,10 @@ def check_surgery_method(
         ConfigError: the method cannot be found or called.
         ValueError: an unknown property.
     """
-    for names, known in ((without, USUAL), (also, OPTIONAL)):
-        if unknown := set(names) - set(known):
-            raise ValueError(f"properties should be of {', '.join(known)}, found {unknown}")
-    subject = _Subject(method, surgery_method(method).name, tolerance)
-    for name in (*ALWAYS, *USUAL, *OPTIONAL):
-        if name not in without and (name not in OPTIONAL or name in also):
-            for seed in range(seeds):
-                _PROPERTIES[name](subject, seed)
+    subject = _Subject(method, f"The surgery method {surgery_method(method).name}", tolerance)
+    for name in chosen(ALWAYS, USUAL, OPTIONAL, without, also):
+        for seed in range(seeds):
+            _PROPERTIES[name](subject, seed)
 
 
 @dataclass(frozen=True)
@@ -72,11 +68,7 @@ class _Subject:
         return surgery_weights(_gram(gradients_MDN), self.method, orders, seed)
 
     def demand(self, kept: bool, expected: str, found: object) -> None:
-        if not kept:
-            problem = f"The surgery method {self.name} does not keep its contract."
-            raise ContractError(
-                explain(problem, expected=expected, found=str(found), todo="mend the method")
-            )
+        demand(kept, self.name, expected, found)
 
     def demand_close(self, found: Tensor, wanted: Tensor, expected: str) -> None:
         close = torch.allclose(found, wanted, rtol=self.tolerance, atol=self.tolerance)

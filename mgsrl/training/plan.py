@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mgsrl.algo.advantages import check_advantages
+from mgsrl.algo.losses import check_loss
 from mgsrl.config import Config
+from mgsrl.config.algo import LOSSES
 from mgsrl.config.model_facts import ModelFacts, model_facts
 from mgsrl.config.surgery import SURGERY_METHODS
 from mgsrl.data.domain import load_prompts, source_weights, training_prompts
@@ -84,7 +87,7 @@ def plan(config: Config) -> Plan:
         learner=LearnerSpec(
             policy=replace(config.policy, path=model_path),
             learner=config.learner,
-            algo=config.algo,
+            algo=replace(config.algo, loss=LOSSES.located(config.algo.loss)),
             surgery=replace(config.surgery, method=SURGERY_METHODS.located(config.surgery.method)),
             seed=config.seed,
             num_steps=config.train.num_steps,
@@ -105,6 +108,8 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
     """
     _schedule(config)
     check_method(config.surgery, len(config.domains))
+    check_advantages(config.algo)
+    check_loss(config.algo)
     check_trackers(config.trackers)
     model_path = resolve_policy(config.policy.path)
     device = "cpu" if config.learner.device == "cpu" else None  # else Ray will know

@@ -1,6 +1,7 @@
 """Group advantages: goldens of verl in float64, and what must hold for any rewards."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mgsrl.algo.advantages import group_advantages, with_advantages
+from mgsrl.algo import advantages
+from mgsrl.algo.advantages import estimator, with_advantages
 from mgsrl.config.algo import AlgoConfig
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup, tell_apart
 from tests.oracle import published_file
@@ -19,6 +21,14 @@ rewards = st.lists(
 maybe_rewards = st.lists(
     st.none() | st.floats(-100, 100).map(lambda x: round(x, 3)), min_size=1, max_size=16
 )
+
+
+def group_advantages(
+    values: Sequence[float | None], *, normalize_std: bool = True
+) -> tuple[float, ...]:
+    config = AlgoConfig(normalize_std=normalize_std)
+    rollouts = make_group(list(values)).rollouts
+    return advantages.group_advantages(values, estimator("grpo"), config, rollouts)
 
 
 def make_group(

@@ -1,11 +1,8 @@
-"""The GRPO loss of one micro-batch, normalised by denominators of the whole batch.
+"""The loss of one micro-batch, normalised by denominators of the whole batch.
 
-Per response token, with A the advantage of its sequence, r = exp(logp - logp_old) and
-w = min(exp(logp_old - logp_engine), cap):
+Per response token, with r = exp(logp - logp_old) and w = min(exp(logp_old - logp_engine), cap):
 
-    loss = w * max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high))     clipped surrogate, PPO
-           (for A < 0 at most -A c: dual clip, arXiv 1912.09729)
-         + kl_coef * KL(policy, reference) - entropy_coef * entropy
+    loss = w * policy_loss(log r, A) + kl_coef * KL(policy, reference) - entropy_coef * entropy
 
 `w` corrects for the rollout engine sampling from slightly different probabilities than the
 learner's (truncated importance sampling); it carries no gradient and touches the policy term
@@ -13,18 +10,55 @@ only. Because the denominators are global (`BatchTotals`), the loss of a batch i
 over its micro-batches, whatever their size, rank or domain: the sum of the domains' gradients is
 the gradient of the mixed loss.
 
-Left out: per-micro-batch means (they make the update depend on the micro-batch size) and
-sequence-level ratios (GSPO).
+A policy loss is a function of `log_ratio_BL` (0 outside the response; its gradient is that of the
+log-probability) to the loss of every token, [B, L], to be minimised, and where a clip removed the
+gradient (bool [B, L], for the metrics; it may be left out). By the names of its parameters it asks
+for
+
+    advantages_B1  of the sequences
+    mask_BL        bool, the response tokens that are trained on
+    config         `AlgoConfig`
+
+It stands in a file of its own here, by its name in `config.algo.LOSSES`, or in yours:
+`algo.loss=mine.py:function`.
+
+Left out: per-micro-batch means (they make the update depend on the micro-batch size).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mgsrl.algo.kl import LOG_RATIO_LIMIT, kl_estimate
-from mgsrl.config.algo import AGGREGATIONS, AlgoConfig
+from mgsrl.algo.kl import kl_estimate
+from mgsrl.config.algo import AGGREGATIONS, LOSSES, AlgoConfig
+from mgsrl.plugins import Part, tried
 from mgsrl.types import BatchTotals, MicroBatch
+
+KEY = "algo.loss"
+PolicyLoss = Callable[..., Tensor | tuple[Tensor, Tensor]]
+
+
+def policy_loss(loss: str | PolicyLoss) -> Part:
+    """The policy loss of that name, or the function itself.
+
+    Raises:
+        ConfigError: there is none, or it asks for arguments that nobody has.
+    """
+    return Part.of(LOSSES, loss, ("advantages_B1", "mask_BL", "config"), KEY)
+
+
+def check_loss(config: AlgoConfig) -> None:
+    """Find the policy loss and try it; for use at start-up. Raises ConfigError."""
+    part = policy_loss(config.loss)
+    with tried(KEY, config.loss, "a loss [B, L] (and a bool [B, L]) for log-ratios [B, L]"):
+        log_ratio_BL = torch.linspace(-1, 1, 6).reshape(2, 3).requires_grad_()
+        mask_BL = torch.tensor([[True, True, False], [False, True, True]])
+        loss_BL, clipped_BL = _tokens(part, log_ratio_BL, torch.ones(2, 1), mask_BL, config)
+        if not loss_BL.shape == clipped_BL.shape == log_ratio_BL.shape:
+            raise ValueError(f"shapes {list(loss_BL.shape)} and {list(clipped_BL.shape)}")
+        loss_BL.sum().backward()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +77,7 @@ def grpo_loss(
     batch: MicroBatch,
     totals: BatchTotals,
     config: AlgoConfig,
+    part: Part | None = None,
     *,
     old_logprobs_BL: Tensor | None = None,
     ref_logprobs_BL: Tensor | None = None,
@@ -57,7 +92,8 @@ def grpo_loss(
             loss is exactly 0 and so is its gradient, while the autograd graph stays connected
             (under ZeRO-3 such a backward must still run).
         totals: the denominators of the whole batch of one update.
-        config: clip, KL, entropy, importance cap and aggregation.
+        config: KL, entropy, importance cap, aggregation and what the policy loss reads.
+        part: of `policy_loss`; None finds `config.loss`.
         old_logprobs_BL: the policy's log-probabilities before the first update on this batch;
             None means `logprobs_BL.detach()`, right for the first update.
         ref_logprobs_BL: the frozen reference's; needed when `config.kl_coef > 0`.
@@ -74,7 +110,9 @@ def grpo_loss(
     rollout_BL = _masked(batch.rollout_logprobs_BL, mask_BL)
 
     advantages_B1 = batch.advantages_B.to(logp_BL).unsqueeze(-1)
-    loss_BL, clipped_BL = clipped_surrogate(logp_BL - old_BL.detach(), advantages_B1, config)
+    part = part or policy_loss(config.loss)
+    log_ratio_BL = logp_BL - old_BL.detach()
+    loss_BL, clipped_BL = _tokens(part, log_ratio_BL, advantages_B1, mask_BL, config)
     weight_BL, truncated_BL = importance_weight(old_BL, rollout_BL, config.importance_cap)
     loss_BL = loss_BL * weight_BL
 
@@ -107,20 +145,11 @@ def _check_inputs(config: AlgoConfig, ref_BL: Tensor | None, entropy_BL: Tensor 
         raise ValueError("entropy_coef > 0 should come with entropy_BL, found None")
 
 
-def clipped_surrogate(
-    log_ratio_BL: Tensor, advantages_B1: Tensor, config: AlgoConfig
+def _tokens(
+    part: Part, log_ratio_BL: Tensor, advantages_B1: Tensor, mask_BL: Tensor, config: AlgoConfig
 ) -> tuple[Tensor, Tensor]:
-    """Per-token PPO loss (to be minimised) and where a clip removed the gradient (bool)."""
-    ratio_BL = torch.clamp(log_ratio_BL, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
-    plain_BL = -advantages_B1 * ratio_BL
-    bounded_BL = -advantages_B1 * ratio_BL.clamp(1.0 - config.clip_low, 1.0 + config.clip_high)
-    loss_BL = torch.maximum(plain_BL, bounded_BL)
-    clipped_BL = bounded_BL > plain_BL
-    if config.dual_clip is not None:
-        ceiling_BL = -advantages_B1 * config.dual_clip
-        dual_BL = (advantages_B1 < 0) & (loss_BL > ceiling_BL)
-        loss_BL = torch.where(dual_BL, ceiling_BL, loss_BL)
-        clipped_BL = clipped_BL | dual_BL
+    found = part(log_ratio_BL, advantages_B1=advantages_B1, mask_BL=mask_BL, config=config)
+    loss_BL, clipped_BL = found if isinstance(found, tuple) else (found, torch.zeros_like(mask_BL))
     return loss_BL, clipped_BL
 
 
