@@ -26,7 +26,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Self
 
-from mgsrl.errors import ConfigError, explain, nearest, one_line
+from mgsrl.errors import ConfigError, explain, nearest, one_line, shortened
 
 PREFIX = "mgsrl_plugin_"
 """Of the module names of files, so that `json.py:score` hides no library."""
@@ -77,7 +77,7 @@ class Registry:
                 f"{key} names no {self.kind}.",
                 expected=nearest(name, self.names())
                 + "; or your own: module:attribute, or file.py:attribute",
-                found=repr(name),
+                found=shortened(repr(name)),
                 todo=f"correct {key}",
             )
         )

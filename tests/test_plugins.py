@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mgsrl.errors import ConfigError
-from mgsrl.plugins import Registry, check_signature, plugin_files
+from mgsrl.plugins import Part, Registry, check_signature, plugin_files, tried
 
 PARTS = Registry("part", "mgsrl.test_parts", {"path": "pathlib:Path"})
 GOOD = "from beside import TWO\n\nclass Holder:\n    def double(x):\n        return TWO * x\n"
@@ -92,3 +92,41 @@ def test_a_signature_is_looked_at_before_any_call() -> None:
     for wrong in (lambda gram: gram, 3):
         with pytest.raises(ConfigError, match=r"method\(gram, orders\)"):
             check_signature(wrong, (1, 2), "a.key", "method(gram, orders)")
+
+
+def test_a_function_is_given_what_it_names() -> None:
+    offered = {"seed": 3, "orders": "abc"}
+    for function, expected in (
+        (lambda gram: (gram,), (1,)),
+        (lambda whatever, seed: (whatever, seed), (1, 3)),
+        (lambda gram, *, orders="x", own=7: (gram, orders, own), (1, "abc", 7)),
+        (lambda gram, **rest: (gram, rest), (1, offered)),
+    ):
+        assert Part(function, list(offered), "a.key")(1, **offered) == expected
+    assert Part.of(PARTS, "path", [], "a.key")("/a") == Path("/a")
+    assert Part.of(PARTS, "path", [], "a.key").name == "path"
+
+
+@pytest.mark.parametrize(
+    "wrong", [3, lambda: 0, lambda gram, beta: 0, lambda seed: 0, lambda gram, seed, /: 0]
+)
+def test_a_function_that_asks_for_more_is_refused(wrong: object) -> None:
+    with pytest.raises(ConfigError, match="of those of seed, orders that it names"):
+        Part(wrong, ["seed", "orders"], "a.key")
+
+
+def test_what_a_users_part_raises_is_told_with_its_line() -> None:
+    with (
+        pytest.raises(
+            ConfigError, match=r"(?s)a\.key=it does not work.*KeyError: 'no key'.*line \d+"
+        ),
+        tried("a.key", "it", "a number"),
+    ):
+        raise KeyError("no key")
+
+
+def test_plain_names_are_checked_without_an_import(folder: Path) -> None:
+    PARTS.check_name("nowhere.py:half", "a.key")
+    PARTS.check_name("path", "a.key")
+    with pytest.raises(ConfigError, match="did you mean 'path'"):
+        PARTS.check_name("pth", "a.key")

@@ -1,5 +1,6 @@
 """The wheel works from another folder: configurations and bundled models are inside."""
 
+import json
 import os
 import subprocess
 import sys
@@ -57,3 +58,64 @@ def test_it_runs_from_another_folder(unpacked: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert str(unpacked) in done.stdout
+
+
+METHODS = """
+import torch
+
+def drop(gram_MDD):
+    return (gram_MDD.sum(-1) >= 0).double()
+
+def of_sequences(log_ratio_BL, advantages_B1, mask_BL):
+    lengths_B1 = mask_BL.sum(-1, keepdim=True).clamp(min=1)
+    ratio_B1 = (log_ratio_BL.sum(-1, keepdim=True) / lengths_B1).clamp(-20, 20).exp()
+    return (-advantages_B1 * ratio_B1).expand_as(log_ratio_BL)
+
+def leave_one_out(rewards_G, config):
+    total, others = sum(rewards_G), len(rewards_G) - 1
+    return [r - (total - r) / others for r in rewards_G]
+"""
+
+
+@pytest.mark.slow
+def test_a_method_a_loss_and_an_estimator_from_outside_train(
+    unpacked: Path, tmp_path: Path
+) -> None:
+    """Two ranks load the same file; what a resumed run finds changed is told."""
+
+    def train(*more: str) -> str:
+        command = (
+            *("mgsrl.cli", "train", "rollout.engine=transformers", "learner.world_size=2"),
+            *("run.dir=run", "trackers.wandb=disabled", "algo.updates_per_batch=2"),
+            *("surgery.method=lab/mine.py:drop", "algo.loss=lab/mine.py:of_sequences"),
+            "algo.advantage=lab.mine:leave_one_out",
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", *command, *more],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(unpacked)},
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    file = tmp_path / "lab" / "mine.py"
+    file.parent.mkdir()
+    file.write_text(METHODS)
+    train("train.num_steps=1")
+    run = tmp_path / "run"
+    plugins = json.loads((run / "run.json").read_text())["plugins"]
+    assert set(plugins) == {
+        "lab/mine.py:drop",
+        "lab/mine.py:of_sequences",
+        "lab.mine:leave_one_out",
+    }
+    assert {plugin["file"] for plugin in plugins.values()} == {str(file)}
+    file.write_text(METHODS + "\n# another opinion\n")
+    text = train("train.num_steps=2")
+    assert text.count("is not the code that the run had") == 3
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [1, 2]
+    assert not any(row["skipped"] for row in metrics)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -35,7 +36,12 @@ GIB = 2**30
 
 
 def begin_run_record(
-    run_dir: Path, *, first_step: int, command: Sequence[str] = (), seconds_ago: float = 0.0
+    run_dir: Path,
+    *,
+    first_step: int,
+    command: Sequence[str] = (),
+    seconds_ago: float = 0.0,
+    plugins: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> Path:
     """Begin a session, with the status `starting`: versions, git state and hardware are looked up.
 
@@ -43,6 +49,7 @@ def begin_run_record(
         first_step: steps of the run already done when the session starts (0, or the checkpoint's).
         command: the command line, to repeat it.
         seconds_ago: when the session began: starting up counts.
+        plugins: `plugins.plugin_files()`, what users' code was loaded.
     """
     record, path = _known(run_dir), run_dir / FILE
     if not record and path.is_file():
@@ -60,6 +67,7 @@ def begin_run_record(
         "versions": versions(),
         "git": git_state(),
         "hardware": hardware(),
+        "plugins": {name: dict(facts) for name, facts in plugins.items()},
         "engines": {},
         "placement": {},
         "data": {},
@@ -86,6 +94,17 @@ def write_run_record(
     record = _known(run_dir)
     facts = {"engines": dict(engines), "placement": dict(placement), "data": dict(data or {})}
     return _write(run_dir, record | facts | {"status": "running"})
+
+
+def changed_plugins(run_dir: Path, plugins: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """One line for each of `plugins` whose code is not what the run's last session had."""
+    old = _known(run_dir).get("plugins", {})
+    return [
+        f"{name} is not the code that the run had: {now['file']} has sha256 {now['sha256'][:12]}, "
+        f"it was {old[name]['sha256'][:12]}; the steps to come are of the new one"
+        for name, now in plugins.items()
+        if name in old and old[name]["sha256"] != now["sha256"]
+    ]
 
 
 def record_checkpoint(run_dir: Path, step: int) -> None:

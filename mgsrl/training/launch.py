@@ -17,7 +17,8 @@ from mgsrl.config.compose import config_from_yaml, config_to_yaml
 from mgsrl.config.resume import resume_obstacles
 from mgsrl.errors import MgsrlError, RayDiedError
 from mgsrl.obs.console import Console
-from mgsrl.obs.run_record import begin_run_record, finish_run_record
+from mgsrl.obs.run_record import begin_run_record, changed_plugins, finish_run_record
+from mgsrl.plugins import plugin_files
 from mgsrl.report.build import build_report
 from mgsrl.report.extra import INSTALL, can_draw
 from mgsrl.training.build import build, first_checkpoint_bytes
@@ -78,7 +79,9 @@ def _train(
             if checkpoint is not None:
                 ready.mixture.restore(checkpoint.state["mixture"])
                 unknown = policy.check(checkpoint.state.get("policy"))
-        for note in (*ready.notes, *([unknown] if unknown else [])):
+        plugins = plugin_files()
+        other = changed_plugins(folder, plugins)
+        for note in (*ready.notes, *([unknown] if unknown else []), *other):
             console.note(note)
         checkpoints = folder / "checkpoints"
         size = checkpoint_bytes(checkpoints) or first_checkpoint_bytes(config, policy)
@@ -90,6 +93,7 @@ def _train(
             first_step=first_step,
             command=command,
             seconds_ago=time.monotonic() - begin,
+            plugins=plugins,
         )
         session = _Session(folder, first_step)
         with (

@@ -48,6 +48,19 @@ def test_a_resume_adds_a_session_and_keeps_the_start(tmp_path):
     assert record["sessions"][1]["error"] == "worker died"
 
 
+def test_users_code_is_written_down_and_a_change_is_told(tmp_path):
+    old = {"mine.py:drop": {"file": "/lab/mine.py", "sha256": "1" * 64}}
+    new = {name: facts | {"sha256": "2" * 64} for name, facts in old.items()}
+    assert run_record.changed_plugins(tmp_path, old) == []
+    begin_run_record(tmp_path, first_step=0, plugins=old)
+    assert read_run_record(tmp_path)["plugins"] == old
+    assert run_record.changed_plugins(tmp_path, old) == []
+    assert run_record.changed_plugins(tmp_path, {"mine.py:keep": new["mine.py:drop"]}) == []
+    (line,) = run_record.changed_plugins(tmp_path, new)
+    assert "\n" not in line
+    assert all(part in line for part in ("mine.py:drop", "/lab/mine.py", "1" * 12, "2" * 12))
+
+
 def test_a_session_that_never_started_ends_too(tmp_path):
     begin_run_record(tmp_path, first_step=0)
     finish_run_record(tmp_path, status="interrupted", last_step=0, error="stopped by SIGTERM")
