@@ -12,5 +12,6 @@ Each takes a name as the configuration does, or the object, and raises `Contract
 from mgsrl.testing.advantage import check_advantage
 from mgsrl.testing.loss import check_loss
 from mgsrl.testing.surgery import check_surgery_method
+from mgsrl.testing.tracker import check_tracker
 
-__all__ = ["check_advantage", "check_loss", "check_surgery_method"]
+__all__ = ["check_advantage", "check_loss", "check_surgery_method", "check_tracker"]
