@@ -86,13 +86,13 @@ def grpo_loss(
     """The loss of one micro-batch, and what its metrics are made of.
 
     Args:
-        logprobs_BL: log-probabilities of the tokens under the policy being trained. What stands
-            outside the response mask is ignored, even NaN.
+        logprobs_BL: log-probabilities of the tokens under the policy being trained; outside the
+            response mask they are ignored, even NaN.
         batch: masks, advantages and the engine's log-probabilities. With an all-zero mask the
             loss is exactly 0 and so is its gradient, while the autograd graph stays connected
             (under ZeRO-3 such a backward must still run).
         totals: the denominators of the whole batch of one update.
-        config: KL, entropy, importance cap, aggregation and what the policy loss reads.
+        config: KL, entropy, importance cap and aggregation.
         part: of `policy_loss`; None finds `config.loss`.
         old_logprobs_BL: the policy's log-probabilities before the first update on this batch;
             None means `logprobs_BL.detach()`, right for the first update.
@@ -110,18 +110,14 @@ def grpo_loss(
     rollout_BL = _masked(batch.rollout_logprobs_BL, mask_BL)
 
     advantages_B1 = batch.advantages_B.to(logp_BL).unsqueeze(-1)
-    part = part or policy_loss(config.loss)
-    log_ratio_BL = logp_BL - old_BL.detach()
+    part, log_ratio_BL = part or policy_loss(config.loss), logp_BL - old_BL.detach()
     loss_BL, clipped_BL = _tokens(part, log_ratio_BL, advantages_B1, mask_BL, config)
     weight_BL, truncated_BL = importance_weight(old_BL, rollout_BL, config.importance_cap)
     loss_BL = loss_BL * weight_BL
 
-    kl_BL = torch.zeros_like(logp_BL)
-    if ref_logprobs_BL is not None:
-        ref_BL = _masked(ref_logprobs_BL, mask_BL).detach()
-        kl_BL = kl_estimate(logp_BL, ref_BL, config.kl_estimator)
-        if config.kl_coef > 0:
-            loss_BL = loss_BL + config.kl_coef * kl_BL
+    kl_BL = _kl(logp_BL, ref_logprobs_BL, mask_BL, config)
+    if config.kl_coef > 0:
+        loss_BL = loss_BL + config.kl_coef * kl_BL
     masked_entropy_BL = -logp_BL if entropy_BL is None else _masked(entropy_BL, mask_BL)
     if config.entropy_coef > 0:
         loss_BL = loss_BL - config.entropy_coef * masked_entropy_BL
@@ -143,6 +139,13 @@ def _check_inputs(config: AlgoConfig, ref_BL: Tensor | None, entropy_BL: Tensor 
         raise ValueError("kl_coef > 0 should come with ref_logprobs_BL, found None")
     if config.entropy_coef > 0 and entropy_BL is None:
         raise ValueError("entropy_coef > 0 should come with entropy_BL, found None")
+
+
+def _kl(logp_BL: Tensor, ref_BL: Tensor | None, mask_BL: Tensor, config: AlgoConfig) -> Tensor:
+    """Per token, to the reference; 0 without one."""
+    if ref_BL is None:
+        return torch.zeros_like(logp_BL)
+    return kl_estimate(logp_BL, _masked(ref_BL, mask_BL).detach(), config.kl_estimator)
 
 
 def _tokens(
