@@ -33,6 +33,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,6 @@ GIB = 2**30
 EXACT, ROUNDED, BF16 = 1e-5, 1e-2, 0.1
 """Errors of an update, relative: in float32; with gradients kept in bfloat16; computed in bfloat16
 (measured on CPUs: 3e-6, 2e-3, 0.04)."""
-LIMITS_S = {"kernels": 150, "engines": 150, "updates": 240, "speed": 240}
 
 
 # ---- what is recorded ----------------------------------------------------------------------------
@@ -751,20 +751,27 @@ class Load:
         return ", ".join([self.shape, *(f"{k}={v}" for k, v in self.options.items())])
 
 
-def speed(setting: Setting, record: Record) -> None:
-    if setting.device.type == "cpu":
-        loads = [Load("tiny", 4, prompts=2, samples=2, prompt_tokens=16, response_tokens=16)]
-    else:
-        loads = [
-            Load("SmolLM2-135M", 16),
+def loads(device: str, quick: bool) -> list[Load]:
+    if device == "cpu":
+        return [Load("tiny", 4, prompts=2, samples=2, prompt_tokens=16, response_tokens=16)]
+    small = Load("SmolLM2-135M", 16)
+    return (
+        [small]
+        if quick
+        else [
+            small,
             Load("Qwen2.5-0.5B", 16),
             Load("Qwen2.5-1.5B", 8),
-            Load("SmolLM2-135M", 16, options={"buffer_device": "cpu"}),
-            Load("SmolLM2-135M", 16, options={"offload_optimizer": True}),
+            replace(small, options={"buffer_device": "cpu"}),
+            replace(small, options={"offload_optimizer": True}),
         ]
-    for load in loads[: 1 if setting.quick else None]:
-        with record.caught(f"step of {load.name}"):
-            whole_step(setting, record, load)
+    )
+
+
+def speed(setting: Setting, record: Record, index: int) -> None:
+    load = loads(setting.device.type, setting.quick)[index]
+    with record.caught(f"step of {load.name}"):
+        whole_step(setting, record, load)
 
 
 def make_groups(load: Load, vocab: int) -> Mapping[str, Any]:
@@ -894,9 +901,11 @@ SECTIONS: dict[str, Callable[[Setting, Record], None]] = {
     "kernels": kernels,
     "engines": engines,
     "updates": updates,
-    "speed": speed,
     "reference": reference,
+    **{f"speed {i}": partial(speed, index=i) for i in range(len(loads("cuda", False)))},
 }
+LIMITS_S = {"kernels": 150, "engines": 150, "updates": 240, "speed": 120}
+"""Of one process; a load of `speed` is one."""
 
 
 def versions(device: str) -> dict[str, str]:
@@ -942,15 +951,21 @@ def finish(section: str, process: Any, limit_s: float, scratch: Path) -> list[di
     return found
 
 
+def sections(options: argparse.Namespace) -> list[str]:
+    """A process for each; of `speed` one for each load, so that none holds another's memory."""
+    steps = range(len(loads(options.device, options.quick)))
+    names = ["kernels", "engines", "updates", *(f"speed {i}" for i in steps)]
+    return [name for name in names if name.split()[0] in options.only]
+
+
 def run_sections(options: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
     figures: list[dict[str, Any]] = []
     side = None
     if "updates" in options.only:
         side = child("reference", options, scratch, "cpu")  # meanwhile, on the CPU
     try:
-        for section, limit_s in LIMITS_S.items():
-            if section not in options.only:
-                continue
+        for section in sections(options):
+            limit_s = LIMITS_S[section.split()[0]]
             if section == "updates" and side:
                 figures += finish("reference", side, limit_s, scratch)
             begin = time.perf_counter()

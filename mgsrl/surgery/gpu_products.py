@@ -1,78 +1,133 @@
-"""Inner products of the rows of a buffer on a GPU, in one pass over its memory.
+"""Inner products and combinations of the rows of a buffer on a GPU, at the speed of its memory.
 
-Chunks of columns of all rows are multiplied by batched products, whose sums in float32 are short,
-and added up in float64. The chunks lie on one grid over the buffer; what of a span fills none of
-them is gathered into two chunks of its own, so nothing of a neighbour gets into its sums, nan
-neither. All sums have a fixed order: the same buffer gives the same bits.
+Two Triton kernels. In the first each program multiplies one pair of rows over a range of columns:
+the programs of a range run side by side, so its rows come from memory once and from the cache for
+the other pairs. The second reads a block of columns of all rows and writes their weighted sum.
+All sums have a fixed order: the same buffer gives the same bits.
 
-cuBLAS has no kernel for a few very long rows: on an H200 the float64 product of three of them took
-38 times the reading of the memory.
+cuBLAS has no kernel for a few very long rows. On an H200, for three rows of 494M elements, its
+float64 product took 38 times the reading of the memory and its matrix-vector product 4 times;
+batched products of short chunks took 5 times, lost digits in bfloat16, and read outside the buffer
+where rows are more than 2^31 elements apart.
 """
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-CHUNK = 2048
-"""Columns whose products are summed in float32."""
-BLOCK = 1 << 26
-"""Columns cut into chunks by one call."""
-MAX_STRIDE = 2**31 - 1
-"""Distance of rows that cuBLAS takes."""
+UNIT = 1 << 17
+"""Columns of one program of the products; its sums are added up in float64."""
+BLOCK = 1024
+"""Columns read at once."""
+
+
+# Triton reads parameters' annotations as its own.
+@triton.jit
+def _pair_products(  # type: ignore[no-untyped-def]
+    rows,
+    stride,
+    bounds,
+    num_units,
+    pairs,
+    out,
+    K: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    pair, unit = tl.program_id(0) % K, tl.program_id(0) // K
+    start, stop = tl.load(bounds + unit), tl.load(bounds + num_units + unit)
+    left = rows + tl.load(pairs + pair) * stride
+    right = rows + tl.load(pairs + K + pair) * stride
+    total = tl.zeros((BLOCK,), WIDE)
+    for first in range(start, stop, BLOCK):
+        at = first + tl.arange(0, BLOCK)
+        a = tl.load(left + at, mask=at < stop, other=0.0).to(WIDE)
+        b = tl.load(right + at, mask=at < stop, other=0.0).to(WIDE)
+        total += a * b
+    tl.store(out + tl.program_id(0), tl.sum(total.to(tl.float64), 0))
+
+
+@triton.jit
+def _weighted_sum(  # type: ignore[no-untyped-def]
+    rows, stride, length, weights, out, D: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr
+):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    d = tl.arange(0, P).to(tl.int64)
+    weight = tl.load(weights + d, mask=d < D, other=0.0)
+    inside = (d[:, None] < D) & (at[None, :] < length)
+    block = tl.load(rows + d[:, None] * stride + at[None, :], mask=inside, other=0.0)
+    total = tl.sum(block.to(weight.dtype) * weight[:, None], 0)
+    tl.store(out + at, total, mask=at < length)
 
 
 def span_products(rows_DN: Tensor, spans: list[tuple[int, int]]) -> Tensor:
-    """As `inner_products.span_products`, for rows on a GPU of 16-bit types too.
+    """As `inner_products.span_products`, for rows on a GPU and of 16-bit types too.
 
     Returns:
-        float64 [spans, D, D] on the CPU (one read-back).
+        float64 [spans, D, D] on the CPU (one read-back), symmetric to the bit.
     """
-    owners: list[int] = []
-    products: list[Tensor] = []
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # else the products may silently be TF32
-    try:
-        for low in range(0, rows_DN.shape[1], BLOCK):
-            block = rows_DN[:, low : low + BLOCK]
-            if rows_DN.stride(0) > MAX_STRIDE:
-                block = block.contiguous()
-            cut = [(max(a - low, 0), min(b - low, block.shape[1])) for a, b in spans]
-            inside = [i for i, (start, stop) in enumerate(cut) if start < stop]
-            if inside:
-                owners += inside
-                products += _block_products(block, [cut[i] for i in inside])
-    finally:
-        torch.set_float32_matmul_precision(precision)
-    num_rows = rows_DN.shape[0]
-    found_SDD = torch.zeros(len(spans), num_rows, num_rows, dtype=torch.float64)
-    if products:
-        found_SDD.index_add_(0, torch.tensor(owners), torch.stack(products).to("cpu"))
-    return found_SDD
+    rows_DN = _with_unit_stride(rows_DN)
+    num_rows = len(rows_DN)
+    owner_U, bounds_2U = _units(spans)
+    first_K, second_K = torch.triu_indices(num_rows, num_rows)
+    device, num_pairs = rows_DN.device, len(first_K)
+    out_UK = torch.empty(len(owner_U), num_pairs, dtype=torch.float64, device=device)
+    if len(owner_U):
+        with torch.cuda.device_of(rows_DN):
+            _pair_products[(out_UK.numel(),)](
+                rows_DN,
+                rows_DN.stride(0),
+                bounds_2U.to(device),
+                len(owner_U),
+                torch.stack([first_K, second_K]).to(device),
+                out_UK,
+                K=num_pairs,
+                WIDE=tl.float64 if rows_DN.dtype == torch.float64 else tl.float32,
+                BLOCK=BLOCK,
+            )
+    sums_SK = torch.zeros(len(spans), num_pairs, dtype=torch.float64)
+    sums_SK.index_add_(0, owner_U, out_UK.cpu())
+    products_SDD = torch.empty(len(spans), num_rows, num_rows, dtype=torch.float64)
+    products_SDD[:, first_K, second_K] = sums_SK
+    products_SDD[:, second_K, first_K] = sums_SK
+    return products_SDD
 
 
-def _block_products(block: Tensor, spans: list[tuple[int, int]]) -> list[Tensor]:
-    """float64 [D, D] of each span, none of them empty."""
-    num_chunks = block.shape[1] // CHUNK
-    grid_DBC = block[:, : num_chunks * CHUNK].unflatten(1, (num_chunks, CHUNK))
-    whole_BDD = _batched(grid_DBC.transpose(0, 1))
-    first = [-(-start // CHUNK) for start, _ in spans]
-    last = [stop // CHUNK for _, stop in spans]
-    ends = []
-    for (start, stop), low, high in zip(spans, first, last):
-        head = min(stop, low * CHUNK)
-        ends += [(start, head), (max(head, high * CHUNK), stop)]
-    bounds_E2 = torch.tensor(ends, device=block.device)
-    columns_EC = bounds_E2[:, :1] + torch.arange(CHUNK, device=block.device)
-    outside_EC = columns_EC >= bounds_E2[:, 1:]
-    ends_DEC = block[:, columns_EC.clamp_(max=block.shape[1] - 1)].masked_fill_(outside_EC, 0)
-    ends_EDD = _batched(ends_DEC.transpose(0, 1))
-    return [
-        whole_BDD[low:high].sum(0) + ends_EDD[2 * i] + ends_EDD[2 * i + 1]
-        for i, (low, high) in enumerate(zip(first, last))
-    ]
+def combine(piece: Tensor, weights_D: Tensor, target: Tensor) -> None:
+    """`target = weights @ piece`, computed in the type of the weights.
+
+    Args:
+        piece: [D, n] of any floating type.
+        weights_D: float32 or float64, on the same device.
+        target: [n] of any floating type on the same device; may be one of the rows.
+    """
+    piece = _with_unit_stride(piece)
+    num_rows, length = piece.shape
+    if not length:
+        return
+    with torch.cuda.device_of(piece):
+        _weighted_sum[(triton.cdiv(length, BLOCK),)](
+            piece,
+            piece.stride(0),
+            length,
+            weights_D,
+            target,
+            D=num_rows,
+            P=triton.next_power_of_2(num_rows),
+            BLOCK=BLOCK,
+        )
 
 
-def _batched(rows_BDC: Tensor) -> Tensor:
-    """float64 [B, D, D]; 16-bit rows are multiplied exactly and summed in float32."""
-    if rows_BDC.dtype in (torch.float32, torch.float64):
-        return torch.bmm(rows_BDC, rows_BDC.mT).double()
-    return torch.bmm(rows_BDC, rows_BDC.mT, out_dtype=torch.float32).double()
+def _units(spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """int64 [U] the span that each unit is of, and its first and end column, [2, U]."""
+    starts_S, stops_S = torch.tensor(spans, dtype=torch.int64).reshape(-1, 2).T
+    counts_S = (stops_S - starts_S + UNIT - 1) // UNIT
+    owner_U = torch.repeat_interleave(torch.arange(len(spans)), counts_S)
+    place_U = torch.arange(len(owner_U)) - (counts_S.cumsum(0) - counts_S)[owner_U]
+    low_U = starts_S[owner_U] + place_U * UNIT
+    return owner_U, torch.stack([low_U, torch.minimum(low_U + UNIT, stops_S[owner_U])])
+
+
+def _with_unit_stride(rows: Tensor) -> Tensor:
+    return rows if rows.stride(1) == 1 else rows.contiguous()

@@ -4,8 +4,7 @@ The domains' gradients are the rows of one [D, N] buffer; a *piece* is a range o
 belongs to one module. On a CPU both functions read each element from memory once and run on all
 cores: the Gramian by a compiled loop (`inner_products.py`), the combination by one BLAS call a
 piece. Looping over rows or pairs of rows reads memory D times or more.
-On a GPU the Gramian is made of batched products of chunks (`gpu_products.py`), and the combination
-adds row after row: a matrix-vector product of BLAS takes longer there.
+On a GPU both are kernels of our own (`gpu_products.py`).
 
 Left out: anything distributed. Under data parallelism each rank calls these on the columns it owns
 and adds the Gramians up.
@@ -65,19 +64,15 @@ def combine_(pieces: Sequence[Piece], weights_MD: Tensor) -> None:
         ValueError: no piece, or weights that do not fit the pieces.
     """
     _check_weights(_num_rows(pieces, weights_MD.shape[0]), weights_MD)
-    dtype = pieces[0][1].dtype
-    if dtype not in (torch.float32, torch.float64):
+    first = pieces[0][1]
+    if first.device.type != "cpu" or first.dtype not in (torch.float32, torch.float64):
         combine_into(pieces, weights_MD, [piece[0] for _, piece in pieces])
         return
-    values_MD = weights_MD.tolist()  # one read-back, not one per piece
-    weights_MD = weights_MD.to(dtype=dtype)
+    own_M = weights_MD[:, 0].tolist()  # one read-back, not one per piece
+    weights_MD = weights_MD.to(first.dtype)
     for run, spans in _runs(pieces):
         for module, start, stop in spans:
-            piece, (own, *others) = run[:, start:stop], values_MD[module]
-            if piece.device.type == "cpu":
-                _combine_piece(piece, own, weights_MD[module])
-            else:
-                _add_rows(piece[0].mul_(own), piece[1:], others)
+            _combine_piece(run[:, start:stop], own_M[module], weights_MD[module])
 
 
 def combine_into(pieces: Sequence[Piece], weights_MD: Tensor, targets: Sequence[Tensor]) -> None:
@@ -87,11 +82,12 @@ def combine_into(pieces: Sequence[Piece], weights_MD: Tensor, targets: Sequence[
     """
     _check_weights(_num_rows(pieces, weights_MD.shape[0]), weights_MD)
     kind = torch.promote_types(pieces[0][1].dtype, torch.float32)
-    values_MD = weights_MD.tolist()
     weights_MD = weights_MD.to(device=pieces[0][1].device, dtype=kind)
     for (module, piece), target in zip(pieces, targets, strict=True):
-        if piece.device.type != "cpu" and (target.dtype, target.device) == (kind, piece.device):
-            _add_rows(target.zero_(), piece, values_MD[module])
+        if piece.device.type != "cpu" and target.device == piece.device:
+            from mgsrl.surgery.gpu_products import combine
+
+            combine(piece, weights_MD[module], target)
             continue
         for part, block in zip(target.split(BLOCK), piece.split(BLOCK, dim=1), strict=True):
             part.copy_(weights_MD[module] @ block.to(kind))
@@ -121,12 +117,6 @@ def _add_converted_gramian(gram_MDD: Tensor, run: Tensor, spans: Sequence[Span])
     for module, start, stop in spans:
         for block in run[:, start:stop].split(4 * BLOCK, dim=1):
             _add_run_gramian(gram_MDD, block.float(), [(module, 0, block.shape[1])])
-
-
-def _add_rows(target: Tensor, rows: Tensor, weights: Sequence[float]) -> None:
-    """`target += sum_d weights[d] * rows[d]` on a GPU, in the target's type."""
-    for row, weight in zip(rows, weights, strict=True):
-        target.add_(row, alpha=weight)
 
 
 def _combine_piece(piece: Tensor, own: float, weights_D: Tensor) -> None:
