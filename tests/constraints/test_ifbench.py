@@ -17,7 +17,6 @@ from mgsrl.constraints import (
     parse_reference,
     validate_reference,
 )
-from mgsrl.constraints.syllables import parities
 from mgsrl.errors import DataError
 from tests.oracle import published_file, published_rows
 
@@ -147,11 +146,3 @@ def test_other_scripts_are_left_undecided_where_they_matter(
             follows(bound, text)
     else:
         assert not follows(bound, text)
-
-
-@pytest.mark.parametrize(
-    ("word", "odd"),
-    [("tree", 1), ("table", 0), ("science", 0), ("makes", 1), ("boxes", 0), ("wanted", 0)],
-)
-def test_syllables(word: str, odd: int) -> None:
-    assert parities(word) == {odd}

@@ -12,7 +12,6 @@ from mgsrl.constraints import REGISTRY, CannotDecideError, bind, follows
 from mgsrl.constraints.language import is_english
 from mgsrl.constraints.official import FAMILIES, OFFICIAL_CHECKS, difference_table
 from mgsrl.constraints.official.first_tag import first_tag
-from mgsrl.constraints.official.syllables import parity
 from mgsrl.constraints.official.text import split_sentences
 from mgsrl.constraints.spec import Example
 from mgsrl.constraints.tokens import word_tokens
@@ -111,13 +110,6 @@ def test_words_are_those_of_nltk() -> None:
     assert word_tokens("Don't\ngo. It's\tfine, she'll cannot") == (
         ["Do", "n't", "go", ".", "It", "'s", "fine", ",", "she", "'ll", "can", "not"]
     )
-
-
-@pytest.mark.parametrize(
-    ("word", "odd"), [("oak", 1), ("every", 0), ("table", 0), ("people", 0), ("42", 0), ("“", 1)]
-)
-def test_syllables_are_those_of_syllapy(word: str, odd: int) -> None:
-    assert parity(word) == odd
 
 
 # --- short texts ----------------------------------------------------------------------------------

@@ -3,9 +3,10 @@
 from collections import Counter
 from itertools import pairwise
 
+import syllapy
+
 from mgsrl.constraints.official.first_tag import first_tag
 from mgsrl.constraints.official.registry import official
-from mgsrl.constraints.official.syllables import parity
 from mgsrl.constraints.official.text import PUNCTUATION, SPLIT, bare, split_sentences, trim
 from mgsrl.constraints.spec import breaks, follows
 from mgsrl.constraints.tokens import word_tokens
@@ -90,14 +91,13 @@ def no_consecutive(text: str) -> bool:
 
 @official(
     "words:odd_even_syllables",
-    "Syllables are counted by syllapy: one count for words that are spoken in two ways, spelling "
-    "alone for the many it does not list, 1 for other scripts and marks beyond ASCII; a text "
-    "without words passes.",
-    examples=[follows("..."), breaks("A “")],
+    "Accents are not taken off, so `é` is no vowel; words in other scripts and marks beyond ASCII "
+    "have one syllable; a text without words passes.",
+    examples=[follows("..."), breaks("A “"), breaks("A café")],
 )
 def odd_even_syllables(text: str) -> bool:
-    parities = map(parity, bare(text).lower().split())
-    return all(first != second for first, second in pairwise(parities))
+    counts = map(syllapy.count, bare(text).lower().split())
+    return all((first + second) % 2 for first, second in pairwise(counts))
 
 
 # --- first, last and other places -----------------------------------------------------------------
