@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from mgsrl.config import Config
     from mgsrl.config.compose import compose_config
     from mgsrl.errors import MgsrlError, UserError
+    from mgsrl.probe import SurgeryProbe
 
 __version__ = "0.1.0"
 __all__ = [
     "Config",
     "MgsrlError",
     "RunFolder",
+    "SurgeryProbe",
     "UserError",
     "compose_config",
     "load_run",
@@ -40,6 +42,7 @@ _HOMES = {
     "Config": "mgsrl.config",
     "MgsrlError": "mgsrl.errors",
     "RunFolder": "mgsrl.api",
+    "SurgeryProbe": "mgsrl.probe",
     "UserError": "mgsrl.errors",
     "compose_config": "mgsrl.config.compose",
     "load_run": "mgsrl.api",

@@ -26,6 +26,7 @@ LAYERS = {
     **dict.fromkeys(["data", "rewards", "sync"], 2),
     **dict.fromkeys(["rollout", "learner", "scoring", "tasks"], 3),
     **dict.fromkeys(["evaluate", "report"], 4),
+    "probe": 5,
     "training": 5,  # above the other two: a run evaluates and writes its report
     "api": 6,
     **dict.fromkeys(["commands", "testing"], 7),

@@ -1,0 +1,249 @@
+"""The probe in other trainers: what it does to their updates, and the examples of the page."""
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import mgsrl
+from mgsrl.config import SurgeryConfig
+from mgsrl.config.surgery import ReliabilityConfig
+from mgsrl.errors import ConfigError
+from tests.report.synthetic import make_run
+
+PAGE = Path(__file__).parents[1] / "docs" / "python_api.md"
+DOMAINS = ("math", "chat", "code")
+NAMES = (
+    "model.layers.0.self_attn.q_proj.weight",
+    "model.layers.0.mlp.up_proj.weight",
+    "lm_head.weight",
+)
+
+
+def model(dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:
+    return {name: nn.Parameter(torch.zeros(3, 4, dtype=dtype)) for name in NAMES}
+
+
+def give(parameters: dict[str, nn.Parameter], gradients: Tensor) -> None:
+    """One domain's backward: [parameters, 3, 4], added as autograd adds."""
+    for p, gradient in zip(parameters.values(), gradients):
+        p.grad = gradient.to(p) if p.grad is None else p.grad + gradient.to(p)
+
+
+def random_gradients(seed: int, num_domains: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(num_domains, len(NAMES), 3, 4, generator=generator)
+
+
+def updated(gradients: Tensor, config: SurgeryConfig, **options: Any) -> Tensor:
+    parameters = model()
+    probe = mgsrl.SurgeryProbe(parameters.items(), DOMAINS, config=config, **options)
+    for domain, own in zip(DOMAINS, gradients):
+        give(parameters, own)
+        probe.take(domain)
+        assert all(p.grad is None for p in parameters.values())
+    probe.step()
+    return torch.stack([p.grad for p in parameters.values() if p.grad is not None])
+
+
+def projected(gradients_DN: Tensor) -> Tensor:
+    """PCGrad (arXiv 2001.06782) on two plain vectors."""
+    a, b = gradients_DN
+    inner = a @ b
+    if inner >= 0:
+        return a + b
+    return a - inner / (b @ b) * b + b - inner / (a @ a) * a
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_conflicts_are_resolved_in_every_module(seed: int) -> None:
+    gradients = random_gradients(seed)
+    gradients[2] = 0  # a domain without a gradient changes nothing
+    found = updated(gradients, SurgeryConfig(), seed=seed)
+    for module in range(len(NAMES)):
+        expected = projected(gradients[:2, module].flatten(1))
+        torch.testing.assert_close(found[module].flatten(), expected, rtol=1e-4, atol=1e-5)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_measuring_leaves_the_update_as_it_was(seed: int) -> None:
+    gradients = random_gradients(seed)
+    parameters = model()
+    for own in gradients:
+        give(parameters, own)
+    plain = torch.stack([p.grad for p in parameters.values() if p.grad is not None])
+    assert torch.equal(updated(gradients, SurgeryConfig(measure_only=True)), plain)
+    torch.testing.assert_close(updated(gradients, SurgeryConfig(method="none")), plain)
+
+
+def test_micro_batches_add_up_and_the_next_step_begins_anew() -> None:
+    gradients = random_gradients(1)
+    expected = updated(gradients, SurgeryConfig())
+    parameters = model()
+    probe = mgsrl.SurgeryProbe(parameters.items(), DOMAINS, first_step=1)
+    for step in (1, 2):
+        for part in (0.25, 0.75):
+            for domain, own in zip(DOMAINS, gradients):
+                give(parameters, own * part)
+                probe.take(domain)
+        report = probe.step()
+        assert probe.last_step == step
+        assert len(report.modules) == 3
+        if step == 1:  # the orders of a step are its own
+            found = [p.grad for p in parameters.values()]
+            torch.testing.assert_close(found, list(expected), rtol=1e-4, atol=1e-5)
+        for p in parameters.values():
+            p.grad = None
+    with pytest.raises(ValueError, match="did you mean 'math'"):
+        probe.take("maths")
+
+
+@pytest.mark.parametrize("measure_only", [False, True])
+def test_without_finite_gradients_there_is_no_update(measure_only: bool) -> None:
+    parameters = model()
+    config = SurgeryConfig(measure_only=measure_only)
+    probe = mgsrl.SurgeryProbe(parameters.items(), DOMAINS, config=config)
+    give(parameters, random_gradients(0)[0] * float("nan"))
+    probe.take("math")
+    assert probe.step().problem == "a gradient is not finite"
+    assert all((p.grad is None) != measure_only for p in parameters.values())
+    give(parameters, random_gradients(0)[0])
+    for p in parameters.values():
+        p.grad = None
+    probe.take("math")
+    assert probe.step().problem is None  # nothing of it is left
+
+
+def test_frozen_and_half_precision_parameters() -> None:
+    parameters = model(torch.bfloat16)
+    parameters[NAMES[2]].requires_grad_(False)
+    probe = mgsrl.SurgeryProbe(parameters.items(), DOMAINS)
+    assert probe.modules == ("layers.0.attention", "layers.0.mlp")
+    for domain, own in zip(DOMAINS, random_gradients(2)):
+        give({name: parameters[name] for name in NAMES[:2]}, own)
+        probe.take(domain)
+    probe.step()
+    assert [p.grad is None or p.grad.dtype for p in parameters.values()] == [
+        torch.bfloat16,
+        torch.bfloat16,
+        True,
+    ]
+
+
+def test_the_folder_is_read_as_that_of_a_run(tmp_path: Path) -> None:
+    def probed(steps: int, first_step: int) -> None:
+        probe = mgsrl.SurgeryProbe(model().items(), DOMAINS, tmp_path, first_step=first_step)
+        rows = random_gradients(first_step).flatten(2).double()
+        for _ in range(steps):
+            gram_MDD = torch.einsum("dmn,emn->mde", rows, rows)
+            report = probe.record(gram_MDD)  # whoever has a Gramian needs no gradients
+            assert report.weights_MD.shape == (3, 3)
+        assert "surgery" in probe.write_report().read_text()
+
+    probed(5, 1)
+    probed(2, 3)  # a trainer that resumes after step 2
+    run = mgsrl.load_run(tmp_path)
+    assert list(run.metrics.index) == [1, 2, 3, 4]
+    assert {f"surgery/cosine/{pair}" for pair in ("math-chat", "math-code", "chat-code")} < set(
+        run.metrics
+    )
+    assert set(run.surgery["step"]) == {1, 2, 3, 4}
+    assert (tmp_path / "surgery" / "heat_map.png").is_file()
+    assert not mgsrl.load_run(make_run(tmp_path / "run", steps=2)).surgery.empty
+    with pytest.raises(ConfigError, match="choose another folder"):
+        mgsrl.SurgeryProbe(model().items(), DOMAINS, tmp_path / "run")
+    assert len(mgsrl.load_run(tmp_path / "run").metrics) == 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SurgeryConfig(gate="reliable"),
+        SurgeryConfig(reliability=ReliabilityConfig(every=5)),
+        SurgeryConfig(buffer_dtype="bfloat16"),
+        SurgeryConfig(method="pcgrid"),
+    ],
+)
+def test_what_a_probe_does_not_have_is_refused(config: SurgeryConfig) -> None:
+    with pytest.raises(ConfigError):
+        mgsrl.SurgeryProbe(model().items(), DOMAINS, config=config)
+
+
+def test_mistakes_in_the_order_of_calls() -> None:
+    probe = mgsrl.SurgeryProbe(model().items(), DOMAINS)
+    with pytest.raises(ValueError, match="should follow take"):
+        probe.step()
+    with pytest.raises(ValueError, match="without a folder"):
+        probe.write_report()
+
+
+# ---- the page ------------------------------------------------------------------------------------
+
+
+def examples(title: str) -> str:
+    """The Python of the page's section `title`."""
+    section = re.split(r"^##+ ", PAGE.read_text(encoding="utf-8"), flags=re.M)
+    (text,) = (part for part in section if part.startswith(f"{title}\n"))
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
+
+
+page = pytest.mark.skipif(not PAGE.is_file(), reason="the documentation is not beside the tests")
+
+
+@page
+def test_the_example_of_a_plain_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = examples("A plain loop")
+    assert len(code.splitlines()) <= 30
+    exec(code, {"mgsrl": mgsrl})
+    metrics = mgsrl.load_run("runs/plain").metrics
+    assert len(metrics) == 5
+    assert metrics["grad_norm/math"].gt(0).all()
+    assert Path("runs/plain/report.html").is_file()
+
+
+@page
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("trl") is None, reason='needs pip install "mgsrl[trl]"'
+)
+def test_the_example_of_trl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe that only measures leaves the weights that GRPOTrainer itself comes to."""
+    monkeypatch.chdir(tmp_path)
+    # the steps of Adam are as long for rounding errors as for gradients
+    code = examples("TRL's GRPOTrainer").replace("logging_steps", 'optim="sgd", logging_steps')
+    space: dict[str, Any] = {"mgsrl": mgsrl, "torch": torch}
+    exec(code, space)
+    metrics = mgsrl.load_run("runs/probe").metrics
+    assert len(metrics) == 3
+    assert metrics[["grad_norm/math", "grad_norm/chat"]].gt(0).all(axis=None)
+    assert Path("runs/probe/report.html").is_file()
+    trained = dict(space["trainer"].model.named_parameters())
+
+    loaded = space["AutoModelForCausalLM"].from_pretrained(space["policy"])
+    before = {name: p.detach().clone() for name, p in loaded.named_parameters()}
+    plain = space["GRPOTrainer"](
+        model=loaded,
+        **{name: getattr(space["trainer"], name) for name in ("processing_class", "reward_funcs")},
+        train_dataset=space["Dataset"].from_list(space["rows"]),
+        args=space["trainer"].args,
+    )
+    plain.train()
+    moved = 0.0
+    for name, p in plain.model.named_parameters():
+        moved += (p - before[name]).abs().sum().item()
+        torch.testing.assert_close(p, trained[name], rtol=0, atol=1e-6)
+    assert moved > 1e-3
+    losses = [
+        [row["loss"] for row in t.state.log_history if "loss" in row]
+        for t in (plain, space["trainer"])
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
