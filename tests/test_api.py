@@ -59,6 +59,7 @@ def test_rooms_do_not_hide_the_functions() -> None:
 
 SCRIPT = """
 import mgsrl
+import torch
 from mgsrl.surgery import gramian, module_map, surgery_weights
 
 config = mgsrl.compose_config(["strategy=mixed"])
@@ -68,6 +69,8 @@ again = mgsrl.load_run(run.dir)
 print(again.metrics["reward/math"].mean(), again.record["status"], again.config.seed + 1)
 steps: list[int] = list(again.checkpoints)
 names: dict[str, str] = module_map(["model.layers.0.mlp.up_proj.weight"], "layer")
+probe = mgsrl.SurgeryProbe(torch.nn.Linear(2, 2).named_parameters(), ["math", "chat"])
+weights_MD: torch.Tensor = probe.record(torch.ones(1, 2, 2)).weights_MD
 try:
     mgsrl.train(["seed=1"])
 except mgsrl.MgsrlError as error:
@@ -80,7 +83,9 @@ mgsrl.trian([])
 mgsrl.train([1])
 mgsrl.load_run("runs/a").metrix
 mgsrl.compose_config([]).train.num_stepz = 3
+mgsrl.SurgeryProbe([], ["math"]).take(7)
 """
+ERRORS = ("attr-defined", "list-item", "attr-defined", "attr-defined", "arg-type")
 
 
 @pytest.mark.slow
@@ -101,7 +106,7 @@ def test_users_scripts_are_type_checked(tmp_path: Path) -> None:
 
     assert mypy(SCRIPT).startswith("Success"), mypy(SCRIPT)
     errors = mypy(MISTAKES).splitlines()
-    for line, what in enumerate(("attr-defined", "list-item", "attr-defined", "attr-defined"), 4):
+    for line, what in enumerate(ERRORS, 4):
         assert any(f"script.py:{line}: error" in e and f"[{what}]" in e for e in errors), errors
 
 

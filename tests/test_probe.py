@@ -1,7 +1,10 @@
 """The probe in other trainers: what it does to their updates, and the examples of the page."""
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +199,26 @@ def examples(title: str) -> str:
 
 
 page = pytest.mark.skipif(not PAGE.is_file(), reason="the documentation is not beside the tests")
+
+
+@page
+@pytest.mark.slow
+@pytest.mark.ray_cluster
+@pytest.mark.timeout(600)
+def test_the_examples_of_a_run(tmp_path: Path) -> None:
+    """In a process of its own, whose Ray ends with it."""
+    code = "import mgsrl\n" + examples("Train") + examples("Read a run")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "WANDB_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "finished 8 {" in done.stdout.splitlines()[-1]
+    assert len(mgsrl.load_run(tmp_path / "runs" / "first").metrics) == 4
 
 
 @page
