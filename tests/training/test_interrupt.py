@@ -34,6 +34,7 @@ def test_the_step_and_the_command_are_named(
     assert text.startswith(f"mgsrl: {done} steps are done. ")
     assert "To go on: mgsrl train 'run.dir=/a b'\n" in text  # resume=never would start anew
     assert where in text
+    assert "To go on: mgsrl.train(config) with the same" in how_to_go_on(tmp_path, [])
 
 
 @pytest.mark.ray_cluster
