@@ -27,7 +27,6 @@ from mgsrl.obs.rewind import rewind_logs
 from mgsrl.obs.surgery_log import write_surgery
 from mgsrl.obs.trackers import JsonlTracker
 from mgsrl.report.build import build_report
-from mgsrl.report.heat_map import draw_heat_map
 from mgsrl.surgery import combine_, gramian, module_map, resolve
 from mgsrl.surgery.gramian import Piece
 from mgsrl.types import SurgeryReport
@@ -147,11 +146,15 @@ class SurgeryProbe:
 
         Raises:
             ValueError: the probe has no folder.
+            ConfigError: matplotlib is not installed.
         """
         if self._folder is None:
             raise ValueError("a probe without a folder has nothing to report on")
+        report = build_report(self._folder)
+        from mgsrl.report.heat_map import draw_heat_map  # needs matplotlib, which is there then
+
         draw_heat_map(self._folder)
-        return build_report(self._folder)
+        return report
 
     def _parts(self, rows: Tensor) -> Sequence[Tensor]:
         return rows.split([parameter.numel() for parameter in self._parameters], dim=-1)
