@@ -12,7 +12,7 @@ BIN = $(VENV)/bin
 
 DOCS_VENV ?= $(VENV)-docs
 
-.PHONY: help setup quickstart test test-slow lint reference docs clean
+.PHONY: help setup quickstart test test-slow lint reference capabilities docs clean
 
 help:
 	@echo "make quickstart   set up if needed, train the bundled model, write report.html"
@@ -51,6 +51,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The marked tests, slow ones too, in one process, whose order is the page's (minutes)
+capabilities: setup
+	rm -f tests/capabilities.jsonl
+	$(BIN)/pytest -n 0 -m capability --capabilities tests/capabilities.jsonl
+	$(BIN)/python scripts/capability_table.py
 
 reference: setup
 	$(BIN)/python scripts/reference.py

@@ -10,6 +10,12 @@ import torch
 import mgsrl  # noqa: F401 - before any test imports Ray: it keeps local sessions on loopback
 from mgsrl import errors
 from tests import hints
+from tests.capabilities import (  # noqa: F401 - hooks of pytest
+    pytest_addoption,
+    pytest_configure,
+    pytest_runtest_setup,
+    pytest_sessionstart,
+)
 
 # Before any other module takes the function by name.
 errors.explain = hints.checked(errors.explain)

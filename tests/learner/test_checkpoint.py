@@ -12,6 +12,7 @@ from mgsrl.learner.checkpoint import read_weights
 from mgsrl.learner.layout import STATES
 from mgsrl.sync.fingerprint import fingerprint
 from mgsrl.sync.publication import Publication
+from tests.capabilities import named
 from tests.learner.parts import (
     Case,
     make_batch,
@@ -160,7 +161,7 @@ def elsewhere(saved: Any, tiny_model: Path, root: Path) -> dict[str, Any]:
     return spawn(load_elsewhere, 1, tiny_model, root)[0]
 
 
-@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize("name", named(SAVED, SAVED, "resuming to the bit"))
 def test_going_on_equals_never_having_stopped(name: str, saved: list[dict[str, Any]]) -> None:
     for rank in (0, 1):
         result = saved[rank][name]
@@ -181,6 +182,12 @@ def test_compute_weights_are_the_masters_after_loading(
             assert torch.equal(master.to(weight.dtype), weight), parameter
 
 
+@pytest.mark.capability(
+    feature="resuming with other ranks and another stage",
+    zero=(0, 2, 3),
+    lora=False,
+    dtype="float32",
+)
 @pytest.mark.parametrize("case", ["stage0->3", "stage2->0", "stage3->1", "stage3->3"])
 def test_another_world_size_and_stage(
     case: str, saved: list[dict[str, Any]], elsewhere: dict[str, Any]
@@ -236,7 +243,7 @@ def test_damaged_checkpoints(damage: str, words: str, elsewhere: dict[str, Any])
     assert "to do:" in elsewhere[damage]
 
 
-@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize("name", named(SAVED, SAVED, "a phase with a fresh optimizer"))
 def test_reset_optimizer(name: str, saved: list[dict[str, Any]], root: Path) -> None:
     """The next step is that of a worker that has the same weights and never made a step."""
     state = json.loads((root / f"{name}_reset" / "learner.json").read_text())

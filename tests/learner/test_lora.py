@@ -21,6 +21,7 @@ from mgsrl.learner.lora import merge_adapters
 from mgsrl.learner.policy import load_policy
 from mgsrl.surgery import module_map
 from mgsrl.sync.source import WeightSource
+from tests.capabilities import marked, named
 from tests.learner.parts import (
     Case,
     make_batch,
@@ -199,7 +200,7 @@ def _plain(weights: dict[str, torch.Tensor], scaling: float) -> dict[str, torch.
     return plain
 
 
-@pytest.mark.parametrize(("name", "world_size"), EXACT)
+@pytest.mark.parametrize(("name", "world_size"), marked(CASES, EXACT))
 def test_adapters_are_trained_as_in_the_textbook(
     name: str, world_size: int, results: dict[int, Any], expected: dict[str, Any]
 ) -> None:
@@ -222,7 +223,7 @@ def test_the_base_model_stays(name: str, world_size: int, results: dict[int, Any
     assert trained <= _adapters(result["raw"]).keys()
 
 
-@pytest.mark.parametrize(("name", "world_size"), RUNS)
+@pytest.mark.parametrize(("name", "world_size"), marked(CASES, RUNS, "publishing weights"))
 def test_a_plain_merged_model_is_published(
     name: str, world_size: int, results: dict[int, Any], tiny_untied_model: Path
 ) -> None:
@@ -264,7 +265,7 @@ def test_all_ranks_and_layouts_start_alike(results: dict[int, Any]) -> None:
     assert all(value.any() == ("lora_A" in name) for name, value in _adapters(start).items())
 
 
-@pytest.mark.parametrize("name", BF16)
+@pytest.mark.parametrize("name", named(CASES[2], BF16))
 def test_bfloat16_has_fp32_masters(
     name: str, both_ranks: list[dict[str, Any]], expected: dict[str, Any]
 ) -> None:
@@ -288,7 +289,7 @@ def test_bfloat16_has_fp32_masters(
     assert math.sqrt(error / size) < 0.2
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", named(CASES[2], RESUMED, "resuming to the bit"))
 def test_going_on_equals_never_having_stopped(name: str, both_ranks: list[dict[str, Any]]) -> None:
     for rank in both_ranks:
         result = rank[name]
@@ -299,7 +300,10 @@ def test_going_on_equals_never_having_stopped(name: str, both_ranks: list[dict[s
             assert torch.equal(value, result["loaded_reference"][parameter]), parameter
 
 
-@pytest.mark.parametrize("name", [name for name, _ in ELSEWHERE])
+@pytest.mark.parametrize(
+    "name",
+    named(CASES[2], [n for n, _ in ELSEWHERE], "resuming with other ranks and another stage"),
+)
 def test_another_world_size_and_stage(
     name: str, both_ranks: list[dict[str, Any]], alone: Any
 ) -> None:

@@ -16,6 +16,7 @@ import torch
 from mgsrl.errors import InvariantError
 from mgsrl.learner.policy import load_policy
 from mgsrl.surgery import module_map, torchjd_adapter
+from tests.capabilities import marked, named
 from tests.learner.parts import (
     DOMAINS,
     Case,
@@ -235,7 +236,8 @@ def expected(tiny_untied_model: Path, modules: dict[str, str]) -> dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("name", "world_size"), [run for run in RUNS if run[0] not in {**BF16, **ROUNDED}]
+    ("name", "world_size"),
+    marked(CASES, [run for run in RUNS if run[0] not in {**BF16, **ROUNDED}]),
 )
 def test_update_is_the_textbooks(
     name: str, world_size: int, results: dict[int, Any], expected: dict[str, Any]
@@ -293,7 +295,9 @@ def _update_error(result: dict[str, Any], start: Any, expected: Any) -> float:
     return math.sqrt(error / size)
 
 
-@pytest.mark.parametrize(("name", "world_size"), [run for run in RUNS if run[0] in BF16])
+@pytest.mark.parametrize(
+    ("name", "world_size"), marked(CASES, [run for run in RUNS if run[0] in BF16])
+)
 def test_bfloat16_has_fp32_masters(
     name: str, world_size: int, results: dict[int, Any], expected: dict[str, Any]
 ) -> None:
@@ -309,7 +313,7 @@ def test_bfloat16_has_fp32_masters(
     assert _update_error(result, full["start"], expected["stage2_micro2"][0]) < 0.1
 
 
-@pytest.mark.parametrize("name", ROUNDED)
+@pytest.mark.parametrize("name", named(ROUNDED, ROUNDED))
 def test_bfloat16_rows_cost_their_rounding_only(
     name: str, results: dict[int, Any], expected: dict[str, Any]
 ) -> None:
@@ -347,6 +351,9 @@ def test_reliability_does_not_depend_on_stage_or_micro_batches(results: dict[int
     assert results[2]["frozen2"]["reliability"] is None
 
 
+@pytest.mark.capability(
+    feature="a step that is not finite is skipped", zero=(0, 1, 2, 3), lora=False, dtype="float32"
+)
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_non_finite_gradient_skips_the_step(world_size: int, results: dict[int, Any]) -> None:
     reference = results[1]["stage0_micro2"]["weights"]

@@ -56,6 +56,7 @@ def test_gumbel_max_draws_from_the_softmax() -> None:
     assert torch.allclose(sampler.logprobs[0].exp(), expected[chosen])
 
 
+@pytest.mark.capability(feature="nucleus in evaluation", engine="transformers", dtype="float32")
 def test_nucleus_samples_only_the_nucleus_and_reports_its_distribution() -> None:
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
     sampler = GumbelSampler(range(500), Sampling(temperature=1.0, max_new_tokens=1, top_p=0.7))
@@ -65,6 +66,9 @@ def test_nucleus_samples_only_the_nucleus_and_reports_its_distribution() -> None
     assert torch.allclose(sampler.logprobs[0].exp(), expected)
 
 
+@pytest.mark.capability(
+    feature="log-probabilities of what was sampled", engine="transformers", dtype="float32"
+)
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
 def test_logprobs_are_of_the_sampling_distribution(
     engine: TransformersEngine, tiny_model: Path, temperature: float
@@ -78,6 +82,9 @@ def test_logprobs_are_of_the_sampling_distribution(
         assert torch.allclose(torch.tensor(rollout.logprobs), expected, atol=1e-4)
 
 
+@pytest.mark.capability(
+    feature="equal requests, equal bits", engine="transformers", dtype="float32"
+)
 def test_the_same_batch_gives_the_same_bits(engine: TransformersEngine) -> None:
     batch = [request(seed, (7,) * (1 + seed % 4)) for seed in range(11)]
     assert engine.generate(batch) == engine.generate(batch)
@@ -124,6 +131,7 @@ def test_score_is_the_logprob_of_each_token(engine: TransformersEngine, tiny_mod
         assert torch.allclose(torch.tensor(scores[1:]), expected, atol=1e-5)
 
 
+@pytest.mark.capability(feature="new weights in place", engine="transformers", dtype="float32")
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_arrive_in_place(tied: bool, tiny_model: Path, tiny_untied_model: Path) -> None:
     engine = make_engine(tiny_model if tied else tiny_untied_model)

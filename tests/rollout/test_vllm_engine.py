@@ -94,6 +94,9 @@ def proof(handle: Any, published: Published, version: int) -> Proof:
     return compare(call(handle, "probe", version, list(published)), published)
 
 
+@pytest.mark.capability(
+    feature="log-probabilities of what was sampled", engine="vllm", dtype="float32"
+)
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
 def test_logprobs_are_of_the_sampling_distribution(
     tied: Any, tiny_model: Path, temperature: float
@@ -110,6 +113,7 @@ def test_logprobs_are_of_the_sampling_distribution(
         assert made.weight_version == 1
 
 
+@pytest.mark.capability(feature="nucleus in evaluation", engine="vllm", dtype="float32")
 def test_a_nucleus_gives_the_logprobs_of_the_nucleus(tied: Any, tiny_model: Path) -> None:
     model = perturbed(tiny_model)
     publish(tied, model, 1)
@@ -123,6 +127,7 @@ def test_a_nucleus_gives_the_logprobs_of_the_nucleus(tied: Any, tiny_model: Path
         assert torch.allclose(torch.tensor(made.logprobs), chosen.log(), atol=1e-4)
 
 
+@pytest.mark.capability(feature="equal requests, equal bits", engine="vllm", dtype="float32")
 def test_equal_requests_give_equal_bits_and_seeds_matter(tied: Any) -> None:
     batch = [request(seed, (7, 8) * (1 + seed % 4)) for seed in range(16)]
     first = call(tied, "generate", batch)
@@ -148,6 +153,7 @@ def test_stops_and_text(tied: Any, tiny_model: Path) -> None:
         assert rollout.text == tokenizer.decode(rollout.token_ids, skip_special_tokens=True)
 
 
+@pytest.mark.capability(feature="new weights in place", engine="vllm", dtype="float32")
 @pytest.mark.parametrize("which", ["tied", "untied"])
 def test_updates_reach_every_module(
     which: str, actors: dict[str, Any], tiny_model: Path, tiny_untied_model: Path
@@ -180,6 +186,9 @@ def test_the_canary_catches_a_stale_lm_head(tied: Any, tiny_model: Path) -> None
     assert canary_error(tied, model).max < 1e-4
 
 
+@pytest.mark.capability(
+    feature="weights that did not arrive stop the run", engine="vllm", dtype="float32"
+)
 def test_an_update_that_never_came_is_seen_in_every_parameter(tied: Any, tiny_model: Path) -> None:
     published = publish(tied, perturbed(tiny_model), 1)
     later = perturbed(tiny_model, scale=0.05 + 1e-6)

@@ -103,6 +103,13 @@ asyncio.run(cell(sys.argv[1], sys.argv[2:]))
 """
 
 
+@pytest.mark.capability(
+    feature=("whole run", "resumed run, to the bit"),
+    zero=2,
+    lora=False,
+    engine="transformers",
+    dtype="float32",
+)
 def test_six_steps_equal_three_and_three_from_python_to_the_bit(
     six_steps: Path, tmp_path: Path
 ) -> None:
@@ -149,6 +156,13 @@ def test_a_finished_run_says_so_and_another_configuration_is_refused(six_steps: 
     assert "surgery.method: 'pcgrad' -> 'none'" in six_steps.with_suffix(".log").read_text()
 
 
+@pytest.mark.capability(
+    feature="killed workers are replaced",
+    zero=2,
+    lora=False,
+    engine="transformers",
+    dtype="float32",
+)
 def test_killed_workers_lose_nothing(six_steps: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     process = runs.start(folder, "train.num_steps=6")
@@ -206,6 +220,9 @@ def test_a_stopped_run_leaves_nothing_running(number: signal.Signals, tmp_path: 
     assert number == signal.SIGKILL or not list(folder.rglob(".*tmp*"))
 
 
+@pytest.mark.capability(
+    feature="whole run", zero=3, lora=False, engine="transformers", dtype="float32"
+)
 @pytest.mark.slow
 def test_two_ranks_and_zero_3_train_like_one(six_steps: Path, tmp_path: Path) -> None:
     folder = tmp_path / "two"
@@ -243,6 +260,13 @@ def test_mixed_is_mgs_without_projection(six_steps: Path, tmp_path: Path) -> Non
     assert mgs["surgery/conflict_rate"] == mixed["surgery/conflict_rate"] > 0
 
 
+@pytest.mark.capability(
+    feature=("whole run", "killed workers are replaced", "an engine per domain"),
+    zero=2,
+    lora=False,
+    engine="vllm",
+    dtype="float32",
+)
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_dedicated_vllm_workers_survive_a_kill(tmp_path: Path) -> None:

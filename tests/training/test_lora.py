@@ -11,6 +11,9 @@ from mgsrl.training.export import export_model
 from tests.training import runs
 
 
+@pytest.mark.capability(
+    feature="whole run", zero=3, lora=True, engine="transformers", dtype="float32"
+)
 @pytest.mark.slow
 @pytest.mark.ray_cluster
 @pytest.mark.timeout(600)

@@ -24,7 +24,16 @@ STALE = "model.layers.1.mlp.up_proj.weight"
 SEQUENCES = [(5, 9, 30, 31, 32, 77, 120), (8, 9, 10, 200, 201)]
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+STOPS = "weights that did not arrive stop the run"
+
+
+def stops(dtype: str) -> Any:
+    """`dtype` as a parameter of the fixture, and what the test with it shows."""
+    facts = {"zero": 2, "lora": False, "engine": "transformers", "dtype": dtype}
+    return pytest.param(dtype, marks=pytest.mark.capability(feature=STOPS, **facts))
+
+
+@pytest.fixture(scope="module", params=[stops("float32"), stops("bfloat16")])
 def publisher(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[Publisher]:
     dtype = request.param
     config = RolloutConfig(engine="transformers", dtype=dtype, start_limit_s=240)
