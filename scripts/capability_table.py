@@ -68,7 +68,7 @@ def _stages(records: list[Record], **where: Any) -> str:
     ):
         stages = " ".join(str(stage) for stage, value in found.items() if value == name)
         parts += [form.format(stages)] if stages else []
-    return ", ".join(parts)
+    return ", ".join(parts) if len(parts) > 1 else parts[0].replace("0 1 2 3 untested", "untested")
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> str:

@@ -19,7 +19,9 @@ from tests.documented import PAGES, ROOT
 CONFIG = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader=yaml.BaseLoader)
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
-NAMED = re.compile(r"`((?:docs|scripts|configs|tests|reward_models|docker)/[\w/.-]+\.\w+)`")
+NAMED = re.compile(
+    r"`((?:docs|scripts|configs|tests|examples|reward_models|docker)/[\w/.-]+\.\w+)`"
+)
 
 
 def menu(entries: Any = CONFIG["nav"]) -> Iterator[str]:
