@@ -63,33 +63,37 @@ class Tracker:
 
 
 class Trackers(Tracker):
-    """Several as one, in order."""
+    """Several as one: `own`, whose errors are the run's, then `guests`, which only show it."""
 
-    def __init__(self, trackers: Sequence[Tracker]) -> None:
-        self._trackers = tuple(trackers)
+    def __init__(self, own: Sequence[Tracker] = (), guests: Sequence["Guest"] = ()) -> None:
+        self._own, self._guests = tuple(own), tuple(guests)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        for tracker in self._trackers:
-            tracker.log(step, scalars)
+        self._each(step, lambda tracker: tracker.log(step, scalars))
 
     def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
-        for tracker in self._trackers:
-            tracker.evaluation(step, scalars)
+        self._each(step, lambda tracker: tracker.evaluation(step, scalars))
 
     def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        for tracker in self._trackers:
-            tracker.completions(step, rows)
+        self._each(step, lambda tracker: tracker.completions(step, rows))
 
     def image(self, step: int, name: str, path: Path) -> None:
-        for tracker in self._trackers:
-            tracker.image(step, name, path)
+        self._each(step, lambda tracker: tracker.image(step, name, path))
 
     def close(self) -> None:
-        for tracker in self._trackers:
+        for tracker in self._own:
             tracker.close()
+        for guest in self._guests:
+            guest.close()
+
+    def _each(self, step: int, call: Callable[[Tracker], None]) -> None:
+        for tracker in self._own:
+            call(tracker)
+        for guest in self._guests:
+            guest.send(step, call)
 
 
-class Guest(Tracker):
+class Guest:
     """A tracker that may show the run, never slow it down, hang it or end it.
 
     Every call has a time limit. The first that fails is told in one line, and is the last.
@@ -104,33 +108,22 @@ class Guest(Tracker):
         if problem is not None:
             note(f"{name}: off for this run ({problem}). metrics.jsonl has everything.")
 
-    def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        self._send(step, lambda guest: guest.log(step, scalars))
-
-    def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
-        self._send(step, lambda guest: guest.evaluation(step, scalars))
-
-    def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._send(step, lambda guest: guest.completions(step, rows))
-
-    def image(self, step: int, name: str, path: Path) -> None:
-        self._send(step, lambda guest: guest.image(step, name, path))
-
-    def close(self) -> None:
-        guest, self._tracker = self._tracker, None
-        if guest is not None:
-            problem, _ = self._bounded(guest.close, CLOSE_LIMIT_S)
-            if problem is not None:
-                self._note(f"{self._name}: not everything may have arrived ({problem}).")
-
-    def _send(self, step: int, call: Callable[[Tracker], None]) -> None:
-        guest = self._tracker
-        if guest is None:
+    def send(self, step: int, call: Callable[[Tracker], None]) -> None:
+        """Make a call that belongs to `step`."""
+        tracker = self._tracker
+        if tracker is None:
             return
-        problem, _ = self._bounded(lambda: call(guest), CALL_LIMIT_S)
+        problem, _ = self._bounded(lambda: call(tracker), CALL_LIMIT_S)
         if problem is not None:
             self._tracker = None
             self._note(f"{self._name}: stopped at step {step} ({problem}). metrics.jsonl goes on.")
+
+    def close(self) -> None:
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            problem, _ = self._bounded(tracker.close, CLOSE_LIMIT_S)
+            if problem is not None:
+                self._note(f"{self._name}: not everything may have arrived ({problem}).")
 
 
 class Bounded:

@@ -131,9 +131,6 @@ def make_trackers(config: TrackersConfig, run: TrackedRun, console: Console) -> 
         guests["wandb"] = partial(WandbTracker, config=config, mode=mode)
     guests |= {name: TRACKERS.load(name, "trackers.also") for name in config.also}
     return Trackers(
-        [
-            JsonlTracker(run.folder, run.next_step),
-            ConsoleTracker(console),
-            *(Guest(name, partial(make, run), run.note) for name, make in guests.items()),
-        ]
+        [JsonlTracker(run.folder, run.next_step), ConsoleTracker(console)],
+        [Guest(name, partial(make, run), run.note) for name, make in guests.items()],
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mgsrl.errors import ContractError
 from mgsrl.obs.completions import COLUMNS
-from mgsrl.obs.tracker import Guest, TrackedRun, Tracker
+from mgsrl.obs.tracker import Guest, TrackedRun, Tracker, Trackers
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -42,7 +42,7 @@ def check_tracker(make: Callable[[TrackedRun], Tracker], folder: Path | None = N
 
 
 def _live(make: Callable[[TrackedRun], Tracker], run: TrackedRun, picture: Path) -> None:
-    tracker = Guest("tracker", lambda: make(run), _fail)
+    tracker = Trackers(guests=[Guest("tracker", lambda: make(run), _fail)])
     if run.next_step == 1:
         tracker.evaluation(0, {"evaluate/reward/math": 0.25})
     for step in range(run.next_step, 3):

@@ -11,7 +11,7 @@ from mgsrl.config.run import CompletionsConfig, TrackersConfig
 from mgsrl.errors import ConfigError
 from mgsrl.obs.completions import COLUMNS
 from mgsrl.obs.console import Console
-from mgsrl.obs.tracker import Bounded, Guest, TrackedRun, Tracker
+from mgsrl.obs.tracker import Bounded, Guest, TrackedRun, Tracker, Trackers
 from mgsrl.obs.trackers import JsonlTracker, TensorBoardTracker, check_trackers, make_trackers
 
 ROWS = [dict(zip(COLUMNS, (1, "math", "1 + 1?", "# 2\n[b]", 1.0, 0.5, 4, "stop"), strict=True))]
@@ -225,11 +225,11 @@ def test_a_guest_that_hangs_is_left_behind(monkeypatch):
         def log(self, step, scalars):
             time.sleep(30)
 
-    guest = Guest("hangs", Hangs, notes.append)
-    guest.evaluation(0, {})
+    trackers = Trackers(guests=[Guest("hangs", Hangs, notes.append)])
+    trackers.evaluation(0, {})
     for step in (1, 2, 3):
-        guest.log(step, {})
-    guest.close()
+        trackers.log(step, {})
+    trackers.close()
     assert notes == ["hangs: stopped at step 1 (no answer within 0 s). metrics.jsonl goes on."]
     assert time.monotonic() - began < 10
 

@@ -13,7 +13,7 @@ from PIL import Image
 from mgsrl.config.run import TrackersConfig
 from mgsrl.obs.completions import COLUMNS
 from mgsrl.obs.console import Console
-from mgsrl.obs.tracker import Guest, TrackedRun
+from mgsrl.obs.tracker import Guest, TrackedRun, Trackers
 from mgsrl.obs.trackers import make_trackers
 from mgsrl.obs.wandb_tracker import WandbTracker, stored_id, wandb_mode
 
@@ -26,7 +26,8 @@ def offline(monkeypatch):
 def tracker_in(folder, notes, next_step=1, **keys):
     run = TrackedRun(folder, "n", {"seed": 1}, next_step, notes.append)
     config = TrackersConfig(wandb_project="p", **keys)
-    return Guest("wandb", lambda: WandbTracker(run, config, "offline"), notes.append)
+    guest = Guest("wandb", lambda: WandbTracker(run, config, "offline"), notes.append)
+    return Trackers(guests=[guest])
 
 
 def records(file, limit_s=20.0):
@@ -192,11 +193,12 @@ def test_the_environment_switches_it_off(tmp_path, monkeypatch):
 UNREACHABLE = """
 import sys, pathlib
 from mgsrl.config.run import TrackersConfig
-from mgsrl.obs.tracker import TrackedRun, Guest
+from mgsrl.obs.tracker import Guest, TrackedRun, Trackers
 from mgsrl.obs.wandb_tracker import WandbTracker
 note = lambda text: print("NOTE", text)
 run = TrackedRun(pathlib.Path(sys.argv[1]), note=note)
-t = Guest("wandb", lambda: WandbTracker(run, TrackersConfig(), "online", init_limit_s=2.0), note)
+make = lambda: WandbTracker(run, TrackersConfig(), "online", init_limit_s=2.0)
+t = Trackers(guests=[Guest("wandb", make, note)])
 t.log(1, {"reward/math": 0.5})
 t.close()
 print("done")
