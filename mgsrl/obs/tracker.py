@@ -4,7 +4,7 @@
         def __init__(self, run: TrackedRun) -> None: ...
         def log(self, step, scalars): ...
 
-    mgsrl train 'trackers.also=["mylab.trackers:Mine"]'
+    mgsrl train trackers.also=[mylab.trackers:Mine]
 
 `mgsrl.testing.check_tracker` tries one without a training.
 Left out: histograms and artefacts (the run folder and the report hold them).

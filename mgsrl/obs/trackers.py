@@ -93,20 +93,30 @@ class TensorBoardTracker(Tracker):
         self._writer.close()
 
 
+def own_tracker(name: str) -> Callable[[TrackedRun], Tracker]:
+    """What makes the user's tracker `name`.
+
+    Raises:
+        ConfigError: it cannot be found, or cannot be a tracker.
+    """
+    found: Callable[[TrackedRun], Tracker] = TRACKERS.load(name, "trackers.also")
+    check_signature(found, (None,), "trackers.also", f"{name}(run), a TrackedRun")
+    if isinstance(found, type) and not issubclass(found, Tracker):
+        raise ConfigError(
+            explain(
+                "trackers.also names a class that is no tracker.",
+                expected="a subclass of mgsrl.obs.tracker.Tracker",
+                found=name,
+                todo=f"write class {found.__name__}(Tracker)",
+            )
+        )
+    return found
+
+
 def check_trackers(config: TrackersConfig) -> None:
     """Raise ConfigError for a tracker that cannot be: of the user's, or without its package."""
     for name in config.also:
-        found = TRACKERS.load(name, "trackers.also")
-        check_signature(found, (None,), "trackers.also", f"{name}(run), a TrackedRun")
-        if isinstance(found, type) and not issubclass(found, Tracker):
-            raise ConfigError(
-                explain(
-                    "trackers.also names a class that is no tracker.",
-                    expected="a subclass of mgsrl.obs.tracker.Tracker",
-                    found=name,
-                    todo=f"write class {found.__name__}(Tracker)",
-                )
-            )
+        own_tracker(name)
     if config.tensorboard:
         try:
             import torch.utils.tensorboard  # noqa: F401
@@ -129,7 +139,7 @@ def make_trackers(config: TrackersConfig, run: TrackedRun, console: Console) -> 
     mode = wandb_mode(config.wandb)
     if mode != "disabled":
         guests["wandb"] = partial(WandbTracker, config=config, mode=mode)
-    guests |= {name: TRACKERS.load(name, "trackers.also") for name in config.also}
+    guests |= {name: own_tracker(name) for name in config.also}
     return Trackers(
         [JsonlTracker(run.folder, run.next_step), ConsoleTracker(console)],
         [Guest(name, partial(make, run), run.note) for name, make in guests.items()],
