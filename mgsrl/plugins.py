@@ -19,9 +19,8 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Self
@@ -41,14 +40,16 @@ class Registry:
         kind: what a member is called in messages (`reward`).
         group: the entry-point group in which installed packages offer theirs.
         members: our own, name -> `module:attribute`; imported when they are asked for.
+        base: the class that every member derives from, as `module:attribute`; members of a kind
+            without one are checked by whoever loads them.
     """
 
-    def __init__(self, kind: str, group: str, members: Mapping[str, str]) -> None:
-        self.kind, self.group, self.members = kind, group, dict(members)
+    def __init__(self, kind: str, group: str, members: Mapping[str, str], base: str = "") -> None:
+        self.kind, self.group, self.members, self._base = kind, group, dict(members), base
 
     def names(self) -> list[str]:
         """Every plain name that `load` takes."""
-        return [*self.members, *(p.name for p in entry_points(group=self.group))]
+        return [*self.members, *(p.name for p in self._entry_points())]
 
     def load(self, name: str, key: str) -> Any:
         """The member that the configuration calls `name`.
@@ -57,15 +58,14 @@ class Registry:
             key: the configuration key that holds the name, for messages.
 
         Raises:
-            ConfigError: an unknown name, no such file, module or attribute, or an exception while
-                it is imported.
+            ConfigError: an unknown name, no such file, module or attribute, an exception while it
+                is imported, or what derives from another class than the kind's.
         """
         if name in self.members:
-            where, _, attribute = self.members[name].partition(":")
-            return getattr(importlib.import_module(where), attribute)
+            return _ours(self.members[name])
         self.check_name(name, key)
         if ":" not in name:
-            name = next(p.value for p in entry_points(group=self.group) if p.name == name)
+            name = next(p.value for p in self._entry_points() if p.name == name)
         return self._import(name, key)
 
     def check_name(self, name: str, key: str) -> None:
@@ -89,6 +89,11 @@ class Registry:
             return f"{Path(where).expanduser().resolve()}:{attribute}"
         return name
 
+    def _entry_points(self) -> Iterable[Any]:
+        from importlib.metadata import entry_points  # here: it takes longer than all the rest
+
+        return entry_points(group=self.group)
+
     def _import(self, reference: str, key: str) -> Any:
         where, _, attribute = reference.rpartition(":")
         module = _import_module(where, attribute, key)
@@ -98,9 +103,20 @@ class Registry:
                 own = [name for name in vars(found) if not name.startswith("_")]
                 raise _problem(key, f"{part!r} in {where}", nearest(part, own), f"correct {key}")
             found = getattr(found, part)
+        if self._base:
+            base = _ours(self._base)
+            if not (isinstance(found, type) and issubclass(found, base)):
+                expected = f"a class that derives from {base.__module__}.{base.__qualname__}"
+                described = f"the class {attribute}" if isinstance(found, type) else repr(found)
+                raise _problem(key, expected, shortened(described), f"correct {key}")
         if file := getattr(module, "__file__", None):
             _loaded[reference] = Path(file).resolve()
         return found
+
+
+def _ours(reference: str) -> Any:
+    where, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(where), attribute)
 
 
 class Part:

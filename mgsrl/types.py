@@ -8,7 +8,7 @@ Shape suffixes used throughout the package:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,7 +37,21 @@ class Prompt:
     token_ids: tuple[int, ...]
     """The policy's prompt tokens, generation prompt included."""
     reference: Mapping[str, Any] = field(default_factory=dict)
-    """What the domain's reward needs: `answer` | `instruction_id_list` + `kwargs` [+ `gates`]."""
+    """What the domain's reward needs, by column: `answer`, `instruction_id_list`, ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowNeeds:
+    """What a domain's rewards want of a row of data. Columns are those of the row's reference."""
+
+    requires: tuple[str, ...] = ()
+    """Columns that a row must have."""
+    accepts: tuple[str, ...] = ()
+    """Columns that are read where a row has them."""
+    prompt: bool = True
+    """Whether a response without its conversation cannot be scored."""
+    validate: Callable[[Mapping[str, Any]], None] | None = None
+    """Raises `ValueError` for a reference that a reward cannot use."""
 
 
 @dataclass(frozen=True, slots=True)

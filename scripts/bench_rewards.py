@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config.reward import RewardConfig
-from mgsrl.rewards.build import make_reward
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.protocol import Response
+from mgsrl.rewards.worker import RewardWorker
 from mgsrl.scoring.score_file import default_reward, score_file
 
 HOSTILE = r"\boxed{9^{9^{9^{9}}}}"
@@ -79,11 +79,11 @@ def constraint_rows(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 def latencies(kind: str, rows: list[dict[str, Any]], time_limit_s: float) -> list[float]:
     """Seconds per item, one at a time; the first items warm up and do not count."""
-    reward = make_reward(RewardConfig(kind=kind, time_limit_s=time_limit_s))
+    reward = RewardWorker(RewardConfig.of(kind, time_limit_s=time_limit_s))
     seconds = []
     try:
         for row in rows:
-            item = RewardItem((), row["response"], row)
+            item = Response((), row["response"], row)
             start = time.perf_counter()
             reward.score([item])
             seconds.append(time.perf_counter() - start)
@@ -111,7 +111,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, default=None, help="write the figures to this file")
     args = parser.parse_args()
-    limit_s = RewardConfig().time_limit_s
+    limit_s = RewardConfig().options.time_limit_s
     cases = {
         "math": ("math", "math", list(math_rows(args.rows, 0))),
         "math + hostile": ("math", "math", list(math_rows(args.rows, args.hostile_every))),

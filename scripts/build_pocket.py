@@ -227,10 +227,9 @@ def sample(model: Any, tokenizer: Any, rows: list[dict[str, Any]], greedy: bool)
 def measure(policy: Path, count: int, seed: int) -> None:
     """Print the card's table: rewards on held-out prompts, greedy and sampled."""
     # Imported here, because a rebuild from nothing has no reward model yet.
-    from mgsrl.rewards.constraint_checker import ConstraintChecker
-    from mgsrl.rewards.math_verifier import MathVerifier
-    from mgsrl.rewards.protocol import RewardItem
-    from mgsrl.rewards.reward_model import RewardModel
+    from mgsrl.config import RewardConfig
+    from mgsrl.rewards.protocol import Response
+    from mgsrl.rewards.worker import RewardWorker
 
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(policy, trust_remote_code=False)
@@ -238,19 +237,20 @@ def measure(policy: Path, count: int, seed: int) -> None:
         policy, dtype=torch.float32, trust_remote_code=False
     ).eval()
     rewards = {
-        "math": MathVerifier(),
-        "chat": RewardModel("pocket", transform="sigmoid"),
-        "instruction_following": ConstraintChecker(),
+        "math": RewardConfig("math"),
+        "chat": RewardConfig.of("reward_model", path="pocket", transform="sigmoid"),
+        "instruction_following": RewardConfig("constraints"),
     }
     print(
         "| domain | greedy | sampled, T = 1 | tokens | no response block |\n|---|---|---|---|---|"
     )
-    for domain, reward in rewards.items():
+    for domain, config in rewards.items():
+        reward = RewardWorker(config)
         rows = pocket_rows(domain, "heldout", count)
         cells = []
         for greedy in (True, False):
             texts = sample(model, tokenizer, rows, greedy)
-            items = [RewardItem(row["messages"], text, row) for row, text in zip(rows, texts)]
+            items = [Response(row["messages"], text, row) for row, text in zip(rows, texts)]
             scores = reward.score(items)
             values = torch.tensor([score.value or 0.0 for score in scores])
             cells.append(f"{values.mean():.3f} ± {values.std() / count**0.5:.3f}")

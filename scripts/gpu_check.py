@@ -486,17 +486,19 @@ def engine_and_learner(setting: Setting, record: Record, dtype: str) -> None:
 
 
 def reward_model(setting: Setting, record: Record) -> None:
-    from mgsrl.rewards.protocol import RewardItem
-    from mgsrl.rewards.reward_model import RewardModel
+    from mgsrl.config import RewardConfig
+    from mgsrl.rewards.protocol import Response
+    from mgsrl.rewards.worker import RewardWorker
 
     answers = ("It is 5.", "", "Five apples, since 2 + 3 = 5.", "No.", "5 5 5 5 5", "The sea.")
     items = [
-        RewardItem(({"role": "user", "content": "What is 2 + 3?"},), f"<response>{a}</response>")
+        Response(({"role": "user", "content": "What is 2 + 3?"},), f"<response>{a}</response>")
         for a in answers
     ]
     on_gpu = setting.device.type == "cuda"
+    config = RewardConfig.of("reward_model", path="pocket")
     scores = [
-        torch.tensor([r.value for r in RewardModel("pocket", num_gpus=gpus).score(items)])
+        torch.tensor([r.value for r in RewardWorker(replace(config, num_gpus=gpus)).score(items)])
         for gpus in ((0.0, 1.0) if on_gpu else (0.0, 0.0))
     ]
     error = (scores[0] - scores[1]).abs().max().item()

@@ -11,14 +11,23 @@ import inspect
 import json
 import textwrap
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from mgsrl.config import Config
 from mgsrl.config.compose import list_choices
-from mgsrl.config.keys import NAME, field_types, is_record, optional
+from mgsrl.config.keys import (
+    MEMBERS,
+    NAME,
+    field_types,
+    is_record,
+    member_config,
+    members_keys,
+    optional,
+)
+from mgsrl.plugins import Registry
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "keys.md"
 HEAD = """\
@@ -28,7 +37,7 @@ Every key of the configuration: `mgsrl train KEY=VALUE`, or below the same names
 `NAME` is a name of yours (of a domain, a source, a score). `null` switches off or leaves the choice
 to the program, as the text says. The files of an experiment override these defaults; what a run
 takes is printed by `mgsrl train --print-config`. Written by `make reference` from the dataclasses
-of `mgsrl/config/`, and not by hand.
+of `mgsrl/config/` and of the kinds of reward, and not by hand.
 """
 LONGEST = 60
 """Characters of a default; the page shows the beginning of a longer one."""
@@ -72,6 +81,9 @@ def keys_of(kind: type, prefix: str = "", seen: dict[type, str] | None = None) -
     """
     seen = {} if seen is None else seen
     for item in fields(kind):
+        if registry := item.metadata.get(MEMBERS):
+            yield from _keys_of_members(kind, prefix, registry)
+            continue
         annotation, text = described(kind)[item.name]
         name, record = f"{prefix}{item.name}", _record(field_types(kind)[item.name])
         if record is None:
@@ -87,6 +99,22 @@ def keys_of(kind: type, prefix: str = "", seen: dict[type, str] | None = None) -
         if inner not in seen:
             seen |= {inner: place} | {base: place for base in inner.__mro__ if is_record(base)}
             yield from keys_of(inner, f"{place}.", seen)
+
+
+def _keys_of_members(kind: type, prefix: str, registry: Registry) -> Iterator[Key]:
+    """The keys that single members have, with their names in front of the text."""
+    owners: dict[str, list[str]] = {}
+    for member, own in members_keys(kind).items():
+        for name in own:
+            owners.setdefault(name, []).append(member)
+    for name, members in owners.items():
+        (key,) = (
+            key
+            for key in keys_of(member_config(registry, members[-1], "kind"), prefix)
+            if key.name == f"{prefix}{name}"
+        )
+        text = f"{', '.join(f'`{member}`' for member in members)}: {key.text}"
+        yield replace(key, text=text)
 
 
 def _record(kind: Any) -> tuple[type, str] | None:

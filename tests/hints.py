@@ -53,7 +53,8 @@ def wrong_hint(text: str, *, strict: bool = False) -> str | None:
             )
             if not PLACEHOLDER.fullmatch(value):
                 for change in changes:
-                    read_config(Config, _nested(change.key.split("."), change.value))
+                    parts = change.key.split(".")
+                    read_config(Config, _nested(parts, change.value, _kind_of(parts)))
         except ConfigError as error:
             return f"{key}={value}: {error}"
     for match in KEY.finditer(text):
@@ -90,5 +91,17 @@ def _choices(group: str) -> tuple[str, ...]:
     return tuple(list_choices(group))
 
 
-def _nested(parts: list[str], value: Any) -> dict[str, Any]:
-    return {parts[0]: _nested(parts[1:], value) if len(parts) > 1 else value}
+def _kind_of(parts: list[str]) -> str:
+    """The kind of reward that a hint for one of its own keys is about; empty for other keys."""
+    from mgsrl.config.keys import members_keys
+    from mgsrl.config.reward import ScoreConfig
+
+    if "reward" not in parts[:-1]:
+        return ""
+    return next((kind for kind, own in members_keys(ScoreConfig).items() if parts[-1] in own), "")
+
+
+def _nested(parts: list[str], value: Any, kind: str) -> dict[str, Any]:
+    if len(parts) > 1:
+        return {parts[0]: _nested(parts[1:], value, kind)}
+    return {parts[0]: value} | ({"kind": kind} if kind else {})

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mgsrl.config import PolicyConfig, RewardConfig
+from mgsrl.config import PolicyConfig
+from mgsrl.rewards.reward_model import RewardModelConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(
@@ -69,7 +70,7 @@ def test_the_rule_can_be_broken(source: str, kept: bool) -> None:
 
 def test_off_by_default() -> None:
     assert not PolicyConfig().trust_remote_code
-    assert not RewardConfig().trust_remote_code
+    assert not RewardModelConfig().trust_remote_code
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.arguments):
@@ -85,9 +86,9 @@ def test_off_by_default() -> None:
 LOAD_REWARD_MODEL = """
 import sys
 from mgsrl.errors import UserError
-from mgsrl.rewards.reward_model import RewardModel
+from mgsrl.rewards.reward_model_torch import Classifier
 try:
-    RewardModel(sys.argv[1])
+    Classifier(sys.argv[1])
 except UserError as error:
     print(error)
 """

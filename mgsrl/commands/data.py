@@ -122,7 +122,7 @@ def _run_inspect(options: argparse.Namespace) -> None:
     from mgsrl.data.templates import PromptTokenizer
     from mgsrl.errors import DataError, explain
     from mgsrl.learner.policy import load_tokenizer
-    from mgsrl.rewards.build import validator
+    from mgsrl.rewards.build import row_needs
 
     without = []
     against = _evaluation_prompts(options.against, config.domains)
@@ -139,8 +139,7 @@ def _run_inspect(options: argparse.Namespace) -> None:
                 source,
                 name,
                 key=key,
-                reward_kind=domain.reward.kind,
-                validate=validator(domain.reward),
+                needs=row_needs(domain.reward),
                 prompts=prompts,
                 max_prompt_tokens=config.data.max_prompt_tokens,
                 overlong=config.data.overlong,
@@ -292,7 +291,7 @@ def _run_prepare(options: argparse.Namespace) -> None:
     from mgsrl.config.task import find_task
     from mgsrl.config.typed import read_config
     from mgsrl.data.prepare import listing, prepare
-    from mgsrl.rewards.build import validator
+    from mgsrl.rewards.build import row_needs
 
     if options.list:
         print("\n".join(listing()))
@@ -316,7 +315,7 @@ def _run_prepare(options: argparse.Namespace) -> None:
         shared_folder(options.output or "data", "--output"),
         file=Path(os.path.expanduser(options.file)) if options.file else None,
         force=options.force,
-        validate=validator(read_config(RewardConfig, task.reward)),
+        needs=row_needs(read_config(RewardConfig, task.reward)),
         progress=lambda rows: progress(
             rows, task.name, None if options.file or split is None else split.rows
         ),

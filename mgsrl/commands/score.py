@@ -3,10 +3,9 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mgsrl.commands.options import column
 from mgsrl.errors import ConfigError, explain, nearest
@@ -127,18 +126,16 @@ def run(options: argparse.Namespace) -> None:
 def _reward(options: argparse.Namespace) -> "tuple[RewardConfig, Sequence[str], str | None]":
     """The reward to score with, the special tokens that a model must not see, and the day that its
     template takes for today (None: today)."""
+    from mgsrl.config.reward import RewardConfig
+    from mgsrl.config.typed import plain, read_config
+    from mgsrl.rewards.build import make_reward
     from mgsrl.scoring.score_file import default_reward
 
+    keys = _keys(options)
     if not options.like:
-        reward = default_reward(
-            options.domain,
-            loose=options.loose,
-            official=options.official,
-            whole_response=options.whole_response,
-            reward_model=options.reward_model or "pocket",
-        )
-        _check_use(options, reward)
-        return reward, (), None
+        reward = default_reward(options.domain)
+        _check_use(options, reward, keys)
+        return default_reward(options.domain, keys), (), None
     config = _config_of(options.like)
     if options.domain not in config.domains:
         raise ConfigError(
@@ -150,17 +147,9 @@ def _reward(options: argparse.Namespace) -> "tuple[RewardConfig, Sequence[str], 
             )
         )
     reward = config.domains[options.domain].reward
-    _check_use(options, reward)
-    if options.loose:
-        reward = replace(reward, strict=False)
-    if options.official:
-        reward = replace(reward, reading="official")
-    if options.whole_response:
-        reward = replace(reward, missing_tag="whole_response")
-    if options.reward_model:
-        reward = replace(reward, path=options.reward_model)
-    kinds = {score.kind for score in (reward, *reward.extra.values())}
-    if not kinds & {"reward_model", "judge"}:
+    _check_use(options, reward, keys)
+    reward = read_config(RewardConfig, {**plain(reward), **keys})
+    if not any(make_reward(score).templated for score in reward.scores.values()):
         return reward, (), None
     from mgsrl.learner.policy import load_tokenizer
 
@@ -168,19 +157,31 @@ def _reward(options: argparse.Namespace) -> "tuple[RewardConfig, Sequence[str], 
     return reward, special_tokens, config.policy.date
 
 
-def _check_use(options: argparse.Namespace, reward: "RewardConfig") -> None:
-    """Raise ConfigError for an option that this kind of reward does not know."""
-    for flag, given, kind in (
-        ("--loose", options.loose, "constraints"),
-        ("--official", options.official, "constraints"),
-        ("--reward-model", options.reward_model, "reward_model"),
-    ):
-        if given and reward.kind != kind:
+def _keys(options: argparse.Namespace) -> dict[str, Any]:
+    """The keys of the reward that options set."""
+    from mgsrl.config.reward import OFFICIAL
+
+    given = {
+        "strict": False if options.loose else None,
+        "reading": OFFICIAL if options.official else None,
+        "path": options.reward_model,
+        "missing_tag": "whole_response" if options.whole_response else None,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _check_use(
+    options: argparse.Namespace, reward: "RewardConfig", keys: Mapping[str, Any]
+) -> None:
+    """Raise ConfigError for an option whose key this kind of reward does not have."""
+    for key in keys:
+        if not hasattr(reward.options, key) and not hasattr(reward, key):
+            flag = {"strict": "--loose", "reading": "--official", "path": "--reward-model"}[key]
             raise ConfigError(
                 explain(
                     f"{flag} does nothing for {options.domain}.",
-                    expected=f"a domain whose reward is of the kind {kind}",
-                    found=reward.kind,
+                    expected=f"a domain whose reward has the key `{key}`",
+                    found=f"the kind {reward.kind}",
                     todo=f"leave {flag} out, or choose another domain",
                 )
             )
@@ -214,28 +215,17 @@ def _config_of(name: str) -> "Config":
 def _judges(reward: "RewardConfig", like: str | None) -> list[str]:
     """Who judged, and what a run would still make of it."""
     from mgsrl.config.reward import OWN
+    from mgsrl.rewards.build import make_reward
 
     lines = []
-    for name, score in {OWN: reward, **reward.extra}.items():
+    for name, score in reward.scores.items():
         what = "" if name == OWN else f" for {name}"
-        if score.kind == "reward_model":
-            scale = "its sigmoid" if score.transform == "sigmoid" else "its raw logit"
-            lines.append(f"judged{what} by the reward model {score.path} ({scale})")
-        elif score.kind == "judge":
-            lines.append(f"judged{what} by {score.model} at {score.url}")
-        elif score.kind == "http":
-            lines.append(f"judged{what} by {score.url}")
-        else:
-            how = " as the released checkers decide" if score.reading == "official" else ""
-            lines.append(f"judged{what} by {KINDS[score.kind]}{how}")
-    if like is None and reward.kind == "reward_model":
+        lines.append(f"judged{what} by {make_reward(score).describe()}")
+    if like is None and make_reward(reward).model_path:
         lines.append("as a run sees it (transform, its model): --as RUN|EXPERIMENT")
     if shaped := _shaping(reward):
         lines.append(f"before what {like} makes of it in training: {', '.join(shaped)}")
     return lines
-
-
-KINDS = {"math": "math-verify", "constraints": "the constraint checker"}
 
 
 def _shaping(reward: "RewardConfig") -> list[str]:

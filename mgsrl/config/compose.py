@@ -7,7 +7,6 @@ decided by `typed.py`, the same for a file, an override and a saved run. Every m
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,12 @@ from mgsrl.config.overrides import apply_changes, read_overrides
 from mgsrl.config.own_files import FILE_CHOICE, all_names, own_folders
 from mgsrl.config.root import Config
 from mgsrl.config.task import reward_keys
-from mgsrl.config.typed import read_config
+from mgsrl.config.typed import plain, read_config
 from mgsrl.errors import ConfigError, MissingPathError, explain
 
 DEFAULT_EXPERIMENT = "+experiment=pocket_mgs"
 # Plain values, not the dataclasses: Hydra would bend and refuse values in words of its own.
-ConfigStore.instance().store(name="schema", node=asdict(Config()))
+ConfigStore.instance().store(name="schema", node=plain(Config()))
 _PYTHON_ERRORS = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError)
 
 
@@ -99,7 +98,7 @@ def checked_config(config: Config) -> Config:
     Raises:
         ConfigError: a value of a wrong type, an impossible combination.
     """
-    copy = read_config(Config, asdict(config))
+    copy = read_config(Config, plain(config))
     check_config(copy)
     copy.strategy.name = strategy_label(copy)
     return copy
@@ -115,7 +114,7 @@ def _typed(composed: DictConfig) -> Config:
 
 def config_to_yaml(config: Config) -> str:
     """The resolved configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+    return OmegaConf.to_yaml(OmegaConf.create(plain(config)), resolve=True)
 
 
 def config_from_yaml(path: Path) -> Config:
@@ -131,7 +130,7 @@ def config_from_yaml(path: Path) -> Config:
         saved = OmegaConf.create(path.read_text(encoding="utf-8"))
         if not saved:  # nothing would be read: the defaults, another configuration
             raise ValueError("it is empty")
-        return read_config(Config, OmegaConf.to_container(saved, resolve=True))
+        return read_config(Config, OmegaConf.to_container(saved, resolve=True), saved=True)
     # Whatever a changed byte can make of a YAML file, UTF-8, OmegaConf's assertions included.
     except (OmegaConfBaseException, YAMLError, OSError, *_PYTHON_ERRORS) as error:
         found = str(error).splitlines() or [type(error).__name__]
@@ -165,7 +164,7 @@ def _flat(config: Config) -> dict[str, Any]:
         else:
             yield prefix, node
 
-    return dict(walk(asdict(config), ""))
+    return dict(walk(plain(config), ""))
 
 
 def _not_composed(error: Exception, file: Path | None) -> ConfigError:

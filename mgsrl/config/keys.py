@@ -1,27 +1,79 @@
 """The keys of the configuration, read off its dataclasses: which there are, and the nearest one.
 
-A key is written with dots (`domains.math.source.path`); below a mapping any name is a key.
+A key is written with dots (`domains.math.source.path`); below a mapping any name is a key. A
+record whose field has the metadata `MEMBERS` (a registry) holds, beside its own keys, those of the
+member that its `kind` names: they are the fields of that member's `Config`, and stand at one level
+with the record's in YAML and on the command line. A key that is called as a member
+(`function: my.py:score`) says the kind by itself.
 """
 
 import difflib
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
 from itertools import takewhile
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from mgsrl.errors import ConfigError, explain, nearest
+from mgsrl.plugins import Registry
 
+MEMBERS = "members"
 NAME = "NAME"
 """Stands for a name of the user's in `all_keys`."""
 
 
 @cache
 def field_types(kind: type) -> dict[str, Any]:
-    """Field name -> type of a configuration dataclass."""
+    """Key -> type of a configuration dataclass; without the keys of members."""
     hints = get_type_hints(kind)
-    return {item.name: hints[item.name] for item in fields(kind)}
+    return {item.name: hints[item.name] for item in fields(kind) if MEMBERS not in item.metadata}
+
+
+@cache
+def members_of(kind: type) -> tuple[str, Registry] | None:
+    """The field that holds the keys of a member, and the members; None for a plain record."""
+    found = [(f.name, f.metadata[MEMBERS]) for f in fields(kind) if MEMBERS in f.metadata]
+    return found[0] if found else None
+
+
+def member_config(registry: Registry, name: str, key: str) -> type:
+    """The dataclass of the keys that the member `name` alone has.
+
+    Raises:
+        ConfigError: a member that cannot be loaded, or whose `Config` is no dataclass.
+    """
+    config = getattr(registry.load(name, key), "Config", None)
+    if is_record(config):
+        return cast(type, config)
+    raise ConfigError(
+        explain(
+            f"{key} cannot be used.",
+            expected=f"a {registry.kind} whose attribute `Config` is a dataclass",
+            found=repr(config),
+            todo="put @dataclass above it",
+        )
+    )
+
+
+@cache
+def members_keys(kind: type) -> dict[str, dict[str, Any]]:
+    """Of a record with members, the keys of each of ours by its name; empty for a plain record."""
+    found = members_of(kind)
+    registry = found[1] if found else None
+    return {
+        name: field_types(member_config(registry, name, "kind"))
+        for name in (registry.members if registry else ())
+        if registry
+    }
+
+
+def _all_types(kind: type) -> dict[str, Any]:
+    """Key -> type, the keys of all our members included."""
+    types = dict(field_types(kind))
+    for own in members_keys(kind).values():
+        types |= own
+    return types
 
 
 def optional(kind: Any) -> Any:
@@ -45,7 +97,9 @@ def type_at(root: type, key: str) -> Any:
         if kind is Any:
             return Any  # whatever is below it is the user's
         if is_record(kind):
-            kind = field_types(kind).get(part)
+            # A member of the user's may have any key; `typed.py` knows once the kind is known.
+            other = Any if members_of(kind) and part else None
+            kind = field_types(kind).get(part) or _all_types(kind).get(part, other)
         elif get_origin(kind) is dict and part:
             kind = get_args(kind)[1]
         elif get_origin(kind) is list and part.isdecimal():
@@ -63,7 +117,7 @@ def all_keys(root: type) -> Iterator[tuple[str, Any]]:
     def walk(kind: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         kind = optional(kind) or kind
         if is_record(kind):
-            for name, inner in field_types(kind).items():
+            for name, inner in _all_types(kind).items():
                 yield f"{prefix}{name}", inner
                 yield from walk(inner, f"{prefix}{name}.")
         elif get_origin(kind) is dict:
@@ -86,10 +140,29 @@ def unknown_key(root: type, key: str) -> ConfigError:
     same = _elsewhere(root, parts, leaf)
     hint = f"did you mean {' or '.join(map(repr, same))}? " if same else ""
     listed = nearest(leaf, valid) if not same else f"valid: {', '.join(sorted(valid)) or '(none)'}"
+    return _no_key(key, f"a key of {parent or 'the configuration'}", leaf, hint, listed)
+
+
+def foreign_key(kind: type, member: str, names: Iterable[str], key: str) -> ConfigError:
+    """The message for a key that the record's member does not have.
+
+    Args:
+        names: the keys that it has.
+    """
+    parent, _, leaf = key.rpartition(".")
+    others = [name for name, own in members_keys(kind).items() if leaf in own]
+    hint = f"{leaf} is for {' and '.join(others)}; " if others else ""
+    listed = nearest(leaf, names)
+    return _no_key(
+        key, f"a key of {parent or 'the record'}, which is of the kind {member}", leaf, hint, listed
+    )
+
+
+def _no_key(key: str, expected: str, leaf: str, hint: str, listed: str) -> ConfigError:
     return ConfigError(
         explain(
             f"Unknown configuration key {key!r}.",
-            expected=f"a key of {parent or 'the configuration'}",
+            expected=expected,
             found=repr(leaf),
             todo=f"correct the name ({hint}{listed})",
         )

@@ -17,10 +17,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mgsrl.config.keys import field_types, is_record, optional, type_at, unknown_key
+from mgsrl.config.keys import field_types, is_record, members_of, optional, type_at, unknown_key
 from mgsrl.config.quoting import as_override, spelled
 from mgsrl.config.root import Config
-from mgsrl.config.typed import described
+from mgsrl.config.typed import chosen_member, described
 from mgsrl.errors import ConfigError, explain, nearest
 
 _SHAPE = re.compile(r"(?P<sign>~|\+{0,2})(?P<key>[^=]*)(?:=(?P<value>.*))?", re.DOTALL)
@@ -92,6 +92,7 @@ def apply_changes(composed: DictConfig, changes: Sequence[Change]) -> None:
         ConfigError: a domain, source or score that is not there, or what cannot be removed.
     """
     OmegaConf.set_struct(composed, False)
+    _forget_other_kinds(composed, changes)
     unknown = list[tuple[str, list[str]]]()  # records that came without a `+`; names beside them
     for change in changes:
         if change.remove:
@@ -228,9 +229,27 @@ def _remove(composed: DictConfig, key: str) -> None:
     del node[name]
 
 
+def _forget_other_kinds(composed: DictConfig, changes: Sequence[Change]) -> None:
+    """Where a change says another kind than the files, their keys for that kind have no meaning."""
+    for change in changes:
+        for parts, value in _leaves(change.key.split("."), change.value):
+            *above, name = parts
+            key = ".".join(above)
+            record = type_at(Config, key) if above else Config
+            members = members_of(record) if is_record(record) else None
+            if members is None or (name != "kind" and name not in members[1].members):
+                continue
+            node = OmegaConf.select(composed, key)
+            kind = chosen_member(record, {name: value})
+            if isinstance(node, DictConfig) and chosen_member(record, dict(node)) != kind:
+                kept = field_types(record).keys() - {"kind"}
+                for each in [each for each in node if each not in kept]:
+                    del node[each]
+
+
 def _new_records(composed: DictConfig, change: Change) -> Iterator[tuple[str, list[str]]]:
     """Records below mappings that `change` would make: key, and the names that are there."""
-    for parts in _leaves(change.key.split("."), change.value):
+    for parts, _ in _leaves(change.key.split("."), change.value):
         for depth in range(1, len(parts)):
             mapping = ".".join(parts[:depth])
             kind = type_at(Config, mapping)
@@ -244,12 +263,12 @@ def _new_records(composed: DictConfig, change: Change) -> Iterator[tuple[str, li
                 break
 
 
-def _leaves(parts: list[str], value: Any) -> Iterator[list[str]]:
+def _leaves(parts: list[str], value: Any) -> Iterator[tuple[list[str], Any]]:
     if isinstance(value, Mapping) and value:
         for name, item in value.items():
             yield from _leaves([*parts, str(name)], item)
     else:
-        yield parts
+        yield parts, value
 
 
 def _no_record(key: str, beside: Sequence[str]) -> ConfigError:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mgsrl.config.data import SourceConfig
 from mgsrl.config.hub import check_on_hub
-from mgsrl.config.model_path import POCKET_POLICY, POCKET_REWARD_MODEL, find_model
-from mgsrl.config.reward import ScoreConfig
+from mgsrl.config.model_path import POCKET_POLICY, find_model
+from mgsrl.config.reward import REWARDS, ScoreConfig
 from mgsrl.config.root import Config
 from mgsrl.config.task import task_source, with_file
 
@@ -29,9 +29,8 @@ def check_places(config: Config, *, models: bool = True) -> None:
         key = f"domains.{name}"
         scores: dict[str, ScoreConfig] = {f"{key}.reward": domain.reward}
         scores |= {f"{key}.reward.extra.{n}": score for n, score in domain.reward.extra.items()}
-        for place, score in scores.items():
-            if models and score.kind == "reward_model" and score.path:
-                find_model(score.path, f"{place}.path", POCKET_REWARD_MODEL)
+        for place, score in scores.items() if models else ():
+            REWARDS.load(score.kind, f"{place}.kind")(score.options).check(place)
         if not domain.weight:
             continue
         check_hub_source(domain.source, f"{key}.source")

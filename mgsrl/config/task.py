@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config.data import TASK_SPLITS, SourceConfig
+from mgsrl.config.reward import REWARDS, RewardConfig
+from mgsrl.config.typed import chosen_member
 from mgsrl.errors import ConfigError, explain
 from mgsrl.plugins import Registry
 from mgsrl.types import Sampling
@@ -19,8 +21,6 @@ GREEDY = Sampling(temperature=0.0, max_new_tokens=1024)
 FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".gz")
 OPTIONAL = ("id", "baseline", "reference")
 """Columns that a row of a task may do without."""
-METRICS = {"math": "math", "constraints": "constraints", "reward_model": "chat", "judge": "chat"}
-"""Kind of reward -> how `mgsrl eval` scores and sums up; `score`, the mean reward, for others."""
 TASKS = Registry(
     "task",
     ROOM,
@@ -89,7 +89,8 @@ class Task:
     @property
     def metric(self) -> str:
         """How `mgsrl eval` sums up: `math`, `constraints`, `chat` or `score`."""
-        return METRICS.get(self.reward.get("kind", "math"), "score")
+        metric: str = REWARDS.load(chosen_member(RewardConfig, self.reward), "task.reward").metric
+        return metric
 
     def at(self, where: str) -> "Task":
         """The task with the data of a local file or of another hub data set."""

@@ -12,9 +12,20 @@ from contextlib import suppress
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar, get_args, get_origin
 
-from mgsrl.config.keys import field_types, is_record, optional, unknown_key
+from mgsrl.config.keys import (
+    MEMBERS,
+    field_types,
+    foreign_key,
+    is_record,
+    member_config,
+    members_keys,
+    members_of,
+    optional,
+    unknown_key,
+)
 from mgsrl.config.quoting import as_override
 from mgsrl.errors import ConfigError, explain, shortened
+from mgsrl.plugins import Registry
 
 LARGEST = 2**63 - 1
 """Of a whole number: libraries keep them in 64 bits."""
@@ -30,36 +41,95 @@ _NAMES = {
 Record = TypeVar("Record")
 
 
-def read_config(kind: type[Record], values: Any) -> Record:
+def read_config(kind: type[Record], values: Any, *, saved: bool = False) -> Record:
     """An instance of the dataclass `kind`; fields that `values` lacks take their defaults.
 
     Args:
         values: a mapping of plain values, as a YAML file holds them.
+        saved: a run wrote them; earlier versions wrote the keys of all kinds of reward, of which
+            those of other kinds say nothing.
 
     Raises:
         ConfigError: names the first key that is unknown or has a value of another type.
     """
-    return _Reader(kind).record(kind, values, "")
+    return _Reader(kind, saved).record(kind, values, "")
+
+
+def plain(value: Any) -> Any:
+    """What `read_config` reads: dataclasses as mappings, the keys of members beside the others."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if not is_record(type(value)):
+        return value
+    found: dict[str, Any] = {}
+    for item in fields(value):
+        inner = plain(getattr(value, item.name))
+        found |= inner if MEMBERS in item.metadata else {item.name: inner}
+    return found
+
+
+def chosen_member(kind: type, values: Mapping[Any, Any]) -> Any:
+    """What `values` say the kind of a record with members is, unchecked; else its default."""
+    found = members_of(kind)
+    assert found is not None
+    named = [name for name in values if name in found[1].members]
+    default = next(item.default for item in fields(kind) if item.name == "kind")
+    return values.get("kind", named[0] if named else default)
 
 
 class _Reader:
-    def __init__(self, root: type) -> None:
+    def __init__(self, root: type, saved: bool) -> None:
         self._root = root  # for messages about unknown keys
+        self._saved = saved
 
     def record(self, kind: Any, values: Any, key: str) -> Any:
         if not isinstance(values, Mapping):
             raise _wrong(key or "The configuration", kind, values)
-        known = {item.name: item for item in fields(kind)}
+        members = members_of(kind)
+        if members is not None:
+            return self._with_member(*members, kind, values, key)
         given = {}
         for name, value in values.items():
             path = f"{key}.{name}" if key else str(name)
-            if name not in known:
+            if name not in field_types(kind):
                 raise unknown_key(self._root, path)
-            item = known[name]
-            default = item.default if item.default_factory is MISSING else item.default_factory()
-            infinite = bool(item.metadata.get("inf"))
-            given[name] = self.value(field_types(kind)[name], value, path, default, infinite)
+            given[name] = self.field(kind, name, value, path)
         return kind(**given)
+
+    def _with_member(
+        self, field: str, registry: Registry, kind: Any, values: Mapping[Any, Any], key: str
+    ) -> Any:
+        """A record some of whose keys depend on its `kind`."""
+        here = f"{key}." if key else ""
+        default = chosen_member(kind, {})
+        name = self.value(str, chosen_member(kind, values), f"{here}kind", default, False)
+        config = member_config(registry, name, f"{here}kind")
+        types, own = field_types(kind), field_types(config)
+        if twice := types.keys() & own.keys():
+            raise _twice(f"{here}kind", config, sorted(twice))
+        given: dict[str, Any] = {"kind": name}
+        options: dict[str, Any] = {}
+        for each, value in values.items():
+            path = f"{here}{each}"
+            if each in types:
+                given[each] = self.field(kind, each, value, path)
+            elif each in own:
+                options[each] = self.field(config, each, value, path)
+            elif not self._saved or not any(each in keys for keys in members_keys(kind).values()):
+                raise foreign_key(kind, name, [*own, *types], path)
+        for item in fields(config):
+            if item.name not in options and item.default is item.default_factory is MISSING:
+                raise _missing(f"{here}{item.name}", own[item.name])
+        return kind(**given, **{field: config(**options)})
+
+    def field(self, kind: Any, name: str, value: Any, path: str) -> Any:
+        """The value of the field `name` of the dataclass `kind`."""
+        item = next(item for item in fields(kind) if item.name == name)
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        infinite = bool(item.metadata.get("inf"))
+        return self.value(field_types(kind)[name], value, path, default, infinite)
 
     def value(self, kind: Any, value: Any, key: str, default: Any, infinite: bool) -> Any:
         if kind is Any:
@@ -138,6 +208,23 @@ def described(kind: Any) -> str:
         return f"a record of {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
     containers = {list: "a list [...]", dict: "a record {NAME: VALUE, ...}"}
     return containers.get(get_origin(kind)) or _NAMES.get(kind, "a value")
+
+
+def _twice(key: str, config: type, names: list[str]) -> ConfigError:
+    return ConfigError(
+        explain(
+            f"{key} cannot be used: its {config.__qualname__} has keys that every such record has.",
+            expected="other names",
+            found=", ".join(names),
+            todo="rename them",
+        )
+    )
+
+
+def _missing(key: str, kind: Any) -> ConfigError:
+    return ConfigError(
+        explain(f"{key} is missing.", expected=described(kind), found="nothing", todo=f"set {key}")
+    )
 
 
 def _wrong(key: str, kind: Any, value: Any, default: Any = MISSING) -> ConfigError:

@@ -1,16 +1,12 @@
 """All training prompts of one domain: its source, its extra sources, and how they share a step."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from mgsrl.config import DomainConfig, SourceConfig
 from mgsrl.data.rows import Row
 from mgsrl.data.sources import load_rows
 from mgsrl.data.templates import PromptTokenizer
-from mgsrl.types import Prompt
-
-Validate = Callable[[dict[str, Any]], None]
+from mgsrl.types import Prompt, RowNeeds
 
 
 def source_weights(name: str, domain: DomainConfig) -> dict[str, float]:
@@ -21,12 +17,12 @@ def source_weights(name: str, domain: DomainConfig) -> dict[str, float]:
 
 
 def training_prompts(
-    templates: PromptTokenizer, name: str, domain: DomainConfig, validate: Validate
+    templates: PromptTokenizer, name: str, domain: DomainConfig, needs: RowNeeds
 ) -> dict[str, list[Prompt]]:
     """The prompts by source, keys as of `source_weights`. Raises as `load_rows` does."""
     found = {
         name: load_prompts(
-            templates, name, domain, domain.source, validate, key=f"domains.{name}.source"
+            templates, name, domain, domain.source, needs, key=f"domains.{name}.source"
         )
     }
     for key, source in domain.extra_sources.items():
@@ -35,7 +31,7 @@ def training_prompts(
             name,
             domain,
             source,
-            validate,
+            needs,
             key=f"domains.{name}.extra_sources.{key}",
             counted_as=f"{name}/{key}",
         )
@@ -49,7 +45,7 @@ def load_prompts(
     name: str,
     domain: DomainConfig,
     source: SourceConfig,
-    validate: Validate,
+    needs: RowNeeds,
     *,
     key: str,
     counted_as: str | None = None,
@@ -70,8 +66,7 @@ def load_prompts(
         source,
         name,
         key=key,
-        reward_kind=domain.reward.kind,
-        validate=validate,
+        needs=needs,
         accept=accept,
     )
     counted_as = counted_as or name

@@ -6,9 +6,8 @@ rows share with evaluation prompts is found in `contamination.py`.
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from mgsrl.config import SourceConfig
 from mgsrl.data.contamination import (
@@ -22,6 +21,7 @@ from mgsrl.data.rows import Row, RowProblem
 from mgsrl.data.sources import Reading
 from mgsrl.data.templates import PromptTokenizer
 from mgsrl.files.records import row_number
+from mgsrl.types import RowNeeds
 
 BAR = 40
 """Characters of the longest bar of the histogram."""
@@ -117,8 +117,7 @@ def inspect_source(
     domain: str,
     *,
     key: str,
-    reward_kind: str,
-    validate: Callable[[dict[str, Any]], None] | None = None,
+    needs: RowNeeds | None = None,
     prompts: PromptTokenizer | None = None,
     max_prompt_tokens: int = 0,
     overlong: str = "",
@@ -136,9 +135,7 @@ def inspect_source(
     Raises:
         MissingPathError, DataError: the file itself cannot be read.
     """
-    reading = Reading(
-        source, domain, key=key, reward_kind=reward_kind, validate=validate, prefix=""
-    )
+    reading = Reading(source, domain, key=key, needs=needs, prefix="")
     report = SourceReport(reading.name, limit=max_prompt_tokens, policy=overlong)
     overlap = None if against is None else Overlap(against)
     seen: dict[str, str] = {}

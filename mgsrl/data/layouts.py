@@ -46,6 +46,17 @@ def from_json(value: object) -> Any:
         raise RowProblem("a value that is JSON", f"{value[:60]!r} ({error})") from error
 
 
+def json_like(value: object) -> Any:
+    """`value` if JSON can hold it, tuples as lists; else RowProblem (dates, bytes, decimals)."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [json_like(item) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {name: json_like(item) for name, item in value.items()}
+    raise RowProblem("a value that JSON can hold", f"{show(value)} ({type(value).__name__})")
+
+
 def columns_of(record: Mapping[str, Any]) -> str:
     """What a record has instead of what was looked for."""
     names = [str(name) for name in record]

@@ -28,6 +28,7 @@ from mgsrl.errors import DataError, explain
 from mgsrl.files.jsonl import dump_line, write_atomic
 from mgsrl.files.records import row_number
 from mgsrl.obs.outputs import output_file
+from mgsrl.types import RowNeeds
 
 ReadRow = tuple[str, Row | RowProblem]
 
@@ -66,7 +67,7 @@ def prepare(
     *,
     file: Path | None = None,
     force: bool = False,
-    validate: Callable[[dict[str, Any]], None] | None = None,
+    needs: RowNeeds | None = None,
     progress: Callable[[Iterable[ReadRow]], Iterable[ReadRow]] = iter,
 ) -> Prepared:
     """Write a task's data set into `folder`.
@@ -74,7 +75,7 @@ def prepare(
     Args:
         file: a local file with the set's columns instead of the hub.
         force: files of an earlier call may be replaced.
-        validate: as of `RowReader`; rows that it refuses are left out.
+        needs: as of `RowReader`; rows that do not meet them are left out.
         progress: wraps the rows, for a progress bar.
 
     Raises:
@@ -95,8 +96,7 @@ def prepare(
         SourceConfig(kind="task"),
         name,
         key="--from",
-        reward_kind=task.reward["kind"],
-        validate=validate,
+        needs=needs,
         prefix=f"{name}-",
         task=replace(task, train=at, prompt_suffix=""),
     )

@@ -6,6 +6,10 @@ verl's (`data_source`, `prompt`, `reward_model.ground_truth`) and TRL's (`answer
 or `solution` beside the prompt). Of an answer that ends as GSM8K's do ("... #### 18"), what stands
 behind the mark is the answer.
 
+What a row must hold is what the domain's rewards say (`RowNeeds`): `answer` and the constraints'
+columns are read in these layouts, every other column as it stands. `reference.NAME` in a mapping
+hands a column of theirs to the reward as `reference["NAME"]`, whatever JSON value it holds.
+
 Left out: guesses at columns such as `question` or `problem`. A wrong guess trains on wrong data
 in silence; a mapping takes one line of YAML. verl's `extra_info.index` is no id: published files
 repeat it; `columns: {id: extra_info.index}` takes it where it is one.
@@ -13,7 +17,7 @@ repeat it; `columns: {id: extra_info.index}` takes it where it is one.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,14 +30,18 @@ from mgsrl.data.layouts import (
     columns_of,
     from_json,
     is_verl,
+    json_like,
     verl_constraints,
 )
 from mgsrl.errors import ConfigError, explain, nearest
 from mgsrl.files.lines import LineProblem, show
-from mgsrl.types import Message
+from mgsrl.types import Message, RowNeeds
 
 ROLES = ("system", "user", "assistant")
-COLUMNS = ("prompt", "messages", "answer", "instruction_id_list", "kwargs", "gates", "id")
+CONSTRAINTS = ("instruction_id_list", "kwargs", "gates")
+COLUMNS = ("prompt", "messages", "answer", *CONSTRAINTS, "id")
+REFERENCE = "reference."
+"""Before the name of a column that goes to the reward as it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +52,16 @@ class Row:
     """Unique within its source."""
     messages: tuple[Message, ...]
     reference: Mapping[str, Any] = field(default_factory=dict)
-    """What the domain's reward needs: `answer` | `instruction_id_list` + `kwargs` [+ `gates`]."""
+    """What the domain's rewards need, by column."""
 
 
 class RowReader:
-    """Reads records of one source for one kind of reward.
+    """Reads records of one source for the rewards of one domain.
 
     Args:
         source: mapping and answer pattern.
         key: the configuration key of the source, for messages.
-        reward_kind: `math` rows need an `answer`, `constraints` rows `instruction_id_list` and
-            `kwargs`, `reward_model` rows only a prompt; `judge` and `http` rows may have an
-            `answer`.
-        validate: an extra check of a reference (the constraint checker's); a `ValueError` that it
-            raises is reported with the row.
+        needs: what the rewards want of a row's reference; nothing where there are none.
         needs_prompt: a row without a prompt cannot be used; else it has no messages.
         more_columns: names besides `COLUMNS` that may be mapped, for `value`.
         option: the command-line option that maps columns (`--columns`), for messages; without it
@@ -72,23 +76,23 @@ class RowReader:
         source: SourceConfig,
         *,
         key: str,
-        reward_kind: str,
-        validate: Callable[[dict[str, Any]], None] | None = None,
+        needs: RowNeeds | None = None,
         needs_prompt: bool = True,
         more_columns: Sequence[str] = (),
         option: str = "",
     ) -> None:
         self._columns = dict(source.columns)
+        self._needs = needs or RowNeeds()
         self._needs_prompt = needs_prompt
         self._option = option
         self._prompt_suffix = source.prompt_suffix
         self._key = key
-        self._reward_kind = reward_kind
-        self._validate = validate
         self._pattern = _compile(source.answer_pattern, key) if source.answer_pattern else None
-        known = (*COLUMNS, *more_columns)
+        self._own = [n.removeprefix(REFERENCE) for n in self._columns if n.startswith(REFERENCE)]
+        wanted = (*self._needs.requires, *self._needs.accepts)
+        known = tuple(dict.fromkeys((*COLUMNS, *wanted, *more_columns, f"{REFERENCE}NAME")))
         for name in self._columns:
-            if name not in known:
+            if name not in known and not name.startswith(REFERENCE):
                 raise ConfigError(
                     explain(
                         f"{option or f'{key}.columns'} maps an unknown column.",
@@ -110,9 +114,9 @@ class RowReader:
             raise RowProblem(record.expected, record.found, record.todo)
         messages = self._messages(record)
         reference = self._reference(record)
-        if self._validate is not None:
+        if self._needs.validate is not None:
             try:
-                self._validate(reference)
+                self._needs.validate(reference)
             except ValueError as error:
                 found = "; ".join(line.strip() for line in str(error).splitlines())
                 raise RowProblem("a reference that the reward accepts", found) from error
@@ -189,14 +193,28 @@ class RowReader:
     # --- reference --------------------------------------------------------------------------------
 
     def _reference(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        if self._reward_kind == "math":
-            return {"answer": self._answer(record)}
-        if self._reward_kind == "constraints":
-            return self._constraints(record)
-        if self._reward_kind in ("judge", "http"):
-            has_answer = self._get(record, "answer") not in (ABSENT, None)
-            return {"answer": self._answer(record)} if has_answer else {}
-        return {}
+        found = {name: json_like(self._get(record, REFERENCE + name)) for name in self._own}
+        for name in (*self._needs.requires, *self._needs.accepts):
+            required = name in self._needs.requires
+            if name in found or not (required or self._get(record, name) not in (ABSENT, None)):
+                continue
+            if name == "answer":
+                found[name] = self._answer(record)
+            elif name in CONSTRAINTS:
+                found |= self._constraints(record)
+            else:
+                found[name] = self._column(record, name)
+        return found
+
+    def _column(self, record: Mapping[str, Any], name: str) -> Any:
+        value = self._get(record, name)
+        if value is ABSENT or value is None:
+            raise RowProblem(
+                f"the column `{name}`, which the reward reads",
+                columns_of(record),
+                f"say which column it is: {self.mapping(name)}",
+            )
+        return json_like(value)
 
     def _answer(self, record: Mapping[str, Any]) -> str:
         value = self._get(record, "answer")

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from mgsrl.config import SourceConfig
 from mgsrl.config.places import check_hub_source, split_hub_path
@@ -21,6 +20,7 @@ from mgsrl.data.rows import Row, RowProblem, RowReader
 from mgsrl.data.task_rows import task_records, with_judges_texts
 from mgsrl.errors import DataError, MissingPathError, explain
 from mgsrl.files.records import NumberedRecord, data_stem, read_records, row_number
+from mgsrl.types import RowNeeds
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,7 @@ class Reading:
         source: where the rows come from; `start` and `limit` count in it.
         domain: the domain's name; the pocket generator's default domain.
         key: the configuration key of the source (`domains.math.source`), for messages.
-        reward_kind: decides what a row must hold, see `RowReader`.
-        validate: an extra check of each reference; raises `ValueError` for a bad one.
+        needs: what the domain's rewards want of a row, see `RowReader`.
         option: the command-line option that maps columns, where no configuration does.
         prefix: of the ids of rows without one; the default is the file's or domain's name.
         task: instead of the one that `source` names.
@@ -63,8 +62,7 @@ class Reading:
         domain: str,
         *,
         key: str,
-        reward_kind: str = "reward_model",
-        validate: Callable[[dict[str, Any]], None] | None = None,
+        needs: RowNeeds | None = None,
         option: str = "",
         prefix: str | None = None,
         task: Task | None = None,
@@ -81,9 +79,7 @@ class Reading:
         self.source = source
         """Where the rows are and how they are read; a task's own, where it is one."""
         self.name = source_name(source, domain)
-        self.reader = RowReader(
-            source, key=key, reward_kind=reward_kind, validate=validate, option=option
-        )
+        self.reader = RowReader(source, key=key, needs=needs, option=option)
         self._key, self._domain = key, domain
         self._prefix = f"{data_stem(source.path) or domain}-" if prefix is None else prefix
 
@@ -151,8 +147,7 @@ def load_rows(
     domain: str,
     *,
     key: str,
-    reward_kind: str = "reward_model",
-    validate: Callable[[dict[str, Any]], None] | None = None,
+    needs: RowNeeds | None = None,
     accept: Callable[[Row], None] | None = None,
     option: str = "",
     prefix: str | None = None,
@@ -173,8 +168,7 @@ def load_rows(
         source,
         domain,
         key=key,
-        reward_kind=reward_kind,
-        validate=validate,
+        needs=needs,
         option=option,
         prefix=prefix,
         task=task,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from mgsrl.config.reward import IN_CHILD, RewardConfig
+from mgsrl.config.reward import RewardConfig
 from mgsrl.config.task import Task
 from mgsrl.config.typed import read_config
 from mgsrl.data.rows import Row
@@ -18,9 +18,9 @@ from mgsrl.errors import EndpointError
 from mgsrl.evaluate.judge import Answer, Judge
 from mgsrl.evaluate.sampling import device
 from mgsrl.evaluate.store import Key, SampleRow, key_of
-from mgsrl.rewards.build import check_reward
+from mgsrl.rewards.build import check_reward, make_reward
 from mgsrl.rewards.extract import extract_response
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.protocol import Response
 from mgsrl.scoring.score_rows import ScoreRow
 from mgsrl.scoring.score_workers import ScoreWorkers
 from mgsrl.types import Reward
@@ -53,13 +53,13 @@ class Rewards:
 
     def __init__(self, config: RewardConfig) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        workers = min(cores, MAX_WORKERS) if config.kind in IN_CHILD else 1
+        workers = min(cores, MAX_WORKERS) if make_reward(config).in_child else 1
         # A reward model makes its own batches; workers share out small ones.
         self._size = CHUNK if workers == 1 else CHUNK // MAX_WORKERS
         self._workers = ScoreWorkers(config, workers)
         self._workers.__enter__()
 
-    def rewards(self, items: Sequence[RewardItem]) -> list[Reward]:
+    def rewards(self, items: Sequence[Response]) -> list[Reward]:
         rows = [ScoreRow(index, item) for index, item in enumerate(items)]
         chunks = (rows[at : at + self._size] for at in range(0, len(rows), self._size))
         return [reward for _, reward in self._workers.score(chunks)]
@@ -99,7 +99,7 @@ class ConstraintScorer:
 
     def __init__(self, config: RewardConfig) -> None:
         self._strict = Rewards(config)
-        self._loose = Rewards(replace(config, strict=False))
+        self._loose = Rewards(replace(config, options=replace(config.options, strict=False)))
 
     def score(self, pairs: Sequence[Pair]) -> list[Score | EndpointError]:
         items = [_item(row, sample) for row, sample in pairs]
@@ -121,7 +121,7 @@ class ConstraintScorer:
         self._loose.close()
 
 
-def _followed(reward: Reward, item: RewardItem) -> list[bool] | None:
+def _followed(reward: Reward, item: Response) -> list[bool] | None:
     if reward.abstained:
         return None
     # Without a block, or through a gate that is shut, nothing was followed.
@@ -175,7 +175,7 @@ class ChatScorer:
         ]
         if self.baselines is not None:
             compared = [
-                RewardItem(row.messages, _baseline_text(self.baselines[row.id])) for row, _ in pairs
+                Response(row.messages, _baseline_text(self.baselines[row.id])) for row, _ in pairs
             ]
             for score, reward in zip(scores, self.reward_model.rewards(compared), strict=True):
                 score["baseline_reward"] = reward.value
@@ -208,8 +208,8 @@ def reward_model_config(path: str, tag: str) -> RewardConfig:
 
     Without a block the reward model abstains: its 0 is no worst score. `summary` counts it as lost.
     """
-    config = RewardConfig(
-        kind="reward_model",
+    config = RewardConfig.of(
+        "reward_model",
         path=path,
         missing_tag="abstain" if tag == "zero" else tag,
         num_gpus=float(device() == "cuda"),
@@ -233,8 +233,8 @@ def score_in_chunks(
         yield scored, failed
 
 
-def _item(row: Row, sample: SampleRow) -> RewardItem:
-    return RewardItem(row.messages, sample["response"], row.reference)
+def _item(row: Row, sample: SampleRow) -> Response:
+    return Response(row.messages, sample["response"], row.reference)
 
 
 def _baseline_text(response: str) -> str:

@@ -11,7 +11,7 @@ from mgsrl.config.typed import read_config
 from mgsrl.data.rows import Row
 from mgsrl.data.sources import load_rows
 from mgsrl.errors import ConfigError, explain
-from mgsrl.rewards.build import validator
+from mgsrl.rewards.build import row_needs
 
 KEY = "--tasks"
 
@@ -51,8 +51,7 @@ def load_task(task: Task, limit: int | None = None) -> list[Row]:
         SourceConfig(kind="task", split="test", limit=limit),
         task.name,
         key=KEY,
-        reward_kind=task.reward["kind"],
-        validate=validator(read_config(RewardConfig, task.reward)),
+        needs=row_needs(read_config(RewardConfig, task.reward)),
         prefix="",
         task=task,
     )

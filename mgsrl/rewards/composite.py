@@ -5,33 +5,15 @@ them up on the driver, where the running statistics are. A response abstains whe
 for a sum without a part would be another reward.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from mgsrl.rewards.protocol import RewardFunction, RewardItem
 from mgsrl.types import Reward
 
 
-class CompositeReward:
-    """See the module."""
-
-    def __init__(self, own: RewardFunction, extra: Mapping[str, RewardFunction]) -> None:
-        self.own = own
-        self.extra = extra
-
-    def close(self) -> None:
-        for reward in (self.own, *self.extra.values()):
-            reward.close()
-
-    def score(self, items: Sequence[RewardItem]) -> list[Reward]:
-        parts = {name: reward.score(items) for name, reward in self.extra.items()}
-        return [
-            merge(own, {name: rewards[index] for name, rewards in parts.items()})
-            for index, own in enumerate(self.own.score(items))
-        ]
-
-
 def merge(own: Reward, parts: Mapping[str, Reward]) -> Reward:
-    """`own` with the values and details of `parts` in its details."""
+    """`own` with the values and details of `parts`, if there are any, in its details."""
+    if not parts:
+        return own
     shown = {name: {"value": part.value, **part.details} for name, part in parts.items()}
     details = {**own.details, "parts": shown}
     reasons = [f"{name}: {part.error}" for name, part in parts.items() if part.abstained]

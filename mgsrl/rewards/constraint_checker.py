@@ -7,97 +7,94 @@ own (`child.py`), which is killed and replaced when a response takes longer than
 that item abstains too.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from mgsrl.config.reward import OFFICIAL, TRAINING
-from mgsrl.constraints import BoundConstraint, parse_reference
-from mgsrl.errors import DataError
-from mgsrl.rewards.child import ChildProcess, ProcessLostError
-from mgsrl.rewards.extract import CLOSE_THINK, OPEN_THINK, Extraction, extract_response
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.config.require import one_of
+from mgsrl.config.reward import OFFICIAL, READINGS, TRAINING
+from mgsrl.rewards.in_child import ChildConfig, ChildReward
+from mgsrl.rewards.protocol import Golden, RewardItem
 from mgsrl.types import Reward
 
+if TYPE_CHECKING:
+    from mgsrl.constraints import BoundConstraint
 
-class ConstraintChecker:
-    """See the module.
+CREDITS = ("fraction", "all")
 
-    Args:
-        credit: `fraction`, or `all` for 1 only when every constraint is followed.
-        strict: false also accepts IFEval's loose variants.
-        reading: `official` for the verdicts of the released checkers.
-        missing_tag: what a response without a `<response>` block gets, see `extract.py`.
-        time_limit_s: per response; the process is killed after it.
-        memory_limit_mib: address space of the process.
-    """
 
-    def __init__(
-        self,
-        *,
-        credit: str = "fraction",
-        strict: bool = True,
-        reading: str = TRAINING,
-        missing_tag: str = "zero",
-        time_limit_s: float = 5.0,
-        memory_limit_mib: int = 1024,
-    ) -> None:
-        self.credit = credit
-        self.strict = strict
-        self.reading = reading
-        self.missing_tag = missing_tag
-        self.process = ChildProcess(
-            "mgsrl.rewards.constraint_process",
-            time_limit_s=time_limit_s,
-            memory_limit_mib=memory_limit_mib,
-            name="constraint checker",
-        )
+@dataclass
+class ConstraintsConfig(ChildConfig):
+    credit: str = "fraction"
+    """`fraction` of the constraints met, or 1 only for `all` of them."""
+    strict: bool = True
+    """false also accepts IFEval's loose variants of the response."""
+    reading: str = TRAINING
+    """`official` gives the verdicts of the released checkers of IFEval and IFBench, quirks included
+    (docs/rewards.md has the differences); for benchmarks."""
 
-    def score(self, items: Sequence[RewardItem]) -> list[Reward]:
-        return [self._score(item) for item in items]
+    def validate(self, key: str) -> None:
+        super().validate(key)
+        one_of(f"{key}.credit", self.credit, CREDITS)
+        one_of(f"{key}.reading", self.reading, READINGS)
 
-    def close(self) -> None:
-        self.process.stop()
 
-    def _score(self, item: RewardItem) -> Reward:
-        extraction = extract_response(item.response, self.missing_tag)
-        if extraction.verdict is not None:
-            return self._without_block(item, extraction.verdict)
-        try:
-            reference = parse_reference(item.reference)
-            request = {
-                "text": self._text(item.response, extraction),
-                "strict": self.strict,
-                "reading": self.reading,
-                "constraints": _for_json(reference.constraints),
-                "gates": _for_json(reference.gates),
-            }
-            reply = self.process.ask(request)
-        except (ProcessLostError, DataError) as error:
-            return Reward(None, extraction.format_ok, error=str(error))
-        if "error" in reply:
-            return Reward(None, extraction.format_ok, error=reply["error"])
+class ConstraintChecker(ChildReward):
+    """See the module."""
+
+    Config = ConstraintsConfig
+    requires = ("instruction_id_list", "kwargs")
+    accepts = ("gates",)
+    needs_prompt = False
+    exact = True
+    items_per_call = 128  # small enough to spread over workers
+    metric = "constraints"
+    domain = "instruction_following"
+    process_module = "mgsrl.rewards.constraint_process"
+    golden = Golden(
+        "Name a fruit. Write the word plum and no comma.",
+        "A plum grows on a tree.",
+        "An apple, perhaps.",
+        {
+            "instruction_id_list": ["keywords:existence", "punctuation:no_comma"],
+            "kwargs": [{"keywords": ["plum"]}, {}],
+        },
+    )
+
+    def validate_reference(self, reference: Mapping[str, Any]) -> None:
+        from mgsrl.constraints import validate_reference  # here: a third of a second, for few
+
+        validate_reference(reference)
+
+    def request(self, item: RewardItem) -> dict[str, Any]:
+        from mgsrl.constraints import parse_reference
+
+        reference = parse_reference(item.reference)
+        return {
+            # The released checkers see the white space around a response.
+            "text": item.as_written if self.config.reading == OFFICIAL else item.text,
+            "strict": self.config.strict,
+            "reading": self.config.reading,
+            "constraints": _for_json(reference.constraints),
+            "gates": _for_json(reference.gates),
+        }
+
+    def verdict(self, reply: Mapping[str, Any]) -> Reward:
         met, gates = reply["constraints"], reply["gates"]
-        value = sum(met) / len(met) if self.credit == "fraction" else float(all(met))
+        value = sum(met) / len(met) if self.config.credit == "fraction" else float(all(met))
         details: dict[str, object] = {"followed": met}
         if gates:
             details["gates"] = gates
-        return Reward(value if all(gates) else 0.0, extraction.format_ok, details=details)
+        return Reward(value if all(gates) else 0.0, details=details)
 
-    def _text(self, response: str, extraction: Extraction) -> str:
-        """What is checked. The released checkers see the white space around a response; where a
-        block was cut out or reasoning taken away, there is none."""
-        whole = not extraction.format_ok and OPEN_THINK not in response
-        if whole and CLOSE_THINK not in response and self.reading == OFFICIAL:
-            return response
-        return extraction.text or ""
-
-    def _without_block(self, item: RewardItem, verdict: Reward) -> Reward:
+    def without_block(self, reference: Mapping[str, Any]) -> Mapping[str, Any]:
         """Nothing was written where the answer belongs, so nothing was followed."""
-        if verdict.abstained:
-            return verdict
-        ids = item.reference.get("instruction_id_list") or ()
-        return replace(verdict, details={**verdict.details, "followed": [False] * len(ids)})
+        return {"followed": [False] * len(reference.get("instruction_id_list") or ())}
+
+    def describe(self) -> str:
+        how = " as the released checkers decide" if self.config.reading == OFFICIAL else ""
+        return f"the constraint checker{how}"
 
 
-def _for_json(bound: Sequence[BoundConstraint]) -> list[tuple[str, dict[str, object]]]:
+def _for_json(bound: "Sequence[BoundConstraint]") -> list[tuple[str, dict[str, object]]]:
     return [(each.constraint.id, dict(each.arguments)) for each in bound]

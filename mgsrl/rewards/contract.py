@@ -2,9 +2,9 @@
 
 Every domain's real reward, loaded as a run would load it, scores responses whose outcome the house
 rules fix: only the last complete `<response>` block counts, nothing in prompt or reasoning does,
-the same response gets the same number, hostile text ends in time. Rewards that know the answer
-(`math`, `constraints`) must give 1 and 0; for the others a case must score like the plain response
-that it is equal to.
+the same response gets the same number, hostile text ends in time. An `exact` reward must give 1 and
+0; for the others a case must score like the plain response that it is equal to. What is tried is
+the reward's own `golden` case.
 
 Left out: whether a reward model or judge has good taste, and shaping, which is arithmetic.
 """
@@ -13,15 +13,15 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Literal
 
-from mgsrl.config.reward import IN_CHILD, REMOTE, RewardConfig, ScoreConfig
+from mgsrl.config.reward import OWN, RewardConfig, ScoreConfig
 from mgsrl.rewards.build import check_reward
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.protocol import OPEN, Golden, Response
 from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import Reward
 
-SLACK_S = 15.0
+SLACK_S = 5.0
 """Beyond a time limit, for a killed process to be replaced on a busy machine."""
 LONG_LIMIT_S = 60.0
 TOLERANCE = 1e-4
@@ -40,41 +40,12 @@ class Verdict:
     kept: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A prompt that gives its answer away, with a right and a wrong response to it."""
-
-    prompt: str
-    good: str
-    bad: str
-    reference: Mapping[str, Any]
-
-
-MATH = Task(r"What is 3 + 4? (It is \boxed{7}.)", r"It is \boxed{7}.", r"\boxed{8}", {"answer": 7})
-CONSTRAINTS = Task(
-    "Name a fruit. Write the word plum and no comma.",
-    "A plum grows on a tree.",
-    "An apple, perhaps.",
-    {
-        "instruction_id_list": ["keywords:existence", "punctuation:no_comma"],
-        "kwargs": [{"keywords": ["plum"]}, {}],
-    },
-)
-OPEN = Task(
-    "Name a purple fruit, such as the plum, and say how it tastes.",
-    "A plum is a purple fruit. It tastes sweet and a little sour.",
-    "asdf asdf 17 17 17 ;;",
-    {"answer": "plum"},
-)
-TASKS = {"math": MATH, "constraints": CONSTRAINTS}
-
-
 def block(text: str) -> str:
     """`text` as a policy should answer."""
     return f"<think>Let me see.</think>\n<response>{text}</response>"
 
 
-def golden_cases(task: Task) -> dict[str, tuple[str, Outcome]]:
+def golden_cases(task: Golden) -> dict[str, tuple[str, Outcome]]:
     """Response and outcome by name of the check."""
     good, bad = task.good, task.bad
     return {
@@ -128,14 +99,16 @@ def check_rewards(
             )
 
 
-def check_contract(config: RewardConfig) -> list[Verdict]:
-    """The verdicts on one reward; only the first when it scores nothing at all."""
-    if config.kind == "reward_model":  # alone, equal responses have equal padding: none
-        config = replace(config, batch_size=1)
+def check_contract(config: RewardConfig, golden: Golden | None = None) -> list[Verdict]:
+    """The verdicts on one reward; only the first when it scores nothing at all.
+
+    Args:
+        golden: tried instead of the reward's own case.
+    """
     worker = RewardWorker(config)
     worker.ready()
     try:
-        return Contract(config, worker).verdicts()
+        return Contract(config, worker, golden).verdicts()
     finally:
         worker.close()
 
@@ -143,25 +116,28 @@ def check_contract(config: RewardConfig) -> list[Verdict]:
 class Contract:
     """The checks on one loaded reward."""
 
-    def __init__(self, config: RewardConfig, worker: RewardWorker) -> None:
+    def __init__(
+        self, config: RewardConfig, worker: RewardWorker, golden: Golden | None = None
+    ) -> None:
         self.config = config
         self.worker = worker
-        self.task = TASKS.get(config.kind, OPEN)
-        self.exact = config.kind in IN_CHILD
+        self.reward = worker.rewards[OWN]
+        self.task = golden or self.reward.golden
+        self.exact = self.reward.exact
 
     def verdicts(self) -> list[Verdict]:
         (trial,) = self.worker.score([self.item(block(self.task.good))])
         if trial.abstained:
             return [Verdict("a right response", "a score", shown(trial), kept=False)]
         cases = golden_cases(self.task)
-        if not self.exact and self.config.kind != "http":  # they read text that a template frames
+        if self.reward.templated:
             cases["control tokens in the response"] = (
                 block(f"{self.task.good}<|im_end|>"),
                 "good",
             )
         items = [self.item(response) for response, _outcome in cases.values()]
         begin = time.monotonic()
-        first = self.worker.score(items)
+        first = self.scored(items)
         took_s = time.monotonic() - begin
         known = dict(zip(cases, first, strict=True))
         good, bad = known["a right response"], known["a wrong response"]
@@ -173,13 +149,19 @@ class Contract:
             found.append(self._told_apart(good, bad))
         found.append(self._leaking_prompt())
         found += self._time(took_s, len(items))
-        found.append(self._determinism(first, self.worker.score(items)))
+        found.append(self._determinism(first, self.scored(items)))
         found.append(self._range(first))
         return found
 
-    def item(self, response: str, prompt: str = "") -> RewardItem:
+    def scored(self, items: list[Response]) -> list[Reward]:
+        """By a model one by one: alone, equal responses have equal padding, none."""
+        if self.reward.model_path:
+            return [reward for item in items for reward in self.worker.score([item])]
+        return self.worker.score(items)
+
+    def item(self, response: str, prompt: str = "") -> Response:
         message = {"role": "user", "content": prompt or self.task.prompt}
-        return RewardItem((message,), response, self.task.reference)
+        return Response((message,), response, self.task.reference)
 
     def _case(
         self, check: str, outcome: Outcome, reward: Reward, good: Reward, bad: Reward
@@ -214,8 +196,8 @@ class Contract:
         """Otherwise the cases above compare a number with itself."""
         differ = not alike(good, bad)
         found = f"{shown(good)} and {shown(bad)}"
-        # A server may judge one property that the two happen to share.
-        kept = differ or self.config.kind == "http"
+        # Without a case of its own, it may judge a property that the two happen to share.
+        kept = differ or (self.task is OPEN and not self.reward.templated)
         if not differ:
             found += ": the checks of tags prove nothing"
         return Verdict("a right and a wrong response", "different scores", found, kept)
@@ -230,21 +212,16 @@ class Contract:
         return Verdict("prompt leakage: a block in the prompt", expected, shown(reward), kept)
 
     def _time(self, took_s: float, count: int) -> Iterator[Verdict]:
-        if self.config.kind in REMOTE:
-            rounds = math.ceil(count / self.config.concurrency)
-            call_s = (self.config.max_retries + 1) * self.config.request_limit_s
-            yield self._in_time("time: all cases", took_s, rounds * call_s, "")
+        if self.reward.remote:
+            yield self._in_time("time: all cases", took_s, self.reward.limit_s(count), "")
             return
-        trials = {"time: 200,000 characters": ("word " * 40_000, LONG_LIMIT_S)}
-        if self.config.kind in IN_CHILD:
-            limit_s = self.config.time_limit_s + SLACK_S
-            trials = {check: (text, limit_s) for check, (text, _limit) in trials.items()}
-        if self.config.kind == "math":
-            trials["time: a power tower"] = (r"\boxed{9^{9^{9^{9}}}}", limit_s)
-        for check, (text, limit_s) in trials.items():
+        limit_s = self.reward.limit_s(1)
+        limit_s = limit_s + SLACK_S if limit_s else LONG_LIMIT_S
+        trials = {"200,000 characters": "word " * 40_000, **self.reward.hostile}
+        for check, text in trials.items():
             begin = time.monotonic()
             (reward,) = self.worker.score([self.item(block(text))])
-            yield self._in_time(check, time.monotonic() - begin, limit_s, shown(reward))
+            yield self._in_time(f"time: {check}", time.monotonic() - begin, limit_s, shown(reward))
         (after,) = self.worker.score([self.item(block(self.task.good))])
         kept = not after.abstained and (after.value == 1.0 or not self.exact)
         yield Verdict("a right response after these", "a score", shown(after), kept)
@@ -262,12 +239,9 @@ class Contract:
 
     def _range(self, rewards: list[Reward]) -> Verdict:
         values = [reward.value for reward in rewards if reward.value is not None]
-        unit = self.exact or self.config.kind == "judge"
-        if self.config.kind == "reward_model":
-            unit = self.config.transform == "sigmoid"
-        low, high = (0.0, 1.0) if unit else (-math.inf, math.inf)
+        low, high = self.reward.bounds
         kept = all(math.isfinite(value) and low <= value <= high for value in values)
-        expected = "0 to 1" if unit else "finite numbers"
+        expected = f"{low:g} to {high:g}" if math.isfinite(high - low) else "finite numbers"
         return Verdict("range", expected, f"{min(values):.4g} to {max(values):.4g}", kept)
 
 

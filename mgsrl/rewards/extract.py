@@ -27,6 +27,8 @@ class Extraction:
     format_ok: bool
     verdict: Reward | None = None
     """The final reward of a response that is not scored."""
+    as_written: str = ""
+    """`text`, with the white space around it where nothing was cut away."""
 
 
 def last_block(text: str) -> str | None:
@@ -52,10 +54,11 @@ def extract_response(text: str, missing_tag: str = "zero") -> Extraction:
     """Apply `last_block` and the policy for responses without one."""
     block = last_block(text)
     if block is not None:
-        return Extraction(block, format_ok=True)
+        return Extraction(block, format_ok=True, as_written=block)
     if missing_tag == "whole_response":
         answer = text.rpartition(CLOSE_THINK)[2].partition(OPEN_THINK)[0]
-        return Extraction(answer.strip(), format_ok=False)
+        stripped = answer.strip()
+        return Extraction(stripped, False, as_written=text if answer == text else stripped)
     if missing_tag == "abstain":
         return Extraction(None, False, Reward(None, format_ok=False, error=NO_BLOCK))
     if missing_tag == "zero":

@@ -8,80 +8,78 @@ the items of that request abstain with the reason.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from mgsrl.config.reward import ScoreConfig
+from mgsrl.config.require import at_least
 from mgsrl.errors import EndpointError
-from mgsrl.rewards.endpoint import Endpoint
-from mgsrl.rewards.extract import Extraction, extract_response
 from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.remote import RemoteConfig, RemoteReward
 from mgsrl.types import Reward
 
 
-class HttpReward:
-    """See the module; `endpoint` is closed with this object."""
+@dataclass
+class HttpConfig(RemoteConfig):
+    batch_size: int = 32
+    """Responses per request."""
 
-    def __init__(self, endpoint: Endpoint, config: ScoreConfig) -> None:
-        self.endpoint = endpoint
-        self.config = config
+    def validate(self, key: str) -> None:
+        super().validate(key)
+        at_least(f"{key}.batch_size", self.batch_size, 1)
 
-    def close(self) -> None:
-        self.endpoint.close()
+
+class HttpReward(RemoteReward):
+    """See the module."""
+
+    Config = HttpConfig
 
     def score(self, items: Sequence[RewardItem]) -> list[Reward]:
-        extractions = [extract_response(item.response, self.config.missing_tag) for item in items]
-        asked = [
-            _payload(item, extraction)
-            for item, extraction in zip(items, extractions, strict=True)
-            if extraction.verdict is None
-        ]
         size = self.config.batch_size
-        batches = [asked[start : start + size] for start in range(0, len(asked), size)]
-        answers = self.endpoint.post_many([{"items": batch} for batch in batches])
-        scores = iter(
-            score
-            for batch, answer in zip(batches, answers, strict=True)
-            for score in read_rewards(answer, len(batch))
+        batches = [items[start : start + size] for start in range(0, len(items), size)]
+        answers = self.endpoint.post_many(
+            [{"items": [_payload(item) for item in batch]} for batch in batches]
         )
         return [
-            extraction.verdict or _reward(next(scores), extraction.format_ok)
-            for extraction in extractions
+            reward
+            for batch, answer in zip(batches, answers, strict=True)
+            for reward in read_rewards(answer, len(batch))
         ]
 
+    def describe(self) -> str:
+        return str(self.config.url)
 
-def read_rewards(answer: Any, count: int) -> list[float | str]:
-    """`count` scores of one answer, or the reasons why there are none."""
-    if isinstance(answer, EndpointError):
-        return [f"the reward server: {answer}"] * count
+
+def read_rewards(answer: Any, count: int) -> list[Reward]:
+    """`count` rewards of one answer; abstentions with the reason where it holds none."""
     rewards = answer.get("rewards") if isinstance(answer, dict) else None
-    if not isinstance(rewards, list):
-        return ["the reward server's answer has no list `rewards`"] * count
-    if len(rewards) != count:
-        return [f"the reward server gave {len(rewards)} rewards for {count} items"] * count
-    return [_score(value) for value in rewards]
+    if isinstance(answer, EndpointError):
+        problem = f"the reward server: {answer}"
+    elif not isinstance(rewards, list):
+        problem = "the reward server's answer has no list `rewards`"
+    elif len(rewards) != count:
+        problem = f"the reward server gave {len(rewards)} rewards for {count} items"
+    else:
+        return [_reward(value) for value in rewards]
+    return [Reward(None, error=problem)] * count
 
 
-def _score(value: Any) -> float | str:
+def _reward(value: Any) -> Reward:
     if value is None:
-        return "the reward server abstained"
+        return Reward(None, error="the reward server abstained")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"the reward server gave {value!r:.40}, not a number"
+        return Reward(None, error=f"the reward server gave {value!r:.40}, not a number")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
-    return number if math.isfinite(number) else f"the reward server gave {number}"
+    if not math.isfinite(number):
+        return Reward(None, error=f"the reward server gave {number}")
+    return Reward(number, details={"raw_score": number})
 
 
-def _payload(item: RewardItem, extraction: Extraction) -> dict[str, Any]:
+def _payload(item: RewardItem) -> dict[str, Any]:
     return {
         "messages": [dict(message) for message in item.messages],
-        "response": extraction.text or "",
+        "response": item.text,
         "reference": dict(item.reference),
     }
-
-
-def _reward(score: float | str, format_ok: bool) -> Reward:
-    if isinstance(score, str):
-        return Reward(None, format_ok, error=score)
-    return Reward(score, format_ok, {"raw_score": score})

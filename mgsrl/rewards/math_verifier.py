@@ -13,74 +13,62 @@ The reference may be a number or a string with or without LaTeX delimiters. What
 when it is right is in `math_judge.py`. Left out: partial credit.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from mgsrl.errors import DataError, explain
-from mgsrl.rewards.child import ChildProcess, ProcessLostError
-from mgsrl.rewards.extract import extract_response
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.in_child import ChildConfig, ChildReward
+from mgsrl.rewards.protocol import Golden, RewardItem
 from mgsrl.types import Reward
 
 MAX_QUESTION = 20_000
 """Characters of the question that are looked at, from its end."""
 
 
-class MathVerifier:
-    """See the module.
+@dataclass
+class MathConfig(ChildConfig):
+    refuse_restated: bool = True
+    """An unevaluated answer that stands in the question, and is not written like the reference, is
+    wrong: `\\sum_{k=1}^{100} k` is equal to 5050 and is no answer."""
 
-    Args:
-        time_limit_s: per answer; the process is killed after it.
-        memory_limit_mib: address space of the process.
-        missing_tag: what a response without a `<response>` block gets, see `extract.py`.
-        refuse_restated: an answer that only repeats a formula of the question is wrong.
-    """
 
-    def __init__(
-        self,
-        *,
-        time_limit_s: float = 5.0,
-        memory_limit_mib: int = 1024,
-        missing_tag: str = "zero",
-        refuse_restated: bool = True,
-    ) -> None:
-        self.missing_tag = missing_tag
-        self.refuse_restated = refuse_restated
-        self.process = ChildProcess(
-            "mgsrl.rewards.math_process",
-            time_limit_s=time_limit_s,
-            memory_limit_mib=memory_limit_mib,
-            name="math verifier",
-        )
+class MathVerifier(ChildReward):
+    """See the module."""
 
-    def score(self, items: Sequence[RewardItem]) -> list[Reward]:
-        return [self._score(item) for item in items]
+    Config = MathConfig
+    requires = ("answer",)
+    needs_prompt = False
+    exact = True
+    items_per_call = 16  # small enough to spread over workers
+    metric = domain = "math"
+    process_module = "mgsrl.rewards.math_process"
+    golden = Golden(
+        r"What is 3 + 4? (It is \boxed{7}.)", r"It is \boxed{7}.", r"\boxed{8}", {"answer": 7}
+    )
+    unjudged: ClassVar = {"extracted": None}
+    hostile: ClassVar = {"a power tower": r"\boxed{9^{9^{9^{9}}}}"}
 
-    def close(self) -> None:
-        self.process.stop()
+    def validate_reference(self, reference: Mapping[str, Any]) -> None:
+        reference_answer(reference)
 
-    def _score(self, item: RewardItem) -> Reward:
-        extraction = extract_response(item.response, self.missing_tag)
-        if extraction.verdict is not None:
-            details = {**extraction.verdict.details, "extracted": None}
-            return replace(extraction.verdict, details=details)
-        format_ok = extraction.format_ok
-        try:
-            gold = reference_answer(item.reference)
-            reply = self.process.ask(
-                {"gold": gold, "text": extraction.text or "", "prompt": self._question(item)}
-            )
-        except (ProcessLostError, DataError) as error:
-            return Reward(None, format_ok, {"extracted": None}, str(error))
-        if "error" in reply:
-            return Reward(None, format_ok, {"extracted": None}, reply["error"])
+    def request(self, item: RewardItem) -> dict[str, str]:
+        gold = reference_answer(item.reference)
+        return {"gold": gold, "text": item.text, "prompt": self._question(item)}
+
+    def verdict(self, reply: Mapping[str, Any]) -> Reward:
         details = {key: reply[key] for key in ("extracted", "restated") if key in reply}
-        return Reward(float(reply["value"]), format_ok, details=details)
+        return Reward(float(reply["value"]), details=details)
+
+    def without_block(self, reference: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self.unjudged
+
+    def describe(self) -> str:
+        return "math-verify"
 
     def _question(self, item: RewardItem) -> str:
         """What must not be repeated as an answer; it is never searched for the answer."""
-        if not self.refuse_restated:
+        if not self.config.refuse_restated:
             return ""
         texts = (message["content"] for message in item.messages if message["role"] == "user")
         return "\n".join(text for text in texts if isinstance(text, str))[-MAX_QUESTION:]
@@ -102,8 +90,3 @@ def reference_answer(reference: Mapping[str, Any]) -> str:
             )
         )
     return text
-
-
-def validate_reference(reference: Mapping[str, Any]) -> None:
-    """Raise DataError unless the math verifier can score this reference."""
-    reference_answer(reference)

@@ -1,50 +1,65 @@
 """The actors of one domain's reward: how work is cut into remote calls, and their time limits."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mgsrl.cluster.pool import ActorPool
-from mgsrl.config.reward import IN_CHILD, REMOTE, RewardConfig, ScoreConfig
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.config.reward import RewardConfig
+from mgsrl.rewards.build import check_reward, make_reward
+from mgsrl.rewards.protocol import Response
 from mgsrl.types import Reward
-
-ITEMS_PER_CALL = {"math": 16, "constraints": 128}
-"""Small enough to spread over workers. A reward model gets its whole share in one call, since it
-sorts it by length, and so does a server, since it is asked for many at once."""
-RESTART_S = 10.0
-"""What one killed verifier process may cost on a busy machine."""
 
 
 class RewardPool(ActorPool):
-    """An `ActorPool` of `RewardWorker`s that scores items."""
+    """`config.num_workers` `RewardWorker`s. Raises the user's mistakes before any actor starts.
+
+    Args:
+        special_tokens, date: as of `RewardWorker`.
+    """
 
     def __init__(
-        self, name: str, make: Callable[[int], Any], config: RewardConfig, **options: Any
+        self,
+        domain: str,
+        config: RewardConfig,
+        *,
+        special_tokens: Sequence[str] = (),
+        date: str | None = None,
     ) -> None:
-        super().__init__(name, make, config.num_workers, **options)
-        self.config = config
+        import ray
 
-    def score(self, items: Sequence[RewardItem]) -> list[Reward]:
-        """One reward per item, in order; dead workers are replaced and their items done again.
+        from mgsrl.rewards.worker import RewardWorker
+
+        key = f"domains.{domain}.reward"
+        config = check_reward(config, key)
+        self._rewards = [make_reward(score) for score in config.scores.values()]
+        self._call_limit_s = config.call_limit_s
+        threads = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+        actor = ray.remote(RewardWorker).options(
+            # Rollouts, rewards and learning take turns on a CPU machine: no cores are reserved.
+            num_cpus=0,
+            num_gpus=config.num_gpus,
+            max_restarts=0,
+            runtime_env={"env_vars": threads},
+        )
+        super().__init__(
+            f"reward/{domain}",
+            lambda _slot: actor.remote(config, tuple(special_tokens), date),
+            config.num_workers,
+            key=key,
+            max_restarts=config.max_restarts,
+            restart_window=config.restart_window,
+            start_limit_s=config.start_limit_s,
+        )
+
+    def score(self, responses: Sequence[Response]) -> list[Reward]:
+        """One reward per response, in order; dead workers are replaced and their work done again.
 
         Raises:
             WorkerDiedError: a worker died too often.
         """
-        share = max(1, math.ceil(len(items) / len(self.handles)))
-        size = min(share, ITEMS_PER_CALL.get(self.config.kind, share))
-        scores = (self.config, *self.config.extra.values())
-        limit_s = self.config.call_limit_s + sum(_limit_s(score, size) for score in scores)
-        batches = [(list(items[i : i + size]),) for i in range(0, len(items), size)]
+        share = max(1, math.ceil(len(responses) / len(self.handles)))
+        size = min(share, self._rewards[0].items_per_call or share)
+        limit_s = self._call_limit_s + sum(reward.limit_s(size) for reward in self._rewards)
+        batches = [(list(responses[i : i + size]),) for i in range(0, len(responses), size)]
         results = self.map("score", batches, limit_s=limit_s, limit_key=f"{self.key}.call_limit_s")
         return [reward for batch in results for reward in batch]
-
-
-def _limit_s(score: ScoreConfig, size: int) -> float:
-    """What the time limits of `size` items add up to, all retries included."""
-    if score.kind in IN_CHILD:
-        return size * (score.time_limit_s + RESTART_S)
-    if score.kind in REMOTE:
-        rounds = math.ceil(size / score.concurrency)
-        return rounds * (score.max_retries + 1) * score.request_limit_s
-    return 0.0

@@ -10,7 +10,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from mgsrl.rewards.reward_model import RewardModel, cannot_load, not_a_reward_model
+from mgsrl.rewards import reward_model_torch
+from mgsrl.rewards.reward_model_torch import cannot_load, not_a_reward_model
 
 GPU_MEMORY_SHARE = 0.9
 """Of a whole GPU; a worker with a part of one takes that part of it."""
@@ -18,15 +19,15 @@ CPU_KV_CACHE_BYTES = 1 << 28
 CPU_BLOCK_SIZE = 32
 
 
-class VllmRewardModel(RewardModel):
-    """See the module; arguments and errors are `RewardModel`'s."""
+class Classifier(reward_model_torch.Classifier):
+    """See the module; arguments and errors are the base's."""
 
-    def _load(self, folder: str, config: Any, num_gpus: float) -> None:
+    def load(self, folder: str, network: Any, num_gpus: float) -> None:
         parallel = max(1, int(num_gpus))
         _set_environment(parallel, num_gpus > 0)
         from vllm import LLM, PoolingParams
 
-        names = config.architectures or []
+        names = network.architectures or []
         if not any(name.endswith("ForSequenceClassification") for name in names):
             # vLLM would make an embedding model of it.
             raise not_a_reward_model(folder, f"architectures={names}")
@@ -41,7 +42,7 @@ class VllmRewardModel(RewardModel):
                 "dtype": "float32",
             }
         try:
-            self.model: Any = LLM(
+            self.model = LLM(
                 model=folder,
                 runner="pooling",
                 max_model_len=self.max_length,
@@ -60,12 +61,10 @@ class VllmRewardModel(RewardModel):
             raise cannot_load(folder, error) from error
         self._params = PoolingParams(use_activation=False)
 
-    def score_chunks(self, order: Sequence[tuple[int, ...]]) -> list[Sequence[tuple[int, ...]]]:
-        """All at once: vLLM schedules `batch_size` of them at a time."""
-        return [order] if order else []
-
     def logits(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        """One logit per sequence of token ids."""
+        """All at once: vLLM schedules `batch_size` of them at a time."""
+        if not sequences:
+            return []
         outputs = self.model.classify(
             [{"prompt_token_ids": list(sequence)} for sequence in sequences],
             pooling_params=self._params,

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from mgsrl.cluster.pool import ActorPool
 from mgsrl.errors import AbstentionError, explain
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.protocol import Response
 from mgsrl.rewards.shaping import Shaper
-from mgsrl.types import Reward, RolloutGroup
+from mgsrl.types import Reward, Rollout, RolloutGroup
 
 GroupsByDomain = Mapping[str, Sequence[RolloutGroup]]
 
@@ -26,7 +26,7 @@ GroupsByDomain = Mapping[str, Sequence[RolloutGroup]]
 class Pool(Protocol):
     """What the scorer needs of `rewards.pool.RewardPool`."""
 
-    def score(self, items: Sequence[RewardItem]) -> list[Reward]: ...
+    def score(self, responses: Sequence[Response]) -> list[Reward]: ...
 
     def wait_ready(self) -> list[Any]: ...
 
@@ -118,14 +118,19 @@ class Scorer:
         self._absent = {name: saved for name, saved in state.items() if name not in self.shapers}
 
     def _score_domain(self, domain: str, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
-        items: dict[tuple[int, str], RewardItem] = {}
+        responses: dict[tuple[int, str, str], Response] = {}
         for number, group in enumerate(groups):
             for rollout in group.rollouts:
-                item = RewardItem(group.prompt.messages, rollout.text, group.prompt.reference)
-                items.setdefault((number, rollout.text), item)
-        scored = dict(zip(items, self.pools[domain].score(list(items.values())), strict=True))
+                responses[_key(number, rollout)] = Response(
+                    group.prompt.messages,
+                    rollout.text,
+                    group.prompt.reference,
+                    rollout.finish_reason,
+                )
+        rewards = self.pools[domain].score(list(responses.values()))
+        scored = dict(zip(responses, rewards, strict=True))
         return [
-            replace(group, rewards=tuple(scored[number, r.text] for r in group.rollouts))
+            replace(group, rewards=tuple(scored[_key(number, r)] for r in group.rollouts))
             for number, group in enumerate(groups)
         ]
 
@@ -141,3 +146,8 @@ class Scorer:
                     todo="mend the cause, or raise max_abstained_share",
                 )
             )
+
+
+def _key(number: int, rollout: Rollout) -> tuple[int, str, str]:
+    """Equal responses to one prompt, group `number`, are scored once."""
+    return number, rollout.text, rollout.finish_reason

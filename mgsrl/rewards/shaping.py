@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mgsrl.config.reward import OWN, RewardConfig, ScoreConfig
+from mgsrl.config.reward import OWN, RewardConfig
 from mgsrl.rewards.extract import NO_BLOCK
 from mgsrl.types import Reward, RolloutGroup
 
@@ -85,7 +85,7 @@ class Shaper:
     def __init__(self, config: RewardConfig, max_tokens: int) -> None:
         self.config = config
         self.max_tokens = max_tokens
-        self.scores: dict[str, ScoreConfig] = {OWN: config, **config.extra}
+        self.scores = config.scores
         self.moments = {
             name: RunningMoments(score.standardise_memory)
             for name, score in self.scores.items()

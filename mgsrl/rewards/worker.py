@@ -1,36 +1,54 @@
-"""The reward actor: one reward function in one Ray process.
+"""The reward actor: one domain's rewards in one Ray process.
 
-A plain class, so tests and `mgsrl score` can use it without Ray. Whatever a reward raises on an
-item becomes an abstention of that item with the reason: the item is masked out of training and
-counted, and `Scorer` stops the run when too many abstain. Mistakes of the user (a model that is
-not there) are raised.
+Here, and only here, the text to judge is cut out of the response, and one without it is dealt with
+as each reward's `missing_tag` says. Whatever a reward raises on an item becomes an abstention of
+that item with the reason: the item is masked out of training and counted, and `Scorer` stops the
+run when too many abstain. Mistakes of the user (a model that is not there) are raised.
+
+A plain class, so tests and `mgsrl score` can use it without Ray.
 """
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from mgsrl.config.reward import RewardConfig
+from mgsrl.config.reward import OWN, RewardConfig
 from mgsrl.errors import UserError
 from mgsrl.rewards.build import make_reward
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.composite import merge
+from mgsrl.rewards.extract import extract_response
+from mgsrl.rewards.protocol import BaseReward, Response, RewardItem, Surroundings
 from mgsrl.types import Reward
 
 
 class RewardWorker:
+    """See the module.
+
+    Args:
+        special_tokens: the policy's, which a model that judges must not see.
+        date: the day that a reward model's chat template takes for today; None is today.
+    """
+
     def __init__(
         self, config: RewardConfig, special_tokens: Sequence[str] = (), date: str | None = None
     ) -> None:
         self.config = config
+        self.rewards: dict[str, BaseReward] = {}
+        """The own reward and the extra ones by name."""
         self._mistake: UserError | None = None
+        surroundings = Surroundings(tuple(special_tokens), date, config.num_gpus)
         try:
-            self.reward = make_reward(config, special_tokens, date)
+            for name, score in config.scores.items():
+                reward = make_reward(score)
+                reward.load(surroundings)
+                self.rewards[name] = reward
         except UserError as error:
             # Raised here it would reach the driver as the death of an actor, without its message.
             self._mistake = error
 
     def ready(self) -> dict[str, Any]:
-        """Facts for `run.json`; returns once the reward is loaded.
+        """Facts for `run.json`; returns once the rewards are loaded.
 
         Raises the user's mistakes that loading showed.
         """
@@ -43,17 +61,56 @@ class RewardWorker:
         rss = sum(process.memory_info().rss for process in processes)
         return {"kind": self.config.kind, "pid": os.getpid(), "rss_gib": round(rss / 2**30, 3)}
 
-    def score(self, items: Sequence[RewardItem]) -> list[Reward]:
-        """One reward per item, in order."""
-        try:
-            return self.reward.score(items)
-        except UserError:
-            raise
-        except Exception as error:
-            if len(items) == 1:
-                return [Reward(None, error=f"{type(error).__name__}: {error}")]
-        # One item spoilt the batch: alone, only that one abstains.
-        return [reward for item in items for reward in self.score([item])]
+    def score(self, responses: Sequence[Response]) -> list[Reward]:
+        """One reward per response, in order."""
+        parts = {name: self._part(name, responses) for name in (*self.config.extra, OWN)}
+        own = parts.pop(OWN)
+        return [
+            merge(reward, {name: rewards[index] for name, rewards in parts.items()})
+            for index, reward in enumerate(own)
+        ]
 
     def close(self) -> None:
-        self.reward.close()
+        for reward in self.rewards.values():
+            reward.close()
+
+    def _part(self, name: str, responses: Sequence[Response]) -> list[Reward]:
+        """What the reward `name` says of each response."""
+        reward, missing_tag = self.rewards[name], self.config.scores[name].missing_tag
+        found: dict[int, Reward] = {}
+        items: dict[int, RewardItem] = {}
+        for index, response in enumerate(responses):
+            extraction = extract_response(response.response, missing_tag)
+            if (verdict := extraction.verdict) is None:
+                items[index] = RewardItem(
+                    response.messages,
+                    extraction.text or "",
+                    response.reference,
+                    extraction.format_ok,
+                    response.finish_reason,
+                    extraction.as_written,
+                )
+            elif verdict.abstained:
+                found[index] = verdict
+            else:
+                details = {**verdict.details, **reward.without_block(response.reference)}
+                found[index] = replace(verdict, details=details)
+        scored = _scored(reward, list(items.values()))
+        for (index, item), score in zip(items.items(), scored, strict=True):
+            found[index] = replace(score, format_ok=item.format_ok)
+        return [found[index] for index in range(len(responses))]
+
+
+def _scored(reward: BaseReward, items: list[RewardItem]) -> list[Reward]:
+    """The rewards of `items`; what it raises on one of them is that one's abstention."""
+    if not items:
+        return []
+    try:
+        return reward.score(items)
+    except UserError:
+        raise
+    except Exception as error:
+        if len(items) == 1:
+            return [Reward(None, error=f"{type(error).__name__}: {error}")]
+    # One item spoilt the batch: alone, only that one abstains.
+    return [score for item in items for score in _scored(reward, [item])]

@@ -9,29 +9,23 @@ which input and options it belongs to, and a later call with the same continues 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mgsrl.config.data import BAD_ROWS
-from mgsrl.config.reward import OFFICIAL, TRAINING, RewardConfig
+from mgsrl.config.reward import REWARDS, RewardConfig
 from mgsrl.errors import ConfigError, DataError, UserError, explain, nearest
 from mgsrl.obs.outputs import output_file
-from mgsrl.rewards.build import check_reward, validator
+from mgsrl.rewards.build import check_reward, make_reward, row_needs
 from mgsrl.scoring.score_rows import Layout, ScoreRow, read_rows
 from mgsrl.scoring.score_workers import ScoreWorkers
 from mgsrl.types import Reward
 
-DOMAINS = {
-    "math": "math",
-    "instruction_following": "constraints",
-    "constraints": "constraints",
-    "chat": "reward_model",
-    "reward_model": "reward_model",
-}
 SHOWN_PROBLEMS = 5
 CHUNK = 32
 """Rows handed to a worker at a time."""
@@ -53,32 +47,22 @@ class ScoreSummary:
     """What was wrong with the first of them, with file and row."""
 
 
-def default_reward(
-    domain: str,
-    *,
-    loose: bool = False,
-    official: bool = False,
-    whole_response: bool = False,
-    reward_model: str = "pocket",
-) -> RewardConfig:
+def default_reward(domain: str, keys: Mapping[str, Any] = MappingProxyType({})) -> RewardConfig:
     """The reward of a domain where no run or experiment says which.
 
     Args:
-        domain: a key of `DOMAINS`.
-        loose: constraints: also accept IFEval's loose variants.
-        official: constraints: the verdicts of the released checkers.
-        whole_response: the responses hold no tags; score all of their text.
-        reward_model: chat: `pocket`, a folder or a hub id; its raw logit is the reward.
+        domain: the domain that a kind of reward is for (`math`, `instruction_following`, `chat`),
+            or a kind itself (a class of the user's, `file.py:Class`, too).
+        keys: of the reward, as in YAML.
+
+    Raises:
+        ConfigError: no such domain or kind, or keys that it does not have.
     """
-    if domain not in DOMAINS:
-        raise _bad_argument("the domain", nearest(domain, DOMAINS), repr(domain))
-    return RewardConfig(
-        kind=DOMAINS[domain],
-        path=reward_model,
-        strict=not loose,
-        reading=OFFICIAL if official else TRAINING,
-        missing_tag="whole_response" if whole_response else "zero",
-    )
+    kinds = {REWARDS.load(kind, "DOMAIN").domain or kind: kind for kind in REWARDS.members}
+    kind = kinds.get(domain, domain)
+    if ":" not in kind and kind not in REWARDS.names():
+        raise _bad_argument("the domain", nearest(domain, kinds), repr(domain))
+    return RewardConfig.of(kind, **{**REWARDS.load(kind, "DOMAIN").domain_keys, **keys})
 
 
 def score_file(
@@ -99,8 +83,7 @@ def score_file(
     Args:
         config: the reward, `default_reward` or a run's. A model computes on the GPU where there is
             one, whatever `num_gpus` is.
-        input_path: a data file; rows with `response`, `prompt` (chat), `answer` (math) or
-            `instruction_id_list` and `kwargs` (instruction following), and optionally `id`.
+        input_path: a data file; rows with `response`, what the reward reads, and optionally `id`.
         output_path: rows with `id` (the input's, else the row's number), `reward` (null when it
             abstained), `abstained`, `details`, and `error` with the reason of an abstention.
         layout: how the input's rows are laid out.
@@ -145,7 +128,7 @@ def score_file(
 
 def _gpus(config: RewardConfig) -> float:
     """GPUs for the models of this reward: as many as it wants and this process sees."""
-    if all(score.kind != "reward_model" for score in (config, *config.extra.values())):
+    if not any(make_reward(score).model_path for score in config.scores.values()):
         return 0.0
     import torch
 
@@ -176,8 +159,7 @@ class _Source:
         """The rows that can be scored; bad ones, if they are skipped, go to `on_bad`."""
         return read_rows(
             self.path,
-            validator(self.config),
-            kinds=[self.config.kind, *(extra.kind for extra in self.config.extra.values())],
+            row_needs(self.config),
             layout=self.layout,
             on_bad=(on_bad or (lambda error: None)) if self.skip else None,
         )

@@ -10,7 +10,7 @@ Left out: several responses in one row. Without an id of its own a row is called
 two of one row could not be told apart in the output.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,18 @@ from mgsrl.data.rows import RowProblem, RowReader
 from mgsrl.errors import DataError
 from mgsrl.files.lines import LineProblem, show
 from mgsrl.files.records import read_records, row_number
-from mgsrl.rewards.build import CheckReference
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.protocol import Response
+from mgsrl.types import RowNeeds
 
 RESPONSE = "response"
 COLUMNS_OPTION = "--columns"
-NEEDS_PROMPT = ("reward_model", "judge", "http")
-"""Kinds of reward that read the conversation."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
     id: str | int
     """The row's `id`, else its number."""
-    item: RewardItem
+    item: Response
 
 
 @dataclass(frozen=True)
@@ -49,17 +47,15 @@ class Layout:
 
 def read_rows(
     path: Path,
-    check: CheckReference,
+    needs: RowNeeds,
     *,
-    kinds: Sequence[str],
     layout: Layout,
     on_bad: Callable[[DataError], None] | None = None,
 ) -> Iterator[ScoreRow]:
     """The rows of a data file in order.
 
     Args:
-        check: raises DataError for a reference that the reward cannot use.
-        kinds: of the reward and its extra ones; the first says what a row must hold.
+        needs: what the rewards want of a row.
         on_bad: receives the error of every bad row, which is then left out; without it the first
             one is raised.
 
@@ -72,9 +68,8 @@ def read_rows(
     reader = RowReader(
         SourceConfig(columns=dict(layout.columns), answer_pattern=layout.answer_pattern),
         key="INPUT",
-        reward_kind=kinds[0],
-        validate=check,
-        needs_prompt=any(kind in NEEDS_PROMPT for kind in kinds),
+        needs=needs,
+        needs_prompt=needs.prompt,
         more_columns=(RESPONSE,),
         option=COLUMNS_OPTION,
     )
@@ -110,7 +105,7 @@ def _row(reader: RowReader, record: Mapping[str, Any] | LineProblem, where: str)
         record = {**record, "kwargs": [None] * len(ids)}
     row = reader.read(record, str(number))
     id_ = reader.id(record)
-    item = RewardItem(row.messages, response, row.reference)
+    item = Response(row.messages, response, row.reference)
     return ScoreRow(number if id_ is None else id_, item)
 
 

@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Self
 
 from mgsrl.config.reward import RewardConfig
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.build import make_reward
+from mgsrl.rewards.protocol import Response
 from mgsrl.rewards.worker import RewardWorker
 from mgsrl.scoring.score_rows import ScoreRow
 from mgsrl.types import Reward
@@ -31,7 +32,8 @@ class ScoreWorkers:
         date: str | None = None,
     ) -> None:
         self._special_tokens, self._date = tuple(special_tokens), date
-        self.size = 1 if config.kind == "reward_model" else workers
+        # A model makes its own batches, and there is memory for one.
+        self.size = 1 if make_reward(config).model_path else workers
         self._config = config
         self._executor: ThreadPoolExecutor | None = None
         self._free: SimpleQueue[RewardWorker] = SimpleQueue()
@@ -74,7 +76,7 @@ class ScoreWorkers:
         while waiting:
             yield from _finished(*waiting.popleft())
 
-    def _score(self, items: list[RewardItem]) -> list[Reward]:
+    def _score(self, items: list[Response]) -> list[Reward]:
         worker = self._free.get(timeout=CHUNK_LIMIT_S)
         try:
             return worker.score(items)

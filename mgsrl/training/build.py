@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import ray
 from mgsrl.cluster.preflight import choose_device
 from mgsrl.config import Config, SyncConfig
 from mgsrl.config.compose import config_to_yaml
+from mgsrl.config.typed import plain
 from mgsrl.learner.checkpoint import BYTES_PER_PARAMETER
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.learner.spec import Engines
@@ -21,7 +22,7 @@ from mgsrl.obs.console import Console
 from mgsrl.obs.run_record import write_run_record
 from mgsrl.obs.tracker import TrackedRun
 from mgsrl.obs.trackers import make_trackers
-from mgsrl.rewards.build import reward_pool
+from mgsrl.rewards.pool import RewardPool
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rewards.shaping import Shaper
 from mgsrl.rollout.sampler import Sampler
@@ -62,7 +63,7 @@ def build(
         stack.callback(sampler.stop)
         scorer = Scorer(
             {
-                name: reward_pool(
+                name: RewardPool(
                     name,
                     domain.reward,
                     special_tokens=plan.special_tokens,
@@ -198,7 +199,7 @@ def _journal(config: Config, console: Console) -> Journal:
         tracking=config.trackers,
         open_trackers=lambda next_step: make_trackers(
             config.trackers,
-            TrackedRun(folder, folder.name, asdict(config), next_step, console.note),
+            TrackedRun(folder, folder.name, plain(config), next_step, console.note),
             console,
         ),
     )

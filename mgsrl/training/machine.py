@@ -27,6 +27,7 @@ from mgsrl.cluster.session import check_address, check_no_session, check_temp_di
 from mgsrl.config import Config
 from mgsrl.config.model_path import POCKET_POLICY, POCKET_REWARD_MODEL, resolve_model_path
 from mgsrl.errors import ConfigError, MissingPathError, explain
+from mgsrl.rewards.build import make_reward
 from mgsrl.rollout.worker import check_tensor_parallel, gpus_per_worker
 
 GIB = 2**30
@@ -122,10 +123,10 @@ def demands(config: Config, device: str) -> list[Demand]:
     ]
     for name, domain in config.domains.items():
         reward, own = domain.reward, VERIFIER_GIB
-        models = [part for part in (reward, *reward.extra.values()) if part.kind == "reward_model"]
-        if models and not reward.num_gpus:
+        paths = [make_reward(score).model_path for score in reward.scores.values()]
+        if any(paths) and not reward.num_gpus:
             own = REWARD_MODEL_GIB
-            own += sum(_weights_gib(model.path, POCKET_REWARD_MODEL) for model in models)
+            own += sum(_weights_gib(path, POCKET_REWARD_MODEL) for path in paths if path)
         key = f"domains.{name}.reward.num_workers"
         found.append(Demand(f"reward workers ({name})", key, reward.num_workers, own))
     return found

@@ -16,7 +16,7 @@ from mgsrl.data.templates import PromptTokenizer
 from mgsrl.learner.policy import load_tokenizer, resolve_policy
 from mgsrl.learner.spec import LearnerSpec
 from mgsrl.obs.trackers import check_trackers
-from mgsrl.rewards.build import check_reward, validator
+from mgsrl.rewards.build import check_reward, row_needs
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.sampler import training_sampling
 from mgsrl.rollout.support import check_model
@@ -129,7 +129,7 @@ def _prompts(
     prompts, heldout = dict[str, list[Prompt]](), {}
     for name, domain in config.domains.items():
         if name in schedule.domains:
-            prompts |= training_prompts(templates, name, domain, validator(domain.reward))
+            prompts |= training_prompts(templates, name, domain, row_needs(domain.reward))
         if domain.heldout is not None and config.evaluate.prompts_per_domain:
             limits = [config.evaluate.prompts_per_domain, domain.heldout.limit]
             source = replace(domain.heldout, limit=min(n for n in limits if n is not None))
@@ -138,7 +138,7 @@ def _prompts(
                 name,
                 domain,
                 source,
-                validator(domain.reward),
+                row_needs(domain.reward),
                 key=f"domains.{name}.heldout",
                 counted_as=f"{name} (held out)",
             )

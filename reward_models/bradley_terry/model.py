@@ -17,28 +17,24 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bradley_terry.pairs import Pair
-from mgsrl.config.policy import template_clock
 from mgsrl.errors import ConfigError, DataError, UserError, explain
-from mgsrl.rewards.control_tokens import longest_first
-from mgsrl.rewards.protocol import RewardItem
-from mgsrl.rewards.reward_model import RewardModel
+from mgsrl.rewards.protocol import RewardItem, Surroundings
+from mgsrl.rewards.reward_model import RewardModel, RewardModelConfig
 
 
 class Encoder(RewardModel):
     """The encoding half of `RewardModel`, for a model whose head is not trained yet."""
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        self._removed = longest_first(*tokenizer.all_special_tokens)
-        self._clock = template_clock(None)  # today's, as whoever trains the model has it
+        super().__init__(RewardModelConfig())
+        # Today's date, as whoever trains the model has it.
+        self.read_with(tokenizer, max_length, Surroundings())
 
     def pair(self, pair: Pair, group: int = -1) -> "EncodedPair":
         """Token ids of both conversations; lengths are of the whole answers, in tokens."""
-        item = RewardItem(pair.messages, "")
         answers = [pair.chosen, pair.rejected]
         try:
-            chosen, rejected = (self.encode(item, answer) for answer in answers)
+            chosen, rejected = (self.encode(RewardItem(pair.messages, a)) for a in answers)
         except TemplateError as error:
             raise DataError(
                 explain(

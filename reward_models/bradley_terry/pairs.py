@@ -55,7 +55,7 @@ def read_pairs(
         DataError: a bad row, a file without pairs, or one that is not what its suffix says.
         MissingPathError: no such file.
     """
-    reader = RowReader(SourceConfig(columns={"id": ""}), key="--pairs", reward_kind="reward_model")
+    reader = RowReader(SourceConfig(columns={"id": ""}), key="--pairs")
     pairs: list[Pair] = []
     skipped: Counter[str] = Counter()
     for path in paths:

@@ -106,11 +106,11 @@ def no_policy() -> None:
 
 
 def no_reward_model() -> None:
-    check_reward(RewardConfig(kind="reward_model", path="modles/X"), "domains.chat.reward")
+    check_reward(RewardConfig.of("reward_model", path="modles/X"), "domains.chat.reward")
 
 
 def no_extra_reward_model() -> None:
-    extra = {"x": RewardConfig(kind="reward_model", path="modles/X")}
+    extra = {"x": RewardConfig.of("reward_model", path="modles/X")}
     check_reward(RewardConfig(extra=extra), "domains.math.reward")
 
 

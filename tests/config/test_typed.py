@@ -1,6 +1,5 @@
 """Every key of the configuration under every value: taken, or one message that names the key."""
 
-from dataclasses import asdict
 from typing import Any, get_args, get_origin
 
 import pytest
@@ -9,14 +8,15 @@ from hypothesis import strategies as st
 
 from mgsrl.config.checks import check_config
 from mgsrl.config.compose import compose_config
-from mgsrl.config.keys import all_keys, is_record, optional, type_at
+from mgsrl.config.keys import all_keys, is_record, members_keys, members_of, optional, type_at
 from mgsrl.config.label import strategy_label
+from mgsrl.config.reward import ScoreConfig
 from mgsrl.config.root import Config
 from mgsrl.config.run import MOST_STEPS
-from mgsrl.config.typed import read_config
+from mgsrl.config.typed import plain, read_config
 from mgsrl.errors import ConfigError
 
-BASE = asdict(compose_config(["run.dir=r"]))
+BASE = plain(compose_config(["run.dir=r"]))
 BASE["strategy"]["name"] = ""
 NAMES = {"domains": "math", "extra_sources": "web", "extra": "other", "columns": "answer"}
 WRONG: list[Any] = [1.5, -0.5, True, None, [], [None], [[1]], {}, {"a": 1}, "", "text", "~", "???"]
@@ -36,6 +36,8 @@ def every_key() -> list[tuple[str, Any]]:
 
 
 KEYS = every_key()
+KINDS = {key: kind for kind, own in members_keys(ScoreConfig).items() for key in own}
+"""A key of one kind of reward -> a kind that has it."""
 
 
 def with_value(key: str, value: Any) -> dict[str, Any]:
@@ -47,6 +49,13 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
         below = inner if isinstance(inner, dict) else {}
         return node | {name: put(below, rest[0], rest[1:]) if rest else value}
 
+    above, _, leaf = key.rpartition(".")
+    record = type_at(Config, above) if above else Config
+    if is_record(record) and members_of(record) and leaf in KINDS:
+        own = members_keys(ScoreConfig)[KINDS[leaf]]
+        needed = {name: "http://h" for name in ("url", "model") if name in own}
+        value = {"kind": KINDS[leaf], **needed, leaf: value}
+        *rest, _ = rest
     return put(BASE, first, rest)
 
 
@@ -63,6 +72,8 @@ def checked(key: str, value: Any) -> Config | ConfigError:
 
 def value_at(config: Any, key: str) -> Any:
     for part in key.split("."):
+        if isinstance(config, ScoreConfig) and part in KINDS:
+            config = config.options
         config = config[part] if isinstance(config, dict) else getattr(config, part)
     return config
 

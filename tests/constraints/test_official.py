@@ -16,9 +16,9 @@ from mgsrl.constraints.official.text import split_sentences
 from mgsrl.constraints.spec import Example
 from mgsrl.constraints.tokens import word_tokens
 from mgsrl.errors import ConfigError
-from mgsrl.rewards.build import make_reward
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.protocol import Response
 from tests.oracle import published_rows
+from tests.rewards.loaded import worker
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "rewards.md"
 EXAMPLES = [(id_, example) for id_, entry in OFFICIAL_CHECKS.items() for example in entry.examples]
@@ -152,9 +152,9 @@ def test_short_texts_of_other_languages_are_not(text: str) -> None:
 
 
 def _score(response: str, id_: str, **options: Any) -> float | None:
-    reward = make_reward(RewardConfig(kind="constraints", **options))
+    reward = worker("constraints", **options)
     try:
-        item = RewardItem((), response, {"instruction_id_list": [id_], "kwargs": [{}]})
+        item = Response((), response, {"instruction_id_list": [id_], "kwargs": [{}]})
         return reward.score([item])[0].value
     finally:
         reward.close()
@@ -165,7 +165,7 @@ def test_the_reading_of_a_reward() -> None:
     assert _score(block, "change_case:english_capital") == 1.0
     assert _score(block, "change_case:english_capital", reading=OFFICIAL) == 0.0
     with pytest.raises(ConfigError, match="reading"):
-        RewardConfig(kind="constraints", reading="oficial").validate("domains.x.reward")
+        RewardConfig.of("constraints", reading="oficial").validate("domains.x.reward")
 
 
 def test_the_official_reading_sees_white_space_around_a_response() -> None:

@@ -15,9 +15,10 @@ from mgsrl.constraints import REGISTRY, bind, follows, loose_variants, validate_
 from mgsrl.constraints.copying import _between
 from mgsrl.constraints.spec import CannotDecideError, Example
 from mgsrl.errors import DataError
-from mgsrl.rewards.constraint_checker import ConstraintChecker
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.protocol import Response
+from mgsrl.rewards.worker import RewardWorker
 from tests.oracle import published_file, published_rows
+from tests.rewards.loaded import worker
 
 EXAMPLES = [(id_, example) for id_, entry in REGISTRY.items() for example in entry.examples]
 
@@ -146,7 +147,7 @@ REFERENCE = {
 }
 
 
-def test_credit_and_gates(checker: Callable[..., ConstraintChecker]) -> None:
+def test_credit_and_gates(checker: Callable[..., RewardWorker]) -> None:
     fraction, every = checker(), checker(credit="all")
     for response, expected, expected_of_all in (
         ("<response>Trees. The end.</response>", 1.0, 1.0),
@@ -157,24 +158,24 @@ def test_credit_and_gates(checker: Callable[..., ConstraintChecker]) -> None:
         ("<response></response>", 0.0, 0.0),
         ("Trees. The end.", 0.0, 0.0),
     ):
-        item = RewardItem((), response, REFERENCE)
+        item = Response((), response, REFERENCE)
         assert fraction.score([item])[0].value == expected, response
         assert every.score([item])[0].value == expected_of_all, response
 
 
-def test_details_say_what_was_followed(checker: Callable[..., ConstraintChecker]) -> None:
-    item = RewardItem((), "<response>Trees, The end.</response>", REFERENCE)
+def test_details_say_what_was_followed(checker: Callable[..., RewardWorker]) -> None:
+    item = Response((), "<response>Trees, The end.</response>", REFERENCE)
     details = checker().score([item])[0].details
     assert details == {"followed": [False, True], "gates": [True]}
 
 
 @pytest.fixture
-def checker() -> Iterator[Callable[..., ConstraintChecker]]:
+def checker() -> Iterator[Callable[..., RewardWorker]]:
     """Makes checkers and stops their processes."""
-    made: list[ConstraintChecker] = []
+    made: list[RewardWorker] = []
 
-    def make(**options: Any) -> ConstraintChecker:
-        made.append(ConstraintChecker(**options))
+    def make(**options: Any) -> RewardWorker:
+        made.append(worker("constraints", **options))
         return made[-1]
 
     yield make
@@ -183,7 +184,7 @@ def checker() -> Iterator[Callable[..., ConstraintChecker]]:
 
 
 def test_a_response_that_takes_too_long_abstains_and_the_next_is_judged(
-    checker: Callable[..., ConstraintChecker],
+    checker: Callable[..., RewardWorker],
 ) -> None:
     long = "Is there a word? " * 200_000
     reference = {
@@ -192,7 +193,7 @@ def test_a_response_that_takes_too_long_abstains_and_the_next_is_judged(
     }
     limited = checker(missing_tag="whole_response", time_limit_s=0.5)
     started = time.monotonic()
-    slow, quick = limited.score([RewardItem((), text, reference) for text in (long, "One. Two.")])
+    slow, quick = limited.score([Response((), text, reference) for text in (long, "One. Two.")])
     assert slow.abstained
     assert "no answer within 0.5 s" in (slow.error or "")
     assert quick.value == 0.0
@@ -201,7 +202,7 @@ def test_a_response_that_takes_too_long_abstains_and_the_next_is_judged(
 
 @pytest.mark.parametrize("unit", ["?!", ". ", "word? "])
 def test_half_a_megabyte_of_marks_gets_its_verdict(
-    checker: Callable[..., ConstraintChecker], unit: str
+    checker: Callable[..., RewardWorker], unit: str
 ) -> None:
     reference = {
         "instruction_id_list": ["length_constraints:number_sentences", "count:count_unique"],
@@ -209,19 +210,19 @@ def test_half_a_megabyte_of_marks_gets_its_verdict(
     }
     text = unit * (500_000 // len(unit))
     limited = checker(missing_tag="whole_response", time_limit_s=60.0)
-    (reward,) = limited.score([RewardItem((), text, reference)])
+    (reward,) = limited.score([Response((), text, reference)])
     assert not reward.abstained, reward.error
     assert reward.details["followed"][1] is False
 
 
 def test_an_unknown_language_abstains_with_the_reason(
-    checker: Callable[..., ConstraintChecker],
+    checker: Callable[..., RewardWorker],
 ) -> None:
     reference = {
         "instruction_id_list": ["language:response_language"],
         "kwargs": [{"language": "xh"}],
     }
-    reward = checker(missing_tag="whole_response").score([RewardItem((), "Molo", reference)])[0]
+    reward = checker(missing_tag="whole_response").score([Response((), "Molo", reference)])[0]
     assert reward.abstained
     assert "xh" in (reward.error or "")
 

@@ -18,7 +18,7 @@ from mgsrl.config import RewardConfig, SourceConfig
 from mgsrl.data.sources import Rows, load_rows
 from mgsrl.errors import DataError
 from mgsrl.files.lines import MAX_LINE_BYTES
-from mgsrl.rewards.build import validator
+from mgsrl.rewards.build import row_needs
 from mgsrl.scoring.score_file import ScoreSummary, default_reward, score_file
 
 
@@ -74,15 +74,13 @@ LINES: dict[str, tuple[list[bytes], bytes, str]] = {
 def load(path: Path, good: list[bytes], bad_rows: str = "error") -> Rows:
     kind = "math" if good is MATH else "constraints"
     source = SourceConfig(kind="file", path=str(path), bad_rows=bad_rows)
-    return load_rows(
-        source, "d", key="k", reward_kind=kind, validate=validator(RewardConfig(kind=kind))
-    )
+    return load_rows(source, "d", key="k", needs=row_needs(RewardConfig(kind=kind)))
 
 
 def score(path: Path, good: list[bytes], bad_rows: str = "error") -> ScoreSummary:
     kind = "math" if good is MATH else "constraints"
     output = path.with_name("out.jsonl")
-    reward = default_reward(kind, whole_response=True)
+    reward = default_reward(kind, {"missing_tag": "whole_response"})
     return score_file(reward, path, output, bad_rows=bad_rows, force=True)
 
 

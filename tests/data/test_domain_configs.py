@@ -7,8 +7,8 @@ import pytest
 
 from mgsrl.config import Config, SourceConfig
 from mgsrl.config.compose import compose_config
-from mgsrl.constraints.check import validate_reference
 from mgsrl.data.sources import load_rows
+from mgsrl.rewards.build import row_needs
 from tests.oracle import published_file, published_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,11 +52,10 @@ def at_hand(source: SourceConfig) -> SourceConfig:
 )
 def test_train_and_heldout_load_and_are_disjoint(name: str, train: int, heldout: int) -> None:
     for domain, config in compose(name).domains.items():
-        kind = config.reward.kind
         assert config.heldout is not None
-        validate = validate_reference if kind == "constraints" else None
+        needs = row_needs(config.reward)
         parts = [
-            load_rows(at_hand(source), domain, key=domain, reward_kind=kind, validate=validate)
+            load_rows(at_hand(source), domain, key=domain, needs=needs)
             for source in (config.source, config.heldout)
         ]
         assert len(parts[0]) >= train

@@ -10,6 +10,7 @@ from mgsrl.config import DataConfig, PolicyConfig, SourceConfig
 from mgsrl.data.inspect import inspect_source
 from mgsrl.data.templates import PromptTokenizer
 from mgsrl.errors import DataError
+from tests.rewards.loaded import needs_of
 
 
 def source(path: Path, rows: list[dict[str, Any]]) -> SourceConfig:
@@ -39,7 +40,7 @@ def test_it_counts_problems_duplicates_and_lengths(tmp_path: Path, tokenizer: An
         source(tmp_path / "rows.jsonl", rows),
         "math",
         key="k",
-        reward_kind="math",
+        needs=needs_of("math"),
         prompts=prompts,
         max_prompt_tokens=30,
     )
@@ -60,7 +61,7 @@ def test_lines_that_cannot_be_read_are_problems_among_others(tmp_path: Path) -> 
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"prompt": "caf\xe9"}\n{"prompt": "One  Two"}\n{"prompt": "one two"}\n{')
     source_ = SourceConfig(kind="file", path=str(path))
-    report = inspect_source(source_, "chat", key="k", reward_kind="reward_model")
+    report = inspect_source(source_, "chat", key="k", needs=needs_of("reward_model"))
     assert [row for row, _, _ in report.problems] == ["line 1", "line 4"]
     assert report.duplicates == [("line 3", "line 2")]
 
@@ -70,11 +71,11 @@ def test_an_unreadable_file_is_still_an_error(tmp_path: Path) -> None:
     path.write_text('[{"prompt": ')
     with pytest.raises(DataError, match="line 1"):
         inspect_source(
-            SourceConfig(kind="file", path=str(path)), "math", key="k", reward_kind="math"
+            SourceConfig(kind="file", path=str(path)), "math", key="k", needs=needs_of("math")
         )
 
 
 def test_pocket_sources_have_no_problems(tokenizer: Any) -> None:
-    report = inspect_source(SourceConfig(size=50), "chat", key="k", reward_kind="reward_model")
+    report = inspect_source(SourceConfig(size=50), "chat", key="k", needs=needs_of("reward_model"))
     assert (report.num_rows, report.num_usable, report.duplicates) == (50, 50, [])
     assert report.histogram() == []

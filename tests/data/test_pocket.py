@@ -32,9 +32,8 @@ from mgsrl.data.pocket.tasks import (
 from mgsrl.data.pocket.topics import TOPICS
 from mgsrl.data.pocket.writer import number_in_words, wrap, write_mixed, write_perfect
 from mgsrl.errors import ConfigError, DataError
-from mgsrl.rewards.constraint_checker import ConstraintChecker
-from mgsrl.rewards.math_verifier import MathVerifier
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.protocol import Response
+from tests.rewards.loaded import worker
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = ROOT / "mgsrl" / "assets" / "pocket_policy"
@@ -110,9 +109,9 @@ def test_impossible_requests_are_refused() -> None:
 def test_perfect_instruction_answers_score_one(split: str) -> None:
     rng = random.Random(7)
     tasks = [draw_task("instruction_following", split, rng) for _ in range(800)]
-    items = [RewardItem((), write_perfect(task, rng), task.reference()) for task in tasks]
+    items = [Response((), write_perfect(task, rng), task.reference()) for task in tasks]
     failed = 0
-    with closing(ConstraintChecker()) as checker:
+    with closing(worker("constraints")) as checker:
         rewards = checker.score(items)
     for item, reward in zip(items, rewards, strict=True):
         assert all(reward.details["gates"])
@@ -128,12 +127,12 @@ def test_perfect_instruction_answers_score_one(split: str) -> None:
 def test_perfect_sums_score_one_and_unboxed_ones_nothing() -> None:
     rng = random.Random(8)
     tasks = [draw_task("math", "train", rng) for _ in range(60)]
-    items = [RewardItem((), write_perfect(task, rng), task.reference()) for task in tasks]
+    items = [Response((), write_perfect(task, rng), task.reference()) for task in tasks]
     spelt_out = [
-        RewardItem((), wrap("in words", f"It is {number_in_words(n)}."), {"answer": str(n)})
+        Response((), wrap("in words", f"It is {number_in_words(n)}."), {"answer": str(n)})
         for n in range(0, 60, 7)
     ]
-    verifier = MathVerifier()
+    verifier = worker("math")
     try:
         assert {reward.value for reward in verifier.score(items)} == {1.0}
         assert {reward.value for reward in verifier.score(spelt_out)} == {0.0}
@@ -144,8 +143,8 @@ def test_perfect_sums_score_one_and_unboxed_ones_nothing() -> None:
 def test_mixed_instruction_answers_are_neither_bad_nor_good() -> None:
     rng = random.Random(9)
     tasks = [draw_task("instruction_following", "train", rng) for _ in range(500)]
-    items = [RewardItem((), write_mixed(task, rng), task.reference()) for task in tasks]
-    with closing(ConstraintChecker()) as checker:
+    items = [Response((), write_mixed(task, rng), task.reference()) for task in tasks]
+    with closing(worker("constraints")) as checker:
         values = [reward.value for reward in checker.score(items)]
     assert 0.35 < sum(value or 0.0 for value in values) / len(values) < 0.50
 

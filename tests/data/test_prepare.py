@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from mgsrl.cli import main
 from mgsrl.config import Config, SourceConfig
 from mgsrl.config.task import TASKS, find_task
+from mgsrl.config.typed import read_config
 from mgsrl.constraints import REGISTRY, bind, validate_reference
 from mgsrl.data.rows import RowProblem
 from mgsrl.data.sources import load_rows
@@ -25,6 +26,7 @@ from mgsrl.tasks.math import boxed_answer
 from mgsrl.tasks.rlvr_ifeval import FUNCTIONS, rlvr_constraints
 from tests.data import fake_hub
 from tests.oracle import published_file, published_rows
+from tests.rewards.loaded import needs_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,9 +36,8 @@ def prepare(name: str, file: Path, folder: Path) -> tuple[list[Any], dict[str, A
     assert main(["data", "prepare", name, "--from", str(file), "--output", str(folder)]) == 0
     path = folder / f"{name}.jsonl"
     kind = find_task(name, "k").reward["kind"]
-    validate = validate_reference if kind == "constraints" else None
     source = SourceConfig(kind="file", path=str(path))
-    rows = load_rows(source, name, key="k", reward_kind=kind, validate=validate)
+    rows = load_rows(source, name, key="k", needs=needs_of(kind))
     provenance = json.loads((folder / f"{name}.provenance.json").read_text())
     assert provenance["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert provenance["rows"] == len(rows)
@@ -198,10 +199,8 @@ def test_rlvr_mapping_covers_the_published_checks() -> None:
 
 
 def domains(name: str) -> Any:
-    schema = OmegaConf.structured(Config)
     chosen = OmegaConf.create({"domains": OmegaConf.load(ROOT / "configs/domains" / name)})
-    config = OmegaConf.to_object(OmegaConf.merge(schema, chosen))
-    assert isinstance(config, Config)
+    config = read_config(Config, OmegaConf.to_container(chosen, resolve=True))
     return config.domains
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from mgsrl.config import SourceConfig
 from mgsrl.data.sources import Rows, load_rows, split_hub_path
 from mgsrl.errors import ConfigError, DataError, MissingPathError
 from tests.oracle import published_file, published_rows
+from tests.rewards.loaded import needs_of
 
 MATH = [{"prompt": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(5)]
 CONSTRAINTS = [
@@ -41,9 +44,9 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def load(path: Path, kind: str = "math", **options: Any) -> Rows:
-    validate = options.pop("validate", None)
+    needs = options.pop("needs", needs_of(kind))
     source = SourceConfig(kind="file", path=str(path), **options)
-    return load_rows(source, "dom", key="domains.dom.source", reward_kind=kind, validate=validate)
+    return load_rows(source, "dom", key="domains.dom.source", needs=needs)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ".csv"])
@@ -156,8 +159,8 @@ def test_a_verl_answer_may_be_a_list_of_one(tmp_path: Path) -> None:
     ],
 )
 def test_pocket_rows_hold_what_their_reward_needs(domain: str, kind: str, names: set[str]) -> None:
-    train = load_rows(SourceConfig(size=40), domain, key="k", reward_kind=kind)
-    held = load_rows(SourceConfig(size=40, split="heldout"), domain, key="k", reward_kind=kind)
+    train = load_rows(SourceConfig(size=40), domain, key="k", needs=needs_of(kind))
+    held = load_rows(SourceConfig(size=40, split="heldout"), domain, key="k", needs=needs_of(kind))
     assert len(train) == len(held) == 40
     assert all(set(row.reference) == names for row in train)
     asked = {row.messages[-1]["content"] for row in train}
@@ -169,11 +172,11 @@ def test_a_hub_source_goes_through_the_datasets_library(tmp_path: Path, monkeypa
     folder.mkdir()
     write(folder / "train.jsonl", MATH)
     source = SourceConfig(kind="hub", path=str(folder), split="train", start=1, limit=3)
-    rows = load_rows(source, "math", key="k", reward_kind="math")
+    rows = load_rows(source, "math", key="k", needs=needs_of("math"))
     assert [row.reference["answer"] for row in rows] == ["2", "3", "4"]
     source.split = "nope"
     with pytest.raises(MissingPathError, match="nope"):
-        load_rows(source, "math", key="k", reward_kind="math")
+        load_rows(source, "math", key="k", needs=needs_of("math"))
 
 
 def test_hub_paths() -> None:
@@ -323,12 +326,12 @@ def test_a_mapping_that_cannot_work(tmp_path: Path) -> None:
 
 
 def test_the_reward_room_may_refuse_a_reference(tmp_path: Path) -> None:
-    def validate(reference: dict[str, Any]) -> None:
+    def validate(reference: Mapping[str, Any]) -> None:
         raise ValueError(f"unknown constraint {reference['instruction_id_list'][0]}")
 
     path = write(tmp_path / "rows.jsonl", CONSTRAINTS)
     with pytest.raises(DataError, match=r"line 1.*\n.*\n.*unknown constraint punctuation"):
-        load(path, kind="constraints", validate=validate)
+        load(path, needs=replace(needs_of("constraints"), validate=validate))
 
 
 def test_bad_rows_may_be_left_out_with_a_warning(tmp_path: Path, caplog: Any) -> None:

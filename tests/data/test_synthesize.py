@@ -8,10 +8,11 @@ import pytest
 
 from mgsrl.cli import main
 from mgsrl.config import SourceConfig
-from mgsrl.constraints import REGISTRY, validate_reference
+from mgsrl.constraints import REGISTRY
 from mgsrl.constraints.sample import family
 from mgsrl.data.plain_prompts import PLAIN_PROMPTS
 from mgsrl.data.sources import load_rows
+from tests.rewards.loaded import needs_of
 
 
 def make(output: Path, *options: str, rows: int = 100) -> list[dict[str, Any]]:
@@ -25,9 +26,7 @@ def test_rows_load_and_state_what_they_ask_for(tmp_path: Path) -> None:
     path.parent.mkdir()
     made = make(path, rows=300)
     source = SourceConfig(kind="file", path=str(path))
-    loaded = load_rows(
-        source, "if", key="k", reward_kind="constraints", validate=validate_reference
-    )
+    loaded = load_rows(source, "if", key="k", needs=needs_of("constraints"))
     assert len(loaded) == len(made) == 300
     assert len({row.messages[-1]["content"] for row in loaded}) == 300
     assert {len(row["instruction_id_list"]) for row in made} == {1, 2, 3}

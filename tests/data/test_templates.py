@@ -14,7 +14,7 @@ from mgsrl.data.domain import load_prompts
 from mgsrl.data.rows import Row
 from mgsrl.data.templates import PREAMBLE, PromptTokenizer, prompted_text
 from mgsrl.errors import ConfigError, DataError
-from mgsrl.types import Prompt
+from mgsrl.types import Prompt, RowNeeds
 
 ROW = Row("r1", ({"role": "user", "content": "What is one and one?"},), {"answer": "2"})
 LONG = Row("r2", ({"role": "user", "content": "one " * 200 + "END"},))
@@ -218,7 +218,7 @@ def rows_file(path: Path) -> SourceConfig:
 def loaded(tokenizer: Any, source: SourceConfig) -> tuple[list[Prompt], PromptTokenizer]:
     maker = make(tokenizer)
     domain = DomainConfig(source=source, reward=RewardConfig(kind="reward_model"))
-    found = load_prompts(maker, "chat", domain, source, lambda _: None, key="domains.chat.source")
+    found = load_prompts(maker, "chat", domain, source, RowNeeds(), key="domains.chat.source")
     return found, maker
 
 

@@ -5,9 +5,9 @@ import random
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 
 from mgsrl.config import AlgoConfig, Config, DomainConfig, SourceConfig, TrainConfig
+from mgsrl.config.compose import config_to_yaml
 from mgsrl.config.strategy import StrategyConfig
 from mgsrl.obs.evaluation_log import EvalResult, append_evaluations
 from mgsrl.obs.metrics import step_scalars
@@ -58,7 +58,7 @@ def make_run(
         train=TrainConfig(num_steps=30),
         algo=AlgoConfig(kl_coef=0.005),
     )
-    OmegaConf.save(OmegaConf.structured(config), run_dir / "config.yaml")
+    (run_dir / "config.yaml").write_text(config_to_yaml(config))
     command = ["mgsrl", "train", f"strategy={strategy}", f"seed={seed}"]
     begin_run_record(run_dir, first_step=0, command=command)
     write_run_record(

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from mgsrl.errors import ConfigError
-from mgsrl.rewards.protocol import RewardItem
-from mgsrl.rewards.reward_model import RewardModel
+from mgsrl.rewards.protocol import Response
+from tests.rewards.loaded import worker
 
 SCRIPT = Path(__file__).resolve().parents[2] / "reward_models" / "train.py"
 WORDS = ("sea", "blue", "wide", "fox", "dog", "lazy", "quick", "name", "fruit", "five", "grows")
@@ -108,10 +108,10 @@ def test_the_reward_code_gives_the_same_logits(trained: Path, pairs: Path) -> No
     """Held-out rewards of the training against those of the saved folder, one by one."""
     held = record_of(trained)["heldout"]
     ours = sorted([*held["chosen"], *held["rejected"]])
-    model = RewardModel(str(trained), max_length=96, missing_tag="whole_response")
+    model = worker("reward_model", path=str(trained), max_length=96, missing_tag="whole_response")
     rows = list(map(json.loads, pairs.read_text().split("\n")))
     items = [
-        RewardItem(({"role": "user", "content": row["prompt"]},), row[side])
+        Response(({"role": "user", "content": row["prompt"]},), row[side])
         for row in rows
         for side in ("chosen", "rejected")
     ]

@@ -13,9 +13,10 @@ from mgsrl.cli import main
 from mgsrl.config import RewardConfig
 from mgsrl.config.reward import ScoreConfig
 from mgsrl.rewards import contract, endpoint
+from mgsrl.rewards.constraint_checker import ConstraintChecker
 from mgsrl.rewards.contract import Contract, check_contract, check_rewards
 from mgsrl.rewards.extract import extract_response
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.protocol import BaseReward, Response, RewardItem
 from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import Reward
 from tests.rewards.local_server import Answer, chat_answer, local_server
@@ -39,67 +40,81 @@ def failed(verdicts: Sequence[contract.Verdict]) -> set[str]:
     ],
 )
 def test_the_rewards_of_the_house_keep_it(kind: str, missing_tag: str) -> None:
-    config = RewardConfig(kind=kind, path="pocket", missing_tag=missing_tag, time_limit_s=1.5)
+    own = {"path": "pocket"} if kind == "reward_model" else {"time_limit_s": 1.5}
+    config = RewardConfig.of(kind, missing_tag=missing_tag, **own)
     verdicts = check_contract(config)
     assert failed(verdicts) == set()
     assert len(verdicts) >= 23
 
 
-class Fake:
+class Fake(BaseReward):
     """A checker of the word plum with a fault."""
 
-    def __init__(self, fault: Callable[[RewardItem], Reward | None]) -> None:
+    exact = True
+    golden = ConstraintChecker.golden
+
+    def __init__(self, fault: Callable[[RewardItem], float | None]) -> None:
+        super().__init__(None)
         self.fault = fault
 
     def score(self, items: Sequence[RewardItem]) -> list[Reward]:
-        return [self.fault(item) or self.good(item) for item in items]
+        return [self.one(item) for item in items]
 
-    def good(self, item: RewardItem) -> Reward:
-        found = extract_response(item.response)
-        return found.verdict or Reward(float("plum" in (found.text or "")))
+    def one(self, item: RewardItem) -> Reward:
+        faulty = self.fault(item)
+        return Reward(float("plum" in item.text) if faulty is None else faulty)
 
-    def close(self) -> None:
-        return None
+    def limit_s(self, count: int) -> float:
+        return 0.1 - contract.SLACK_S
+
+
+class Careless(RewardWorker):
+    """Hands the responses to its reward as they were written, tags and all."""
+
+    def __init__(self, reads: Callable[[Response], Reward | None]) -> None:
+        super().__init__(CONSTRAINTS)
+        self.reads = reads
+
+    def score(self, responses: Sequence[Response]) -> list[Reward]:
+        right = super().score(responses)
+        return [self.reads(r) or other for r, other in zip(responses, right, strict=True)]
 
 
 count = itertools.count()
 
 
-def reads_the_prompt(item: RewardItem) -> Reward:
-    text = item.messages[0]["content"] + item.response
-    found = extract_response(text)
-    return found.verdict or Reward(float("plum" in text))
+def reads_the_prompt(item: RewardItem) -> float:
+    return float("plum" in item.messages[0]["content"] + item.text)
 
 
-def reads_the_reasoning(item: RewardItem) -> Reward | None:
+def reads_the_reasoning(item: Response) -> Reward | None:
     whole = Reward(float("plum" in item.response))
     return whole if extract_response(item.response).format_ok else None
 
 
-def reads_without_tags(item: RewardItem) -> Reward:
+def reads_without_tags(item: Response) -> Reward:
     return Reward(float("plum" in item.response), format_ok="<response>" in item.response)
 
 
-def takes_the_first_block(item: RewardItem) -> Reward | None:
+def takes_the_first_block(item: Response) -> Reward | None:
     match = re.search(r"<response>(.*?)</response>", item.response, re.DOTALL)
     return Reward(float("plum" in match[1])) if match else None
 
 
-def draws_lots(item: RewardItem) -> Reward | None:
-    return Reward(next(count) % 7 / 7) if extract_response(item.response).format_ok else None
+def draws_lots(item: RewardItem) -> float:
+    return next(count) % 7 / 7
 
 
-def scores_in_percent(item: RewardItem) -> Reward | None:
-    return Reward(100.0) if "plum" in (extract_response(item.response).text or "") else None
+def scores_in_percent(item: RewardItem) -> float | None:
+    return 100.0 if "plum" in item.text else None
 
 
-def likes_silence(item: RewardItem) -> Reward | None:
-    return Reward(1.0) if extract_response(item.response).text == "" else None
+def likes_silence(item: RewardItem) -> float | None:
+    return 1.0 if item.text == "" else None
 
 
-def is_slow(item: RewardItem) -> Reward | None:
-    time.sleep(0.2 if len(item.response) > 100_000 else 0.0)
-    return None
+def is_slow(item: RewardItem) -> None:
+    time.sleep(0.2 if len(item.text) > 100_000 else 0.0)
 
 
 @pytest.mark.parametrize(
@@ -107,31 +122,39 @@ def is_slow(item: RewardItem) -> Reward | None:
     [
         (lambda _item: None, set()),
         (reads_the_prompt, {"prompt leakage: the answer is in the prompt only"}),
-        (reads_the_reasoning, {"reasoning leakage: the answer is in <think> only"}),
-        (
-            reads_without_tags,
-            {"tags: none", "tags: not closed", "truncation: in the reasoning"},
-        ),
-        (takes_the_first_block, {"tags: two blocks, the last counts"}),
         (draws_lots, {"determinism: the cases again"}),
         (scores_in_percent, {"a right response", "range"}),
         (likes_silence, {"an empty block", "a block of whitespace"}),
         (is_slow, {"time: 200,000 characters"}),
     ],
 )
-def test_what_breaks_it_is_found(
-    fault: Callable[[RewardItem], Reward | None],
-    checks: set[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_reward_that_breaks_it_is_found(
+    fault: Callable[[RewardItem], float | None], checks: set[str]
 ) -> None:
-    monkeypatch.setattr(contract, "SLACK_S", 0.1 - CONSTRAINTS.time_limit_s)
     worker = RewardWorker(CONSTRAINTS)
-    worker.reward = Fake(fault)
+    worker.rewards["own"] = Fake(fault)
     found = failed(Contract(CONSTRAINTS, worker).verdicts())
     assert checks <= found
-    assert found or not checks
-    if not checks:
-        assert found == set()
+    assert bool(found) == bool(checks)
+
+
+@pytest.mark.parametrize(
+    ("reads", "checks"),
+    [
+        (reads_the_reasoning, {"reasoning leakage: the answer is in <think> only"}),
+        (
+            reads_without_tags,
+            {"tags: none", "tags: not closed", "truncation: in the reasoning"},
+        ),
+        (takes_the_first_block, {"tags: two blocks, the last counts"}),
+    ],
+)
+def test_a_worker_that_breaks_it_is_found(
+    reads: Callable[[Response], Reward | None], checks: set[str]
+) -> None:
+    worker = Careless(reads)
+    worker.rewards["own"] = Fake(lambda _item: None)
+    assert checks <= failed(Contract(CONSTRAINTS, worker).verdicts())
 
 
 def test_a_judge_keeps_it_and_a_random_one_does_not() -> None:
@@ -144,7 +167,7 @@ def test_a_judge_keeps_it_and_a_random_one_does_not() -> None:
 
     for answer, good in ((sober, True), (random, False)):
         with local_server(answer) as server:
-            config = RewardConfig(kind="judge", url=server.url, model="j", request_limit_s=10.0)
+            config = RewardConfig.of("judge", url=server.url, model="j", request_limit_s=10.0)
             found = failed(check_contract(config))
         assert ("determinism: the cases again" in found) != good
         assert bool(found) != good
@@ -153,7 +176,7 @@ def test_a_judge_keeps_it_and_a_random_one_does_not() -> None:
 def test_a_dead_server_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "FIRST_WAIT_S", 0.01)
     with local_server(lambda _body: Answer(500, b"down")) as server:
-        config = RewardConfig(kind="http", url=server.url, max_retries=1)
+        config = RewardConfig.of("http", url=server.url, max_retries=1)
         (verdict,) = check_contract(config)
         assert len(server.requests) == 2
     assert not verdict.kept

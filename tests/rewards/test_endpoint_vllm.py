@@ -16,7 +16,7 @@ from mgsrl.config import RewardConfig
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
 from mgsrl.errors import EndpointError
 from mgsrl.rewards.endpoint import Endpoint
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.protocol import Response
 from mgsrl.rewards.worker import RewardWorker
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -84,8 +84,8 @@ def test_vllms_server_is_understood(url: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_judge_scores_or_abstains(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", "sk-local")
-    config = RewardConfig(
-        kind="judge",
+    config = RewardConfig.of(
+        "judge",
         url=url,
         model="pocket",
         api_key_env="JUDGE_KEY",
@@ -95,7 +95,7 @@ def test_the_judge_scores_or_abstains(url: str, monkeypatch: pytest.MonkeyPatch)
         judge_max=100.0,
         judge_max_tokens=24,
     )
-    items = [RewardItem((), f"<response>What is {n} plus 3?</response>") for n in range(8)]
+    items = [Response((), f"<response>What is {n} plus 3?</response>") for n in range(8)]
     worker = RewardWorker(config)
     try:
         rewards = worker.score(items)

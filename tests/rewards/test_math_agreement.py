@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from mgsrl.rewards.math_verifier import MathVerifier
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.protocol import Response
+from mgsrl.rewards.worker import RewardWorker
 from tests.oracle import published_rows
+from tests.rewards.loaded import math_worker
 
 OTHER_CONVENTIONS = {
     ("$9$", "Answer $ \n 9 \n $"): "the case forbids plain numbers; a last number counts here",
@@ -24,19 +25,19 @@ OTHER_CONVENTIONS = {
 
 
 @pytest.fixture(scope="module")
-def verifier() -> Iterator[MathVerifier]:
-    verifier = MathVerifier(time_limit_s=10, missing_tag="whole_response")
+def verifier() -> Iterator[RewardWorker]:
+    verifier = math_worker(time_limit_s=10, missing_tag="whole_response")
     yield verifier
     verifier.close()
 
 
-def differs(verifier: MathVerifier, gold: object, text: object, expected: float) -> bool:
-    item = RewardItem((), str(text), {"answer": gold})
+def differs(verifier: RewardWorker, gold: object, text: object, expected: float) -> bool:
+    item = Response((), str(text), {"answer": gold})
     return verifier.score([item])[0].value != float(expected)
 
 
 @pytest.mark.parametrize("name", ["math_verifier_cases", "math_small_cases"])
-def test_unit_cases(verifier: MathVerifier, name: str) -> None:
+def test_unit_cases(verifier: RewardWorker, name: str) -> None:
     published = published_rows(f"oracle/{name}.jsonl")
     cases = [case for case in published if "gold" in case]
     unexplained = [
@@ -51,7 +52,7 @@ def test_unit_cases(verifier: MathVerifier, name: str) -> None:
     assert unexplained == []
 
 
-def test_no_listed_exception_is_out_of_date(verifier: MathVerifier) -> None:
+def test_no_listed_exception_is_out_of_date(verifier: RewardWorker) -> None:
     cases = [
         case
         for name in ("math_verifier_cases", "math_small_cases")
@@ -62,7 +63,7 @@ def test_no_listed_exception_is_out_of_date(verifier: MathVerifier) -> None:
     assert all(differs(verifier, case["gold"], case["pred"], case["expected"]) for case in cases)
 
 
-def disagreements(verifier: MathVerifier, labelled: list[dict[str, Any]]) -> list[str]:
+def disagreements(verifier: RewardWorker, labelled: list[dict[str, Any]]) -> list[str]:
     assert {row["correct"] for row in labelled} == {True, False}
     return [
         row["id"]
@@ -71,11 +72,11 @@ def disagreements(verifier: MathVerifier, labelled: list[dict[str, Any]]) -> lis
     ]
 
 
-def test_gsm8k_labels(verifier: MathVerifier) -> None:
+def test_gsm8k_labels(verifier: RewardWorker) -> None:
     labelled = published_rows("oracle/gsm8k_labelled_5276.jsonl")
     assert disagreements(verifier, labelled[:: max(1, len(labelled) // 500)]) == []
 
 
 @pytest.mark.slow
-def test_all_gsm8k_labels(verifier: MathVerifier) -> None:
+def test_all_gsm8k_labels(verifier: RewardWorker) -> None:
     assert disagreements(verifier, published_rows("oracle/gsm8k_labelled_5276.jsonl")) == []

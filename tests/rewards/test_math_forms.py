@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from mgsrl.rewards.math_verifier import MathVerifier
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.protocol import Response
+from mgsrl.rewards.worker import RewardWorker
 from tests.oracle import published_rows
+from tests.rewards.loaded import math_worker
 
 ALIKE = r"""
 # Lists are no decimal commas.
@@ -285,32 +286,32 @@ def table(text: str) -> list[tuple[str, str, int]]:
 
 
 @pytest.fixture(scope="module")
-def verifier() -> Iterator[MathVerifier]:
-    verifier = MathVerifier(time_limit_s=20, missing_tag="whole_response")
+def verifier() -> Iterator[RewardWorker]:
+    verifier = math_worker(time_limit_s=20, missing_tag="whole_response")
     yield verifier
     verifier.close()
 
 
-def value(verifier: MathVerifier, gold: str, response: str, prompt: str = "") -> float | None:
+def value(verifier: RewardWorker, gold: str, response: str, prompt: str = "") -> float | None:
     messages = ({"role": "user", "content": prompt},) if prompt else ()
-    reward = verifier.score([RewardItem(messages, response, {"answer": gold})])[0]
+    reward = verifier.score([Response(messages, response, {"answer": gold})])[0]
     assert reward.error is None
     return reward.value
 
 
 @pytest.mark.parametrize(("gold", "answer", "right"), table(ALIKE))
-def test_boxed_and_bare_alike(verifier: MathVerifier, gold: str, answer: str, right: int) -> None:
+def test_boxed_and_bare_alike(verifier: RewardWorker, gold: str, answer: str, right: int) -> None:
     found = [value(verifier, gold, response) for response in (rf"\boxed{{{answer}}}", answer)]
     assert found == [right, right]
 
 
 @pytest.mark.parametrize(("gold", "answer", "right"), table(BOXED))
-def test_boxed(verifier: MathVerifier, gold: str, answer: str, right: int) -> None:
+def test_boxed(verifier: RewardWorker, gold: str, answer: str, right: int) -> None:
     assert value(verifier, gold, rf"So it is \boxed{{{answer}}}.") == right
 
 
 @pytest.mark.parametrize(("gold", "response", "right"), RESPONSES)
-def test_responses(verifier: MathVerifier, gold: str, response: str, right: int) -> None:
+def test_responses(verifier: RewardWorker, gold: str, response: str, right: int) -> None:
     assert value(verifier, gold, response) == right
 
 
@@ -335,7 +336,7 @@ ASKED = r"He runs $2^3$ km, 60 miles at 60 mph, 3+4 apples are 50% of them. Is i
     ],
 )
 def test_units_make_no_repetition_and_hide_none(
-    verifier: MathVerifier, gold: str, answer: str, right: int
+    verifier: RewardWorker, gold: str, answer: str, right: int
 ) -> None:
     assert value(verifier, gold, rf"\boxed{{{answer}}}") == 1
     assert value(verifier, gold, rf"\boxed{{{answer}}}", ASKED) == right
@@ -377,7 +378,7 @@ QUESTION += r"$\frac{3}{20}$ as a decimal, compare $\frac{3}{7}$ with $47^2 - 33
     ],
 )
 def test_a_repeated_question_is_no_answer(
-    verifier: MathVerifier, gold: str, answer: str, right: int
+    verifier: RewardWorker, gold: str, answer: str, right: int
 ) -> None:
     responses = (rf"\boxed{{{answer}}}", answer, f"The answer is ${answer}$.")
     found = [value(verifier, gold, response, QUESTION) for response in responses]
@@ -386,18 +387,18 @@ def test_a_repeated_question_is_no_answer(
 
 
 def test_the_reason_is_reported_and_the_check_can_be_switched_off() -> None:
-    item = RewardItem(
+    item = Response(
         ({"role": "user", "content": "What is $2^{10}$?"},), r"\boxed{2^{10}}", {"answer": "1024"}
     )
     for refuse, expected in ((True, 0.0), (False, 1.0)):
-        verifier = MathVerifier(missing_tag="whole_response", refuse_restated=refuse)
+        verifier = math_worker(missing_tag="whole_response", refuse_restated=refuse)
         reward = verifier.score([item])[0]
         verifier.close()
         assert reward.value == expected
         assert reward.details.get("restated", False) is refuse
 
 
-def test_known_faults(verifier: MathVerifier) -> None:
+def test_known_faults(verifier: RewardWorker) -> None:
     cases = [
         row for row in published_rows("oracle/reward_faults_cases.jsonl") if row["domain"] == "math"
     ]

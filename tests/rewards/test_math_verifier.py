@@ -8,22 +8,24 @@ import psutil
 import pytest
 
 from mgsrl.errors import DataError, WorkerDiedError
-from mgsrl.rewards.math_verifier import MathVerifier, validate_reference
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.math_verifier import MathVerifier, reference_answer
+from mgsrl.rewards.protocol import Response
+from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import Reward
+from tests.rewards.loaded import math_worker, process_of
 
 LIMIT_S = 1.5
 
 
 @pytest.fixture(scope="module")
-def verifier() -> Iterator[MathVerifier]:
-    verifier = MathVerifier(time_limit_s=LIMIT_S, missing_tag="whole_response")
+def verifier() -> Iterator[RewardWorker]:
+    verifier = math_worker(time_limit_s=LIMIT_S, missing_tag="whole_response")
     yield verifier
     verifier.close()
 
 
-def score(verifier: MathVerifier, answer: object, response: str) -> Reward:
-    return verifier.score([RewardItem((), response, {"answer": answer})])[0]
+def score(verifier: RewardWorker, answer: object, response: str) -> Reward:
+    return verifier.score([Response((), response, {"answer": answer})])[0]
 
 
 @pytest.mark.parametrize(
@@ -80,26 +82,26 @@ def score(verifier: MathVerifier, answer: object, response: str) -> Reward:
         ("I", "I think it's B", 0.0),
     ],
 )
-def test_verdicts(verifier: MathVerifier, answer: object, response: str, value: float) -> None:
+def test_verdicts(verifier: RewardWorker, answer: object, response: str, value: float) -> None:
     reward = score(verifier, answer, response)
     assert (reward.value, reward.error) == (value, None)
 
 
-def test_the_extracted_answer_is_reported(verifier: MathVerifier) -> None:
+def test_the_extracted_answer_is_reported(verifier: RewardWorker) -> None:
     assert score(verifier, "2", "It is \\boxed{1 + 1}.").details == {"extracted": "1 + 1"}
     assert score(verifier, "2", "Nothing here.").details == {"extracted": None}
     assert score(verifier, "\\boxed{", "2").details == {"extracted": None}
-    with_tags = MathVerifier(missing_tag="zero")  # its process is never started
+    with_tags = math_worker(missing_tag="zero")  # its process is never started
     assert score(with_tags, "2", "2").details["extracted"] is None
 
 
-def test_the_prompt_is_never_searched(verifier: MathVerifier) -> None:
+def test_the_prompt_is_never_searched(verifier: RewardWorker) -> None:
     prompt = {"role": "user", "content": "What is \\boxed{18}?"}
-    item = RewardItem((prompt,), "<response>no</response>", {"answer": "18"})
+    item = Response((prompt,), "<response>no</response>", {"answer": "18"})
     assert verifier.score([item])[0].value == 0.0
 
 
-def test_an_unreadable_reference_abstains(verifier: MathVerifier) -> None:
+def test_an_unreadable_reference_abstains(verifier: RewardWorker) -> None:
     reward = score(verifier, "\\boxed{", "\\boxed{1}")
     assert reward.abstained
     assert "reference answer" in (reward.error or "")
@@ -125,20 +127,20 @@ QUICK = {
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_a_bomb_is_killed_and_abstains(verifier: MathVerifier, name: str) -> None:
-    verifier.process.start()
-    starts, started = verifier.process.starts, time.monotonic()
+def test_a_bomb_is_killed_and_abstains(verifier: RewardWorker, name: str) -> None:
+    process_of(verifier).start()
+    starts, started = process_of(verifier).starts, time.monotonic()
     reward = score(verifier, "x^2", SLOW[name])
     assert reward.abstained
     assert "no answer within" in (reward.error or "")
     assert time.monotonic() - started < LIMIT_S + 2
     assert score(verifier, "4", "\\boxed{4}").value == 1.0
-    assert verifier.process.starts == starts + 1
+    assert process_of(verifier).starts == starts + 1
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_hostile_text_ends_within_the_limit(verifier: MathVerifier, name: str) -> None:
-    verifier.process.start()
+def test_hostile_text_ends_within_the_limit(verifier: RewardWorker, name: str) -> None:
+    process_of(verifier).start()
     started = time.monotonic()
     assert score(verifier, "12", QUICK[name]).value in (0.0, None)
     assert time.monotonic() - started < LIMIT_S + 2
@@ -147,38 +149,40 @@ def test_hostile_text_ends_within_the_limit(verifier: MathVerifier, name: str) -
 @pytest.mark.parametrize(
     "template", [r"\boxed{%s}", "%s", "$%s$", r"\boxed{\text{%s}}", "The answer is %s"]
 )
-def test_nothing_is_executed(verifier: MathVerifier, template: str, tmp_path: Path) -> None:
+def test_nothing_is_executed(verifier: RewardWorker, template: str, tmp_path: Path) -> None:
     marker = tmp_path / "executed"
     reward = score(verifier, "1", template % f"__import__('os').system('touch {marker}')")
     assert reward.value in (0.0, None)
     assert not marker.exists()
 
 
-def test_a_process_that_cannot_start_says_why() -> None:
-    verifier = MathVerifier(time_limit_s=2, memory_limit_mib=30, missing_tag="whole_response")
+def test_a_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MathVerifier, "memory_mib", 30)
+    verifier = math_worker(time_limit_s=2, missing_tag="whole_response")
     try:
         with pytest.raises(WorkerDiedError, match=r"(?i)the process ended.*(memory|error)"):
-            verifier.process.start()
+            process_of(verifier).start()
     finally:
         verifier.close()
 
 
-def test_memory_is_limited() -> None:
-    verifier = MathVerifier(time_limit_s=2, memory_limit_mib=400, missing_tag="whole_response")
+def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MathVerifier, "memory_mib", 400)
+    verifier = math_worker(time_limit_s=2, missing_tag="whole_response")
     try:
         reward = score(verifier, "1", r"\boxed{2^{20000000000}}")
         assert reward.value != 1.0
         assert score(verifier, "4", "\\boxed{4}").value == 1.0
-        rss = psutil.Process(verifier.process.pid).memory_info().rss
+        rss = psutil.Process(process_of(verifier).pid).memory_info().rss
         assert rss < 400 * 2**20
     finally:
         verifier.close()
 
 
 def test_close_leaves_no_process() -> None:
-    verifier = MathVerifier(missing_tag="whole_response")
+    verifier = math_worker(missing_tag="whole_response")
     score(verifier, "4", "\\boxed{4}")
-    pid = verifier.process.pid
+    pid = process_of(verifier).pid
     assert pid is not None
     verifier.close()
     verifier.close()
@@ -189,9 +193,9 @@ def test_close_leaves_no_process() -> None:
 @pytest.mark.parametrize("answer", [None, "", "  ", True, [1], {"a": 1}])
 def test_bad_references_are_data_errors(answer: object) -> None:
     with pytest.raises(DataError, match="expected"):
-        validate_reference({"answer": answer})
+        reference_answer({"answer": answer})
 
 
 def test_good_references() -> None:
     for answer in ("18", 18, 0, 2.5, "\\frac12"):
-        validate_reference({"answer": answer})
+        reference_answer({"answer": answer})

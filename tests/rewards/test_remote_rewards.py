@@ -12,16 +12,20 @@ from mgsrl.config.reward import RewardConfig
 from mgsrl.data.sources import load_rows
 from mgsrl.errors import ConfigError, DataError, UserError
 from mgsrl.rewards import endpoint
-from mgsrl.rewards.build import check_reward, make_reward, validator
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.build import check_reward, make_reward, row_needs
+from mgsrl.rewards.protocol import Response
 from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import Reward
 from tests.rewards.local_server import Answer, LocalServer, chat_answer, local_server
 
 USER = ({"role": "user", "content": "Name a fruit."},)
-JUDGE = RewardConfig(kind="judge", url="http://127.0.0.1:9", model="judge-1", max_retries=1)
-HTTP = RewardConfig(kind="http", url="http://127.0.0.1:9", max_retries=1, batch_size=2)
+JUDGE = RewardConfig.of("judge", url="http://127.0.0.1:9", model="judge-1", max_retries=1)
+HTTP = RewardConfig.of("http", url="http://127.0.0.1:9", max_retries=1, batch_size=2)
 SERVER_TROUBLE = [Answer(429), Answer(500), Answer(404), Answer(hang_up=True), Answer(body=b"<p>")]
+
+
+def changed(config: RewardConfig, **keys: Any) -> RewardConfig:
+    return replace(config, options=replace(config.options, **keys))
 
 
 @pytest.fixture(autouse=True)
@@ -29,15 +33,15 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "FIRST_WAIT_S", 0.01)
 
 
-def item(text: str, **reference: Any) -> RewardItem:
-    return RewardItem(USER, f"<think>secret</think><response>{text}</response>", reference)
+def item(text: str, **reference: Any) -> Response:
+    return Response(USER, f"<think>secret</think><response>{text}</response>", reference)
 
 
 def scored(
-    config: RewardConfig, items: list[RewardItem], answer: Callable[[Any], Answer]
+    config: RewardConfig, items: list[Response], answer: Callable[[Any], Answer]
 ) -> tuple[list[Reward], LocalServer]:
     with local_server(answer) as server:
-        worker = RewardWorker(replace(config, url=server.url, request_limit_s=5.0), ("<end>",))
+        worker = RewardWorker(changed(config, url=server.url, request_limit_s=5.0), ("<end>",))
         try:
             worker.ready()
             return worker.score(items), server
@@ -71,7 +75,7 @@ def test_the_judge_reads_the_response_and_its_last_score_counts() -> None:
 
 
 def test_the_template_is_filled_once() -> None:
-    config = replace(JUDGE, judge_template="P={prompt} R={response} A={reference} {other}")
+    config = changed(JUDGE, judge_template="P={prompt} R={response} A={reference} {other}")
     asked: list[str] = []
 
     def answer(body: Any) -> Answer:
@@ -109,11 +113,11 @@ def test_an_answer_without_a_good_score_abstains(answer: str, reason: str) -> No
 
 
 def test_other_scales_and_patterns() -> None:
-    config = replace(JUDGE, judge_pattern=r"(?i)score:\s*(\S+)?", judge_min=-1.0, judge_max=1.0)
+    config = changed(JUDGE, judge_pattern=r"(?i)score:\s*(\S+)?", judge_min=-1.0, judge_max=1.0)
     texts = ["Score: 0.5", "score: 1e999", "score: good", "score:"]
     answers = dict(zip("abcd", texts))
     rewards, _server = scored(
-        replace(config, judge_template="{response}"),
+        changed(config, judge_template="{response}"),
         [item(key) for key in answers],
         lambda body: chat_answer(answers[body["messages"][0]["content"]]),
     )
@@ -121,7 +125,7 @@ def test_other_scales_and_patterns() -> None:
 
 
 def test_responses_without_a_block_are_not_sent() -> None:
-    items = [RewardItem(USER, "no tags"), item("abc"), RewardItem(USER, "<response>open")]
+    items = [Response(USER, "no tags"), item("abc"), Response(USER, "<response>open")]
     for config, answer in ((JUDGE, rate), (HTTP, sizes)):
         rewards, server = scored(config, items, answer)
         assert [reward.format_ok for reward in rewards] == [False, True, False]
@@ -181,7 +185,7 @@ def test_a_bad_server_abstains(config: RewardConfig, trouble: Answer) -> None:
 
 def test_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"domains\.chat\.reward\.url is not an address"):
-        check_reward(replace(JUDGE, url="localhost:8000"), "domains.chat.reward")
+        check_reward(changed(JUDGE, url="localhost:8000"), "domains.chat.reward")
     for change, found in (
         ({"url": ""}, r"r\.url is empty"),
         ({"model": " "}, r"r\.model is empty"),
@@ -193,31 +197,31 @@ def test_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"max_retries": -1}, "max_retries"),
     ):
         with pytest.raises(ConfigError, match=found):
-            replace(JUDGE, **change).validate("r")
+            changed(JUDGE, **change).validate("r")
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    worker = RewardWorker(replace(JUDGE, api_key_env="NO_SUCH_KEY"))
+    worker = RewardWorker(changed(JUDGE, api_key_env="NO_SUCH_KEY"))
     with pytest.raises(UserError, match="NO_SUCH_KEY"):
         worker.ready()
 
 
 def test_a_reference_that_the_template_wants() -> None:
-    config = replace(JUDGE, judge_template="{response} {reference}")
-    validator(config)({"answer": "x"})
-    validator(JUDGE)({})
+    config = changed(JUDGE, judge_template="{response} {reference}")
+    make_reward(config).validate_reference({"answer": "x"})
+    make_reward(JUDGE).validate_reference({})
     with pytest.raises(DataError, match="answer"):
-        validator(config)({})
+        make_reward(config).validate_reference({})
 
 
 def test_rows_of_a_judged_domain_keep_their_answer(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "answer": "plum"}\n{"prompt": "b", "answer": null}\n')
     source = SourceConfig(kind="file", path=str(path))
-    options: dict[str, Any] = {"key": "k", "reward_kind": "judge"}
-    rows = load_rows(source, "chat", **options, validate=validator(JUDGE))
+    options: dict[str, Any] = {"key": "k"}
+    rows = load_rows(source, "chat", **options, needs=row_needs(JUDGE))
     assert [row.reference for row in rows] == [{"answer": "plum"}, {}]
-    wanting = replace(JUDGE, judge_template="{response} {reference}")
+    wanting = changed(JUDGE, judge_template="{response} {reference}")
     with pytest.raises(DataError, match=r"(?s)rows\.jsonl.*judge's template wants a \{reference\}"):
-        load_rows(source, "chat", **options, validate=validator(wanting))
+        load_rows(source, "chat", **options, needs=row_needs(wanting))
 
 
 def test_light_to_load() -> None:
@@ -227,7 +231,7 @@ def test_light_to_load() -> None:
     code = (
         "import sys; from mgsrl.config import RewardConfig; "
         "from mgsrl.rewards.worker import RewardWorker; "
-        "RewardWorker(RewardConfig(kind='judge', url='http://h', model='m')).ready(); "
+        "RewardWorker(RewardConfig.of('judge', url='http://h', model='m')).ready(); "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -240,10 +244,10 @@ def test_extra_scores_are_kept_by_name() -> None:
 
     reference = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     with local_server(answer) as server:
-        style = RewardConfig(kind="http", url=server.url, max_retries=0)
-        reward = make_reward(RewardConfig(kind="constraints", extra={"style": style}))
+        style = RewardConfig.of("http", url=server.url, max_retries=0)
+        reward = RewardWorker(RewardConfig(kind="constraints", extra={"style": style}))
         good, bad, plain = reward.score(
-            [item("a", **reference), item("x", **reference), RewardItem(USER, "no", reference)]
+            [item("a", **reference), item("x", **reference), Response(USER, "no", reference)]
         )
         reward.close()
     assert (good.value, good.details["parts"]) == (1.0, {"style": {"value": 2.0, "raw_score": 2.0}})

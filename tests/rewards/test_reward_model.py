@@ -2,8 +2,9 @@
 
 import datetime
 import math
-from dataclasses import replace
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForSequenceCl
 
 from mgsrl.config.reward import RewardConfig
 from mgsrl.errors import ConfigError, MissingPathError, UserError
-from mgsrl.rewards.build import make_reward
-from mgsrl.rewards.protocol import RewardItem
-from mgsrl.rewards.reward_model import RewardModel, load_model
+from mgsrl.rewards.protocol import Response, RewardItem, Surroundings
+from mgsrl.rewards.reward_model import RewardModel
+from mgsrl.rewards.reward_model_torch import load_model
+from tests.rewards.loaded import loaded, worker
 
 PROMPT = ({"role": "user", "content": "Name a fruit."},)
 
@@ -39,11 +41,20 @@ def classifier(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def model(classifier: Path) -> RewardModel:
-    return RewardModel(str(classifier), batch_size=3, max_length=64)
+    return load(classifier, batch_size=3, max_length=64)
+
+
+def load(
+    path: Path | str, date: str | None = None, num_gpus: float = 0.0, **keys: Any
+) -> RewardModel:
+    config = RewardConfig.of("reward_model", path=str(path), **keys)
+    reward = loaded(config, Surroundings(date=date, num_gpus=num_gpus))
+    assert isinstance(reward, RewardModel)
+    return reward
 
 
 def item(text: str) -> RewardItem:
-    return RewardItem(PROMPT, f"<think>x</think><response>{text}</response>")
+    return RewardItem(PROMPT, text)
 
 
 RESPONSES = ["An apple.", "A", "The sea is wide and blue.", "", "An apple is a fruit.", "12"]
@@ -58,7 +69,7 @@ def values(model: RewardModel, items: list[RewardItem]) -> list[float]:
 def test_the_score_is_the_logit_of_the_templated_conversation(model: RewardModel) -> None:
     ids = model.tokenizer("user: Name a fruit.\nassistant: An apple.\n")["input_ids"]
     with torch.inference_mode():
-        logit = model.model(input_ids=torch.tensor([ids])).logits.item()
+        logit = model.model.model(input_ids=torch.tensor([ids])).logits.item()
     assert values(model, [item("An apple.")]) == [pytest.approx(logit, abs=1e-5)]
 
 
@@ -78,14 +89,13 @@ def test_the_same_items_give_the_same_numbers(model: RewardModel) -> None:
 
 def test_equal_tokens_are_scored_once(classifier: Path) -> None:
     """In batches of two, of other shapes, the same tokens would get scores that differ in bits."""
-    model = RewardModel(str(classifier), batch_size=2)
+    model = load(classifier, batch_size=2)
     seen: list[int] = []
-    model.model.register_forward_pre_hook(
+    model.model.model.register_forward_pre_hook(
         lambda _module, _args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    thoughts = [f"<think>{n}</think><response>An apple.</response>" for n in range(5)]
-    items = [RewardItem(PROMPT, text) for text in thoughts] + [item(text) for text in RESPONSES]
-    items += [item("An <eos>apple."), RewardItem((*PROMPT, *PROMPT), thoughts[0])]
+    items = [item("An apple.")] * 5 + [item(text) for text in RESPONSES]
+    items += [item("An <eos>apple."), RewardItem((*PROMPT, *PROMPT), "An apple.")]
     found = values(model, items)
     assert len({*found[:6], found[-2]}) == 1
     assert sum(seen) == len(RESPONSES) + 1
@@ -105,14 +115,9 @@ def test_a_tokenizer_without_padding_gives_the_same(model: RewardModel) -> None:
 
 
 def test_sigmoid(classifier: Path) -> None:
-    model = RewardModel(str(classifier), transform="sigmoid")
+    model = load(classifier, transform="sigmoid")
     reward = model.score([item("An apple.")])[0]
     assert reward.value == pytest.approx(1 / (1 + math.exp(-reward.details["raw_score"])))
-
-
-def test_only_the_response_counts(model: RewardModel) -> None:
-    thought = RewardItem(PROMPT, "<think>very long</think> <response>An apple.</response>")
-    assert values(model, [thought]) == values(model, [item("An apple.")])
 
 
 def test_control_tokens_are_removed(model: RewardModel) -> None:
@@ -123,33 +128,34 @@ def test_control_tokens_are_removed(model: RewardModel) -> None:
     assert special == "ab"
 
 
-def test_responses_without_a_block(model: RewardModel) -> None:
-    rewards = model.score([RewardItem(PROMPT, "An apple."), item("An apple.")])
-    assert [(reward.value == 0.0, reward.format_ok) for reward in rewards] == [
-        (True, False),
-        (False, True),
-    ]
+def test_responses_without_a_block(classifier: Path) -> None:
+    with closing(worker("reward_model", path=str(classifier))) as by:
+        thought = Response(PROMPT, "<think>very long</think> <response>An apple.</response>")
+        block = Response(PROMPT, "<response>An apple.</response>")
+        none, *others = by.score([Response(PROMPT, "An apple."), thought, block])
+    assert (none.value, none.format_ok) == (0.0, False)
+    assert all(other.format_ok and other.value for other in others)
+    assert others[0] == others[1]
 
 
 def test_long_inputs_lose_their_oldest_tokens(model: RewardModel) -> None:
-    ids = model.encode(item("apple " * 200), "apple " * 200)
+    ids = model.encode(item("apple " * 200))
     assert len(ids) == 64
     assert model.tokenizer.decode(ids).endswith("apple \n")
 
 
 def test_a_template_that_reads_the_clock_is_given_the_runs_day(classifier: Path) -> None:
     def text(date: str | None) -> str:
-        reward = make_reward(RewardConfig(kind="reward_model", path=str(classifier)), (), date)
-        assert isinstance(reward, RewardModel)
+        reward = load(classifier, date)
         reward.tokenizer.chat_template = "{{ strftime_now('%d %b %Y %H:%M') }}"
-        return reward.tokenizer.decode(reward.encode(item("a"), "a"))
+        return reward.tokenizer.decode(reward.encode(item("a")))
 
     assert text("2024-07-26") == "26 Jul 2024 00:00"
     assert text(None) == f"{datetime.date.today():%d %b %Y} 00:00"
 
 
 def test_a_template_that_refuses_abstains(classifier: Path) -> None:
-    model = RewardModel(str(classifier))
+    model = load(classifier)
     model.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     reward = model.score([item("An apple.")])[0]
     assert reward.abstained
@@ -157,8 +163,8 @@ def test_a_template_that_refuses_abstains(classifier: Path) -> None:
 
 
 def test_a_logit_that_is_no_number_abstains(classifier: Path) -> None:
-    model = RewardModel(str(classifier))
-    torch.nn.init.constant_(model.model.score.weight, float("nan"))
+    model = load(classifier)
+    torch.nn.init.constant_(model.model.model.score.weight, float("nan"))
     reward = model.score([item("An apple.")])[0]
     assert reward.abstained
     assert "nan" in (reward.error or "")
@@ -170,25 +176,22 @@ def test_a_logit_that_is_no_number_abstains(classifier: Path) -> None:
 def test_missing_path(tmp_path: Path) -> None:
     for path in (str(tmp_path / "none"), "./none", "pocket/none/x"):
         with pytest.raises(MissingPathError, match="to do"):
-            RewardModel(path)
+            load(path)
 
 
 def test_the_device_is_what_the_configuration_reserves(classifier: Path) -> None:
-    config = RewardConfig(kind="reward_model", path=str(classifier))
-    reward = make_reward(config)
-    assert isinstance(reward, RewardModel)
-    assert next(reward.model.parameters()).device.type == "cpu"
-    assert next(reward.model.parameters()).dtype is torch.float32
+    weights = next(load(classifier).model.model.parameters())
+    assert (weights.device.type, weights.dtype) == ("cpu", torch.float32)
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="num_gpus=0"):
-            make_reward(replace(config, num_gpus=1.0))
+            load(classifier, num_gpus=1.0)
 
 
 def test_accelerates_auto_gives_the_same(classifier: Path, model: RewardModel) -> None:
     """What several GPUs get; without any, accelerate puts everything on the CPU, in bfloat16."""
-    auto = RewardModel(str(classifier), batch_size=3, max_length=64)
-    auto.model = load_model(str(classifier), auto.model.config, "auto").eval()
-    assert auto.model.dtype is torch.bfloat16
+    auto = load(classifier, batch_size=3, max_length=64)
+    auto.model.model = load_model(str(classifier), auto.model.model.config, "auto").eval()
+    assert auto.model.model.dtype is torch.bfloat16
     items = [item(text) for text in RESPONSES]
     found, expected = values(auto, items), values(model, items)
     assert max(abs(a - b) for a, b in zip(found, expected)) < 0.05 * max(map(abs, expected))
@@ -196,7 +199,7 @@ def test_accelerates_auto_gives_the_same(classifier: Path, model: RewardModel) -
 
 def test_two_logits(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="num_labels=2"):
-        RewardModel(str(make_classifier(tiny_model, tmp_path, num_labels=2)))
+        load(make_classifier(tiny_model, tmp_path, num_labels=2))
 
 
 def test_a_causal_model_has_no_trained_head(tiny_model: Path, tmp_path: Path) -> None:
@@ -205,7 +208,7 @@ def test_a_causal_model_has_no_trained_head(tiny_model: Path, tmp_path: Path) ->
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"no weights for score\.weight"):
-        RewardModel(str(tmp_path))
+        load(tmp_path)
 
 
 def test_no_chat_template(classifier: Path, tmp_path: Path) -> None:
@@ -214,10 +217,10 @@ def test_no_chat_template(classifier: Path, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     LlamaForSequenceClassification.from_pretrained(classifier).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="chat template"):
-        RewardModel(str(tmp_path))
+        load(tmp_path)
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="cannot be loaded"):
-        RewardModel(str(tmp_path))
+        load(tmp_path)

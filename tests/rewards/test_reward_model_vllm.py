@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mgsrl.rewards.protocol import RewardItem
-from mgsrl.rewards.reward_model import RewardModel
+from mgsrl.rewards.protocol import Response
+from tests.rewards.loaded import worker
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -22,15 +22,15 @@ SCRIPT = """
 import json, sys
 from mgsrl.config import RewardConfig
 from mgsrl.errors import UserError
-from mgsrl.rewards.protocol import RewardItem
+from mgsrl.rewards.protocol import Response
 from mgsrl.rewards.worker import RewardWorker
-items = [RewardItem(tuple(messages), response) for messages, response in json.load(sys.stdin)]
-refused = RewardWorker(RewardConfig(kind="reward_model", path=sys.argv[1], backend="vllm"))
+items = [Response(tuple(messages), response) for messages, response in json.load(sys.stdin)]
+refused = RewardWorker(RewardConfig.of("reward_model", path=sys.argv[1], backend="vllm"))
 try:
     refused.ready()
 except UserError as error:
     message = str(error)
-worker = RewardWorker(RewardConfig(kind="reward_model", path="pocket", backend="vllm"))
+worker = RewardWorker(RewardConfig.of("reward_model", path="pocket", backend="vllm"))
 worker.ready()
 scores = [[reward.value for reward in worker.score(items)] for _ in range(2)]
 print(json.dumps([message, *scores]))
@@ -42,8 +42,8 @@ def test_both_backends_give_the_same_scores(tiny_model: Path, tmp_path: Path) ->
     headless.config.num_labels = 1
     headless.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
-    items = [RewardItem(PROMPT, f"<response>{text}</response>") for text in RESPONSES]
-    items.append(RewardItem(PROMPT, "no block"))
+    items = [Response(PROMPT, f"<response>{text}</response>") for text in RESPONSES]
+    items.append(Response(PROMPT, "no block"))
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)],
         input=json.dumps([[list(item.messages), item.response] for item in items]),
@@ -54,7 +54,7 @@ def test_both_backends_give_the_same_scores(tiny_model: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr[-2000:]
     message, first, second = json.loads(done.stdout.splitlines()[-1])
     assert "is not a reward model" in message
-    expected = [reward.value for reward in RewardModel("pocket").score(items)]
+    expected = [reward.value for reward in worker("reward_model", path="pocket").score(items)]
     assert len(set(expected[:-1])) == len(RESPONSES)
     assert first == pytest.approx(expected, abs=1e-4)
     assert first == second

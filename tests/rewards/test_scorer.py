@@ -1,7 +1,7 @@
 """The scorer over pools: in order, concurrent, abstentions counted; dead real actors replaced."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from mgsrl.cluster.session import ray_session
 from mgsrl.cluster.wait import get
 from mgsrl.config import ClusterConfig, RewardConfig
 from mgsrl.errors import AbstentionError, ConfigError, MissingPathError, UserError
-from mgsrl.rewards.build import check_reward, make_reward, reward_pool, validator
-from mgsrl.rewards.protocol import RewardFunction, RewardItem
+from mgsrl.rewards.build import check_reward, row_needs
+from mgsrl.rewards.pool import RewardPool
+from mgsrl.rewards.protocol import BaseReward, Response, RewardItem
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
@@ -41,7 +42,7 @@ class LocalPool:
         self.worker = RewardWorker(config)
         self.barrier = barrier
 
-    def score(self, items: Sequence[RewardItem]) -> list[Reward]:
+    def score(self, items: Sequence[Response]) -> list[Reward]:
         if self.barrier is not None:
             self.barrier.wait(timeout=10)
         return self.worker.score(items)
@@ -84,9 +85,9 @@ class Moody:
     """Never says the same twice, as a judge may."""
 
     def __init__(self) -> None:
-        self.items: list[RewardItem] = []
+        self.items: list[Response] = []
 
-    def score(self, items: Sequence[RewardItem]) -> list[Reward]:
+    def score(self, items: Sequence[Response]) -> list[Reward]:
         self.items += items
         return [Reward(float(len(self.items) - len(items) + n)) for n in range(len(items))]
 
@@ -124,23 +125,19 @@ def test_abstentions_are_counted_and_too_many_stop_the_run() -> None:
         Scorer({"if": pool}, max_abstained_share=0.4).score(groups)
 
 
-class Fragile:
+class Fragile(BaseReward):
     """Fails on the whole batch when one item is bad, as a library might."""
 
     def score(self, items: Sequence[RewardItem]) -> list[Reward]:
-        if any(item.response == "bad" for item in items):
+        if any(item.text == "bad" for item in items):
             raise ZeroDivisionError("bad item")
         return [Reward(1.0) for _ in items]
 
-    def close(self) -> None:
-        return None
-
 
 def test_one_bad_item_does_not_spoil_its_batch() -> None:
-    worker = RewardWorker(RewardConfig(kind="constraints"))
-    worker.reward = Fragile()
-    assert isinstance(worker.reward, RewardFunction)
-    rewards = worker.score([RewardItem((), text) for text in ("a", "bad", "c")])
+    worker = RewardWorker(RewardConfig(kind="constraints", missing_tag="whole_response"))
+    worker.rewards["own"] = Fragile(None)
+    rewards = worker.score([Response((), text) for text in ("a", "bad", "c")])
     assert [reward.value for reward in rewards] == [1.0, None, 1.0]
     assert rewards[1].error == "ZeroDivisionError: bad item"
 
@@ -162,9 +159,9 @@ def test_the_users_mistakes_are_found_before_any_actor_starts(tmp_path: Path) ->
     with pytest.raises(ConfigError, match=r"domains\.chat\.reward\.path is empty"):
         check_reward(RewardConfig(kind="reward_model"), "domains.chat.reward")
     with pytest.raises(MissingPathError, match=r"domains\.chat\.reward\.path"):
-        check_reward(RewardConfig(kind="reward_model", path="./none"), "domains.chat.reward")
+        check_reward(RewardConfig.of("reward_model", path="./none"), "domains.chat.reward")
     with pytest.raises(MissingPathError, match=r"(?s)domains\.chat\.reward\.path.*config\.json"):
-        check_reward(RewardConfig(kind="reward_model", path=str(tmp_path)), "domains.chat.reward")
+        check_reward(RewardConfig.of("reward_model", path=str(tmp_path)), "domains.chat.reward")
     check_reward(RewardConfig(kind="math"), "domains.math.reward")
 
 
@@ -172,18 +169,23 @@ def test_actors_get_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "judge").mkdir()
     (tmp_path / "judge" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    checked = check_reward(RewardConfig(kind="reward_model", path="judge"), "domains.chat.reward")
-    assert checked.path == str((tmp_path / "judge").resolve())
+    checked = check_reward(RewardConfig.of("reward_model", path="judge"), "domains.chat.reward")
+    assert checked.options.path == str((tmp_path / "judge").resolve())
+
+
+def needs(kind: str) -> Callable[[Mapping[str, Any]], None]:
+    check = row_needs(RewardConfig(kind=kind)).validate
+    assert check is not None
+    return check
 
 
 def test_validators() -> None:
-    validator(RewardConfig(kind="math"))({"answer": "1"})
-    validator(RewardConfig(kind="constraints"))(CONSTRAINTS)
-    validator(RewardConfig(kind="reward_model"))({})
+    needs("math")({"answer": "1"})
+    needs("constraints")(CONSTRAINTS)
+    needs("reward_model")({})
     for kind in ("math", "constraints"):
         with pytest.raises(ValueError, match="expected"):
-            validator(RewardConfig(kind=kind))({})
-    assert isinstance(make_reward(RewardConfig(kind="constraints")), RewardFunction)
+            needs(kind)({})
 
 
 @pytest.mark.ray_cluster
@@ -191,8 +193,8 @@ def test_actors_on_a_real_cluster(tmp_path: Path) -> None:
     """Domains side by side, a killed actor replaced with nothing lost, mistakes told plainly."""
     with ray_session(ClusterConfig(object_store_gib=0.1)):
         pools = {
-            "math": reward_pool("math", RewardConfig(kind="math", num_workers=2)),
-            "if": reward_pool("if", RewardConfig(kind="constraints")),
+            "math": RewardPool("math", RewardConfig(kind="math", num_workers=2)),
+            "if": RewardPool("if", RewardConfig(kind="constraints")),
         }
         scorer = Scorer(pools)
         facts = scorer.wait_ready()
@@ -210,8 +212,8 @@ def test_actors_on_a_real_cluster(tmp_path: Path) -> None:
             assert [r.value for r in scored["if"][0].rewards] == [1.0, 0.0]
         assert sum(pools["math"].restarts) == 1
         (tmp_path / "config.json").write_text("{}")
-        config = RewardConfig(kind="reward_model", path=str(tmp_path))
-        broken = reward_pool("chat", config)
+        config = RewardConfig.of("reward_model", path=str(tmp_path))
+        broken = RewardPool("chat", config)
         with pytest.raises(UserError, match="cannot be loaded"):
             broken.wait_ready()
         broken.stop()

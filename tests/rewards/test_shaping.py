@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from mgsrl.config import RewardConfig
 from mgsrl.config.compose import compose_config, config_from_yaml, config_to_yaml
-from mgsrl.config.reward import KINDS, ScoreConfig
+from mgsrl.config.keys import all_keys
+from mgsrl.config.reward import REWARDS, ScoreConfig
 from mgsrl.errors import ConfigError
 from mgsrl.rewards.composite import merge
 from mgsrl.rewards.extract import extract_response
+from mgsrl.rewards.reward_model import RewardModelConfig
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rewards.shaping import RunningMoments, Shaper, soft_overlong
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
@@ -201,7 +203,7 @@ def test_nothing_configured_changes_nothing() -> None:
 
 
 def test_the_formula() -> None:
-    style = ScoreConfig(kind="reward_model", path="pocket", weight=0.5, clip=[-1.0, 1.0])
+    style = ScoreConfig.of("reward_model", path="pocket", weight=0.5, clip=[-1.0, 1.0])
     config = RewardConfig(
         weight=2.0,
         extra={"style": style},
@@ -226,7 +228,7 @@ def test_the_formula() -> None:
 
 
 def test_gates_close_the_sum_but_not_bonus_and_penalty() -> None:
-    safe = ScoreConfig(kind="reward_model", path="pocket", weight=0.0, gate=0.5)
+    safe = ScoreConfig.of("reward_model", path="pocket", weight=0.0, gate=0.5)
     config = RewardConfig(extra={"safe": safe}, format_bonus=0.1)
     values = shaped(
         config,
@@ -250,9 +252,8 @@ def test_gates_see_the_raw_score() -> None:
         ({"overlong_buffer": -1}, "overlong_buffer"),
         ({"overlong_penalty": -1.0}, "overlong_penalty"),
         ({"extra": {"own": ScoreConfig()}}, "extra"),
-        ({"extra": {"x": ScoreConfig(kind="constraints")}}, r"extra\.x\.kind"),
         ({"extra": {"x": ScoreConfig(kind="http")}}, r"extra\.x\.url"),
-        ({"backend": "tensorflow"}, "backend"),
+        ({"options": RewardModelConfig("pocket", backend="tensorflow")}, "backend"),
         ({"standardise_memory": 1}, "standardise_memory"),
     ],
 )
@@ -270,7 +271,7 @@ def test_extra_scores_and_lengths_from_the_command_line(tmp_path: Path) -> None:
         ]
     )
     reward = config.domains["math"].reward
-    assert reward.extra["style"] == ScoreConfig(kind="reward_model", path="pocket", weight=0.1)
+    assert reward.extra["style"] == ScoreConfig.of("reward_model", path="pocket", weight=0.1)
     assert reward.clip == [0.0, 1.0]
     saved = tmp_path / "config.yaml"
     saved.write_text(config_to_yaml(config))
@@ -291,8 +292,8 @@ def test_the_page_names_keys_that_exist() -> None:
     ]
     assert len(tables) > 20
     own = {key for line in tables for key in re.findall(r"`([a-z_]+)(?::[^`]*)?`", line)}
-    keys = {field.name for field in fields(RewardConfig)}
-    others = {*KINDS, "max_new_tokens"}
+    keys = {key.rpartition(".")[2] for key, _ in all_keys(RewardConfig)} - {"NAME"}
+    others = {*REWARDS.members, "max_new_tokens"}
     assert own <= keys | others
     told = set(re.findall(r"[a-z_]+", page))
     assert keys - told <= {"start_limit_s", "call_limit_s", "max_restarts", "restart_window"}

@@ -42,12 +42,13 @@ def score_file(
     *,
     loose: bool = False,
     whole_response: bool = False,
-    reward_model: str = "pocket",
+    reward_model: str = "",
     **options: Any,
 ) -> ScoreSummary:
-    reward = default_reward(
-        domain, loose=loose, whole_response=whole_response, reward_model=reward_model
-    )
+    keys: dict[str, Any] = {"missing_tag": "whole_response" if whole_response else "zero"}
+    keys |= {"strict": False} if loose else {}
+    keys |= {"path": reward_model} if reward_model else {}
+    reward = default_reward(domain, keys)
     return score_with(reward, source, output, **options)
 
 
@@ -207,7 +208,7 @@ def test_a_killed_call_leaves_nothing_running_and_can_go_on(tmp_path: Path) -> N
     source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     code = (
         "from pathlib import Path; from mgsrl.scoring.score_file import *; "
-        "score_file(default_reward('math', whole_response=True), "
+        "score_file(default_reward('math', {'missing_tag': 'whole_response'}), "
         f"Path({str(source)!r}), Path({str(output)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ)

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from mgsrl.errors import ConfigError, DataError
-from mgsrl.rewards.build import validator
+from mgsrl.rewards.build import row_needs
 from mgsrl.scoring.score_file import default_reward
 from mgsrl.scoring.score_rows import Layout, ScoreRow, read_rows
 
@@ -28,7 +28,7 @@ VERL = {
 
 def read(path: Path, domain: str = "math", **layout: Any) -> list[ScoreRow]:
     config = default_reward(domain)
-    return list(read_rows(path, validator(config), kinds=[config.kind], layout=Layout(**layout)))
+    return list(read_rows(path, row_needs(config), layout=Layout(**layout)))
 
 
 def one(folder: Path, row: dict[str, Any], domain: str = "math", **layout: Any) -> ScoreRow:
