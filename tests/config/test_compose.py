@@ -140,7 +140,7 @@ def test_mistakes_name_the_nearest(overrides: list[str], words: list[str]) -> No
         "domains.math.reward.start_limit_s=0",
         "domains.math.reward.max_restarts=-1",
         "domains.math.reward.num_gpus=-0.5",
-        "domains.math.reward.max_length=0",
+        "domains.chat.reward.max_length=0",
     ],
 )
 def test_impossible_values_are_refused(override: str) -> None:

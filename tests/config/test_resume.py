@@ -6,6 +6,10 @@ from mgsrl.config.compose import compose_config
 from mgsrl.config.resume import resume_obstacles
 
 
+CHAT = "domains.chat.reward"
+JUDGED = [f"{CHAT}.kind=judge", f"{CHAT}.url=http://a", f"{CHAT}.model=a"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "refused", "noted"),
     [
@@ -24,8 +28,8 @@ from mgsrl.config.resume import resume_obstacles
             "",
         ),
         (["domains.math.reward.num_workers=2"], ["domains.math.reward.max_restarts=9"], "", ""),
-        ([], ["domains.chat.reward.url=http://b", "domains.chat.reward.max_retries=9"], "", ""),
-        ([], ["domains.chat.reward.model=b"], "domains.chat.reward.model", ""),
+        (JUDGED, [*JUDGED, f"{CHAT}.url=http://b", f"{CHAT}.max_retries=9"], "", ""),
+        (JUDGED, [*JUDGED, f"{CHAT}.model=b"], "domains.chat.reward.model", ""),
         ([], ["domains.math.num_workers=2"], "", "another layout"),
         ([], ["domains.math.reward.time_limit_s=9"], "domains.math.reward.time_limit_s", ""),
         ([], ["domains.math.weight=2"], "", "another mixture: domains.math.weight: 1.0 -> 2.0"),
