@@ -5,7 +5,6 @@ import pytest
 from mgsrl.config.compose import compose_config
 from mgsrl.config.resume import resume_obstacles
 
-
 CHAT = "domains.chat.reward"
 JUDGED = [f"{CHAT}.kind=judge", f"{CHAT}.url=http://a", f"{CHAT}.model=a"]
 
