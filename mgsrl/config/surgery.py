@@ -70,7 +70,7 @@ class SurgeryConfig:
     to every micro-batch."""
     buffer_device: str = "same"
     """Where the kept gradients are: `same` as the learner, or `cpu`, which takes no GPU memory and
-    moves every gradient over once. The CPU under `learner.offload_optimizer`."""
+    moves the gradient of every micro-batch over. The CPU under `learner.offload_optimizer`."""
 
     patterns: dict[str, str] = field(default_factory=dict)
     """Regular expression -> module name, for parameters that the built-in rules do not know."""
