@@ -16,7 +16,7 @@ import torch
 from mgsrl.errors import ConfigError
 from mgsrl.training.export import export_model
 from tests.obs.glossary import undocumented
-from tests.training import runs
+from tests.training import golden, runs
 
 DOMAINS = ("math", "chat", "instruction_following")
 
@@ -28,7 +28,7 @@ def six_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run of six steps."""
     folder = tmp_path_factory.mktemp("runs") / "six"
     # a third of the norm is an even share: with this limit the alarm is sure to be heard
-    runs.train(folder, "train.num_steps=6", "surgery.alarm_dominance=0.34")
+    runs.train(folder, *golden.OVERRIDES)
     return folder
 
 
@@ -67,6 +67,20 @@ def test_a_run_leaves_everything_that_was_promised(six_steps: Path) -> None:
     ]
     assert json.loads((six_steps / "run.json").read_text())["status"] == "finished"
     assert "report:" in six_steps.with_suffix(".log").read_text().splitlines()[-1]
+
+
+def test_the_first_steps_are_the_golden_ones(six_steps: Path) -> None:
+    """Losses, gradient norms and Gramians of the first five steps are what they once were.
+
+    A change that is meant to move them writes them anew, and says in its commit why they moved:
+    `python -m tests.training.golden` (half a minute; it prints by how much).
+    """
+    expected = json.loads(golden.FILE.read_text())
+    found = golden.read(six_steps)
+    assert found["pairs"] == expected["pairs"]
+    distances = golden.distances(found, expected)
+    assert len(distances) == 3 * golden.STEPS
+    assert {what: far for what, far in distances.items() if not far < golden.TOLERANCE} == {}
 
 
 def test_every_metric_of_a_real_run_is_in_the_glossary(six_steps: Path) -> None:
