@@ -44,6 +44,7 @@ def imported() -> set[str]:
 def test_what_is_imported_is_declared() -> None:
     declared = {canonicalize_name(r.name) for r in (*REQUIRED, *EXTRAS)}
     packages = metadata.packages_distributions()
+    assert {"torch", "ray", "vllm", "yaml"} <= imported()
     for name in imported():
         if name in PARTS_OF_OTHERS:
             continue

@@ -3,6 +3,7 @@
 import errno
 
 import pytest
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import zeros
 
@@ -17,7 +18,7 @@ def test_a_disk_that_does_not_take_a_file(number: int) -> None:
 
 
 def test_libraries_that_hide_the_number_are_understood(small_disk) -> None:
-    with pytest.raises(Exception, match="os error") as caught:
+    with pytest.raises(SafetensorError, match="os error") as caught:
         save_file({"a": zeros(3 << 20)}, small_disk / "a.safetensors")
     assert disk_problem(caught.value) == "No space left on device"
 

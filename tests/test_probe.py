@@ -47,7 +47,7 @@ def random_gradients(seed: int, num_domains: int = 3) -> Tensor:
 def updated(gradients: Tensor, config: SurgeryConfig, **options: Any) -> Tensor:
     parameters = model()
     probe = mgsrl.SurgeryProbe(parameters.items(), DOMAINS, config=config, **options)
-    for domain, own in zip(DOMAINS, gradients):
+    for domain, own in zip(DOMAINS, gradients, strict=True):
         give(parameters, own)
         probe.take(domain)
         assert all(p.grad is None for p in parameters.values())

@@ -181,7 +181,9 @@ def test_live_groups_have_rewards_that_differ(values: list[float | None], live: 
 def test_exactly_the_live_groups_have_advantages(batch: list[list[float | None]]) -> None:
     for whiten in (False, True):
         config = AlgoConfig(whiten_per_domain=whiten)
-        for group in with_advantages({"math": [make_group(v) for v in batch]}, config)["math"]:
+        groups = with_advantages({"math": [make_group(v) for v in batch]}, config)["math"]
+        assert [group.is_live for group in groups] == [make_group(v).is_live for v in batch]
+        for group in groups:
             assert any(group.advantages) is group.is_live
 
 

@@ -152,7 +152,9 @@ def check_shapes(micro: MicroBatch, domain: str, micro_batch_size: int) -> None:
         assert tensor.shape == (rows, length)
     real = real_lengths(micro)
     assert max(real) == (length if micro.response_mask_BL.any() else 0)  # to the longest
-    for tokens, end in zip(micro.token_ids_BL, real):  # right-padded; no token of a test is PAD
+    for tokens, end in zip(
+        micro.token_ids_BL, real, strict=True
+    ):  # right-padded; no token of a test is PAD
         assert (tokens[:end] != PAD).all()
         assert (tokens[end:] == PAD).all()
     assert (micro.rollout_logprobs_BL[micro.response_mask_BL == 0] == 0).all()
@@ -193,6 +195,7 @@ def test_ranks_get_equally_long_work() -> None:
 def test_the_same_groups_give_the_same_tensors() -> None:
     batch = {"math": [(3, [2, 2, 2]), (3, [2, 2])], "chat": [(1, [4, 1])]}
     one, two = packed(batch, 2, 2), packed(batch, 2, 2)
+    assert one.domains == two.domains == ("math", "chat")
     for first, second in zip(one.per_rank, two.per_rank, strict=True):
         for domain in one.domains:
             for a, b in zip(first[domain], second[domain], strict=True):

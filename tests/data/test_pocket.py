@@ -66,10 +66,13 @@ def test_splits_are_disjoint_and_large_enough(domain: str) -> None:
 
 
 def test_rows_hold_what_the_rewards_need() -> None:
-    math = pocket_rows("math", "train", 300)
+    math, chat, constraints = (
+        [*pocket_rows(domain, "train", 300)] for domain in ("math", "chat", "instruction_following")
+    )
+    assert len(math) == len(chat) == len(constraints) == 300
     assert all(row["answer"].isdigit() and int(row["answer"]) <= 60 for row in math)
-    assert all(row["topic"] in TOPICS for row in pocket_rows("chat", "train", 100))
-    for row in pocket_rows("instruction_following", "train", 300):
+    assert all(row["topic"] in TOPICS for row in chat)
+    for row in constraints:
         assert len(row["instruction_id_list"]) == len(row["kwargs"]) in (1, 2, 3)
         (gate,) = row["gates"]
         (topic,) = gate["kwargs"]["keywords"]

@@ -54,7 +54,7 @@ def test_a_healthy_model_is_left_alone(rank: int, dtype: torch.dtype, tiny_model
     assert forward.logit_scale == 1.0
     assert not forward.training
     plain = PolicyForward(load(tiny_model, dtype))
-    for found, expected in zip(forward.train()(IDS, MASK, 0.7), plain(IDS, MASK, 0.7)):
+    for found, expected in zip(forward.train()(IDS, MASK, 0.7), plain(IDS, MASK, 0.7), strict=True):
         assert torch.equal(found, expected)
 
 

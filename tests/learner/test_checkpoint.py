@@ -167,6 +167,7 @@ def test_going_on_equals_never_having_stopped(name: str, saved: list[dict[str, A
         result = saved[rank][name]
         for (_, _, before), (_, _, after) in zip(result["saved"], result["loaded"], strict=True):
             assert torch.equal(before, after)
+        assert result["weights"]
         for parameter, weight in result["weights"].items():
             assert torch.equal(weight, result["resumed_weights"][parameter]), parameter
         assert result["num_updates"] == 3
@@ -177,6 +178,7 @@ def test_compute_weights_are_the_masters_after_loading(
     name: str, saved: list[dict[str, Any]]
 ) -> None:
     for result in (saved[0][name], saved[1][name]):
+        assert result["loaded"]
         for parameter, start, master in result["loaded"]:
             weight = result["loaded_weights"][parameter].reshape(-1)[start:][: master.numel()]
             assert torch.equal(master.to(weight.dtype), weight), parameter

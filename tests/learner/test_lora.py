@@ -259,7 +259,9 @@ def test_a_plain_merged_model_is_published(
 def test_all_ranks_and_layouts_start_alike(results: dict[int, Any]) -> None:
     """ZeRO-3 takes each rank's part of a parameter from that rank's own copy."""
     start = results[1]["stage2"]["start"]
+    assert _adapters(start)
     for name in (*STAGES, "partitioned"):
+        assert results[2][name]["start"]
         for parameter, value in results[2][name]["start"].items():
             assert torch.equal(value, start[parameter]), (name, parameter)
     assert all(value.any() == ("lora_A" in name) for name, value in _adapters(start).items())
@@ -293,6 +295,7 @@ def test_bfloat16_has_fp32_masters(
 def test_going_on_equals_never_having_stopped(name: str, both_ranks: list[dict[str, Any]]) -> None:
     for rank in both_ranks:
         result = rank[name]
+        assert result["raw"]
         for parameter, value in result["raw"].items():
             assert torch.equal(value, result["loaded"][parameter]), parameter
             assert torch.equal(result["next"][parameter], result["resumed"][parameter]), parameter
@@ -308,6 +311,7 @@ def test_another_world_size_and_stage(
     name: str, both_ranks: list[dict[str, Any]], alone: Any
 ) -> None:
     original, result = both_ranks[0][name], alone[1][name]
+    assert original["raw"]
     for parameter, value in original["raw"].items():
         assert torch.equal(value, result["loaded"][parameter]), parameter
     for parameter, value in original["reference"].items():

@@ -357,6 +357,7 @@ def test_reliability_does_not_depend_on_stage_or_micro_batches(results: dict[int
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_non_finite_gradient_skips_the_step(world_size: int, results: dict[int, Any]) -> None:
     reference = results[1]["stage0_micro2"]["weights"]
+    assert results[world_size]["non_finite"]
     for stats, weights_MD, before, after, last, weights in results[world_size]["non_finite"]:
         assert stats.skipped
         assert not weights_MD.any()

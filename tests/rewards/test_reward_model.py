@@ -194,7 +194,9 @@ def test_accelerates_auto_gives_the_same(classifier: Path, model: RewardModel) -
     assert auto.model.model.dtype is torch.bfloat16
     items = [item(text) for text in RESPONSES]
     found, expected = values(auto, items), values(model, items)
-    assert max(abs(a - b) for a, b in zip(found, expected)) < 0.05 * max(map(abs, expected))
+    assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) < 0.05 * max(
+        map(abs, expected)
+    )
 
 
 def test_two_logits(tiny_model: Path, tmp_path: Path) -> None:

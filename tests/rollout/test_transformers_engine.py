@@ -76,6 +76,7 @@ def test_logprobs_are_of_the_sampling_distribution(
     rollouts = engine.generate(
         [request(s, (5, 9, 30)[: 1 + s], temperature=temperature) for s in range(3)]
     )
+    assert len(rollouts) == 3
     for index, rollout in enumerate(rollouts):
         prompt = (5, 9, 30)[: 1 + index]
         expected = reference_logprobs(tiny_model, prompt, rollout.token_ids, temperature)
@@ -125,7 +126,7 @@ def test_stops_at_the_end_of_sequence_token(engine: TransformersEngine) -> None:
 
 def test_score_is_the_logprob_of_each_token(engine: TransformersEngine, tiny_model: Path) -> None:
     sequences = [(5, 9, 30, 31, 32), (8, 9, 10)]
-    for sequence, scores in zip(sequences, engine.score(sequences, 0.7)):
+    for sequence, scores in zip(sequences, engine.score(sequences, 0.7), strict=True):
         assert scores[0] == 0.0
         expected = reference_logprobs(tiny_model, sequence[:1], sequence[1:], 0.7)
         assert torch.allclose(torch.tensor(scores[1:]), expected, atol=1e-5)

@@ -107,7 +107,7 @@ def test_logprobs_are_of_the_sampling_distribution(
     requests = [request(s, prompts[s % 3], temperature=temperature) for s in range(12)]
     rollouts: list[Rollout] = call(tied, "generate", requests)
     assert [r.request_id for r in rollouts] == [r.id for r in requests]
-    for made, wanted in zip(rollouts, requests):
+    for made, wanted in zip(rollouts, requests, strict=True):
         expected = expected_logprobs(model, wanted.token_ids, made.token_ids, temperature)
         assert torch.allclose(torch.tensor(made.logprobs), expected, atol=1e-4)
         assert made.weight_version == 1
@@ -117,7 +117,9 @@ def test_logprobs_are_of_the_sampling_distribution(
 def test_a_nucleus_gives_the_logprobs_of_the_nucleus(tied: Any, tiny_model: Path) -> None:
     model = perturbed(tiny_model)
     publish(tied, model, 1)
-    for made in call(tied, "generate", [request(s, top_p=0.5) for s in range(8)]):
+    rollouts = call(tied, "generate", [request(s, top_p=0.5) for s in range(8)])
+    assert len(rollouts) == 8
+    for made in rollouts:
         probs = torch.softmax(logits_after(model, (5, 9, 30), made.token_ids), dim=-1)
         ordered, index = probs.sort(dim=-1, descending=True)
         kept = (ordered.cumsum(dim=-1) - ordered) < 0.5

@@ -22,7 +22,7 @@ def test_prints_a_table_and_writes_its_figures(tmp_path: Path) -> None:
     figures = json.loads(output.read_text())
     for key in ("speedup_over_loop", "ratio_to_memory_traffic", "seconds", "loop_seconds"):
         assert figures[key] > 0
-    assert figures["extra_bytes"] >= 0
+    assert figures["extra_bytes"] < 2**30  # of the whole process, for a problem of a few MiB
     assert len(figures["processor"]) > 3
     assert {row["grows"] for row in figures["growth"]} == {"domains", "parameters", "modules"}
     assert [row["domains"] for row in figures["growth"]][:7] == [2, 3, 4, 5, 6, 7, 8]

@@ -133,7 +133,7 @@ def test_equals_the_golden_outcomes(case: dict[str, Any], orders: str) -> None:
     assert any(
         all(
             torch.allclose(update, flat(value, shape), atol=1e-9)
-            for update, value, shape in zip(updates, outcome["final"], shapes)
+            for update, value, shape in zip(updates, outcome["final"], shapes, strict=True)
         )
         for outcome in case["mgs_layerwise_distinct_outcomes"]
     )

@@ -34,7 +34,7 @@ def test_every_dtype_survives_the_wire(dtype: torch.dtype) -> None:
     ]
     pairs = unpack_group(**pack_group(["a", "b", "c"], tensors))
     assert [name for name, _ in pairs] == ["a", "b", "c"]
-    for (_, received), sent in zip(pairs, tensors):
+    for (_, received), sent in zip(pairs, tensors, strict=True):
         assert received.dtype == sent.dtype
         assert torch.equal(received, sent)
 

@@ -76,6 +76,7 @@ def test_a_narrower_engine_is_held_against_rounded_weights(tiny_model: Path) -> 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     out = publication(model, engine_dtype=torch.bfloat16)
     out.version = 5
+    assert {name for name, _ in out} == {name for name, _ in model.named_parameters()}
     for name, tensor in out:
         assert out.fingerprints[name] == (
             fingerprint(tensor, 5),
@@ -128,6 +129,7 @@ def publish_experts(
 def test_experts_under_zero_3(tiny_model: Path, tmp_path: Path) -> None:
     folder = build_family(FAMILIES["qwen3_moe"], tmp_path, tiny_model)
     expected = on_disk(folder)
+    assert expected
     for sent in spawn(publish_experts, 2, folder):
         assert set(sent) == set(expected)
         assert all(torch.equal(sent[name], expected[name]) for name in expected)

@@ -67,7 +67,8 @@ def test_every_flipped_byte_is_damage_with_a_name_or_harmless(tmp_path: Path, na
                 assert found == whole
                 harmless += 1
     assert all("damaged" in message and "found:" in message for message in messages)
-    assert harmless == 0 or name == "manifest.json"  # blanks between its words
+    # Only of the manifest can some go unseen: blanks between its words.
+    assert harmless == 0 if name != "manifest.json" else harmless < len(messages)
     file.write_bytes(b"")
     with pytest.raises(CheckpointError, match=name):
         load_checkpoint(path)

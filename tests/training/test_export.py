@@ -47,7 +47,9 @@ def test_what_comes_out_is_the_same_model(tiny_untied_model: Path, tmp_path: Pat
 
     folder = exported(tiny_untied_model, tmp_path / "out")
     old, new = (AutoModelForCausalLM.from_pretrained(p) for p in (tiny_untied_model, folder))
-    for (name, value), (same, found) in zip(old.named_parameters(), new.named_parameters()):
+    for (name, value), (same, found) in zip(
+        old.named_parameters(), new.named_parameters(), strict=True
+    ):
         assert name == same
         assert torch.equal(value, found)
     texts = [
