@@ -204,7 +204,7 @@ def test_ragged_repeated_and_half_written_lines(tmp_path: Path) -> None:
 
 
 RAY_OF_THE_USER = """
-import sys, mgsrl, ray
+import sys, time, mgsrl, psutil, ray
 ray.init(address="local", include_dashboard=False, num_cpus=8, object_store_memory=2 * 10**8)
 arguments = sys.argv[2:] + [f"run.dir={sys.argv[1]}", "train.num_steps=1"]
 try:
@@ -213,13 +213,20 @@ except mgsrl.UserError as error:
     assert "This process has a Ray session already" in str(error), error
 mgsrl.train([*arguments, "cluster.address=auto"])
 assert ray.is_initialized()
-from ray.util.state import list_actors
-import time
-for _ in range(30):
-    alive = [a for a in ray.util.state.list_actors() if a.state != "DEAD"]
-    if not alive: break
-    time.sleep(1)
-assert not alive, alive
+def held():
+    names = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            names += process.cmdline()
+        except psutil.Error:
+            pass
+    actors = [name for name in names if name.startswith("ray::") and "Worker" in name]
+    return actors or ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]
+
+deadline = time.monotonic() + 30
+while held():
+    assert time.monotonic() < deadline, held()
+    time.sleep(0.5)
 """
 INTERRUPTED = """
 import os, pathlib, signal, sys, threading, time, mgsrl
