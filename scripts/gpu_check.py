@@ -577,7 +577,9 @@ def start_worker(setting: Setting, model: Path, case: Any) -> Any:
     from mgsrl.learner.worker import LearnerWorker
     from tests.learner.parts import make_spec
 
-    worker = LearnerWorker(make_spec(model, case, 1), 0, 1, setting.device.type)
+    # On a CPU one thread: these models are tiny, and the reference runs beside the GPU's sections.
+    threads = 1 if setting.device.type == "cpu" else 0
+    worker = LearnerWorker(make_spec(model, case, 1), 0, 1, setting.device.type, threads)
     worker.start(f"file://{setting.scratch}/rendezvous_{os.getpid()}")
     return worker
 
