@@ -53,6 +53,8 @@ def wrong_hint(text: str, *, strict: bool = False) -> str | None:
             )
             if not PLACEHOLDER.fullmatch(value):
                 for change in changes:
+                    if type_at(Config, change.key) is Any:
+                        continue  # a key of a user's own kind, or below one of any shape
                     parts = change.key.split(".")
                     read_config(Config, _nested(parts, change.value, _kind_of(parts)))
         except ConfigError as error:

@@ -190,6 +190,7 @@ def _check_use(
 def _config_of(name: str) -> "Config":
     """The configuration of a run folder, of one of its checkpoints, or of an experiment."""
     from mgsrl.config.compose import compose_config, config_from_yaml, list_choices
+    from mgsrl.config.own_files import names_in
 
     folder = Path(os.path.expanduser(name))
     if (folder / "manifest.json").is_file():
@@ -198,7 +199,7 @@ def _config_of(name: str) -> "Config":
         return config_from_yaml(folder / "config.yaml")
     if folder.suffix in (".yaml", ".yml"):
         return compose_config([], folder)
-    experiments = list_choices("experiment")
+    experiments = [*list_choices("experiment"), *names_in(Path("configs"), "experiment")]
     if name not in experiments:
         found = "a folder without config.yaml" if folder.is_dir() else "neither"
         raise ConfigError(

@@ -1,0 +1,44 @@
+"""The contract of a reward, for a test of one's own: `mgsrl doctor rewards` as an assertion."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mgsrl.config.reward import RewardConfig
+from mgsrl.errors import ContractError
+from mgsrl.rewards.build import check_reward as checked
+from mgsrl.rewards.build import make_reward
+from mgsrl.rewards.contract import check_contract
+from mgsrl.rewards.protocol import BaseReward, Golden
+
+
+def check_reward(
+    reward: str | type[BaseReward],
+    *,
+    prompt: str = "",
+    good: str = "",
+    bad: str = "",
+    reference: Mapping[str, Any] | None = None,
+    **keys: Any,
+) -> None:
+    """Raise ContractError unless a reward keeps its contract.
+
+    Args:
+        reward: as `reward.kind` names it (`my_rewards.py:CodeReward`), or a class that can be
+            imported.
+        prompt, good, bad, reference: a task with a right and a wrong response to it, plain texts
+            without tags; the default is the class's own `golden` case.
+        keys: of the reward, as in YAML.
+
+    Raises:
+        ContractError: names every check that fails, with what was expected and found.
+        UserError: the reward cannot be loaded, or refuses a key or the reference.
+    """
+    kind = reward if isinstance(reward, str) else f"{reward.__module__}:{reward.__qualname__}"
+    config = checked(RewardConfig.of(kind, **keys), "reward")
+    made = make_reward(config)
+    golden = Golden(prompt, good, bad, reference or {}) if good else made.golden
+    made.validate_reference(golden.reference)
+    failed = [verdict for verdict in check_contract(config, golden) if not verdict.kept]
+    if failed:
+        lines = (f"{each.check}: expected {each.expected}, found {each.found}" for each in failed)
+        raise ContractError("\n".join([f"{kind} does not keep the contract of a reward.", *lines]))
