@@ -1,7 +1,7 @@
 """One way to name a part of mgsrl in the configuration, whoever wrote the part.
 
-    REWARDS = Registry("reward", "mgsrl.rewards", {"math": "mgsrl.rewards.math:MathReward"})
-    REWARDS.load("math", key="...")                         # ours, imported when asked for
+    REWARDS = Registry("reward", "mgsrl.rewards", {"http": "mgsrl.rewards.http_reward:HttpReward"})
+    REWARDS.load("http", key="...")                         # ours, imported when asked for
     REWARDS.load("mylab.rewards:CodeReward", key="...")     # a module, in ./mylab/ too
     REWARDS.load("my_rewards.py:score", key="...")          # a file
     REWARDS.load("code", key="...")                         # an installed package's entry point

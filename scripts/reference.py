@@ -103,18 +103,18 @@ def keys_of(kind: type, prefix: str = "", seen: dict[type, str] | None = None) -
 
 def _keys_of_members(kind: type, prefix: str, registry: Registry) -> Iterator[Key]:
     """The keys that single members have, with their names in front of the text."""
-    owners: dict[str, list[str]] = {}
-    for member, own in members_keys(kind).items():
-        for name in own:
-            owners.setdefault(name, []).append(member)
-    for name, members in owners.items():
-        (key,) = (
-            key
-            for key in keys_of(member_config(registry, members[-1], "kind"), prefix)
-            if key.name == f"{prefix}{name}"
+    found: dict[str, Key] = {}
+    owners: dict[str, dict[str, list[str]]] = {}  # key -> text -> members
+    for member in members_keys(kind):
+        for key in keys_of(member_config(registry, member, "kind"), prefix):
+            found.setdefault(key.name, key)
+            owners.setdefault(key.name, {}).setdefault(key.text, []).append(member)
+    for name, key in found.items():
+        texts = (
+            f"{', '.join(f'`{each}`' for each in members)}: {text}"
+            for text, members in owners[name].items()
         )
-        text = f"{', '.join(f'`{member}`' for member in members)}: {key.text}"
-        yield replace(key, text=text)
+        yield replace(key, text=" ".join(texts))
 
 
 def _record(kind: Any) -> tuple[type, str] | None:

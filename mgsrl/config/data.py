@@ -43,7 +43,8 @@ class SourceConfig:
     """`hub`: commit, tag or branch; null is the newest, or the one that a task names."""
     columns: dict[str, str] = field(default_factory=dict)
     """Our column -> theirs: `prompt` | `messages`, `answer`, `instruction_id_list`, `kwargs`,
-    `id`. A dotted name reaches into nested records (`reward_model.ground_truth`)."""
+    `id`; `reference.NAME` goes to the reward as it stands, lists and records too. A dotted name
+    reaches into nested records (`reward_model.ground_truth`)."""
     answer_pattern: str = ""
     """Regular expression whose first group is the answer inside the answer column."""
     prompt_suffix: str = ""

@@ -6,8 +6,10 @@ And the house's own side of it: no kind of reward is known by name outside the r
 import ast
 import json
 import pickle
+import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -260,6 +262,22 @@ def test_the_contract_of_a_users_class(code: str) -> None:
         )
     with pytest.raises(ValueError, match="tests should be a list"):
         keeps_contract(code, **case, reference={"tests": 1})
+
+
+def test_the_page_s_class_works(code: str) -> None:
+    """Its columns in YAML, its reward and its check, as they stand in docs/rewards.md."""
+    page = (PACKAGE.parent / "docs" / "rewards.md").read_text(encoding="utf-8")
+    section = page.split("### A class of your own")[1].split("\n### ")[0]
+    blocks = re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL)
+    (own, check), (domain,) = ([t for n, t in blocks if n == name] for name in ("python", "yaml"))
+    Path("my_rewards.py").write_text(own)
+    Path("code.jsonl").write_text(Path("rows.jsonl").read_text())
+    exec(compile(check, "docs/rewards.md", "exec"), {})
+    Path("mine.yaml").write_text("# @package _global_\ndomains:\n" + textwrap.indent(domain, "  "))
+    assert main(["data", "inspect", "--config", "mine.yaml", "--no-lengths"]) == 0
+    columns = ["--columns", "reference.tests=cases"]
+    assert main(["score", "code", "code.jsonl", "out.jsonl", "--as", "mine.yaml", *columns]) == 0
+    assert json.loads(Path("out.jsonl").read_text())["reward"] == 1.0
 
 
 # --- no names elsewhere ---------------------------------------------------------------------------
