@@ -11,14 +11,16 @@ process was working on when it died, or that took too long, is lost.
 Left out: asking several children at once (threads with a child each do that).
 """
 
+import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +53,27 @@ class ChildProcess:
         time_limit_s: for one request.
         memory_limit_mib: address space of the process.
         name: what messages call it.
+        may_write: the process may write files.
+        arguments: what its `main` finds in `sys.argv[4:]`.
     """
 
     def __init__(
-        self, module: str, *, time_limit_s: float, memory_limit_mib: int, name: str
+        self,
+        module: str,
+        *,
+        time_limit_s: float,
+        memory_limit_mib: int,
+        name: str,
+        may_write: bool = False,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.time_limit_s = time_limit_s
         self.starts = 0
         """Processes started so far."""
         self._name = name
-        limits = [str(time_limit_s), str(memory_limit_mib)]
-        self._command = [sys.executable, "-P", "-c", _CODE.format(module=module), *limits]
+        limits = [str(time_limit_s), str(memory_limit_mib), str(int(may_write))]
+        code = _CODE.format(module=module)
+        self._command = [sys.executable, "-P", "-c", code, *limits, *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = b""
         self._stopped = False
@@ -82,6 +94,7 @@ class ChildProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,  # only of its start: it closes it when it is ready
             env={**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
+            start_new_session=True,  # a group of its own: what it starts is killed with it
         )
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)
@@ -163,7 +176,7 @@ class ChildProcess:
         if process is None:
             return why
         status = process.poll()
-        process.kill()
+        _kill_group(process)
         process.wait(timeout=START_LIMIT_S)
         assert process.stderr is not None
         last_words = process.stderr.read().decode(errors="replace").strip().splitlines()[-1:]
@@ -180,6 +193,11 @@ class ChildProcess:
         self._stopped = True
         process = self._process
         if process is not None:
-            process.kill()
+            _kill_group(process)
         with self._asking:
             self._kill("stopped")
+
+
+def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(ProcessLookupError):  # all of it has ended
+        os.killpg(process.pid, signal.SIGKILL)

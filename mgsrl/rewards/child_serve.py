@@ -7,7 +7,7 @@ alone, so that a child starts as fast as what it needs; the parent's side is `ch
 Safety, each enforced by the kernel and therefore also while one long C call runs:
 - a real-time timer with the default action ends the process soon after the limit, even when the
   parent is gone (the parent normally kills it first);
-- the address space is limited; no file can be written; no core is dumped;
+- the address space is limited; no file can be written, unless asked for; no core is dumped;
 - end of input ends the process.
 """
 
@@ -26,32 +26,30 @@ BEGUN = "\n"
 """What comes before every answer: from here on the request has been tried."""
 
 
-def limit_process(memory_mib: int) -> None:
-    """Limit the address space; forbid written files and core dumps."""
-    size = memory_mib * 2**20
-    for what, limit in (
-        (resource.RLIMIT_AS, size),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
+def limit_process(memory_mib: int, may_write: bool) -> None:
+    """Limit the address space; forbid core dumps, and written files unless `may_write`."""
+    limits = {resource.RLIMIT_AS: memory_mib * 2**20, resource.RLIMIT_CORE: 0}
+    if not may_write:
+        limits[resource.RLIMIT_FSIZE] = 0
+    for what, limit in limits.items():
         resource.setrlimit(what, (limit, limit))
 
 
 def serve(
     answer: Callable[[dict[str, Any]], dict[str, Any]], warm_up: Callable[[], object]
 ) -> None:
-    """Answer requests until the input ends. The arguments of the process are its two limits.
+    """Answer requests until the input ends. The arguments of the process begin with its limits.
 
     Args:
         answer: one request -> one JSON-able reply; what it raises becomes `{"error": reason}`.
         warm_up: called once under the limit of memory, before any clock runs (imports, grammars).
     """
-    time_limit_s, memory_mib = float(sys.argv[1]), int(sys.argv[2])
+    time_limit_s, memory_mib, may_write = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1"
     # Answers go to a private copy of standard output; whatever a library prints goes nowhere.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
-    limit_process(memory_mib)
+    limit_process(memory_mib, may_write)
     logging.disable(logging.CRITICAL)
     warm_up()
     os.dup2(nowhere, 2)  # up to here the parent may want to know why there is no process
