@@ -60,3 +60,13 @@ def _code(text: str) -> Iterator[str]:
             continue
         yield begun
         begun = ""
+
+
+def files_of(page: Path) -> dict[str, str]:
+    """The files that a page shows: paragraphs `**What it is**, `NAME`: ...`, then a fenced block."""
+    shown = re.finditer(
+        r"^\*\*[^*\n]+\*\*, `(?P<name>[\w.]+)`.*?^```\w*\n(?P<text>.*?)^```",
+        page.read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+    return {match["name"]: match["text"] for match in shown}

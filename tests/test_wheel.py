@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.documented import files_of
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -119,3 +121,51 @@ def test_a_method_a_loss_and_an_estimator_from_outside_train(
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics] == [1, 2]
     assert not any(row["skipped"] for row in metrics)
+
+
+def in_folder(wheel: Path, folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """`mgsrl WORDS` of the unpacked wheel, in a folder of a user's."""
+    return subprocess.run(
+        [sys.executable, "-m", "mgsrl.cli", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(wheel), "WANDB_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+@pytest.fixture
+def stories(tmp_path: Path) -> Path:
+    """An empty folder with the three files of docs/own_domain.md."""
+    files = files_of(ROOT / "docs" / "own_domain.md")
+    assert list(files) == ["stories.jsonl", "stories.py", "stories.yaml"]
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_domain_of_ones_own_is_looked_at(unpacked: Path, stories: Path) -> None:
+    seen = in_folder(unpacked, stories, "data", "inspect", "--config", "stories.yaml")
+    assert seen.returncode == 0, seen.stderr
+    assert "stories" in seen.stdout
+    tried = in_folder(unpacked, stories, "doctor", "rewards", "--config", "stories.yaml")
+    assert "checks pass" in tried.stdout, tried.stdout + tried.stderr
+    row = {"prompt": "Write.", "response": "A big cat.", "words": ["big", "old"], "longest": 90}
+    (stories / "in.jsonl").write_text(json.dumps(row))
+    as_run = ("--as", "stories.yaml", "--whole-response")
+    scored = in_folder(unpacked, stories, "score", "stories", "in.jsonl", "out.jsonl", *as_run)
+    assert scored.returncode == 0, scored.stderr
+    assert json.loads((stories / "out.jsonl").read_text())["reward"] == 0.5
+
+
+@pytest.mark.slow
+def test_a_domain_of_ones_own_is_trained(unpacked: Path, stories: Path) -> None:
+    done = in_folder(unpacked, stories, "train", "--config", "stories.yaml", "run.dir=run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = [json.loads(line) for line in (stories / "run" / "metrics.jsonl").open()]
+    assert len(metrics) == 3
+    assert all(row["abstained/stories"] == 0 for row in metrics)
+    assert any(row["reward/stories"] > 0 for row in metrics)
+    record = json.loads((stories / "run" / "run.json").read_text())
+    assert str(stories / "stories.py") in json.dumps(record), "the plug-in is not written down"

@@ -5,7 +5,8 @@
 
 It is handed what its signature names: `prompt` (the user's last message), `messages` (the whole
 conversation), `response` (the text to judge, tags taken off), `format_ok`, `finish_reason`, and
-columns of the row, which is required to have those without a default; with `**columns` it gets
+columns of the row, which must have those without a default (but for `answer`, None where there is
+none); with `**columns` it gets
 everything, columns that are mapped to `reference.NAME` included. An `async def` is asked for
 `concurrency` responses at once. A function written for TRL's trainers, told by its parameter
 `completions`, is called with lists of one element each and returns such a list; `conversational`

@@ -23,6 +23,11 @@ from mgsrl.rewards.child_serve import serve
 FUNCTIONS = Registry("reward function", "mgsrl.reward_functions", {})
 TRL = "completions"
 """The parameter by which a function of TRL's kind is told."""
+PROVIDED = (
+    *("prompt", "messages", "response", "answer", "format_ok", "finish_reason"),
+    *(TRL, "prompts"),
+)
+"""What a function may name that need not be a column of the row; `answer` is None without one."""
 Item = Mapping[str, Any]
 
 
