@@ -1,0 +1,181 @@
+"""Plain functions as rewards: what they are handed, TRL's kind, async ones, and all that goes wrong."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mgsrl.config.reward import RewardConfig
+from mgsrl.errors import ConfigError, MgsrlError
+from mgsrl.rewards.build import check_reward, make_reward
+from mgsrl.rewards.protocol import Response
+from mgsrl.rewards.worker import RewardWorker
+from mgsrl.types import Reward
+
+CODE = '''
+import asyncio, subprocess, sys, time
+
+def plain(response, answer): return float(answer in response)
+def everything(prompt, response, answer, **columns):
+    assert columns["messages"][-1]["content"] == prompt
+    assert columns["format_ok"] and columns["finish_reason"] == "stop"
+    return float(columns["tests"] == [1, {"a": None}])
+def needs(response, tests, limit=3): return float(len(tests) == limit)
+def trl(completions, prompts, tests, **kwargs):
+    return [float(p in c) for c, p in zip(completions, prompts)]
+def trl_messages(completions, **kwargs): return [len(c[0]["content"]) for c in completions]
+def trl_wrong(completions, **kwargs): return 1.0
+def nothing(response): return None
+def text(response): return "1"
+def nan(response): return float("nan")
+def raises(response):
+    return 1 / len(response.strip("x"))
+def slow(response): time.sleep(60 if "slow" in response else 0); return 1.0
+def starts(response):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    open(response, "w").write(str(child.pid))
+    time.sleep(60)
+async def waits(response): await asyncio.sleep(60 if "slow" in response else 0.3); return 1.0
+def dies(response): import os; os._exit(3)
+class Holder:
+    def __call__(self, response): return 2.0
+    @staticmethod
+    def static(response): return 3.0
+holder = Holder()
+number = 3
+'''
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(CODE)
+    return path
+
+
+def scores(file: Path, name: str, *texts: str, **keys: object) -> list[Reward]:
+    reference = {"answer": "7", "tests": [1, {"a": None}]}
+    config = RewardConfig.of("function", function=f"{file}:{name}", **keys)
+    worker = RewardWorker(check_reward(config, "domains.d.reward"))
+    messages = ({"role": "system", "content": "s"}, {"role": "user", "content": "ask"})
+    try:
+        worker.ready()
+        return worker.score(
+            [
+                Response(messages, f"<response>{text}</response>", reference, "stop")
+                for text in texts
+            ]
+        )
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("plain", "It is 7.", 1.0),
+        ("plain", "It is 8.", 0.0),
+        ("everything", "x", 1.0),
+        ("needs", "x", 0.0),
+        ("trl", "I ask", 1.0),
+        ("holder", "x", 2.0),
+        ("Holder.static", "x", 3.0),
+    ],
+)
+def test_it_is_handed_what_its_signature_names(
+    file: Path, name: str, text: str, value: float
+) -> None:
+    (reward,) = scores(file, name, text)
+    assert (reward.value, reward.error) == (value, None)
+
+
+def test_trl_functions_that_read_messages(file: Path) -> None:
+    (reward,) = scores(file, "trl_messages", "four", conversational=True)
+    assert reward.value == 4.0
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nothing", "returned None"),
+        ("text", "a finite number or None is expected, found '1'"),
+        ("nan", "found nan"),
+        ("raises", r"ZeroDivisionError: .* \(line 19 of .*mine.py\)"),
+        ("trl_wrong", "a list with one score per completion"),
+        ("dies", "the process ended"),
+    ],
+)
+def test_what_is_no_score_abstains_with_the_reason(file: Path, name: str, said: str) -> None:
+    (reward,) = scores(file, name, "x")
+    assert reward.abstained
+    assert __import__("re").search(said, reward.error or ""), reward.error
+
+
+def test_a_slow_one_is_killed_and_costs_only_itself(file: Path) -> None:
+    begin = time.monotonic()
+    rewards = scores(file, "slow", "one", "slow", "two", time_limit_s=2)
+    assert [reward.value for reward in rewards] == [1.0, None, 1.0]
+    assert time.monotonic() - begin < 40
+
+
+def test_what_it_started_is_killed_with_it(file: Path, tmp_path: Path) -> None:
+    (reward,) = scores(file, "starts", str(tmp_path / "pid"), time_limit_s=3)
+    assert reward.abstained
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}/status").exists():
+        if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
+            break
+        assert time.monotonic() < deadline, f"{pid} lives"
+        time.sleep(0.1)
+
+
+def test_async_ones_are_asked_for_many_at_once(file: Path) -> None:
+    config = {"time_limit_s": 5, "concurrency": 16}
+    begin = time.monotonic()
+    rewards = scores(file, "waits", *(["quick"] * 31), "slow", **config)
+    assert [reward.value for reward in rewards] == [1.0] * 31 + [None]
+    assert "no score within 5 s" in (rewards[-1].error or "")
+    assert time.monotonic() - begin < 30  # one after the other: 9 s of waiting and the limit
+
+
+def test_columns_that_it_names_are_required(file: Path) -> None:
+    reward = make_reward(RewardConfig.of("function", function=f"{file}:needs"))
+    assert tuple(reward.requires) == ("tests",)
+    assert "limit" in reward.accepts
+    assert reward.needs_prompt
+
+
+def test_the_short_form_says_the_kind(file: Path) -> None:
+    from mgsrl.config.compose import compose_config
+
+    for more in ([], ["domains.math.reward.kind=function"]):
+        config = compose_config([f"domains.math.reward.function={file}:plain", *more])
+        assert config.domains["math"].reward.kind == "function"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "number", "Holder"])
+def test_what_is_no_function_is_refused_before_any_actor(file: Path, name: str) -> None:
+    with pytest.raises((ConfigError, MgsrlError), match="reward.function"):
+        check_reward(RewardConfig.of("function", function=f"{file}:{name}"), "domains.d.reward")
+
+
+def test_a_module_of_the_working_directory(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child, elsewhere, finds it as well."""
+    monkeypatch.chdir(file.parent)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    package = file.parent / f"lab{os.getpid()}"
+    package.mkdir()
+    (package / "rewards.py").write_text("from . import two\ndef score(response): return two.TWO\n")
+    (package / "two.py").write_text("TWO = 2\n")
+    config = RewardConfig.of("function", function=f"{package.name}.rewards:score")
+    worker = RewardWorker(check_reward(config, "domains.d.reward"))
+    try:
+        (reward,) = worker.score([Response((), "<response>x</response>", {})])
+    finally:
+        worker.close()
+    assert reward.value == 2.0
