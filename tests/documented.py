@@ -63,7 +63,7 @@ def _code(text: str) -> Iterator[str]:
 
 
 def files_of(page: Path) -> dict[str, str]:
-    """The files that a page shows: paragraphs `**What it is**, `NAME`: ...`, then a fenced block."""
+    """The files that a page shows: `**What it is**, `NAME`: ...`, then a fenced block."""
     shown = re.finditer(
         r"^\*\*[^*\n]+\*\*, `(?P<name>[\w.]+)`.*?^```\w*\n(?P<text>.*?)^```",
         page.read_text(encoding="utf-8"),

@@ -1,6 +1,7 @@
 """`mgsrl doctor`: what this machine can run, and whether the rewards keep their contract."""
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mgsrl.commands.options import add_overrides, composed
@@ -68,13 +69,23 @@ def _rewards(config: "Config") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from mgsrl.data.sources import load_rows
     from mgsrl.errors import ContractError
     from mgsrl.obs.terminal import output
+    from mgsrl.rewards.build import row_needs
     from mgsrl.rewards.contract import check_rewards
+    from mgsrl.rewards.protocol import OPEN, Golden
+
+    def row_of(name: str) -> Golden:
+        domain = config.domains[name]
+        source = replace(domain.source, limit=1)
+        key = f"domains.{name}.source"
+        (row,) = load_rows(source, name, key=key, needs=row_needs(domain.reward))
+        return replace(OPEN, prompt=str(row.messages[-1]["content"]), reference=row.reference)
 
     rewards = {name: domain.reward for name, domain in config.domains.items()}
     broken, total, console = dict[str, int](), 0, output()
-    for name, verdicts in check_rewards(rewards):
+    for name, verdicts in check_rewards(rewards, row_of):
         table = Table(title=name, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for column in ("", "check", "expected", "found"):
             table.add_column(column, overflow="fold", header_style="bold")

@@ -27,6 +27,7 @@ REWARDS = Registry(
         "reward_model": "mgsrl.rewards.reward_model:RewardModel",
         "judge": "mgsrl.rewards.judge:Judge",
         "http": "mgsrl.rewards.http_reward:HttpReward",
+        "function": "mgsrl.rewards.function:FunctionReward",
     },
     base="mgsrl.rewards.protocol:BaseReward",
 )
@@ -40,8 +41,8 @@ class ScoreConfig:
     kind: str = "math"
     """`math` (math-verify), `constraints` (IFEval-style checks), `reward_model` (a sequence
     classifier), `judge` (a language model behind an OpenAI-compatible address), `http` (any
-    server that speaks the JSON of docs/rewards.md), or a class of yours: `module:Class` or
-    `file.py:Class`."""
+    server that speaks the JSON of docs/rewards.md), `function` (a plain function of yours, named
+    by the key `function`), or a class of yours: `module:Class` or `file.py:Class`."""
     options: Any = field(default=None, metadata={MEMBERS: REWARDS})
     """The keys that this kind alone has, an instance of its class's `Config`; None takes their
     defaults. In YAML and overrides they stand beside the other keys of this record."""

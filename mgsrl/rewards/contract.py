@@ -11,12 +11,12 @@ Left out: whether a reward model or judge has good taste, and shaping, which is 
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from mgsrl.config.reward import OWN, RewardConfig, ScoreConfig
-from mgsrl.rewards.build import check_reward
+from mgsrl.rewards.build import check_reward, make_reward
 from mgsrl.rewards.protocol import OPEN, Golden, Response
 from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import Reward
@@ -80,23 +80,28 @@ def golden_cases(task: Golden) -> dict[str, tuple[str, Outcome]]:
 
 
 def check_rewards(
-    rewards: Mapping[str, RewardConfig],
+    rewards: Mapping[str, RewardConfig], row_of: Callable[[str], Golden] | None = None
 ) -> Iterator[tuple[str, list[Verdict]]]:
     """The verdicts on every domain's reward and on its extra scores (`DOMAIN/NAME`), in order.
+
+    Args:
+        row_of: a domain's name -> a row of its data, for rewards that read columns which only the
+            user's rows have.
 
     Raises:
         UserError: a reward that cannot be loaded.
     """
     for domain, config in rewards.items():
         checked = check_reward(config, f"domains.{domain}.reward")
-        yield domain, check_contract(replace(checked, extra={}))
-        for name, score in checked.extra.items():
+        for name, score in checked.scores.items():
             # A score has no actor of its own, so it has no settings of one.
             own = {field.name: getattr(score, field.name) for field in fields(ScoreConfig)}
-            yield (
-                f"{domain}/{name}",
-                check_contract(RewardConfig(**own, num_gpus=config.num_gpus)),
-            )
+            alone = RewardConfig(**own, num_gpus=config.num_gpus)
+            reward, golden = make_reward(alone), None
+            if row_of is not None and not {*reward.requires} <= {*reward.golden.reference}:
+                golden = row_of(domain)
+            shown_as = domain if name == OWN else f"{domain}/{name}"
+            yield shown_as, check_contract(alone, golden)
 
 
 def check_contract(config: RewardConfig, golden: Golden | None = None) -> list[Verdict]:
@@ -197,7 +202,7 @@ class Contract:
         differ = not alike(good, bad)
         found = f"{shown(good)} and {shown(bad)}"
         # Without a case of its own, it may judge a property that the two happen to share.
-        kept = differ or (self.task is OPEN and not self.reward.templated)
+        kept = differ or (self.task.good is OPEN.good and not self.reward.templated)
         if not differ:
             found += ": the checks of tags prove nothing"
         return Verdict("a right and a wrong response", "different scores", found, kept)

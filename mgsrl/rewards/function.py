@@ -6,11 +6,10 @@
 It is handed what its signature names: `prompt` (the user's last message), `messages` (the whole
 conversation), `response` (the text to judge, tags taken off), `format_ok`, `finish_reason`, and
 columns of the row, which must have those without a default (but for `answer`, None where there is
-none); with `**columns` it gets
-everything, columns that are mapped to `reference.NAME` included. An `async def` is asked for
-`concurrency` responses at once. A function written for TRL's trainers, told by its parameter
-`completions`, is called with lists of one element each and returns such a list; `conversational`
-says that it reads messages rather than texts.
+none); with `**columns` it gets everything, columns that are mapped to `reference.NAME` included.
+An `async def` is asked for `concurrency` responses at once. A function written for TRL's trainers,
+told by its parameter `completions`, is called with lists of one element each and returns such a
+list; `conversational` says that it reads messages rather than texts.
 
 It runs in a process of its own (`child.py`) that is killed with all that it started when a response
 takes longer than `time_limit_s`; that response abstains, and so does one on which it raises. The
@@ -67,6 +66,7 @@ class FunctionReward(ChildReward):
         self._caller: Caller | None = None
 
     def check(self, key: str) -> FunctionConfig:
+        assert self.caller  # loaded
         return replace(self.config, function=FUNCTIONS.located(self.config.function))
 
     @property

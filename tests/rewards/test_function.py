@@ -1,6 +1,7 @@
-"""Plain functions as rewards: what they are handed, TRL's kind, async ones, and all that goes wrong."""
+"""Plain functions as rewards: what they get, TRL's kind, async ones, and all that goes wrong."""
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from mgsrl.rewards.protocol import Response
 from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import Reward
 
-CODE = '''
+CODE = """
 import asyncio, subprocess, sys, time
 
 def plain(response, answer): return float(answer in response)
@@ -45,7 +46,7 @@ class Holder:
     def static(response): return 3.0
 holder = Holder()
 number = 3
-'''
+"""
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_trl_functions_that_read_messages(file: Path) -> None:
         ("nothing", "returned None"),
         ("text", "a finite number or None is expected, found '1'"),
         ("nan", "found nan"),
-        ("raises", r"ZeroDivisionError: .* \(line 19 of .*mine.py\)"),
+        ("raises", r"ZeroDivisionError: .* \(line 18 of .*mine.py\)"),
         ("trl_wrong", "a list with one score per completion"),
         ("dies", "the process ended"),
     ],
@@ -110,7 +111,7 @@ def test_trl_functions_that_read_messages(file: Path) -> None:
 def test_what_is_no_score_abstains_with_the_reason(file: Path, name: str, said: str) -> None:
     (reward,) = scores(file, name, "x")
     assert reward.abstained
-    assert __import__("re").search(said, reward.error or ""), reward.error
+    assert re.search(said, reward.error or ""), reward.error
 
 
 def test_a_slow_one_is_killed_and_costs_only_itself(file: Path) -> None:
@@ -158,13 +159,11 @@ def test_the_short_form_says_the_kind(file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nowhere", "number", "Holder"])
 def test_what_is_no_function_is_refused_before_any_actor(file: Path, name: str) -> None:
-    with pytest.raises((ConfigError, MgsrlError), match="reward.function"):
+    with pytest.raises((ConfigError, MgsrlError), match=r"reward\.function"):
         check_reward(RewardConfig.of("function", function=f"{file}:{name}"), "domains.d.reward")
 
 
-def test_a_module_of_the_working_directory(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_of_the_working_directory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The child, elsewhere, finds it as well."""
     monkeypatch.chdir(file.parent)
     monkeypatch.setattr(sys, "path", list(sys.path))
