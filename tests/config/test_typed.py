@@ -53,7 +53,7 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
     record = type_at(Config, above) if above else Config
     if is_record(record) and members_of(record) and leaf in KINDS:
         own = members_keys(ScoreConfig)[KINDS[leaf]]
-        needed = {name: "http://h" for name in ("url", "model") if name in own}
+        needed = {name: "http://h" for name in ("url", "model", "function") if name in own}
         value = {"kind": KINDS[leaf], **needed, leaf: value}
         *rest, _ = rest
     return put(BASE, first, rest)
