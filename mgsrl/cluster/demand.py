@@ -14,10 +14,6 @@ PROCESSES_PER_CORE = 16
 """Actors take turns on a CPU; with more of them than this they would only wait."""
 MAX_THREADS_PER_CORE = 16
 
-VLLM_GIB = 1.5
-"""Of a vLLM engine on a CPU, weights and cache apart (2026-11: 1.8 resident, shared pages
-included)."""
-TRANSFORMERS_GIB = 0.3
 LEARNER_GIB = 0.3
 VERIFIER_GIB = 0.1
 """Of a reward worker without a model."""

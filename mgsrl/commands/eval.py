@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", metavar="N|NAME=N,...", help="first rows only")
     sampling = parser.add_argument_group("sampling (defaults: each task's own)")
-    sampling.add_argument("--engine", choices=ENGINES, default="vllm")
+    sampling.add_argument(
+        "--engine", default="vllm", help=f"{', '.join(ENGINES.members)}, or your own"
+    )
     sampling.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
@@ -106,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
             model=model,
             positions=_positions(model["path"], checkpoint),
             fresh=options.force,
-            engine=options.engine,
+            engine=_engine(options.engine),
             dtype=options.dtype,
             prompt_template=options.prompt_template,
             chat_template_kwargs=policy.chat_template_kwargs,
@@ -191,6 +193,11 @@ def _limits(text: str | None, tasks: list[str]) -> dict[str, int]:
             )
         limits |= {name: int(number)} if equals else dict.fromkeys(tasks, int(number))
     return limits
+
+
+def _engine(name: str) -> str:
+    ENGINES.check_name(name, "--engine")
+    return name
 
 
 def _identify(model: str) -> tuple[dict[str, Any], Path | None]:

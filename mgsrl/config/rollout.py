@@ -10,8 +10,16 @@ from mgsrl.config.require import (
     temperature,
     within,
 )
+from mgsrl.plugins import Registry
 
-ENGINES = ("vllm", "transformers")
+ENGINES = Registry(
+    "rollout engine",
+    "mgsrl.engines",
+    {
+        "vllm": "mgsrl.rollout.vllm_engine:VllmEngine",
+        "transformers": "mgsrl.rollout.transformers_engine:TransformersEngine",
+    },
+)
 ASSIGNMENTS = ("shared", "dedicated")
 DTYPES = ("float32", "bfloat16")
 TRANSFERS = ("auto", "object_store", "nccl")
@@ -41,7 +49,8 @@ class SyncConfig:
 @dataclass
 class RolloutConfig:
     engine: str = "vllm"
-    """`vllm`, or `transformers` (slow, light: tests and odd models)."""
+    """`vllm`, `transformers` (slow, light: tests and odd models), or your own
+    (`module:Class`, `file.py:Class`)."""
     assignment: str = "shared"
     """`shared`: every worker serves all domains; `dedicated`: `domains.<name>.num_workers` each."""
     num_workers: int = 1
@@ -79,7 +88,7 @@ class RolloutConfig:
     sync: SyncConfig = field(default_factory=SyncConfig)
 
     def validate(self) -> None:
-        one_of("rollout.engine", self.engine, ENGINES)
+        ENGINES.check_name(self.engine, "rollout.engine")
         one_of("rollout.assignment", self.assignment, ASSIGNMENTS)
         one_of("rollout.dtype", self.dtype, DTYPES)
         at_least("rollout.num_workers", self.num_workers, 1)

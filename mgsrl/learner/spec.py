@@ -19,7 +19,7 @@ class Engines:
     """Longest wait for all of them during a publish."""
     ranks_per_worker: int = 1
     """Tensor-parallel ranks behind one rollout actor."""
-    load_checkpoints: bool = True
+    take_checkpoints: bool = True
     """They take weights as a checkpoint has them (vLLM), else as the learner holds them."""
     dtype: str = "float32"
     """In which they keep their weights."""

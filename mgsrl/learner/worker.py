@@ -299,7 +299,7 @@ class LearnerWorker:
         self._publication = Publication(
             self.source,
             self.policy,
-            as_checkpoint=engines.load_checkpoints,
+            as_checkpoint=engines.take_checkpoints,
             engine_dtype=DTYPES[engines.dtype],
             keep=sends,
         )

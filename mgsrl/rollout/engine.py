@@ -1,34 +1,99 @@
-"""What a rollout engine is: the protocol that both adapters implement.
+"""What a rollout engine is: the class that both adapters, and one that you bring, derive from.
 
-The four weight methods are those of vLLM's `VLLMWeightSyncClient`, so the same senders feed
-both engines. Left out: streaming, chat templates and stop strings. Prompts arrive as tokens and
-responses leave as the very tokens that were sampled; nothing is re-tokenized in between.
+`rollout.engine=mylab.engines:MyEngine` names yours. The four weight methods are those of vLLM's
+`VLLMWeightSyncClient`, so the same senders feed all engines. Left out: streaming, chat templates
+and stop strings. Prompts arrive as tokens and responses leave as the very tokens that were sampled;
+nothing is re-tokenized in between.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
+from mgsrl.config.model_facts import ModelFacts
+from mgsrl.config.rollout import ENGINES, RolloutConfig
 from mgsrl.errors import ConfigError, explain
+from mgsrl.rollout.decoding import Decoder
 from mgsrl.sync.fingerprint import Seen
 from mgsrl.types import GenerationRequest, Rollout
 
+KEY = "rollout.engine"
 
-class Engine(Protocol):
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What one worker loads; the same for every worker of a run."""
+
+    config: RolloutConfig
+    model_path: str
+    """Of the weights: a folder, or a hub id."""
+    max_model_len: int
+    """Longest prompt plus longest response, in tokens."""
+    device: str = "cpu"
+    trust_remote_code: bool = False
+    threads: int = 0
+    """CPU threads of the engine; 0 leaves them alone (outside Ray)."""
+
+
+class Engine(ABC):
     """One policy that can generate, score and take new weights in place."""
 
-    weight_version: int
+    weight_version: int = -1
     """Version of the weights it computes with; -1 until the first publish."""
 
+    # ---- facts, asked before it is loaded ------------------------------------------------------
+
+    nccl: ClassVar[bool] = False
+    """Whether it takes weights by vLLM's NCCL transfer, beside Ray's object store."""
+    takes_checkpoints: ClassVar[bool] = False
+    """Whether it takes weights as a checkpoint has them, else as the learner holds them."""
+    splits: ClassVar[bool] = False
+    """Whether one engine can be split over several GPUs."""
+    memory_gib: ClassVar[float] = 0.3
+    """Of one on a CPU, weights and cache apart."""
+    hint: ClassVar[str] = ""
+    """Shown while it starts: ` (it takes about half a minute)`."""
+
+    @classmethod
+    def environment(cls, config: RolloutConfig, device: str) -> dict[str, str]:
+        """Of its process, set before anything is imported there."""
+        return {}
+
+    @classmethod  # noqa: B027  nothing to refuse
+    def check(cls, device: str | None) -> None:
+        """ConfigError when a library that it needs is missing; imports nothing heavy.
+
+        Args:
+            device: `cpu`, `cuda`, or None when it is not known yet.
+        """
+
+    @classmethod  # noqa: B027  nothing to refuse
+    def check_model(cls, facts: ModelFacts, device: str | None) -> None:
+        """ConfigError when it cannot serve such a policy on `device`."""
+
+    @classmethod  # noqa: B027  nothing to refuse
+    def check_memory(cls, config: RolloutConfig, device: str, memory_gib: float) -> None:
+        """ConfigError when it would take more than the machine's memory."""
+
+    # ---- the running engine ------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def load(cls, spec: EngineSpec, decoder: Decoder) -> Self:
+        """Load it; `decoder` is the policy's tokenizer."""
+
+    @abstractmethod
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Rollout]:
         """One response per request, in the requests' order."""
-        ...
 
-    def score(
+    @abstractmethod
+    def logprobs(
         self, sequences: Sequence[Sequence[int]], temperature: float = 1.0
     ) -> list[list[float]]:
         """Log-probability of each token given its prefix; 0.0 for the first of a sequence."""
-        ...
 
+    @abstractmethod
     def probe(self, version: int, published: Sequence[str]) -> list[Seen]:
         """Fingerprints of what the engine really computes with.
 
@@ -36,19 +101,46 @@ class Engine(Protocol):
             version: the weight version, which decides the columns that are looked at.
             published: the names under which the weights were sent.
         """
-        ...
 
+    @abstractmethod
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None: ...
 
+    @abstractmethod
     def start_weight_update(self) -> None: ...
 
+    @abstractmethod
     def update_weights(self, update_info: dict[str, Any]) -> None: ...
 
+    @abstractmethod
     def finish_weight_update(self, weight_version: str | None = None) -> None: ...
 
+    @abstractmethod
     def close(self) -> None:
         """Free memory and helper processes; safe to call twice."""
-        ...
+
+
+def rollout_engine(name: str) -> type[Engine]:
+    """The class that `rollout.engine` names. vLLM itself is imported when one is loaded.
+
+    Raises:
+        ConfigError: there is none, it is no `Engine`, or one without some of its methods.
+    """
+    found = ENGINES.load(name, KEY)
+    if isinstance(found, type) and issubclass(found, Engine):
+        missing = sorted(found.__abstractmethods__)
+        what = f"a class without {', '.join(missing)}"
+    else:
+        missing, what = [""], repr(found)
+    if missing:
+        raise ConfigError(
+            explain(
+                f"{KEY}={name} is no rollout engine.",
+                expected="a class derived from mgsrl.rollout.engine.Engine, with all its methods",
+                found=what,
+                todo="complete the class",
+            )
+        )
+    return found
 
 
 def check_request(request: GenerationRequest, limit: int | None) -> None:

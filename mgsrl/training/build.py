@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from mgsrl.cluster.preflight import choose_device
-from mgsrl.config import Config, SyncConfig
+from mgsrl.config import Config
 from mgsrl.config.compose import config_to_yaml
 from mgsrl.config.typed import plain
 from mgsrl.learner.checkpoint import BYTES_PER_PARAMETER
@@ -25,12 +25,9 @@ from mgsrl.obs.trackers import make_trackers
 from mgsrl.rewards.pool import RewardPool
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rewards.shaping import Shaper
+from mgsrl.rollout.engine import EngineSpec, rollout_engine
 from mgsrl.rollout.sampler import Sampler
-from mgsrl.rollout.worker import (
-    EngineSpec,
-    check_tensor_parallel,
-    rollout_pools,
-)
+from mgsrl.rollout.worker import check_tensor_parallel, rollout_pools, transfer_of
 from mgsrl.sync.canary import MAX_TOKENS
 from mgsrl.training.checkpoint import Checkpoint
 from mgsrl.training.evaluation import Evaluation
@@ -80,16 +77,17 @@ def build(
         stack.callback(scorer.stop)
         for pool in (*sampler.distinct_pools, *scorer.reward_pools):
             pool.note = console.note
-        vllm = config.rollout.engine == "vllm"
-        hint = " (vLLM takes about half a minute)" if vllm else ""
-        with console.stage(f"starting learners, rollout and reward workers side by side{hint}"):
+        engine = rollout_engine(config.rollout.engine)
+        with console.stage(
+            f"starting learners, rollout and reward workers side by side{engine.hint}"
+        ):
             learners = LearnerGroup(
                 plan.learner,
                 loopback=config.cluster.address == "local",
                 engines=Engines(
                     limit_s=config.rollout.time_limit_s,
                     ranks_per_worker=config.rollout.tensor_parallel_size,
-                    load_checkpoints=config.rollout.engine == "vllm",
+                    take_checkpoints=engine.takes_checkpoints,
                     dtype=config.rollout.dtype,
                 ),
             )
@@ -148,7 +146,7 @@ def _run(
         publisher=Publisher(
             sampler,
             learners,
-            _sync(config),
+            replace(config.rollout.sync, transfer=transfer_of(config.rollout)),
             rounds="bfloat16" in (config.learner.dtype, config.rollout.dtype),
             note=console.note,
             max_tokens=min(MAX_TOKENS, (plan.positions or MAX_TOKENS + 1) - 1),
@@ -203,12 +201,6 @@ def _journal(config: Config, console: Console) -> Journal:
             console,
         ),
     )
-
-
-def _sync(config: Config) -> SyncConfig:
-    if config.rollout.engine == "transformers":  # NCCL is vLLM's
-        return replace(config.rollout.sync, transfer="object_store")
-    return config.rollout.sync
 
 
 def _evaluation_sampling(config: Config, plan: Plan) -> dict[str, Sampling]:

@@ -10,9 +10,7 @@ import torch
 from mgsrl.cluster.demand import (
     LEARNER_GIB,
     REWARD_MODEL_GIB,
-    TRANSFORMERS_GIB,
     VERIFIER_GIB,
-    VLLM_GIB,
     Demand,
     check_demand,
     check_threads,
@@ -28,6 +26,7 @@ from mgsrl.config import Config
 from mgsrl.config.model_path import POCKET_POLICY, POCKET_REWARD_MODEL, resolve_model_path
 from mgsrl.errors import ConfigError, MissingPathError, explain
 from mgsrl.rewards.build import make_reward
+from mgsrl.rollout.engine import rollout_engine
 from mgsrl.rollout.worker import check_tensor_parallel, gpus_per_worker
 
 GIB = 2**30
@@ -54,15 +53,7 @@ def check_fits(config: Config) -> int | None:
     check_tensor_parallel(config.rollout, device)
     cores, memory = usable_cores(), machine_memory_gib()
     check_threads("learner.threads_per_rank", config.learner.threads_per_rank, cores)
-    if device == "cpu" and config.rollout.engine == "vllm" and config.rollout.kv_cache_gib > memory:
-        raise ConfigError(
-            explain(
-                "rollout.kv_cache_gib is more than the machine has.",
-                expected=f"at most {memory:.1f} GiB",
-                found=f"{config.rollout.kv_cache_gib:g}",
-                todo="set rollout.kv_cache_gib=1 or another size that fits",
-            )
-        )
+    rollout_engine(config.rollout.engine).check_memory(config.rollout, device, memory)
     check_demand(
         demands(config, device),
         cores=cores,
@@ -105,7 +96,7 @@ def rollout_workers(config: Config) -> int:
 def demands(config: Config, device: str) -> list[Demand]:
     """The processes of a run; memory is the machine's, GPUs have their own."""
     weights = _weights_gib(config.policy.path, POCKET_POLICY) if device == "cpu" else 0.0
-    engine = VLLM_GIB if config.rollout.engine == "vllm" else TRANSFORMERS_GIB
+    engine = rollout_engine(config.rollout.engine).memory_gib
     shared = config.rollout.assignment == "shared"
     ranks = config.learner.world_size
     # Weights and gradients on every rank; AdamW's moments and a gradient per domain over all.

@@ -19,7 +19,6 @@ from mgsrl.obs.trackers import check_trackers
 from mgsrl.rewards.build import check_reward, row_needs
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.sampler import training_sampling
-from mgsrl.rollout.support import check_model
 from mgsrl.rollout.worker import check_engine
 from mgsrl.surgery import check_method
 from mgsrl.training.export import check_export
@@ -113,12 +112,11 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
     check_trackers(config.trackers)
     model_path = resolve_policy(config.policy.path)
     device = "cpu" if config.learner.device == "cpu" else None  # else Ray will know
-    check_engine(config.rollout, device)
+    engine = check_engine(config.rollout, device)
     for name, domain in config.domains.items():
         check_reward(domain.reward, f"domains.{name}.reward")
     facts = model_facts(model_path, trust_remote_code=config.policy.trust_remote_code)
-    if config.rollout.engine == "vllm":
-        check_model(facts, device)
+    engine.check_model(facts, device)
     return model_path, facts
 
 

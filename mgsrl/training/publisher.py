@@ -85,7 +85,7 @@ class Publisher:
         published = self.learners.fingerprints()
         limit_s = self.sampler.limit_s
         scored = get(
-            [handle.score.remote(self._sequences, 1.0) for handle in handles],
+            [handle.logprobs.remote(self._sequences, 1.0) for handle in handles],
             limit_s,
             "the canary's log-probabilities",
             LIMIT_KEY,

@@ -15,14 +15,15 @@ import pytest
 from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig, DomainConfig, RolloutConfig, SyncConfig
 from mgsrl.errors import ConfigError, InvariantError, MissingPathError
+from mgsrl.rollout.engine import EngineSpec
 from mgsrl.rollout.sampler import Sampler, request_seed, split_batches, training_sampling
 from mgsrl.rollout.worker import (
-    EngineSpec,
     RolloutWorker,
     check_engine,
     check_tensor_parallel,
     cpu_threads,
     rollout_pools,
+    worker_environment,
 )
 from mgsrl.sync.client import RolloutClient
 from mgsrl.sync.object_store import ObjectStoreSender
@@ -106,9 +107,9 @@ def test_small_models_get_one_thread(tiny_model: Path) -> None:
     assert cpu_threads("owner/large-model", 1) >= 1
 
 
-def spec(path: Path, **config: Any) -> EngineSpec:
+def spec(path: Path, engine: str = "transformers", **config: Any) -> EngineSpec:
     return EngineSpec(
-        config=RolloutConfig(engine="transformers", start_limit_s=120, **config),
+        config=RolloutConfig(engine=engine, start_limit_s=120, **config),
         model_path=str(path),
         max_model_len=64,
     )
@@ -171,9 +172,11 @@ def test_a_missing_model_stops_before_any_actor(tmp_path: Path) -> None:
 
 def test_vllm_is_looked_for_before_any_actor(monkeypatch: pytest.MonkeyPatch) -> None:
     check_engine(RolloutConfig(engine="transformers"), "cpu")
+    with pytest.raises(ConfigError, match="does not take weights by NCCL"):
+        check_engine(RolloutConfig("transformers", sync=SyncConfig(transfer="nccl")), "cuda")
     with pytest.raises(ConfigError, match="NCCL"):
         check_engine(RolloutConfig(sync=SyncConfig(transfer="nccl")), "cpu")
-    monkeypatch.setattr("mgsrl.rollout.worker.NUMA_LIBRARY", "libnowhere.so.1")
+    monkeypatch.setattr("mgsrl.rollout.support.NUMA_LIBRARY", "libnowhere.so.1")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "vllm", None)  # Python's own way to say: not installed
         with pytest.raises(ConfigError, match="neither is installed"):
@@ -270,3 +273,43 @@ def test_a_replacement_without_the_current_weights_is_noticed(sampler: Sampler) 
     ray.kill(sampler.handles[1])
     with pytest.raises(InvariantError, match=r"\[-1, 1\]"):
         sampler.rollout(prompts(), 2)
+
+
+OWN = """
+from mgsrl.rollout.engine import Engine
+from mgsrl.rollout.transformers_engine import TransformersEngine
+
+class Mine(TransformersEngine):
+    hint = " (it takes no time)"
+
+    @classmethod
+    def environment(cls, config, device):
+        return {"MINE": "1"}
+
+class Half(Engine):
+    def generate(self, requests):
+        return []
+
+    def close(self):
+        pass
+
+class Nothing:
+    pass
+"""
+
+
+def test_an_engine_from_a_file_is_checked_before_any_actor(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(OWN)
+    check_engine(RolloutConfig(engine=f"{file}:Mine"), "cpu")
+    own = spec(tiny_model, engine=f"{file}:Mine")
+    assert worker_environment(own)["MINE"] == "1"
+    rollouts = RolloutWorker(own).generate([GenerationRequest("r", (5, 9), 1, Sampling(1.0, 4))])
+    assert rollouts[0].token_ids
+    for name, said in (("Half", "without .*logprobs"), ("Nothing", "no rollout engine")):
+        with pytest.raises(ConfigError, match=f"(?s){said}"):
+            check_engine(RolloutConfig(engine=f"{file}:{name}"), "cpu")
+    with pytest.raises(ConfigError, match="did you mean 'vllm'"):
+        RolloutConfig(engine="vlm").validate()

@@ -126,7 +126,7 @@ def test_stops_at_the_end_of_sequence_token(engine: TransformersEngine) -> None:
 
 def test_score_is_the_logprob_of_each_token(engine: TransformersEngine, tiny_model: Path) -> None:
     sequences = [(5, 9, 30, 31, 32), (8, 9, 10)]
-    for sequence, scores in zip(sequences, engine.score(sequences, 0.7), strict=True):
+    for sequence, scores in zip(sequences, engine.logprobs(sequences, 0.7), strict=True):
         assert scores[0] == 0.0
         expected = reference_logprobs(tiny_model, sequence[:1], sequence[1:], 0.7)
         assert torch.allclose(torch.tensor(scores[1:]), expected, atol=1e-5)
@@ -141,13 +141,13 @@ def test_weights_arrive_in_place(tied: bool, tiny_model: Path, tiny_untied_model
         name: value + 0.05 * torch.randn(value.shape, generator=generator)
         for name, value in engine.model.named_parameters()
     }
-    before = engine.score([(5, 9, 30, 31)])
+    before = engine.logprobs([(5, 9, 30, 31)])
     engine.start_weight_update()
     for name, value in new.items():
         engine.update_weights(pack_group([name], [value]))
     engine.finish_weight_update("7")
     assert engine.weight_version == 7
-    assert engine.score([(5, 9, 30, 31)]) != before
+    assert engine.logprobs([(5, 9, 30, 31)]) != before
     assert engine.generate([request(0)])[0].weight_version == 7
     published = {name: (fingerprint(value, 7),) for name, value in new.items()}
     assert compare(engine.probe(7, list(published)), published) == Proof((), (), len(new))
@@ -181,10 +181,10 @@ def test_a_version_that_is_one_small_step_old_is_caught(tiny_model: Path) -> Non
     published = {name: (fingerprint(value, 1),) for name, value in new.items()}
     proof = compare(engine.probe(1, list(published)), published)
     assert set(proof.stale) == moved
-    before = engine.score([(5, 9, 30, 31)])
+    before = engine.logprobs([(5, 9, 30, 31)])
     engine.start_weight_update()
     engine.update_weights(pack_group(list(new), list(new.values())))
     engine.finish_weight_update("1")
-    error = compare_logprobs(before, engine.score([(5, 9, 30, 31)]))
+    error = compare_logprobs(before, engine.logprobs([(5, 9, 30, 31)]))
     assert error.mean < 0.02  # below any threshold that bfloat16 allows
     assert compare(engine.probe(1, list(published)), published).stale == ()

@@ -13,7 +13,8 @@ import torch
 from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig, RolloutConfig
 from mgsrl.errors import StaleWeightsError
-from mgsrl.rollout.worker import EngineSpec, rollout_pools
+from mgsrl.rollout.engine import EngineSpec
+from mgsrl.rollout.worker import rollout_pools
 from mgsrl.sync.canary import CanaryError, check_canary, compare_logprobs
 from mgsrl.sync.client import RolloutClient
 from mgsrl.sync.fingerprint import Proof, Published, compare, fingerprint
@@ -87,7 +88,7 @@ def publish(handle: Any, model: torch.nn.Module, version: int) -> Published:
 
 
 def canary_error(handle: Any, model: torch.nn.Module) -> CanaryError:
-    return compare_logprobs(call(handle, "score", SEQUENCES), learner_scores(model))
+    return compare_logprobs(call(handle, "logprobs", SEQUENCES), learner_scores(model))
 
 
 def proof(handle: Any, published: Published, version: int) -> Proof:
@@ -255,7 +256,7 @@ def test_what_cannot_be_scored_is_refused(tied: Any) -> None:
     from ray.exceptions import RayTaskError
 
     with pytest.raises(RayTaskError, match="temperature 1 only"):
-        call(tied, "score", SEQUENCES, 0.7)
+        call(tied, "logprobs", SEQUENCES, 0.7)
     with pytest.raises(RayTaskError, match="longer than the engine's context"):
         call(tied, "generate", [request(0, (5,) * (MAX_MODEL_LEN + 1))])
-    assert len(call(tied, "score", [(5,) * MAX_MODEL_LEN])[0]) == MAX_MODEL_LEN
+    assert len(call(tied, "logprobs", [(5,) * MAX_MODEL_LEN])[0]) == MAX_MODEL_LEN

@@ -14,7 +14,8 @@ import torch
 from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig, RolloutConfig
 from mgsrl.errors import ConfigError, InvariantError, StaleWeightsError
-from mgsrl.rollout.worker import EngineSpec, rollout_pools
+from mgsrl.rollout.engine import EngineSpec
+from mgsrl.rollout.worker import rollout_pools
 from mgsrl.sync.backend import choose_transfer
 from mgsrl.sync.client import RolloutClient
 from mgsrl.sync.fingerprint import Proof, compare, fingerprint

@@ -68,7 +68,7 @@ def test_a_pad_token_without_a_row(tiny_model: Path, tmp_path: Path) -> None:
     sampling = Sampling(1.0, 4)
     requests = [GenerationRequest(str(n), (5, 9, 30)[:n], n, sampling) for n in (1, 3)]
     assert all(rollout.token_ids for rollout in engine.generate(requests))
-    assert len(engine.score([(5, 9), (5, 9, 30)])) == 2
+    assert len(engine.logprobs([(5, 9), (5, 9, 30)])) == 2
 
 
 def test_a_token_of_the_template_without_a_row(tiny_model: Path, tmp_path: Path) -> None:

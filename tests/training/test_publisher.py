@@ -11,8 +11,9 @@ from mgsrl.config import ClusterConfig, RolloutConfig, SyncConfig
 from mgsrl.errors import EngineMismatchError, StaleWeightsError
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.learner.spec import Engines
+from mgsrl.rollout.engine import EngineSpec
 from mgsrl.rollout.sampler import Sampler
-from mgsrl.rollout.worker import EngineSpec, rollout_pools
+from mgsrl.rollout.worker import rollout_pools
 from mgsrl.sync.fingerprint import Proof
 from mgsrl.training.publisher import Publisher, unseen_note
 from mgsrl.types import Sampling
@@ -47,7 +48,7 @@ def publisher(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[Publ
             limit_s=120.0,
         )
         learners = LearnerGroup(
-            make_spec(tiny_model, case, 1), engines=Engines(load_checkpoints=False, dtype=dtype)
+            make_spec(tiny_model, case, 1), engines=Engines(take_checkpoints=False, dtype=dtype)
         )
         sampler.wait_ready()
         notes: list[str] = []
@@ -117,12 +118,12 @@ def shift(handle: Any, nats: float) -> None:
 
     def put_in(holder: Any, amount: float) -> None:
         engine = holder.engine
-        engine.honest = getattr(engine, "honest", engine.score)
+        engine.honest = getattr(engine, "honest", engine.logprobs)
 
         def score(*arguments: Any) -> Any:
             return [[value + amount for value in row] for row in engine.honest(*arguments)]
 
-        engine.score = score
+        engine.logprobs = score
 
     ray.get(handle.__ray_call__.remote(put_in, nats), timeout=60)
 

@@ -72,7 +72,7 @@ def test_learner_engine_and_plain_model_agree(name: str, tiny_model: Path, tmp_p
     engine = TransformersEngine(str(path), config, Decoder(str(path)))
 
     before_BL = scores(forward, SEQUENCES)
-    first = engine.score(SEQUENCES, 0.8)
+    first = engine.logprobs(SEQUENCES, 0.8)
     assert_equal_scores(before_BL, first)
 
     step(forward.policy.parameters(), before_BL.sum())
@@ -80,14 +80,14 @@ def test_learner_engine_and_plain_model_agree(name: str, tiny_model: Path, tmp_p
     for names, tensors in WeightSource(forward.policy).iter_groups():
         engine.update_weights(pack_group(names, tensors))
     engine.finish_weight_update("1")
-    after = engine.score(SEQUENCES, 0.8)
+    after = engine.logprobs(SEQUENCES, 0.8)
     assert max(abs(a - b) for x, y in zip(first, after) for a, b in zip(x, y)) > 10 * PARITY
     assert_equal_scores(scores(forward, SEQUENCES), after)
 
     plain = type(engine.model).from_pretrained(path).eval()
     step(plain.parameters(), plain_loss(plain))
     engine.model = plain
-    assert_equal_scores(scores(forward, SEQUENCES), engine.score(SEQUENCES, 0.8))
+    assert_equal_scores(scores(forward, SEQUENCES), engine.logprobs(SEQUENCES, 0.8))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -110,9 +110,9 @@ def examine(folder: Path) -> Outcome:
     config = RolloutConfig(kv_cache_gib=0.2, max_prompts_in_flight=8)
     engine = VllmEngine(str(folder), config, Decoder(str(folder)), max_model_len=96)
     engine.init_weight_transfer_engine({})
-    scored = engine.score(SEQUENCES)
+    scored = engine.logprobs(SEQUENCES)
     policy.publish(engine, 1)
-    after, proof = engine.score(SEQUENCES), policy.proof(engine, 1)
+    after, proof = engine.logprobs(SEQUENCES), policy.proof(engine, 1)
     unrefreshed = None
     if any(".experts." in name for name in policy.publication.fingerprints):
         unrefreshed = _without_refreshing(engine, policy)
