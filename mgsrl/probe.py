@@ -26,7 +26,7 @@ from mgsrl.learner.spec import step_seed
 from mgsrl.obs.rewind import rewind_logs
 from mgsrl.obs.surgery_log import write_surgery
 from mgsrl.obs.trackers import JsonlTracker
-from mgsrl.report.build import build_report
+from mgsrl.report.page import build_report
 from mgsrl.surgery import combine_, gramian, module_map, resolve
 from mgsrl.surgery.gramian import Piece
 from mgsrl.types import SurgeryReport

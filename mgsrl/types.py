@@ -2,8 +2,13 @@
 
 Shape suffixes used throughout the package:
     _B sequences of a micro-batch   _L token positions (prompt + response, right-padded)
-    _G samples of a group           _T response tokens of one sequence
-    _D domains                      _M modules
+    _G samples of a group           _T response tokens of one sequence, or of all
+    _D domains                      _E the other domains, in an order of projection
+    _M modules                      _P pairs of domains
+    _H hidden width                 _V vocabulary
+    _N parameters, flattened        _R rows of gradients kept: domains, or two halves of each
+    _S pieces of parameters         _U units of work of a kernel
+    _K orders of projection; in kernels, columns
 """
 
 from __future__ import annotations

@@ -817,7 +817,7 @@ def make_groups(load: Load, vocab: int) -> Mapping[str, Any]:
 
 
 def whole_step(setting: Setting, record: Record, load: Load) -> None:
-    from mgsrl.data.packing import pack
+    from mgsrl.data.packing import Packing, pack
     from tests.learner.parts import TEMPERATURES, Case
 
     device, name = setting.device, load.name
@@ -833,11 +833,13 @@ def whole_step(setting: Setting, record: Record, load: Load) -> None:
     while True:
         batch = pack(
             groups,
-            micro_batch_size=size,
-            world_size=1,
-            max_response_length=load.response_tokens,
-            pad_token_id=0,
-            temperatures=TEMPERATURES,
+            Packing(
+                micro_batch_size=size,
+                world_size=1,
+                max_response_length=load.response_tokens,
+                pad_token_id=0,
+                temperatures=TEMPERATURES,
+            ),
         )
         try:
             if device.type == "cuda":

@@ -176,3 +176,29 @@ def test_exceptions_are_still_needed(exceptions: dict[str, int]) -> None:
     known = {relative(path) for path in FILES}
     gone = [name for name in exceptions if name.split("::")[0] not in known]
     assert not gone, f"remove these exceptions: {gone}"
+
+
+def test_the_legend_lists_every_shape_suffix() -> None:
+    used = {
+        letter
+        for path in FILES
+        for suffix in re.findall(r"\b[a-z]\w*_([A-Z]{1,5})\b", path.read_text(encoding="utf-8"))
+        for letter in suffix
+    }
+    listed = set(re.findall(r"\b_([A-Z]) ", ast.get_docstring(tree_of(PACKAGE / "types.py")) or ""))
+    names_of_peft = {"A"}
+    assert used - names_of_peft == listed
+
+
+def test_internals_of_deepspeed_stand_in_one_file() -> None:
+    wrong = []
+    for path in FILES:
+        if relative(path) == "learner/layout.py":
+            continue
+        for node in ast.walk(tree_of(path)):
+            name = node.attr if isinstance(node, ast.Attribute) else ""
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                name = node.value
+            if re.fullmatch(r"ds_(?!config)\w+|\w*(bit16|fp16|fp32)_(partition|group)\w*", name):
+                wrong.append(f"{relative(path)}, line {node.lineno}: {name}")
+    assert not wrong, f"learner/layout.py is the place that knows DeepSpeed's internals: {wrong}"

@@ -22,7 +22,7 @@ from mgsrl.obs.outputs import not_an_input, shared_folder
 
 if TYPE_CHECKING:
     from mgsrl.config.task import Task
-    from mgsrl.evaluate.run import OnProgress
+    from mgsrl.evaluate.runner import OnProgress
 
 HELP = "score a model on benchmarks: GSM8K, MATH-500, AIME, IFEval, IFBench, chat with a judge"
 RUNS = "a run folder, a checkpoint, "
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mgsrl.evaluate.plan import EvalSettings
-    from mgsrl.evaluate.run import Evaluation
+    from mgsrl.evaluate.runner import Evaluation
     from mgsrl.evaluate.tasks import parse_tasks
     from mgsrl.report.evaluation import build_evaluation_report, print_table
     from mgsrl.report.extra import INSTALL, can_draw

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from mgsrl.report.build import FILE, build_report
+    from mgsrl.report.page import FILE, build_report
     from mgsrl.report.render import is_own_page
 
     run_dir = Path(os.path.expanduser(options.run_dir))

@@ -53,15 +53,24 @@ class _Sequence:
         return len(self.prompt.token_ids) + len(self.rollout.token_ids)
 
 
+@dataclass(frozen=True)
+class Packing:
+    """What a run's batches are packed with."""
+
+    micro_batch_size: int
+    """Sequences per rank and micro-step."""
+    world_size: int
+    """Learner ranks."""
+    max_response_length: int
+    """The response limit, the constant of `sequence_sum_norm`."""
+    pad_token_id: int
+    """Fills the right of shorter sequences; masked everywhere."""
+    temperatures: Mapping[str, float]
+    """Of sampling, by domain."""
+
+
 def pack(
-    groups: Mapping[str, Sequence[RolloutGroup]],
-    *,
-    micro_batch_size: int,
-    world_size: int,
-    max_response_length: int,
-    pad_token_id: int,
-    temperatures: Mapping[str, float],
-    halves: bool = False,
+    groups: Mapping[str, Sequence[RolloutGroup]], packing: Packing, *, halves: bool = False
 ) -> PackedBatch:
     """Distribute every trainable response over ranks and micro-batches; deterministic.
 
@@ -70,11 +79,6 @@ def pack(
 
     Args:
         groups: scored groups with advantages, by domain.
-        micro_batch_size: sequences per rank and micro-step.
-        world_size: learner ranks.
-        max_response_length: the response limit, the constant of `sequence_sum_norm`.
-        pad_token_id: fills the right of shorter sequences; masked everywhere.
-        temperatures: sampling temperature by domain.
         halves: keep every domain's prompts in two halves (every other prompt with something to
             train on), no micro-batch holding both; for `surgery.reliability`.
 
@@ -82,6 +86,7 @@ def pack(
         InvariantError: a group that was not scored, or log-probabilities that do not match its
             tokens.
     """
+    size, world_size = packing.micro_batch_size, packing.world_size
     per_rank: tuple[dict[str, tuple[MicroBatch, ...]], ...] = tuple({} for _ in range(world_size))
     half_sizes: dict[str, tuple[int, int]] = {}
     num_tokens = num_sequences = 0
@@ -97,13 +102,15 @@ def pack(
             sequences = [sequence for prompt in part for sequence in prompt]
             num_sequences += len(sequences)
             num_tokens += sum(len(sequence.rollout.token_ids) for sequence in sequences)
-            steps += [(half, step) for step in _deal(sequences, micro_batch_size, world_size)]
+            steps += [(half, step) for step in _deal(sequences, size, world_size)]
         for rank in range(world_size):
             per_rank[rank][domain] = tuple(
-                _micro_batch(domain, step[rank], pad_token_id, temperatures[domain], half)
+                _micro_batch(
+                    domain, step[rank], packing.pad_token_id, packing.temperatures[domain], half
+                )
                 for half, step in steps
             )
-    totals = BatchTotals(num_tokens, num_sequences, max_response_length)
+    totals = BatchTotals(num_tokens, num_sequences, packing.max_response_length)
     return PackedBatch(per_rank, totals, half_sizes)
 
 

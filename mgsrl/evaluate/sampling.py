@@ -22,10 +22,10 @@ from mgsrl.data.rows import Row
 from mgsrl.data.templates import PromptTokenizer
 from mgsrl.errors import ConfigError, explain
 from mgsrl.evaluate.store import SampleRow
+from mgsrl.rollout.actor import check_engine, cpu_threads, make_engine
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.engine import Engine, EngineSpec
 from mgsrl.rollout.sampler import EVALUATION_STEP, request_seed
-from mgsrl.rollout.worker import check_engine, cpu_threads, make_engine
 from mgsrl.types import GenerationRequest, Prompt, Rollout, Sampling
 
 IN_FLIGHT = {"cpu": 64, "cuda": 256}

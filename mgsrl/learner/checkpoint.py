@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mgsrl.errors import CheckpointError, disk_problem, explain
-from mgsrl.learner.layout import STATES, ShardLayout
-from mgsrl.learner.reference import Reference, held_part
+from mgsrl.learner.layout import STATES, ShardLayout, held_part
+from mgsrl.learner.reference import Reference
 
 FORMAT = 1
 BYTES_PER_PARAMETER = 4 * (1 + len(STATES))

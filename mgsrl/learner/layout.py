@@ -12,11 +12,13 @@ Left out: optimizer state on NVMe, mixtures of experts, several parameter groups
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 STATES = ("exp_avg", "exp_avg_sq")
 """AdamW's moments."""
@@ -259,11 +261,47 @@ class ParameterShardLayout(ShardLayout):
         regather_persistent(self._zero.persistent_parameters)
 
 
-def regather_persistent(params: Sequence[Any]) -> None:
+def regather_persistent(params: Iterable[Any]) -> None:
     """Renew the whole copies of small parameters, which ZeRO-3 keeps gathered between uses."""
-    if params:
-        params[0].partition(param_list=list(params), has_been_updated=False)
-        params[0].all_gather(list(params))
+    small = [param for param in params if getattr(param, "ds_persist", False)]
+    if small:
+        small[0].partition(param_list=list(small), has_been_updated=False)
+        small[0].all_gather(list(small))
+
+
+def gathered(params: list[Any]) -> AbstractContextManager[None]:
+    """Whole parameters inside the block; a collective under ZeRO-3, else nothing."""
+    if not any(hasattr(param, "ds_id") for param in params):
+        return nullcontext()
+    import deepspeed
+
+    inside: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(params)
+    return inside
+
+
+def whole_shape(param: Any) -> tuple[int, ...]:
+    """Of a parameter, without gathering it."""
+    return tuple(getattr(param, "ds_shape", param.shape))
+
+
+def held_part(param: Any) -> tuple[int, torch.Tensor]:
+    """(start, flat view) of what this rank holds of a parameter: its ZeRO-3 share, or all."""
+    if hasattr(param, "ds_tensor"):
+        share = param.ds_tensor.numel()
+        start = min(dist.get_rank() * share, int(param.ds_numel))
+        return start, param.ds_tensor.view(-1)[: min(share, int(param.ds_numel) - start)]
+    return 0, param.data.view(-1)
+
+
+def own_share(param: Any, rank: int, world_size: int) -> tuple[int, torch.Tensor]:
+    """(start, flat view) of the share of one parameter that this rank writes to a checkpoint."""
+    numel = int(getattr(param, "ds_numel", param.numel()))
+    share = -(-numel // world_size)
+    start = min(rank * share, numel)
+    length = min(share, numel - start)
+    if hasattr(param, "ds_tensor"):
+        return start, param.ds_tensor.view(-1)[:length]
+    return start, param.data.view(-1)[start:][:length]
 
 
 class _Offloaded(ShardLayout):

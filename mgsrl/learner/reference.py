@@ -12,13 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from mgsrl.config.learner import LearnerConfig
 from mgsrl.config.policy import LoraConfig, PolicyConfig
 from mgsrl.learner.engine import deepspeed_config
-from mgsrl.learner.layout import regather_persistent
+from mgsrl.learner.layout import held_part, own_share, regather_persistent
 from mgsrl.learner.policy import load_forward
 from mgsrl.sync.source import WeightSource
 from mgsrl.types import MicroBatch
@@ -77,24 +76,4 @@ class Reference:
 
     def refresh(self) -> None:
         """Call after writing to `shards` (ZeRO-3 keeps small parameters whole besides)."""
-        regather_persistent([p for p in self.model.parameters() if getattr(p, "ds_persist", False)])
-
-
-def held_part(param: Any) -> tuple[int, torch.Tensor]:
-    """(start, flat view) of what this rank holds of a parameter: its ZeRO-3 share, or all."""
-    if hasattr(param, "ds_tensor"):
-        share = param.ds_tensor.numel()
-        start = min(dist.get_rank() * share, int(param.ds_numel))
-        return start, param.ds_tensor.view(-1)[: min(share, int(param.ds_numel) - start)]
-    return 0, param.data.view(-1)
-
-
-def own_share(param: nn.Parameter, rank: int, world_size: int) -> tuple[int, torch.Tensor]:
-    """(start, flat view) of the share of one parameter that this rank writes to a checkpoint."""
-    numel = int(getattr(param, "ds_numel", param.numel()))
-    share = -(-numel // world_size)
-    start = min(rank * share, numel)
-    length = min(share, numel - start)
-    if hasattr(param, "ds_tensor"):
-        return start, param.ds_tensor.view(-1)[:length]
-    return start, param.data.view(-1)[start:][:length]
+        regather_persistent(self.model.parameters())

@@ -22,10 +22,10 @@ from mgsrl.errors import InvariantError
 from mgsrl.learner import checkpoint, runtime
 from mgsrl.learner.domain_grads import DomainGradients
 from mgsrl.learner.engine import make_engine, set_learning_rate
-from mgsrl.learner.layout import make_layout
+from mgsrl.learner.layout import gathered, make_layout, whole_shape
+from mgsrl.learner.learning_rate import learning_rate
 from mgsrl.learner.policy import load_forward
 from mgsrl.learner.reference import Reference
-from mgsrl.learner.schedule import learning_rate
 from mgsrl.learner.spec import Engines, LearnerSpec, step_seed
 from mgsrl.plugins import plugin_files
 from mgsrl.surgery import module_map, resolve, surgery_method
@@ -121,7 +121,7 @@ class LearnerWorker:
             torch.device("cpu") if spec.surgery.buffer_device == "cpu" else home,
             DTYPES[spec.surgery.buffer_dtype],
         )
-        self.source = WeightSource(self.policy)
+        self.source = WeightSource(self.policy, gathered, whole_shape)
         self.reference: Reference | None = None
         if spec.algo.kl_coef > 0:
             self.reference = Reference(spec.policy, config, dtype, self._rank.device)

@@ -97,7 +97,7 @@ class Scorer:
             self._count(domain, [reward for group in groups for reward in group.rewards])
         return scored
 
-    def shape(self, groups_by_domain: GroupsByDomain) -> dict[str, list[RolloutGroup]]:
+    def shaped_rewards(self, groups_by_domain: GroupsByDomain) -> dict[str, list[RolloutGroup]]:
         """Scored groups with the rewards to train on; running statistics move on."""
         return {
             domain: self.shapers[domain].shape(groups) if domain in self.shapers else list(groups)

@@ -20,7 +20,7 @@ class RolloutClient:
     """Weight-sync calls to a list of rollout actors, all in parallel.
 
     Args:
-        handles: actors with the four weight methods (`rollout.worker.RolloutWorker`).
+        handles: actors with the four weight methods (`rollout.actor.RolloutWorker`).
         limit_s: longest wait for one call on all actors, in seconds.
         ranks_per_worker: tensor-parallel ranks behind one actor.
     """

@@ -12,8 +12,8 @@ adapters: what the embeddings would save is not worth a second protocol.
 
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,9 +81,21 @@ class WeightSource:
     Iterating is a collective under ZeRO-3: every learner rank iterates, in the same order. The
     yielded tensors stay valid while referenced, but where no adapter is merged they alias the
     model's own memory if that is whole (ZeRO 0-2): use them before the next optimizer step.
+
+    Args:
+        gathered: parameters -> a block in which they are whole (`learner.layout` knows how).
+        whole_shape: of a parameter that need not be whole now.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        gathered: Callable[[list[Any]], AbstractContextManager[None]] = lambda params: (
+            nullcontext()
+        ),
+        whole_shape: Callable[[Any], tuple[int, ...]] = lambda param: tuple(param.shape),
+    ) -> None:
+        self._gathered, self._whole_shape = gathered, whole_shape
         self._adapted: dict[str, Any] = {
             f"{name}.weight": layer for name, layer in lora_layers(model).items()
         }
@@ -98,7 +110,7 @@ class WeightSource:
     def metadata(self) -> list[ParamMeta]:
         """What iterating yields, in order, without gathering anything."""
         return [
-            ParamMeta(name, param.dtype, tuple(getattr(param, "ds_shape", param.shape)))
+            ParamMeta(name, param.dtype, self._whole_shape(param))
             for name, param in self._params.items()
         ]
 
@@ -115,7 +127,7 @@ class WeightSource:
         for names in self.groups():
             adapted = [self._adapted[name] for name in names if name in self._adapted]
             params = [self._params[name] for name in names]
-            with _gathered(params + [p for layer in adapted for p in _factors(layer)]):
+            with self._gathered(params + [p for layer in adapted for p in _factors(layer)]):
                 yield names, [self._whole(name) for name in names]
 
     def _whole(self, name: str) -> torch.Tensor:
@@ -125,12 +137,3 @@ class WeightSource:
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         for names, tensors in self.iter_groups():
             yield from zip(names, tensors)
-
-
-def _gathered(params: list[nn.Parameter]) -> "nullcontext[None]":
-    """Whole parameters inside the block; a collective under ZeRO-3, else nothing."""
-    if not any(hasattr(param, "ds_id") for param in params):
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(params)

@@ -15,6 +15,7 @@ from mgsrl.cluster.preflight import choose_device
 from mgsrl.config import Config
 from mgsrl.config.compose import config_to_yaml
 from mgsrl.config.typed import plain
+from mgsrl.data.packing import Packing
 from mgsrl.learner.checkpoint import BYTES_PER_PARAMETER
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.learner.spec import Engines
@@ -25,9 +26,9 @@ from mgsrl.obs.trackers import make_trackers
 from mgsrl.rewards.pool import RewardPool
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rewards.shaping import Shaper
+from mgsrl.rollout.actor import check_tensor_parallel, rollout_pools, transfer_of
 from mgsrl.rollout.engine import EngineSpec, rollout_engine
 from mgsrl.rollout.sampler import Sampler
-from mgsrl.rollout.worker import check_tensor_parallel, rollout_pools, transfer_of
 from mgsrl.sync.canary import MAX_TOKENS
 from mgsrl.training.checkpoint import Checkpoint
 from mgsrl.training.evaluation import Evaluation
@@ -164,13 +165,13 @@ def _run(
         algo=config.algo,
         surgery=config.surgery,
         checkpoints=config.checkpoint,
-        packing={
-            "micro_batch_size": config.learner.micro_batch_size,
-            "world_size": config.learner.world_size,
-            "max_response_length": max(s.max_new_tokens for s in plan.sampling.values()),
-            "pad_token_id": plan.pad_token_id,
-            "temperatures": {name: s.temperature for name, s in plan.sampling.items()},
-        },
+        packing=Packing(
+            micro_batch_size=config.learner.micro_batch_size,
+            world_size=config.learner.world_size,
+            max_response_length=max(s.max_new_tokens for s in plan.sampling.values()),
+            pad_token_id=plan.pad_token_id,
+            temperatures={name: s.temperature for name, s in plan.sampling.items()},
+        ),
         console=console,
         checkpoint=checkpoint,
         policy=policy,

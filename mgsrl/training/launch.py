@@ -19,8 +19,8 @@ from mgsrl.errors import MgsrlError, RayDiedError
 from mgsrl.obs.console import Console
 from mgsrl.obs.run_record import begin_run_record, changed_plugins, finish_run_record
 from mgsrl.plugins import plugin_files
-from mgsrl.report.build import build_report
 from mgsrl.report.extra import INSTALL, can_draw
+from mgsrl.report.page import build_report
 from mgsrl.training.build import build, first_checkpoint_bytes
 from mgsrl.training.checkpoint import Checkpoint, check_disk, checkpoint_bytes
 from mgsrl.training.fingerprint import PolicyIdentity

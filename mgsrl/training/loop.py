@@ -19,7 +19,7 @@ def train(run: Run) -> None:
         with run.stage("rollout"):  # {domain: [RolloutGroup]}
             groups = run.sampler.rollout(prompts, run.step, run.console.progress)
         with run.stage("reward"):
-            groups = with_advantages(run.scorer.shape(run.scorer.score(groups)), run.algo)
+            groups = with_advantages(run.scorer.shaped_rewards(run.scorer.score(groups)), run.algo)
         batch = run.pack(groups)  # domain-pure micro-batches for every rank
         with run.stage("logprob"):
             run.learners.load_batch(batch)

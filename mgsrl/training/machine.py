@@ -26,8 +26,8 @@ from mgsrl.config import Config
 from mgsrl.config.model_path import POCKET_POLICY, POCKET_REWARD_MODEL, resolve_model_path
 from mgsrl.errors import ConfigError, MissingPathError, explain
 from mgsrl.rewards.build import make_reward
+from mgsrl.rollout.actor import check_tensor_parallel, gpus_per_worker
 from mgsrl.rollout.engine import rollout_engine
-from mgsrl.rollout.worker import check_tensor_parallel, gpus_per_worker
 
 GIB = 2**30
 

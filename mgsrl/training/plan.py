@@ -17,9 +17,9 @@ from mgsrl.learner.policy import load_tokenizer, resolve_policy
 from mgsrl.learner.spec import LearnerSpec
 from mgsrl.obs.trackers import check_trackers
 from mgsrl.rewards.build import check_reward, row_needs
+from mgsrl.rollout.actor import check_engine
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.sampler import training_sampling
-from mgsrl.rollout.worker import check_engine
 from mgsrl.surgery import check_method
 from mgsrl.training.export import check_export
 from mgsrl.training.fit import check_context, check_tokens, end_of_turn_note

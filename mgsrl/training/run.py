@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from mgsrl.config import AlgoConfig, CheckpointConfig, SurgeryConfig
 from mgsrl.data.mixture import Mixture
-from mgsrl.data.packing import PackedBatch, pack
+from mgsrl.data.packing import PackedBatch, Packing, pack
 from mgsrl.errors import AbstentionError, NoUpdateError, StorageError, disk_problem
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.obs.console import Console
@@ -57,8 +56,7 @@ class Run:
     algo: AlgoConfig
     surgery: SurgeryConfig
     checkpoints: CheckpointConfig
-    packing: Mapping[str, Any]
-    """Keyword arguments of `data.packing.pack`."""
+    packing: Packing
     console: Console
     checkpoint: Checkpoint | None
     """Where to go on; None starts anew."""
@@ -91,7 +89,7 @@ class Run:
         """Domain-pure micro-batches for every learner rank; in halves when the step measures how
         much of the gradients is noise."""
         halves = self.surgery.measures_reliability(self._in_step)
-        batch = pack(groups, halves=halves, **self.packing)
+        batch = pack(groups, self.packing, halves=halves)
         if not batch.domains:
             raise AbstentionError(
                 "There is nothing to train on: every response of the step is empty or unscored."

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgsrl.data.packing import PackedBatch, pack
+from mgsrl.data.packing import PackedBatch, Packing, pack
 from mgsrl.errors import InvariantError
 from mgsrl.types import MicroBatch, Prompt, Reward, Rollout, RolloutGroup
 
@@ -44,11 +44,13 @@ def packed(
     }
     return pack(
         groups,
-        micro_batch_size=micro_batch_size,
-        world_size=world_size,
-        max_response_length=8,
-        pad_token_id=PAD,
-        temperatures={"math": 1.0, "chat": 0.7, "if": 1.0},
+        Packing(
+            micro_batch_size=micro_batch_size,
+            world_size=world_size,
+            max_response_length=8,
+            pad_token_id=PAD,
+            temperatures={"math": 1.0, "chat": 0.7, "if": 1.0},
+        ),
         halves=halves,
     )
 
@@ -206,17 +208,11 @@ def test_groups_that_were_not_scored_are_refused() -> None:
     unscored = RolloutGroup(
         Prompt("p", "math", (), (1,)), (Rollout("r", (1,), (0.0,), "", "stop", 0),)
     )
-    options: dict[str, Any] = {
-        "micro_batch_size": 1,
-        "world_size": 1,
-        "max_response_length": 8,
-        "pad_token_id": 0,
-        "temperatures": {"math": 1.0},
-    }
+    options = Packing(1, 1, 8, 0, {"math": 1.0})
     with pytest.raises(InvariantError, match="one per response"):
-        pack({"math": [unscored]}, **options)
+        pack({"math": [unscored]}, options)
     short = RolloutGroup(
         unscored.prompt, (Rollout("r", (1, 2), (0.0,), "", "stop", 0),), (Reward(1.0),), (0.0,)
     )
     with pytest.raises(InvariantError, match="one per response token"):
-        pack({"math": [short]}, **options)
+        pack({"math": [short]}, options)

@@ -13,9 +13,9 @@ from mgsrl.commands import eval as command
 from mgsrl.config import Config, PolicyConfig
 from mgsrl.config.compose import config_to_yaml
 from mgsrl.errors import ConfigError
-from mgsrl.evaluate import run
+from mgsrl.evaluate import runner
 from mgsrl.evaluate.plan import EvalSettings
-from mgsrl.evaluate.run import Evaluation
+from mgsrl.evaluate.runner import Evaluation
 from mgsrl.evaluate.sampling import PromptMaker
 from mgsrl.evaluate.store import store_settings
 from mgsrl.evaluate.tasks import parse_tasks, source_of
@@ -55,7 +55,7 @@ def begun(tmp_path: Path, **own: Any) -> Evaluation:
 
 
 def test_an_evaluation_keeps_its_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "date", Clock)
+    monkeypatch.setattr(runner, "date", Clock)
     monkeypatch.setattr(Clock, "now", "2024-07-26")
     assert begun(tmp_path).date == "2024-07-26"
     Clock.now = "2024-07-27"

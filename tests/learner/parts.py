@@ -19,7 +19,7 @@ from mgsrl.config.algo import AlgoConfig
 from mgsrl.config.learner import LearnerConfig, OptimizerConfig
 from mgsrl.config.policy import LoraConfig, PolicyConfig
 from mgsrl.config.surgery import ReliabilityConfig, SurgeryConfig
-from mgsrl.data.packing import PackedBatch, pack
+from mgsrl.data.packing import PackedBatch, Packing, pack
 from mgsrl.learner.spec import LearnerSpec
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
 
@@ -58,11 +58,13 @@ def make_batch(
     groups = make_groups(vocab_size, seed)
     return pack(
         {domain: groups[domain] for domain in domains},
-        micro_batch_size=micro_batch_size,
-        world_size=world_size,
-        max_response_length=16,
-        pad_token_id=0,
-        temperatures=TEMPERATURES,
+        Packing(
+            micro_batch_size=micro_batch_size,
+            world_size=world_size,
+            max_response_length=16,
+            pad_token_id=0,
+            temperatures=TEMPERATURES,
+        ),
         halves=halves,
     )
 

@@ -10,8 +10,8 @@ import pytest
 
 from mgsrl.obs.console import Console
 from mgsrl.obs.evaluation_log import EvalResult, append_evaluations
-from mgsrl.report.build import build_report
 from mgsrl.report.evaluation_matrix import STRONGEST, Matrix, console_table, evaluation_matrix
+from mgsrl.report.page import build_report
 from tests.report.synthetic import make_run
 
 

@@ -11,8 +11,8 @@ from mgsrl.errors import ConfigError
 from mgsrl.obs.console import Console
 from mgsrl.obs.tracker import Trackers
 from mgsrl.report import evaluation
-from mgsrl.report.build import build_report
 from mgsrl.report.compare import compare_runs
+from mgsrl.report.page import build_report
 from mgsrl.training.journal import Journal
 from tests.report.synthetic import make_run
 
@@ -23,7 +23,7 @@ class NotInstalled:
         if name.partition(".")[0] == "matplotlib":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, NotInstalled())
-import mgsrl.training.launch, mgsrl.evaluate.run, mgsrl.report.evaluation
+import mgsrl.training.launch, mgsrl.evaluate.runner, mgsrl.report.evaluation
 from mgsrl.cli import COMMANDS, main
 sys.exit(main(["report", sys.argv[1]]))
 """

@@ -15,9 +15,7 @@ import pytest
 from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig, DomainConfig, RolloutConfig, SyncConfig
 from mgsrl.errors import ConfigError, InvariantError, MissingPathError
-from mgsrl.rollout.engine import EngineSpec
-from mgsrl.rollout.sampler import Sampler, request_seed, split_batches, training_sampling
-from mgsrl.rollout.worker import (
+from mgsrl.rollout.actor import (
     RolloutWorker,
     check_engine,
     check_tensor_parallel,
@@ -25,6 +23,8 @@ from mgsrl.rollout.worker import (
     rollout_pools,
     worker_environment,
 )
+from mgsrl.rollout.engine import EngineSpec
+from mgsrl.rollout.sampler import Sampler, request_seed, split_batches, training_sampling
 from mgsrl.sync.client import RolloutClient
 from mgsrl.sync.object_store import ObjectStoreSender
 from mgsrl.types import GenerationRequest, Prompt, Sampling

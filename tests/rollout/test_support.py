@@ -12,9 +12,9 @@ from mgsrl.config import RolloutConfig
 from mgsrl.config.model_facts import model_facts
 from mgsrl.errors import ConfigError
 from mgsrl.rollout import support
+from mgsrl.rollout.actor import rollout_pools
 from mgsrl.rollout.engine import EngineSpec
 from mgsrl.rollout.support import check_model, cpu_head_widths, served_architectures
-from mgsrl.rollout.worker import rollout_pools
 
 pytest.importorskip("vllm")
 

@@ -13,8 +13,8 @@ import torch
 from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig, RolloutConfig
 from mgsrl.errors import StaleWeightsError
+from mgsrl.rollout.actor import rollout_pools
 from mgsrl.rollout.engine import EngineSpec
-from mgsrl.rollout.worker import rollout_pools
 from mgsrl.sync.canary import CanaryError, check_canary, compare_logprobs
 from mgsrl.sync.client import RolloutClient
 from mgsrl.sync.fingerprint import Proof, Published, compare, fingerprint

@@ -14,8 +14,8 @@ import torch
 from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig, RolloutConfig
 from mgsrl.errors import ConfigError, InvariantError, StaleWeightsError
+from mgsrl.rollout.actor import rollout_pools
 from mgsrl.rollout.engine import EngineSpec
-from mgsrl.rollout.worker import rollout_pools
 from mgsrl.sync.backend import choose_transfer
 from mgsrl.sync.client import RolloutClient
 from mgsrl.sync.fingerprint import Proof, compare, fingerprint
@@ -55,7 +55,7 @@ def test_the_learner_does_not_import_vllm() -> None:
     """It would cost every learner rank 12 s and 1 GiB."""
     code = (
         "import sys, mgsrl.sync.object_store, mgsrl.sync.nccl, mgsrl.sync.canary, "
-        "mgsrl.rollout.sampler, mgsrl.rollout.worker; assert 'vllm' not in sys.modules"
+        "mgsrl.rollout.sampler, mgsrl.rollout.actor; assert 'vllm' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

@@ -11,9 +11,9 @@ from mgsrl.config import ClusterConfig, RolloutConfig, SyncConfig
 from mgsrl.errors import EngineMismatchError, StaleWeightsError
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.learner.spec import Engines
+from mgsrl.rollout.actor import rollout_pools
 from mgsrl.rollout.engine import EngineSpec
 from mgsrl.rollout.sampler import Sampler
-from mgsrl.rollout.worker import rollout_pools
 from mgsrl.sync.fingerprint import Proof
 from mgsrl.training.publisher import Publisher, unseen_note
 from mgsrl.types import Sampling

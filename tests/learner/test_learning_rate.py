@@ -3,7 +3,7 @@
 import pytest
 
 from mgsrl.config.learner import OptimizerConfig
-from mgsrl.learner.schedule import learning_rate
+from mgsrl.learner.learning_rate import learning_rate
 
 
 def test_warm_up_then_constant() -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from mgsrl.errors import MissingPathError
 from mgsrl.obs.evaluation_log import EvalResult, append_evaluations
 from mgsrl.obs.run_record import finish_run_record
-from mgsrl.report.build import build_report
 from mgsrl.report.curves import smooth
 from mgsrl.report.load import read_run_data
+from mgsrl.report.page import build_report
 from mgsrl.report.samples import show_tags
 from mgsrl.report.tables import changes, seconds_text, stage_rows
 from tests.report.synthetic import DOMAINS, make_run
