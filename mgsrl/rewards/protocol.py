@@ -123,9 +123,9 @@ class BaseReward(ABC):
     """How `mgsrl eval` sums up a task with it: `math`, `constraints`, `chat`, or `score`, the
     mean."""
     domain: ClassVar[str] = ""
-    """The domain whose stored responses `mgsrl score DOMAIN` scores with it."""
+    """The domain whose stored responses `mgsrl score DOMAIN` scores with it, ..."""
     domain_keys: ClassVar[Mapping[str, Any]] = {}
-    """Keys that it sets for that."""
+    """... and the keys that it sets for that."""
     golden: ClassVar[Golden] = OPEN
     """Tried by the contract."""
     hostile: ClassVar[Mapping[str, str]] = {}

@@ -40,8 +40,19 @@ class Classifier:
         self.trust_remote_code = trust_remote_code
         _check_gpu(num_gpus)
         folder = resolve_model_path(path, "reward.path", POCKET_REWARD_MODEL)
-        self.tokenizer = _load_tokenizer(folder, trust_remote_code)
-        network = _load_config(folder, trust_remote_code)
+        self.tokenizer = _load(AutoTokenizer, folder, trust_remote_code)
+        if not self.tokenizer.chat_template:
+            raise UserError(
+                explain(
+                    f"The reward model {folder} has no chat template.",
+                    expected="a tokenizer whose chat template renders the conversation to judge",
+                    found="no chat_template in its tokenizer",
+                    todo="add the template the model was trained with (chat_template.jinja)",
+                )
+            )
+        network = _load(AutoConfig, folder, trust_remote_code)
+        if network.num_labels != 1:
+            raise not_a_reward_model(folder, f"num_labels={network.num_labels}")
         positions = getattr(network, "max_position_embeddings", None) or max_length
         self.max_length = min(max_length, positions)
         self.load(folder, network, num_gpus)
@@ -82,23 +93,6 @@ class Classifier:
         return [float(value) for value in output.logits.float().squeeze(-1).cpu()]
 
 
-def _load_tokenizer(folder: str, trust_remote_code: bool) -> Any:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise cannot_load(folder, error) from error
-    if not tokenizer.chat_template:
-        raise UserError(
-            explain(
-                f"The reward model {folder} has no chat template.",
-                expected="a tokenizer whose chat template renders the conversation to judge",
-                found="no chat_template in its tokenizer",
-                todo="add the template the model was trained with (chat_template.jinja)",
-            )
-        )
-    return tokenizer
-
-
 def _check_gpu(num_gpus: float) -> None:
     if num_gpus > 0 and not torch.cuda.is_available():
         raise ConfigError(
@@ -111,36 +105,31 @@ def _check_gpu(num_gpus: float) -> None:
         )
 
 
-def _load_config(folder: str, trust_remote_code: bool) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise cannot_load(folder, error) from error
-    if config.num_labels != 1:
-        raise not_a_reward_model(folder, f"num_labels={config.num_labels}")
-    return config
-
-
 def load_model(
     folder: str, config: Any, device_map: str, *, trust_remote_code: bool = False
 ) -> Any:
     """The classifier on `cpu`, on `cuda` or, `auto`, spread over all GPUs by accelerate."""
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32 if device_map == "cpu" else torch.bfloat16,
-            device_map=device_map,
-            output_loading_info=True,
-            trust_remote_code=trust_remote_code,
-        )
-    except (OSError, ValueError) as error:
-        raise cannot_load(folder, error) from error
+    model, report = _load(
+        AutoModelForSequenceClassification,
+        folder,
+        trust_remote_code,
+        config=config,
+        dtype=torch.float32 if device_map == "cpu" else torch.bfloat16,
+        device_map=device_map,
+        output_loading_info=True,
+    )
     # from_pretrained fills what the file lacks with random numbers: fatal for a reward.
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise not_a_reward_model(folder, f"no weights for {', '.join(missing[:3])}")
     return model
+
+
+def _load(kind: Any, folder: str, trust_remote_code: bool, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
+    except (OSError, ValueError) as error:
+        raise cannot_load(folder, error) from error
 
 
 def not_a_reward_model(folder: str, found: str) -> UserError:

@@ -18,7 +18,7 @@ from mgsrl.cluster.pool import ActorPool
 from mgsrl.errors import AbstentionError, explain
 from mgsrl.rewards.protocol import Response
 from mgsrl.rewards.shaping import Shaper
-from mgsrl.types import Reward, Rollout, RolloutGroup
+from mgsrl.types import Reward, RolloutGroup
 
 GroupsByDomain = Mapping[str, Sequence[RolloutGroup]]
 
@@ -118,20 +118,18 @@ class Scorer:
         self._absent = {name: saved for name, saved in state.items() if name not in self.shapers}
 
     def _score_domain(self, domain: str, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
-        responses: dict[tuple[int, str, str], Response] = {}
-        for number, group in enumerate(groups):
-            for rollout in group.rollouts:
-                responses[_key(number, rollout)] = Response(
-                    group.prompt.messages,
-                    rollout.text,
-                    group.prompt.reference,
-                    rollout.finish_reason,
-                )
+        # Equal responses to one prompt have one key, and are scored once.
+        keys = [[(n, r.text, r.finish_reason) for r in g.rollouts] for n, g in enumerate(groups)]
+        responses = {
+            key: Response(group.prompt.messages, key[1], group.prompt.reference, key[2])
+            for group, of_group in zip(groups, keys, strict=True)
+            for key in of_group
+        }
         rewards = self.pools[domain].score(list(responses.values()))
         scored = dict(zip(responses, rewards, strict=True))
         return [
-            replace(group, rewards=tuple(scored[_key(number, r)] for r in group.rollouts))
-            for number, group in enumerate(groups)
+            replace(group, rewards=tuple(map(scored.__getitem__, of_group)))
+            for group, of_group in zip(groups, keys, strict=True)
         ]
 
     def _count(self, domain: str, rewards: Sequence[Reward]) -> None:
@@ -146,8 +144,3 @@ class Scorer:
                     todo="mend the cause, or raise max_abstained_share",
                 )
             )
-
-
-def _key(number: int, rollout: Rollout) -> tuple[int, str, str]:
-    """Equal responses to one prompt, group `number`, are scored once."""
-    return number, rollout.text, rollout.finish_reason

@@ -5,18 +5,21 @@ as each reward's `missing_tag` says. Whatever a reward raises on an item becomes
 that item with the reason: the item is masked out of training and counted, and `Scorer` stops the
 run when too many abstain. Mistakes of the user (a model that is not there) are raised.
 
+The value is that of the domain's own reward; those of `reward.extra` are kept by name in
+`details["parts"]`, and `shaping.py` adds them up on the driver, where the running statistics are. A
+response abstains when one of them does, for a sum without a part would be another reward.
+
 A plain class, so tests and `mgsrl score` can use it without Ray.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mgsrl.config.reward import OWN, RewardConfig
 from mgsrl.errors import UserError
 from mgsrl.rewards.build import make_reward
-from mgsrl.rewards.composite import merge
 from mgsrl.rewards.extract import extract_response
 from mgsrl.rewards.protocol import BaseReward, Response, RewardItem, Surroundings
 from mgsrl.types import Reward
@@ -114,3 +117,17 @@ def _scored(reward: BaseReward, items: list[RewardItem]) -> list[Reward]:
             return [Reward(None, error=f"{type(error).__name__}: {error}")]
     # One item spoilt the batch: alone, only that one abstains.
     return [score for item in items for score in _scored(reward, [item])]
+
+
+def merge(own: Reward, parts: Mapping[str, Reward]) -> Reward:
+    """`own` with the values and details of `parts`, if there are any, in its details."""
+    if not parts:
+        return own
+    shown = {name: {"value": part.value, **part.details} for name, part in parts.items()}
+    details = {**own.details, "parts": shown}
+    reasons = [f"{name}: {part.error}" for name, part in parts.items() if part.abstained]
+    if own.abstained:
+        reasons.insert(0, own.error or "")
+    if reasons:
+        return Reward(None, own.format_ok, details, "; ".join(reasons))
+    return Reward(own.value, own.format_ok, details)
