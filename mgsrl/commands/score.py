@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,10 @@ SHAPING = ("clip", "standardise", "weight", "gate", "require_format", "format_bo
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("domain", help="math | instruction_following | chat, or one of --as")
+    parser.add_argument(
+        "domain",
+        help="math | instruction_following | chat, a task (gsm8k, my_task.py:TASK), or one of --as",
+    )
     parser.add_argument("input", metavar="INPUT", help="responses and their tasks")
     parser.add_argument("output", metavar="OUTPUT", help="JSON lines to write")
     parser.add_argument("--force", action="store_true", help=FORCE_HELP)
@@ -87,10 +91,13 @@ def run(options: argparse.Namespace) -> None:
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from mgsrl.obs.terminal import output
-    from mgsrl.scoring.score_file import score_file
+    from mgsrl.scoring.score_file import score_file, task_of
     from mgsrl.scoring.score_rows import Layout
 
     reward, special_tokens, date = _reward(options)
+    layout = Layout(dict(options.columns), options.answer_pattern)
+    if not options.like:
+        layout = replace(layout, task=task_of(options.domain))
     console, columns = output(), [*Progress.get_default_columns()[:2], MofNCompleteColumn()]
     with Progress(
         *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
@@ -100,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
             reward,
             Path(os.path.expanduser(options.input)),
             Path(options.output),
-            layout=Layout(dict(options.columns), options.answer_pattern),
+            layout=layout,
             special_tokens=special_tokens,
             date=date,
             workers=options.workers,

@@ -17,7 +17,7 @@ from mgsrl.config.places import check_hub_source, split_hub_path
 from mgsrl.config.task import Task, task_source, with_file
 from mgsrl.data.pocket import pocket_rows
 from mgsrl.data.rows import Row, RowProblem, RowReader
-from mgsrl.data.task_rows import task_records, with_judges_texts
+from mgsrl.data.task_rows import task_records
 from mgsrl.errors import DataError, MissingPathError, explain
 from mgsrl.files.records import NumberedRecord, data_stem, read_records, row_number
 from mgsrl.types import RowNeeds
@@ -91,8 +91,6 @@ class Reading:
         for where, record in window(records, self.source):
             try:
                 row = self.reader.read(record, f"{self._prefix}{row_number(where)}")
-                if self.task is not None and self.task.metric == "chat":
-                    row = with_judges_texts(row, record)
             except RowProblem as problem:
                 if self.task is not None and f"{self._key}." in problem.todo:
                     problem = RowProblem(problem.expected, problem.found)

@@ -4,12 +4,10 @@ Left out: a schema of what a data set may hold. A row that lacks a column says w
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from mgsrl.config.task import OPTIONAL, Task
 from mgsrl.data.layouts import RowProblem, columns_of
-from mgsrl.data.rows import Row
 from mgsrl.files.lines import LineProblem
 from mgsrl.files.records import NumberedRecord, Record
 
@@ -38,16 +36,21 @@ def task_records(
         yield where, converted
 
 
-def adapted(task: Task, record: Mapping[str, Any]) -> Record:
-    """One record: converted, and its columns called by our names. Raises RowProblem."""
+def adapted(task: Task, record: Mapping[str, Any], *, complete: bool = True) -> Record:
+    """One record: converted, and its columns called by our names. Raises RowProblem.
+
+    Args:
+        complete: a column that it lacks is a problem; else its reader decides.
+    """
     if task.convert is not None:
         record = task.convert(dict(record))
     found = {
-        ours: column(record, theirs, optional=ours in OPTIONAL)
+        ours: column(record, theirs, optional=not complete or ours in OPTIONAL)
         for ours, theirs in task.columns.items()
         if theirs
     }
-    return {**record, **{ours: value for ours, value in found.items() if value is not None}}
+    record = {**record, **{ours: value for ours, value in found.items() if value is not None}}
+    return {k: v for k, v in record.items() if k not in OPTIONAL or v not in (None, "")}
 
 
 def column(
@@ -68,15 +71,3 @@ def column(
     if optional:
         return None
     raise RowProblem(f"one of the columns {', '.join(names)}", columns_of(record))
-
-
-def with_judges_texts(row: Row, record: Record | LineProblem) -> Row:
-    """The row with `baseline` and `reference` of the record. Raises RowProblem."""
-    extra = {}
-    for name in ("baseline", "reference"):
-        value = record.get(name) if isinstance(record, Mapping) else None
-        if value is not None and not isinstance(value, str):
-            raise RowProblem(f"`{name}`, a text", f"{type(value).__name__} {str(value)[:60]!r}")
-        if value:
-            extra[name] = value
-    return replace(row, reference={**row.reference, **extra})

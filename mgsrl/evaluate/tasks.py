@@ -4,6 +4,11 @@ Left out: second turns of MT-Bench, and the official templates and baselines of 
 benchmarks. Any file in the layout of a task's hub data set, of its authors or of ours serves.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
 from mgsrl.config.data import SourceConfig
 from mgsrl.config.reward import RewardConfig
 from mgsrl.config.task import Task, find_task, task_source
@@ -12,8 +17,11 @@ from mgsrl.data.rows import Row
 from mgsrl.data.sources import load_rows
 from mgsrl.errors import ConfigError, explain
 from mgsrl.rewards.build import row_needs
+from mgsrl.types import RowNeeds
 
 KEY = "--tasks"
+TEXTS = ("baseline", "reference")
+"""Columns of chat tasks beside the prompt."""
 
 
 def parse_tasks(text: str) -> list[Task]:
@@ -47,14 +55,27 @@ def load_task(task: Task, limit: int | None = None) -> list[Row]:
         MissingPathError: no such file or hub data set.
         DataError: a row that cannot be used, or none at all.
     """
+    needs = row_needs(read_config(RewardConfig, task.reward))
+    if task.metric == "chat":  # texts for a judge, or to compare with
+        texts = (*needs.accepts, *TEXTS)
+        needs = replace(needs, accepts=texts, validate=partial(_check_texts, needs))
     return load_rows(
         SourceConfig(kind="task", split="test", limit=limit),
         task.name,
         key=KEY,
-        needs=row_needs(read_config(RewardConfig, task.reward)),
+        needs=needs,
         prefix="",
         task=task,
     )
+
+
+def _check_texts(needs: RowNeeds, reference: Mapping[str, Any]) -> None:
+    for name in TEXTS:
+        value = reference.get(name, "")
+        if not isinstance(value, str):
+            raise ValueError(f"`{name}`, which is no text: {type(value).__name__} {value!r}"[:120])
+    if needs.validate is not None:
+        needs.validate(reference)
 
 
 def source_of(task: Task) -> str:

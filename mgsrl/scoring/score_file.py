@@ -19,6 +19,8 @@ from typing import Any
 
 from mgsrl.config.data import BAD_ROWS
 from mgsrl.config.reward import REWARDS, RewardConfig
+from mgsrl.config.task import TASKS, Task
+from mgsrl.config.typed import chosen_member, read_config
 from mgsrl.errors import ConfigError, DataError, UserError, explain, nearest
 from mgsrl.obs.outputs import output_file
 from mgsrl.rewards.build import check_reward, make_reward, row_needs
@@ -47,22 +49,43 @@ class ScoreSummary:
     """What was wrong with the first of them, with file and row."""
 
 
+def task_of(domain: str) -> Task | None:
+    """The task of that name; None where it names a domain or a kind of reward.
+
+    Raises:
+        ConfigError: a module or file that cannot be loaded.
+    """
+    if domain in _kinds() or (":" not in domain and domain not in TASKS.names()):
+        return None
+    found = TASKS.load(domain, "DOMAIN")
+    return replace(found, name=domain) if isinstance(found, Task) else None
+
+
 def default_reward(domain: str, keys: Mapping[str, Any] = MappingProxyType({})) -> RewardConfig:
     """The reward of a domain where no run or experiment says which.
 
     Args:
         domain: the domain that a kind of reward is for (`math`, `instruction_following`, `chat`),
-            or a kind itself (a class of the user's, `file.py:Class`, too).
+            a kind itself (a class of the user's, `file.py:Class`, too), or a task.
         keys: of the reward, as in YAML.
 
     Raises:
-        ConfigError: no such domain or kind, or keys that it does not have.
+        ConfigError: no such domain, kind or task, or keys that it does not have.
     """
-    kinds = {REWARDS.load(kind, "DOMAIN").domain or kind: kind for kind in REWARDS.members}
-    kind = kinds.get(domain, domain)
+    kinds = _kinds()
+    task = task_of(domain)
+    values = {"kind": kinds.get(domain, domain)} if task is None else task.reward
+    kind = chosen_member(RewardConfig, values)
     if ":" not in kind and kind not in REWARDS.names():
-        raise _bad_argument("the domain", nearest(domain, kinds), repr(domain))
-    return RewardConfig.of(kind, **{**REWARDS.load(kind, "DOMAIN").domain_keys, **keys})
+        raise _bad_argument("the domain", nearest(domain, [*kinds, *TASKS.names()]), repr(domain))
+    return read_config(RewardConfig, {**REWARDS.load(kind, "DOMAIN").domain_keys, **values, **keys})
+
+
+def _kinds() -> dict[str, str]:
+    """Domain, or kind of reward -> kind."""
+    return {REWARDS.load(kind, "DOMAIN").domain or kind: kind for kind in REWARDS.members} | {
+        kind: kind for kind in REWARDS.members
+    }
 
 
 def score_file(
@@ -192,6 +215,7 @@ class _Source:
             status.st_size,
             status.st_mtime_ns,
             repr((self.config, self.layout, sorted(special_tokens), date)),
+            self.layout.task and self.layout.task.name,
         ]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
         return output.with_name(f".{output.name}.{digest}.partial")

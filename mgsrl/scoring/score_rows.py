@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config import SourceConfig
+from mgsrl.config.task import Task
 from mgsrl.data.layouts import columns_of
 from mgsrl.data.rows import RowProblem, RowReader
+from mgsrl.data.task_rows import adapted
 from mgsrl.errors import DataError
 from mgsrl.files.lines import LineProblem, show
 from mgsrl.files.records import read_records, row_number
@@ -43,6 +45,8 @@ class Layout:
     """Our column -> theirs, dotted names reach into nested records."""
     answer_pattern: str = ""
     """A regular expression whose first group is the answer."""
+    task: Task | None = field(default=None, repr=False)
+    """Whose columns they have, beside the response."""
 
 
 def read_rows(
@@ -65,8 +69,10 @@ def read_rows(
         DataError: another kind of file; a row that cannot be read, lacks what is needed, or repeats
             an id.
     """
+    task = layout.task
+    pattern = layout.answer_pattern or (task.answer_pattern if task else "")
     reader = RowReader(
-        SourceConfig(columns=dict(layout.columns), answer_pattern=layout.answer_pattern),
+        SourceConfig(columns=dict(layout.columns), answer_pattern=pattern),
         key="INPUT",
         needs=needs,
         needs_prompt=needs.prompt,
@@ -76,6 +82,8 @@ def read_rows(
     seen: set[int] = set()  # 64-bit hashes: a tenth of the memory of the ids
     for where, record in read_records(path, key="INPUT"):
         try:
+            if task is not None and isinstance(record, Mapping):
+                record = {**record, **adapted(task, record, complete=False)}
             row = _row(reader, record, where)
             key = hash((type(row.id), row.id))
             if key in seen:

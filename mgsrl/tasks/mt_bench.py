@@ -14,9 +14,9 @@ def first_turn(record: dict[str, Any]) -> dict[str, Any]:
     if isinstance(first, Mapping):
         first = first.get("content")
     id_ = record.get("question_id", record.get("prompt_id", record.get("uid")))
-    reference = record.get("reference") or None
+    reference = record.get("reference")
     if isinstance(reference, list):
-        reference = reference[0]
+        reference = reference[0] if reference else None
     return {"prompt": first, "id": None if id_ is None else str(id_), "reference": reference}
 
 

@@ -150,7 +150,7 @@ def test_limit_and_repeated_prompts(tmp_path: Path) -> None:
             {"prompt": "P", "instruction_id_list": ["no:such"], "kwargs": [{}]},
             ["no:such"],
         ),
-        ("chat", {"prompt": "P", "baseline": 3}, ["`baseline`, a text"]),
+        ("chat", {"prompt": "P", "baseline": 3}, ["`baseline`, which is no text"]),
     ],
 )
 def test_bad_rows_are_named(
