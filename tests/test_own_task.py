@@ -58,7 +58,7 @@ def test_the_keys_of_its_reward_are_the_domains(folder: Path) -> None:
     (folder / "my_task.py").write_text(text.replace('{"kind": "math"}', reward))
     source = f"{{kind: task, path: {TASK}}}"
     new = compose_config([*ALONE, f"+domains.mine={{source: {source}}}"]).domains["mine"]
-    assert (new.reward.kind, new.reward.credit) == ("constraints", "all")
+    assert (new.reward.kind, new.reward.options.credit) == ("constraints", "all")
     own = f"{{source: {source}, reward: {{kind: math}}}}"
     assert compose_config([*ALONE, f"+domains.mine={own}"]).domains["mine"].reward.kind == "math"
 
@@ -81,6 +81,12 @@ def test_evaluation(folder: Path) -> None:
     results = json.loads(Path("out/results.json").read_text())["tasks"]["my_task"]
     assert (results["prompts"], results["source"]) == (8, "sums_test.jsonl")
     assert list(results["metrics"]) == ["avg@1"]
+
+
+def test_scoring(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", TASK, "sums.jsonl", "scores.jsonl"]) == 0
+    assert "8 rows, mean reward 1.0000, 0 abstained" in capsys.readouterr().out
+    assert main(["score", "my_task.py:Split", "sums.jsonl", "x.jsonl"]) == 2
 
 
 @pytest.mark.slow

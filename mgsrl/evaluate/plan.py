@@ -9,8 +9,8 @@ from typing import Any
 
 from mgsrl.config.task import Task
 from mgsrl.data.rows import Row
-from mgsrl.evaluate.judge_config import JudgeConfig
 from mgsrl.evaluate.store import Key, SampleRow, TaskFiles
+from mgsrl.rewards.judge import JudgeConfig
 from mgsrl.types import Sampling
 
 
@@ -89,7 +89,7 @@ class TaskPlan:
             "rows_sha256": hashlib.sha256(content.encode()).hexdigest()[:16],
             "samples_per_prompt": self.samples,
             **asdict(self.sampling),
-            "judge": None if self.judge is None else asdict(self.judge),
+            "judge": None if self.judge is None else self.judge.asking(),
             "baseline_sha256": _digest(self.baselines),
         }
 

@@ -22,8 +22,7 @@ from mgsrl.config.task import Task
 from mgsrl.errors import ConfigError, EndpointError, explain
 from mgsrl.evaluate import sampling, scoring, summary
 from mgsrl.evaluate.baseline import baseline_responses
-from mgsrl.evaluate.judge import Judge
-from mgsrl.evaluate.judge_config import judge_config_path, load_judge_config
+from mgsrl.evaluate.judge_file import judge_config_path, load_judge_config
 from mgsrl.evaluate.metrics import Estimate
 from mgsrl.evaluate.plan import EvalSettings, TaskPlan
 from mgsrl.evaluate.store import (
@@ -40,14 +39,14 @@ from mgsrl.evaluate.store import (
 from mgsrl.evaluate.tasks import load_task, source_of
 from mgsrl.files.jsonl import jsonable, write_atomic
 from mgsrl.obs.run_record import git_state, hardware, versions
-from mgsrl.rewards.endpoint import Endpoint
+from mgsrl.rewards.judge import PAIRWISE, Judge
+from mgsrl.rewards.protocol import Surroundings
 from mgsrl.types import Sampling
 
 OnProgress = Callable[[str, int, int], None]
 """(what, done, total)"""
-JUDGE_CONCURRENCY = 16
-JUDGE_LIMIT_S = 180.0
-JUDGE_RETRIES = 3
+JUDGE_SERVER = {"request_limit_s": 180.0, "max_retries": 3, "concurrency": 16}
+"""How a judge is asked; as of the reward."""
 
 
 class Evaluation:
@@ -210,7 +209,7 @@ class Evaluation:
         elif groups and plan.task.metric == "score":
             metrics = summary.score_metrics(groups)
         elif groups:
-            control = plan.judge is not None and plan.judge.length_control
+            control = plan.judge is not None and plan.judge.judge_length_control
             metrics = summary.chat_metrics(groups, length_control=control)
         return {
             "kind": plan.task.metric,
@@ -275,8 +274,14 @@ class Evaluation:
         plan.baselines = baseline_responses(settings.baseline, name, plan.rows)
         if not settings.judge_url:
             return
-        plan.judge = load_judge_config(judge_config_path(settings.judge_config, name))
-        if plan.judge.mode == "pairwise" and plan.baselines is None:
+        plan.judge = load_judge_config(
+            judge_config_path(settings.judge_config, name),
+            url=settings.judge_url,
+            model=settings.judge_model,
+            api_key_env=settings.judge_key_env,
+            **JUDGE_SERVER,
+        )
+        if plan.judge.judge_mode == PAIRWISE and plan.baselines is None:
             raise ConfigError(
                 explain(
                     f"The judge of {name} compares with a baseline.",
@@ -292,15 +297,8 @@ class Evaluation:
             return scoring.scorer(plan.task, tag)
         judge = None
         if plan.judge is not None:
-            endpoint = Endpoint(
-                self.settings.judge_url,
-                model=self.settings.judge_model,
-                api_key_env=self.settings.judge_key_env,
-                time_limit_s=JUDGE_LIMIT_S,
-                max_retries=JUDGE_RETRIES,
-                concurrency=JUDGE_CONCURRENCY,
-            )
-            judge = Judge(plan.judge, endpoint)
+            judge = Judge(plan.judge)
+            judge.load(Surroundings())
         model = scoring.Rewards(self._reward_model) if self._reward_model else None
         return scoring.ChatScorer(tag, model, judge, plan.baselines)
 

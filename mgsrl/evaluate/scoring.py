@@ -15,12 +15,13 @@ from mgsrl.config.task import Task
 from mgsrl.config.typed import read_config
 from mgsrl.data.rows import Row
 from mgsrl.errors import EndpointError
-from mgsrl.evaluate.judge import Answer, Judge
 from mgsrl.evaluate.sampling import device
 from mgsrl.evaluate.store import Key, SampleRow, key_of
 from mgsrl.rewards.build import check_reward, make_reward
 from mgsrl.rewards.extract import extract_response
+from mgsrl.rewards.judge import SCORE, Answer, Judge, JudgeConfig
 from mgsrl.rewards.protocol import Response
+from mgsrl.rollout.sampler import request_seed
 from mgsrl.scoring.score_rows import ScoreRow
 from mgsrl.scoring.score_workers import ScoreWorkers
 from mgsrl.types import Reward
@@ -156,7 +157,7 @@ class ChatScorer:
         if self.reward_model is not None:
             self.reward_model.close()
         if self.judge is not None:
-            self.judge.endpoint.close()
+            self.judge.close()
 
     def _lengths(self, row: Row, sample: SampleRow) -> Score:
         extraction = extract_response(sample["response"], self.tag)
@@ -183,24 +184,35 @@ class ChatScorer:
 
     def _by_judge(self, pairs: Sequence[Pair]) -> list[Score | EndpointError]:
         assert self.judge is not None
-        answers = {}
+        config, answers = self.judge.config, {}
         for index, (row, sample) in enumerate(pairs):
             text = extract_response(sample["response"], self.tag).text
             if text is not None:
                 answers[index] = Answer(
-                    id=f"{row.id}/{sample['sample']}",
                     messages=row.messages,
                     text=text,
-                    baseline=_baseline_text((self.baselines or {}).get(row.id, "")),
                     reference=str(row.reference.get("reference", "")),
+                    baseline=_baseline_text((self.baselines or {}).get(row.id, "")),
+                    orders=_orders(config, f"{row.id}/{sample['sample']}"),
                 )
-        verdicts = iter(self.judge.score(list(answers.values())))
-        config = self.judge.config
+        verdicts = iter(self.judge.ask(list(answers.values())))
         # No block, nothing to show: lost, or the lowest score, without asking.
-        lost: Score = {"judge_wins": 0.0, "judge_games": 2.0 if config.swap_positions else 1.0}
-        if config.mode == "score":
-            lost = {"judge_score": config.minimum}
+        lost: Score = {
+            "judge_wins": 0.0,
+            "judge_games": 2.0 if config.judge_swap_positions else 1.0,
+        }
+        if config.judge_mode == SCORE:
+            lost = {"judge_score": config.judge_min}
         return [next(verdicts) if index in answers else dict(lost) for index in range(len(pairs))]
+
+
+def _orders(config: JudgeConfig, id_: str) -> tuple[bool, ...]:
+    """Whether the baseline is answer A, per call."""
+    if config.judge_mode == SCORE:
+        return (False,)
+    if config.judge_swap_positions:
+        return (False, True)
+    return (bool(request_seed(0, 0, id_, 0) & 1),)
 
 
 def reward_model_config(path: str, tag: str) -> RewardConfig:

@@ -77,7 +77,7 @@ def default_reward(domain: str, keys: Mapping[str, Any] = MappingProxyType({})) 
     values = {"kind": kinds.get(domain, domain)} if task is None else task.reward
     kind = chosen_member(RewardConfig, values)
     if ":" not in kind and kind not in REWARDS.names():
-        raise _bad_argument("the domain", nearest(domain, [*kinds, *TASKS.names()]), repr(domain))
+        raise _bad_argument("the domain", nearest(domain, {*kinds, *TASKS.names()}), repr(domain))
     return read_config(RewardConfig, {**REWARDS.load(kind, "DOMAIN").domain_keys, **values, **keys})
 
 

@@ -50,6 +50,8 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
         return node | {name: put(below, rest[0], rest[1:]) if rest else value}
 
     above, _, leaf = key.rpartition(".")
+    if above.rpartition(".")[2] in KINDS:  # a name below a mapping of one kind
+        return with_value(above, {leaf: value})
     record = type_at(Config, above) if above else Config
     if is_record(record) and members_of(record) and leaf in KINDS:
         own = members_keys(ScoreConfig)[KINDS[leaf]]

@@ -1,5 +1,6 @@
 """The judge against a real local server: orders, verdicts, garbage, failures, configurations."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,31 +8,36 @@ import pytest
 
 from mgsrl.config.compose import config_dir
 from mgsrl.errors import ConfigError, EndpointError, MissingPathError
-from mgsrl.evaluate.judge import Answer, Judge, fill, read_label, read_score
-from mgsrl.evaluate.judge_config import JudgeConfig, judge_config_path, load_judge_config
-from mgsrl.rewards.endpoint import Endpoint
+from mgsrl.evaluate.judge_file import judge_config_path, load_judge_config
+from mgsrl.evaluate.scoring import _orders
+from mgsrl.rewards.judge import Answer, Judge, JudgeConfig, read_label, read_score
+from mgsrl.rewards.protocol import Surroundings
 from tests.evaluate.judge_server import Answer as Reply
 from tests.evaluate.judge_server import judge_server
 
 PAIRWISE = JudgeConfig(
-    mode="pairwise",
-    user="Q {prompt}\n1: {answer_a}\n2: {answer_b}",
-    pattern=r"\[\[(A|B|tie)\]\]",
-    verdicts={"A": 1.0, "tie": 0.5, "B": 0.0},
+    judge_mode="pairwise",
+    judge_template="Q {prompt}\n1: {answer_a}\n2: {answer_b}",
+    judge_pattern=r"\[\[(A|B|tie)\]\]",
+    judge_verdicts={"A": 1.0, "tie": 0.5, "B": 0.0},
 )
-SCORE = JudgeConfig(mode="score", user="{prompt} {answer} {reference}", pattern=r"Score: (\S+)")
+SCORE = JudgeConfig(judge_template="{prompt} {response} {reference}", judge_pattern=r"Score: (\S+)")
 GOOD, BAD = "a good answer", "bad"
 
 
-def answer(text: str, **fields: Any) -> Answer:
-    return Answer("id", ({"role": "user", "content": "Hello?"},), text, **fields)
+def answer(text: str, baseline: str = "") -> Answer:
+    orders = (False, True) if baseline else (False,)
+    conversation = ({"role": "user", "content": "Hello?"},)
+    return Answer(conversation, text, baseline=baseline, orders=orders)  # type: ignore[arg-type]
 
 
 def judge(config: JudgeConfig, reply: Reply, *answers: Answer) -> tuple[list[Any], list[Any]]:
     with judge_server(reply) as (url, requests):
-        endpoint = Endpoint(url, model="m", time_limit_s=10, max_retries=0, concurrency=4)
-        with endpoint:
-            return Judge(config, endpoint).score(answers), requests
+        server: Any = {"url": url, "model": "m", "request_limit_s": 10, "max_retries": 0}
+        asked = Judge(replace(config, concurrency=4, **server))
+        asked.load(Surroundings())
+        with asked.endpoint:
+            return asked.ask(answers), requests
 
 
 def prefers_good(request: dict[str, Any]) -> str:
@@ -80,7 +86,7 @@ def test_garbage_abstains_and_does_not_count_half() -> None:
         return "[[A]]" if first.endswith(GOOD) else "\x00 I would rather not. [[C]]"
 
     (verdict,), _ = judge(PAIRWISE, reply, answer(GOOD, baseline=BAD))
-    assert verdict["judge_error"] == "no verdict in the judge's reply"
+    assert verdict["judge_error"] == "the judge's answer holds no verdict"
     assert "judge_wins" not in verdict
     assert len(verdict["judge_replies"]) == 2
 
@@ -96,9 +102,14 @@ def test_a_call_that_failed_is_no_verdict() -> None:
 
 
 def test_one_order_is_drawn_per_response_and_stays() -> None:
-    config = JudgeConfig(**{**PAIRWISE.__dict__, "swap_positions": False})
+    config = replace(PAIRWISE, judge_swap_positions=False)
     answers = [
-        Answer(str(n), ({"role": "user", "content": f"{n}?"},), GOOD, baseline=BAD)
+        Answer(
+            ({"role": "user", "content": f"{n}?"},),
+            GOOD,
+            baseline=BAD,
+            orders=_orders(config, str(n)),
+        )
         for n in range(40)
     ]
     verdicts, requests = judge(config, prefers_good, *answers)
@@ -122,13 +133,18 @@ def test_one_order_is_drawn_per_response_and_stays() -> None:
     ],
 )
 def test_read_score(reply: str, score: float | None) -> None:
-    assert read_score(SCORE, reply) == score
+    found = read_score(SCORE, reply)
+    assert found.get("judge_score") == score
+    assert ("judge_error" in found) == (score is None)
 
 
 def test_rubrics_are_averaged() -> None:
     config = load_judge_config(config_dir() / "judge" / "creative_writing.yaml")
-    assert read_score(config, "Good.\nCharacters: 10\n**Originality:** 15\n") == 12.5
-    assert read_score(config, "Characters: 10\nOriginality: 25") is None
+    assert read_score(config, "Good.\nCharacters: 10\n**Originality:** 15\n") == {
+        "judge_score": 12.5
+    }
+    error = {"judge_error": "the judge's score 25 is out of range"}
+    assert read_score(config, "Characters: 10\nOriginality: 25") == error
 
 
 def test_read_label_takes_the_last() -> None:
@@ -137,8 +153,10 @@ def test_read_label_takes_the_last() -> None:
 
 
 def test_braces_of_an_answer_are_not_filled() -> None:
-    values = {"prompt": "{answer_a} {other}", "answer_a": "{prompt}", "answer_b": "b"}
-    assert fill('{prompt}|{answer_a}|{"a": 1}', values) == '{answer_a} {other}|{prompt}|{"a": 1}'
+    texts = ("{answer_b} {other}", "{prompt}")
+    _, requests = judge(PAIRWISE, lambda _: "[[A]]", answer(texts[0], baseline=texts[1]))
+    asked = {request["messages"][-1]["content"] for request in requests}
+    assert asked == {f"Q Hello?\n1: {a}\n2: {b}" for a, b in (texts, texts[::-1])}
 
 
 def test_shipped_configurations_load_and_say_what_they_are() -> None:
@@ -152,19 +170,19 @@ def test_shipped_configurations_load_and_say_what_they_are() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("mode: pairwise", ["the key 'user'"]),
+        ("mode: pairwise", ["template", "{answer_a} in it"]),
         ("- a", ["a YAML mapping"]),
         ("a: [", ["a YAML mapping", "ParserError"]),
         ("moode: score", ["did you mean 'mode'"]),
-        ("mode: score\nuser: '{prompt}'\npattern: (x)", ["{answer}"]),
+        ("mode: score\nuser: '{prompt}'\npattern: (x)", ["template", "{response}"]),
         ("mode: score\nuser: '{prompt}{answer}'\npattern: x", ["a group"]),
         ("mode: score\nuser: '{prompt}{answer}'\npattern: '('", ["a regular expression"]),
-        ("mode: other\nuser: a\npattern: (x)", ["pairwise or score"]),
-        ("mode: score\nuser: 3\npattern: (x)", ["user", "int 3"]),
+        ("mode: other\nuser: a\npattern: (x)", ["one of score, pairwise"]),
+        ("mode: score\nuser: 3\npattern: (x)", ["template", "'3'"]),
         ("mode: pairwise\nuser: '{prompt}{answer_a}{answer_b}'\npattern: (x)", ["verdicts"]),
         (
             "mode: pairwise\nuser: '{prompt}{answer_a}{answer_b}'\npattern: (x)\nverdicts: {A: 2}",
-            ["between 0 and 1"],
+            ["verdicts.A", "a number from 0 to 1"],
         ),
     ],
 )
@@ -175,6 +193,26 @@ def test_bad_configurations(tmp_path: Path, text: str, words: list[str]) -> None
         load_judge_config(file)
     for word in [*words, "judge.yaml"]:
         assert word in str(caught.value)
+
+
+def test_files_of_before_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "judge.yaml"
+    file.write_text(
+        "mode: score\nuser: '{prompt} {answer}'\npattern: (x)\nminimum: 2\nmaximum: 3\n"
+    )
+    config = load_judge_config(file, url="http://h", model="m")
+    assert (config.judge_template, config.judge_min, config.judge_max) == (
+        "{prompt} {answer}",
+        2,
+        3,
+    )
+    assert "url" not in config.asking()
+
+
+def test_a_domains_reward_cannot_compare() -> None:
+    config = replace(PAIRWISE, url="http://h", model="m")
+    with pytest.raises(ConfigError, match=r"(?s)reward\.judge_mode.*score"):
+        config.validate("domains.chat.reward")
 
 
 def test_a_task_without_configuration_shows_the_option() -> None:
