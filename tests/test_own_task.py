@@ -8,7 +8,10 @@ import pytest
 
 from mgsrl.cli import main
 from mgsrl.config.compose import compose_config
+from mgsrl.errors import ContractError
+from mgsrl.testing import check_task
 from mgsrl.training.plan import plan
+from tests.oracle import published_file
 from tests.training.runs import train
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "data.md"
@@ -87,6 +90,65 @@ def test_scoring(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", TASK, "sums.jsonl", "scores.jsonl"]) == 0
     assert "8 rows, mean reward 1.0000, 0 abstained" in capsys.readouterr().out
     assert main(["score", "my_task.py:Split", "sums.jsonl", "x.jsonl"]) == 2
+
+
+REWARD = """
+from mgsrl.rewards.protocol import BaseReward
+from mgsrl.types import Reward
+
+class Longer(BaseReward):
+    requires = ("words",)
+
+    def score(self, items):
+        return [Reward(float(len(item.text.split()) >= item.reference["words"])) for item in items]
+"""
+
+
+def test_a_reward_of_ones_own(folder: Path) -> None:
+    """Its column reaches it; an evaluation sums it up as the mean."""
+    text = (folder / "my_task.py").read_text()
+    text = text.replace('{"kind": "math"}', '{"kind": "my_task.py:Longer"}') + REWARD
+    text = text.replace('"answer": ("result", "answer")', '"words": ("result", "answer")')
+    (folder / "my_task.py").write_text(text)
+    new = f"+domains.mine={{source: {{kind: task, path: {TASK}}}}}"
+    prompts = plan(compose_config(["~domains.chat", new])).prompts["mine"]
+    assert [prompt.reference for prompt in prompts[:2]] == [{"words": 1}, {"words": 2}]
+    options = ["--engine", "transformers", "--max-new-tokens", "8", "--output", "out"]
+    assert main(["eval", "--model", "pocket", "--tasks", TASK, *options]) == 0
+    results = json.loads(Path("out/results.json").read_text())["tasks"]["my_task"]
+    assert results["metrics"]["score"]["value"] == 0.0  # nobody writes 91 words in 8 tokens
+    assert main(["score", TASK, "sums.jsonl", "scores.jsonl", "--whole-response"]) == 0
+    scores = [json.loads(line)["reward"] for line in Path("scores.jsonl").read_text().splitlines()]
+    assert scores == [1.0] + [0.0] * 7
+
+
+def test_its_contract(folder: Path) -> None:
+    rows = check_task(TASK)
+    assert {name: len(split) for name, split in rows.items()} == {"train": 8, "test": 8}
+    assert len(check_task(TASK, "sums.jsonl")["test"]) == 8
+    text = (folder / "my_task.py").read_text()
+    for found, other, words in (
+        ('"question"', '"prompt"', "one of the columns prompt"),
+        ('"answer": ("result", "answer")', '"id": "question"', "the answer of a math task"),
+        ('{"kind": "math"}', '{"kind": "math", "credit": "all"}', "credit is for constraints"),
+        ("sums_test.jsonl", "sums_tset.jsonl", "sums_tset.jsonl"),
+    ):
+        name = f"other{len(words)}.py"
+        (folder / name).write_text(text.replace(found, other))
+        with pytest.raises(ContractError, match=words):
+            check_task(f"{name}:TASK")
+
+
+@pytest.mark.parametrize(
+    ("task", "file"),
+    [
+        ("gsm8k", "math/gsm8k_train.jsonl"),
+        ("svamp", "math/svamp_test.jsonl"),
+        ("ifeval", "if/ifeval_input.jsonl"),
+    ],
+)
+def test_ours_keep_it(task: str, file: str) -> None:
+    assert check_task(task, str(published_file(file)))
 
 
 @pytest.mark.slow

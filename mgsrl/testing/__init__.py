@@ -13,6 +13,14 @@ from mgsrl.testing.advantage import check_advantage
 from mgsrl.testing.loss import check_loss
 from mgsrl.testing.reward import check_reward
 from mgsrl.testing.surgery import check_surgery_method
+from mgsrl.testing.task import check_task
 from mgsrl.testing.tracker import check_tracker
 
-__all__ = ["check_advantage", "check_loss", "check_reward", "check_surgery_method", "check_tracker"]
+__all__ = [
+    "check_advantage",
+    "check_loss",
+    "check_reward",
+    "check_surgery_method",
+    "check_task",
+    "check_tracker",
+]
