@@ -127,13 +127,14 @@ def test_its_contract(folder: Path) -> None:
     assert {name: len(split) for name, split in rows.items()} == {"train": 8, "test": 8}
     assert len(check_task(TASK, "sums.jsonl")["test"]) == 8
     text = (folder / "my_task.py").read_text()
-    for found, other, words in (
+    cases = (
         ('"question"', '"prompt"', "one of the columns prompt"),
         ('"answer": ("result", "answer")', '"id": "question"', "the answer of a math task"),
         ('{"kind": "math"}', '{"kind": "math", "credit": "all"}', "credit is for constraints"),
         ("sums_test.jsonl", "sums_tset.jsonl", "sums_tset.jsonl"),
-    ):
-        name = f"other{len(words)}.py"
+    )
+    for number, (found, other, words) in enumerate(cases):
+        name = f"other{number}.py"
         (folder / name).write_text(text.replace(found, other))
         with pytest.raises(ContractError, match=words):
             check_task(f"{name}:TASK")
