@@ -15,7 +15,8 @@ import torch
 
 from mgsrl.errors import InvariantError
 from mgsrl.learner.policy import load_policy
-from mgsrl.surgery import module_map, torchjd_adapter
+from mgsrl.surgery import module_map
+from mgsrl.surgery.torchjd_adapter import TorchJD
 from tests.capabilities import marked, named
 from tests.learner.parts import (
     DOMAINS,
@@ -168,7 +169,7 @@ def _no_weights(rank: int, world_size: int, address: str, model: Path) -> list[A
     failing = False
     case = replace(OPTIONS["none"], method="mgda")
     worker = _worker(case, rank, world_size, address, model)
-    with patch.object(torchjd_adapter, "_maker", lambda method: lambda num_domains: weighting):
+    with patch.object(TorchJD, "maker", lambda method: lambda num_domains: weighting):
         one_step(worker, _batch(worker, case, world_size, seed=0), rank, 0)
         before, failing = whole_weights(worker), True
         _, report, stats = one_step(worker, _batch(worker, case, world_size, seed=5), rank, 1)
