@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 def test_every_example_has_its_test() -> None:
     parts = {name for name in FILES if not name.startswith("test_")}
     assert {f"test_{name}" for name in parts} == set(TESTS)
-    assert len(parts) >= 2
+    assert len(parts) >= 3
 
 
 @pytest.mark.parametrize("name", TESTS)
@@ -52,7 +52,10 @@ def test_a_run_trains_with_all_of_them(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(folder)
     rows = "".join(f'{{"question": "What is {n} + 1?", "result": {n + 1}}}\n' for n in range(8))
     (folder / "sums.jsonl").write_text(rows)
-    domain = "+domains.sums={source: {kind: task, path: sums.py:TASK}}"
+    domain = (
+        "+domains.sums={source: {kind: task, path: sums.py:TASK}, "
+        "reward: {kind: brevity.py:Brevity, longest: 40}}"
+    )
     runs.train(folder / "run", domain, "surgery.method=drop.py:drop", "train.num_steps=1")
     (row,) = runs.metrics(folder / "run")
     assert {"reward/sums", "reward/math"} <= set(row)

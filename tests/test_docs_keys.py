@@ -10,6 +10,8 @@ from tests.hints import hints, wrong_hint
 from tests.obs.glossary import documented
 
 PAGE = ROOT / "docs" / "troubleshooting.md"
+OTHERS = ("pip ", "make ", "mgsrl eval", "OURS")
+"""How spans with another use of `=` begin."""
 SPAN = re.compile(r"`([^`\n]+)`")
 FAMILIES = {name.split("/")[0] for name in documented() if "/" in name}
 
@@ -23,7 +25,8 @@ def spans(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_key_and_value_is_taken(page: Path) -> None:
     for span in spans(page):
-        if "=" in span and not span.startswith(("pip ", "make ", "mgsrl eval", "OURS")):
+        mine = span.endswith("=mine")  # the name of a file of the reader's
+        if "=" in span and not mine and not span.startswith(OTHERS):
             assert wrong_hint(span.replace(r"\|", "|")) is None, span
 
 

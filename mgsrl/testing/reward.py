@@ -25,8 +25,10 @@ def check_reward(
     Args:
         reward: as `reward.kind` names it (`my_rewards.py:CodeReward`), or a class that can be
             imported.
-        prompt, good, bad, reference: a task with a right and a wrong response to it, plain texts
-            without tags; the default is the class's own `golden` case.
+        prompt: a task; without `good` the class's own `golden` case is tried.
+        good: a right response to it, plain text without tags.
+        bad: a wrong one.
+        reference: the row's columns.
         keys: of the reward, as in YAML.
 
     Raises:
