@@ -37,7 +37,7 @@ OFFLOAD = ["learner.offload_optimizer=true", "learner.device=auto"]
         ),
         pytest.param(
             ["rollout.engine=transformers", "rollout.tensor_parallel_size=2"],
-            "splits one vLLM engine",
+            "splits one engine over several GPUs",
             marks=refused(feature="tensor parallelism", engine="transformers", refused=True),
         ),
         pytest.param(
