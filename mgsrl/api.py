@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mgsrl.config import Config
 from mgsrl.config.compose import checked_config, compose_config, config_from_yaml
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,12 +43,10 @@ def train(
     """
     if isinstance(overrides, str):
         raise ConfigError(
-            explain(
-                "mgsrl.train takes a list of overrides.",
-                expected='a list such as ["seed=1", "train.num_steps=5"], or a Config',
-                found=f"one text, {overrides!r}",
-                todo=f"write mgsrl.train([{overrides!r}])",
-            )
+            "mgsrl.train takes a list of overrides.",
+            expected='a list such as ["seed=1", "train.num_steps=5"], or a Config',
+            found=f"one text, {overrides!r}",
+            todo=f"write mgsrl.train([{overrides!r}])",
         )
     command: list[str] = []
     if isinstance(overrides, Config):

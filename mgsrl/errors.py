@@ -9,6 +9,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable
+from typing import overload
 
 DISK_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
@@ -17,7 +18,14 @@ DISK_ERRORS = frozenset(
 
 
 class MgsrlError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose: a text, or a problem with the rest of `explain`."""
+
+    @overload
+    def __init__(self, problem: str) -> None: ...
+    @overload
+    def __init__(self, problem: str, *, expected: str, found: str, todo: str) -> None: ...
+    def __init__(self, problem: str, **rest: str) -> None:
+        super().__init__(explain(problem, **rest) if rest else problem)
 
 
 class UserError(MgsrlError, ValueError):

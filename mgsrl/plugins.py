@@ -25,7 +25,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Self
 
-from mgsrl.errors import ConfigError, explain, nearest, one_line, shortened
+from mgsrl.errors import ConfigError, nearest, one_line, shortened
 
 PREFIX = "mgsrl_plugin_"
 """Of the module names of files, so that `json.py:score` hides no library."""
@@ -73,13 +73,11 @@ class Registry:
         if name in self.members or ":" in name or name in self.names():
             return
         raise ConfigError(
-            explain(
-                f"{key} names no {self.kind}.",
-                expected=nearest(name, self.names())
-                + "; or your own: module:attribute, or file.py:attribute",
-                found=shortened(repr(name)),
-                todo=f"correct {key}",
-            )
+            f"{key} names no {self.kind}.",
+            expected=nearest(name, self.names())
+            + "; or your own: module:attribute, or file.py:attribute",
+            found=shortened(repr(name)),
+            todo=f"correct {key}",
         )
 
     def located(self, name: str) -> str:
@@ -165,7 +163,7 @@ def tried(key: str, name: str, expected: str) -> Iterator[None]:
         found = f"{type(error).__name__}: {one_line(error)}{_line_of(error)}"
         problem = f"{key}={name} does not work."
         todo = "mend it (mgsrl.testing looks closer)"
-        raise ConfigError(explain(problem, expected=expected, found=found, todo=todo)) from error
+        raise ConfigError(problem, expected=expected, found=found, todo=todo) from error
 
 
 def check_signature(
@@ -274,6 +272,4 @@ def _line_of(error: Exception) -> str:
 
 
 def _problem(key: str, expected: str, found: str, todo: str) -> ConfigError:
-    return ConfigError(
-        explain(f"{key} cannot be loaded.", expected=expected, found=found, todo=todo)
-    )
+    return ConfigError(f"{key} cannot be loaded.", expected=expected, found=found, todo=todo)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mgsrl.config.surgery import SurgeryConfig
-from mgsrl.errors import ConfigError, explain, nearest
+from mgsrl.errors import ConfigError, nearest
 from mgsrl.learner.spec import step_seed
 from mgsrl.obs.rewind import rewind_logs
 from mgsrl.obs.surgery_log import write_surgery
@@ -164,25 +164,21 @@ def _check_supported(config: SurgeryConfig) -> None:
     measured = config.gate != "off" or config.reliability.every
     if measured or config.buffer_dtype != "float32":
         raise ConfigError(
-            explain(
-                "A probe keeps one float32 gradient for each domain.",
-                expected="gate off, reliability.every 0, buffer_dtype float32",
-                found=f"gate {config.gate}, reliability.every {config.reliability.every}, "
-                f"buffer_dtype {config.buffer_dtype}",
-                todo="leave these out; `mgsrl.train` has them",
-            )
+            "A probe keeps one float32 gradient for each domain.",
+            expected="gate off, reliability.every 0, buffer_dtype float32",
+            found=f"gate {config.gate}, reliability.every {config.reliability.every}, "
+            f"buffer_dtype {config.buffer_dtype}",
+            todo="leave these out; `mgsrl.train` has them",
         )
 
 
 def _open(folder: Path, first_step: int) -> JsonlTracker:
     if any((folder / name).exists() for name in ("config.yaml", "run.json")):
         raise ConfigError(
-            explain(
-                "A probe does not write into the folder of a run of mgsrl.",
-                expected="a folder of its own",
-                found=str(folder),
-                todo="choose another folder",
-            )
+            "A probe does not write into the folder of a run of mgsrl.",
+            expected="a folder of its own",
+            found=str(folder),
+            todo="choose another folder",
         )
     rewind_logs(folder, next_step=first_step, weight_version=-1)
     return JsonlTracker(folder, first_step)

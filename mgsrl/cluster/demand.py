@@ -8,7 +8,7 @@ memory Ray shares out itself.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 
 PROCESSES_PER_CORE = 16
 """Actors take turns on a CPU; with more of them than this they would only wait."""
@@ -49,26 +49,22 @@ def check_demand(
     if number > PROCESSES_PER_CORE * cores:
         most = max(demands, key=lambda demand: demand.count)
         raise ConfigError(
-            explain(
-                "The run asks for more processes than the machine can hold.",
-                expected=f"at most {PROCESSES_PER_CORE * cores} actors on {cores} CPU cores",
-                found=f"{number}: {_listed(demands)}",
-                todo=f"lower {most.key}, or join a cluster with cluster.address=HOST:PORT",
-            )
+            "The run asks for more processes than the machine can hold.",
+            expected=f"at most {PROCESSES_PER_CORE * cores} actors on {cores} CPU cores",
+            found=f"{number}: {_listed(demands)}",
+            todo=f"lower {most.key}, or join a cluster with cluster.address=HOST:PORT",
         )
     needed = other_gib + sum(demand.count * demand.gib_each for demand in demands)
     if needed > memory_gib:
         most = max(demands, key=lambda demand: demand.count * demand.gib_each)
         store = other_gib > most.count * most.gib_each
         raise ConfigError(
-            explain(
-                "The run asks for more memory than the machine has.",
-                expected=f"at most {memory_gib:.1f} GiB",
-                found=f"at least {needed:.1f} GiB: {_listed(demands)}, and {other_gib:g} GiB of "
-                "shared memory (cluster.object_store_gib)",
-                todo=f"lower {'cluster.object_store_gib' if store else most.key}, take a smaller "
-                "model, or join a cluster with cluster.address=HOST:PORT",
-            )
+            "The run asks for more memory than the machine has.",
+            expected=f"at most {memory_gib:.1f} GiB",
+            found=f"at least {needed:.1f} GiB: {_listed(demands)}, and {other_gib:g} GiB of "
+            "shared memory (cluster.object_store_gib)",
+            todo=f"lower {'cluster.object_store_gib' if store else most.key}, take a smaller "
+            "model, or join a cluster with cluster.address=HOST:PORT",
         )
 
 
@@ -76,12 +72,10 @@ def check_threads(key: str, threads: int, cores: int) -> None:
     """Raise `ConfigError` for more threads than `cores` can take turns on."""
     if threads > MAX_THREADS_PER_CORE * cores:
         raise ConfigError(
-            explain(
-                f"{key} is too large.",
-                expected=f"at most {MAX_THREADS_PER_CORE * cores} threads on {cores} CPU cores",
-                found=str(threads),
-                todo=f"set {key}=0 (an equal share of the cores) or a smaller number",
-            )
+            f"{key} is too large.",
+            expected=f"at most {MAX_THREADS_PER_CORE * cores} threads on {cores} CPU cores",
+            found=str(threads),
+            todo=f"set {key}=0 (an equal share of the cores) or a smaller number",
         )
 
 

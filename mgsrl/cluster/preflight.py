@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 from packaging.requirements import Requirement
 
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,13 +119,11 @@ def check_resources(
     if available_gpus == 0:
         todo = "set learner.device=cpu and no reward num_gpus, or run on a machine with GPUs"
     raise ConfigError(
-        explain(
-            "The run asks for more GPUs than there are.",
-            expected=f"at most {available_gpus} GPUs",
-            found=f"{wanted:g} wanted: {learner_gpus:g} for learners, {rollout_gpus:g} for "
-            f"rollout workers, {reward_gpus:g} for reward workers",
-            todo=f"{todo}, or join a larger cluster with cluster.address=HOST:PORT",
-        )
+        "The run asks for more GPUs than there are.",
+        expected=f"at most {available_gpus} GPUs",
+        found=f"{wanted:g} wanted: {learner_gpus:g} for learners, {rollout_gpus:g} for "
+        f"rollout workers, {reward_gpus:g} for reward workers",
+        todo=f"{todo}, or join a larger cluster with cluster.address=HOST:PORT",
     )
 
 

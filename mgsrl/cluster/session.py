@@ -16,7 +16,7 @@ from types import FrameType
 
 from mgsrl.cluster.watch import watched_ray
 from mgsrl.config import ClusterConfig
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 
 GIB = 1 << 30
 SOCKET_PATH_BYTES = 107
@@ -113,12 +113,10 @@ def check_no_session() -> None:
 
     if ray.is_initialized():
         raise ConfigError(
-            explain(
-                "This process has a Ray session already.",
-                expected="none, since cluster.address=local starts one for the run",
-                found=f"the one at {ray.get_runtime_context().gcs_address}",
-                todo="call ray.shutdown() first, or set cluster.address=auto to train in it",
-            )
+            "This process has a Ray session already.",
+            expected="none, since cluster.address=local starts one for the run",
+            found=f"the one at {ray.get_runtime_context().gcs_address}",
+            todo="call ray.shutdown() first, or set cluster.address=auto to train in it",
         )
 
 
@@ -135,22 +133,18 @@ def check_temp_dir() -> None:
     if longest > SOCKET_PATH_BYTES:
         spare = SOCKET_PATH_BYTES - len(f"/{LONGEST_SOCKET}")
         raise ConfigError(
-            explain(
-                "Ray's sockets do not fit into the folder for temporary files.",
-                expected=f"a folder whose path has at most {spare} bytes",
-                found=f"{named} ({longest - len(LONGEST_SOCKET) - 1} bytes)",
-                todo="export RAY_TMPDIR=/tmp or another folder with a short path",
-            )
+            "Ray's sockets do not fit into the folder for temporary files.",
+            expected=f"a folder whose path has at most {spare} bytes",
+            found=f"{named} ({longest - len(LONGEST_SOCKET) - 1} bytes)",
+            todo="export RAY_TMPDIR=/tmp or another folder with a short path",
         )
     there = next(part for part in (folder, *folder.absolute().parents) if part.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(
-            explain(
-                "The folder for temporary files cannot be written to.",
-                expected="a folder for Ray's files",
-                found=f"{named}, and {there} is {'not writable' if there.is_dir() else 'a file'}",
-                todo="export RAY_TMPDIR=/tmp or another folder that can be written to",
-            )
+            "The folder for temporary files cannot be written to.",
+            expected="a folder for Ray's files",
+            found=f"{named}, and {there} is {'not writable' if there.is_dir() else 'a file'}",
+            todo="export RAY_TMPDIR=/tmp or another folder that can be written to",
         )
 
 
@@ -171,12 +165,10 @@ def check_address(address: str) -> None:
 
 def _no_answer(address: str, error: Exception) -> ConfigError:
     return ConfigError(
-        explain(
-            "cluster.address does not answer.",
-            expected="a running Ray cluster",
-            found=f"{address}: {error}",
-            todo="start one with `ray start --head`, or set cluster.address=local",
-        )
+        "cluster.address does not answer.",
+        expected="a running Ray cluster",
+        found=f"{address}: {error}",
+        todo="start one with `ray start --head`, or set cluster.address=local",
     )
 
 

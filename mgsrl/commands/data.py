@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mgsrl.commands.options import add_overrides, column, composed
 from mgsrl.data.smollm2 import DTYPES, FOLDER, MARKER, NAME, is_in_place, prepare_smollm2
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 from mgsrl.obs.outputs import FORCE_HELP, output_file, output_folder, shared_folder
 from mgsrl.obs.terminal import progress
 
@@ -120,7 +120,7 @@ def _run_inspect(options: argparse.Namespace) -> None:
     check_places(config, models=False)  # before the seconds that the imports below take
     from mgsrl.data.inspect import inspect_source
     from mgsrl.data.templates import PromptTokenizer
-    from mgsrl.errors import DataError, explain
+    from mgsrl.errors import DataError
     from mgsrl.learner.policy import load_tokenizer
     from mgsrl.rewards.build import row_needs
 
@@ -151,12 +151,10 @@ def _run_inspect(options: argparse.Namespace) -> None:
                 without.append(f"{key} (none of {report.num_rows})")
     if without:
         raise DataError(
-            explain(
-                "A run could not start with these data.",
-                expected="a usable row in every source",
-                found=", ".join(without),
-                todo="mend the rows or the keys of the source, as the lines above say",
-            )
+            "A run could not start with these data.",
+            expected="a usable row in every source",
+            found=", ".join(without),
+            todo="mend the rows or the keys of the source, as the lines above say",
         )
 
 
@@ -301,12 +299,10 @@ def _run_prepare(options: argparse.Namespace) -> None:
         return
     if options.dtype:
         raise ConfigError(
-            explain(
-                f"--dtype is for {NAME} alone.",
-                expected="no --dtype for a data set",
-                found=f"--dtype {options.dtype}",
-                todo="leave it out",
-            )
+            f"--dtype is for {NAME} alone.",
+            expected="no --dtype for a data set",
+            found=f"--dtype {options.dtype}",
+            todo="leave it out",
         )
     task = find_task(options.name, "NAME")
     split = task.train or task.test

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mgsrl.commands.options import add_overrides, composed
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 
 if TYPE_CHECKING:
     from mgsrl.config import Config
@@ -39,12 +39,10 @@ def run(options: argparse.Namespace) -> None:
         return
     if words and "=" not in words[0] and not words[0].startswith("~"):
         raise ConfigError(
-            explain(
-                f"`mgsrl doctor` cannot look at {words[0]!r}.",
-                expected="`rewards`, or overrides KEY=VALUE",
-                found=repr(words[0]),
-                todo="correct it (see `mgsrl doctor --help`)",
-            )
+            f"`mgsrl doctor` cannot look at {words[0]!r}.",
+            expected="`rewards`, or overrides KEY=VALUE",
+            found=repr(words[0]),
+            todo="correct it (see `mgsrl doctor --help`)",
         )
     config = composed(options)  # mistakes in it before the seconds that looking takes
     _machine(config, asked=bool(words or options.config))

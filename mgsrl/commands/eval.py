@@ -17,7 +17,7 @@ from mgsrl.config.model_path import POCKET_POLICY, find_model
 from mgsrl.config.policy import PROMPT_TEMPLATES, PolicyConfig
 from mgsrl.config.require import temperature
 from mgsrl.config.rollout import ENGINES
-from mgsrl.errors import ConfigError, explain, nearest
+from mgsrl.errors import ConfigError, nearest
 from mgsrl.obs.outputs import not_an_input, shared_folder
 
 if TYPE_CHECKING:
@@ -157,23 +157,19 @@ def _check_numbers(options: argparse.Namespace) -> None:
         if value is not None and not (minimum <= value <= (maximum or float("inf"))):
             flag = f"--{name.replace('_', '-')}"
             raise ConfigError(
-                explain(
-                    f"{flag} is out of range.",
-                    expected=f"at least {minimum:g}" + (f", at most {maximum}" if maximum else ""),
-                    found=str(value),
-                    todo=f"change {flag}",
-                )
+                f"{flag} is out of range.",
+                expected=f"at least {minimum:g}" + (f", at most {maximum}" if maximum else ""),
+                found=str(value),
+                todo=f"change {flag}",
             )
     if options.temperature is not None:
         temperature("--temperature", options.temperature, greedy=True)
     if options.judge_url and not options.judge_model:
         raise ConfigError(
-            explain(
-                "--judge-url needs --judge-model.",
-                expected="the name under which the server knows the judge",
-                found="none",
-                todo="add --judge-model NAME",
-            )
+            "--judge-url needs --judge-model.",
+            expected="the name under which the server knows the judge",
+            found="none",
+            todo="add --judge-model NAME",
         )
 
 
@@ -184,12 +180,10 @@ def _limits(text: str | None, tasks: list[str]) -> dict[str, int]:
         name, equals, number = item.rpartition("=")
         if not number.isdecimal() or int(number) < 1 or (equals and name not in tasks):
             raise ConfigError(
-                explain(
-                    "--limit cannot be read.",
-                    expected="N, or NAME=N for tasks of --tasks; N of at least 1",
-                    found=repr(item) + (f"; {nearest(name, tasks)}" if equals else ""),
-                    todo="e.g. --limit 200, or --limit gsm8k=200",
-                )
+                "--limit cannot be read.",
+                expected="N, or NAME=N for tasks of --tasks; N of at least 1",
+                found=repr(item) + (f"; {nearest(name, tasks)}" if equals else ""),
+                todo="e.g. --limit 200, or --limit gsm8k=200",
             )
         limits |= {name: int(number)} if equals else dict.fromkeys(tasks, int(number))
     return limits
@@ -249,12 +243,10 @@ def _mapping(text: str) -> dict[str, Any]:
         value = None
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise ConfigError(
-            explain(
-                "--chat-template-kwargs cannot be read.",
-                expected="a mapping, such as '{enable_thinking: false}'",
-                found=repr(text),
-                todo="mend it",
-            )
+            "--chat-template-kwargs cannot be read.",
+            expected="a mapping, such as '{enable_thinking: false}'",
+            found=repr(text),
+            todo="mend it",
         )
     return value
 

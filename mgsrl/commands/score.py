@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgsrl.commands.options import column
-from mgsrl.errors import ConfigError, explain, nearest
+from mgsrl.errors import ConfigError, nearest
 from mgsrl.obs.outputs import FORCE_HELP
 
 if TYPE_CHECKING:
@@ -146,12 +146,10 @@ def _reward(options: argparse.Namespace) -> "tuple[RewardConfig, Sequence[str], 
     config = _config_of(options.like)
     if options.domain not in config.domains:
         raise ConfigError(
-            explain(
-                f"{options.like} has no domain {options.domain!r}.",
-                expected=nearest(options.domain, config.domains),
-                found=repr(options.domain),
-                todo="name one of its domains",
-            )
+            f"{options.like} has no domain {options.domain!r}.",
+            expected=nearest(options.domain, config.domains),
+            found=repr(options.domain),
+            todo="name one of its domains",
         )
     reward = config.domains[options.domain].reward
     _check_use(options, reward, keys)
@@ -185,12 +183,10 @@ def _check_use(
         if not hasattr(reward.options, key) and not hasattr(reward, key):
             flag = {"strict": "--loose", "reading": "--official", "path": "--reward-model"}[key]
             raise ConfigError(
-                explain(
-                    f"{flag} does nothing for {options.domain}.",
-                    expected=f"a domain whose reward has the key `{key}`",
-                    found=f"the kind {reward.kind}",
-                    todo=f"leave {flag} out, or choose another domain",
-                )
+                f"{flag} does nothing for {options.domain}.",
+                expected=f"a domain whose reward has the key `{key}`",
+                found=f"the kind {reward.kind}",
+                todo=f"leave {flag} out, or choose another domain",
             )
 
 
@@ -210,12 +206,10 @@ def _config_of(name: str) -> "Config":
     if name not in experiments:
         found = "a folder without config.yaml" if folder.is_dir() else "neither"
         raise ConfigError(
-            explain(
-                f"--as {name} is no run and no experiment.",
-                expected=f"a run folder, FILE.yaml or an experiment ({nearest(name, experiments)})",
-                found=found,
-                todo="correct it, e.g. --as runs/pocket-mgs-seed0",
-            )
+            f"--as {name} is no run and no experiment.",
+            expected=f"a run folder, FILE.yaml or an experiment ({nearest(name, experiments)})",
+            found=found,
+            todo="correct it, e.g. --as runs/pocket-mgs-seed0",
         )
     return compose_config([f"experiment={name}"])
 

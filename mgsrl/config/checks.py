@@ -3,7 +3,7 @@
 from mgsrl.config.data import check_mixture
 from mgsrl.config.require import at_least, one_of, plain_name, within
 from mgsrl.config.root import Config
-from mgsrl.errors import ConfigError, explain, nearest
+from mgsrl.errors import ConfigError, nearest
 
 
 def check_config(config: Config) -> None:
@@ -38,12 +38,10 @@ def check_config(config: Config) -> None:
 def _check_domains(config: Config) -> None:
     if not config.domains:
         raise ConfigError(
-            explain(
-                "There is no domain to train on.",
-                expected="at least one entry under `domains`",
-                found="none",
-                todo="choose a set with domains=NAME (see configs/domains/)",
-            )
+            "There is no domain to train on.",
+            expected="at least one entry under `domains`",
+            found="none",
+            todo="choose a set with domains=NAME (see configs/domains/)",
         )
     named = [("strategy.domain_order", name) for name in config.strategy.domain_order]
     for index, phase in enumerate(config.strategy.phases):
@@ -51,32 +49,26 @@ def _check_domains(config: Config) -> None:
     for key, name in named:
         if name not in config.domains:
             raise ConfigError(
-                explain(
-                    f"{key} names a domain that does not exist.",
-                    expected=f"one of {', '.join(config.domains)}",
-                    found=repr(name),
-                    todo=f"correct the name ({nearest(name, config.domains)})",
-                )
+                f"{key} names a domain that does not exist.",
+                expected=f"one of {', '.join(config.domains)}",
+                found=repr(name),
+                todo=f"correct the name ({nearest(name, config.domains)})",
             )
     for index, phase in enumerate(config.strategy.phases):
         if not phase.domains:
             raise ConfigError(
-                explain(
-                    f"strategy.phases[{index}].domains is empty.",
-                    expected=f"some of {', '.join(config.domains)}",
-                    found="none",
-                    todo="name the domains that this phase trains",
-                )
+                f"strategy.phases[{index}].domains is empty.",
+                expected=f"some of {', '.join(config.domains)}",
+                found="none",
+                todo="name the domains that this phase trains",
             )
     fixed_steps = sum(phase.steps for phase in config.strategy.phases)
     if config.strategy.phases and fixed_steps > config.train.num_steps:
         raise ConfigError(
-            explain(
-                "The phases are longer than the run.",
-                expected=f"at most train.num_steps={config.train.num_steps} steps",
-                found=f"{fixed_steps}",
-                todo="raise train.num_steps or shorten strategy.phases",
-            )
+            "The phases are longer than the run.",
+            expected=f"at most train.num_steps={config.train.num_steps} steps",
+            found=f"{fixed_steps}",
+            todo="raise train.num_steps or shorten strategy.phases",
         )
 
 
@@ -85,24 +77,20 @@ def _check_overlong(config: Config) -> None:
         longest = domain.max_new_tokens or config.rollout.max_new_tokens
         if domain.reward.overlong_buffer > longest:
             raise ConfigError(
-                explain(
-                    f"domains.{name}.reward.overlong_buffer is longer than the longest response.",
-                    expected=f"at most max_new_tokens={longest}",
-                    found=str(domain.reward.overlong_buffer),
-                    todo="shorten the buffer or raise max_new_tokens",
-                )
+                f"domains.{name}.reward.overlong_buffer is longer than the longest response.",
+                expected=f"at most max_new_tokens={longest}",
+                found=str(domain.reward.overlong_buffer),
+                todo="shorten the buffer or raise max_new_tokens",
             )
 
 
 def _check_devices(config: Config) -> None:
     if config.learner.offload_optimizer and config.learner.device == "cpu":
         raise ConfigError(
-            explain(
-                "learner.offload_optimizer moves the optimizer state from a GPU to the CPU.",
-                expected="learner.device=cuda",
-                found="learner.device=cpu",
-                todo="set learner.offload_optimizer=false",
-            )
+            "learner.offload_optimizer moves the optimizer state from a GPU to the CPU.",
+            expected="learner.device=cuda",
+            found="learner.device=cpu",
+            todo="set learner.offload_optimizer=false",
         )
     if config.resume not in ("auto", "never") and "/" not in config.resume:
         one_of("resume", config.resume, ("auto", "never", "PATH/TO/CHECKPOINT"))

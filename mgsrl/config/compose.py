@@ -24,7 +24,7 @@ from mgsrl.config.own_files import FILE_CHOICE, all_names, own_folders
 from mgsrl.config.root import Config
 from mgsrl.config.task import reward_keys
 from mgsrl.config.typed import plain, read_config
-from mgsrl.errors import ConfigError, MissingPathError, explain
+from mgsrl.errors import ConfigError, MissingPathError
 
 DEFAULT_EXPERIMENT = "+experiment=pocket_mgs"
 # Plain values, not the dataclasses: Hydra would bend and refuse values in words of its own.
@@ -135,13 +135,11 @@ def config_from_yaml(path: Path) -> Config:
     except (OmegaConfBaseException, YAMLError, OSError, *_PYTHON_ERRORS) as error:
         found = str(error).splitlines() or [type(error).__name__]
         raise ConfigError(
-            explain(
-                f"{path} is damaged, or not a configuration of this version.",
-                expected="what mgsrl wrote",
-                found=found[0],
-                todo="restore it from a copy, use the version of mgsrl that wrote it, or another "
-                "run.dir",
-            )
+            f"{path} is damaged, or not a configuration of this version.",
+            expected="what mgsrl wrote",
+            found=found[0],
+            todo="restore it from a copy, use the version of mgsrl that wrote it, or another "
+            "run.dir",
         ) from error
 
 
@@ -173,10 +171,8 @@ def _not_composed(error: Exception, file: Path | None) -> ConfigError:
     found = str(error).strip().splitlines() or [type(error).__name__]
     found[0] = found[0].replace(f"experiment/{FILE_CHOICE}", str(file))
     return ConfigError(
-        explain(
-            f"The configuration cannot be composed{f': {key}' if key else ''}.",
-            expected="files of configs/, and references such as ${oc.env:NAME} that are there",
-            found=found[0],
-            todo=f"correct {key or 'the file or reference'} (see `mgsrl train --help`)",
-        )
+        f"The configuration cannot be composed{f': {key}' if key else ''}.",
+        expected="files of configs/, and references such as ${oc.env:NAME} that are there",
+        found=found[0],
+        todo=f"correct {key or 'the file or reference'} (see `mgsrl train --help`)",
     )

@@ -16,7 +16,7 @@ from mgsrl.config.require import (
     within,
 )
 from mgsrl.config.reward import RewardConfig
-from mgsrl.errors import ConfigError, explain, shortened
+from mgsrl.errors import ConfigError, shortened
 
 SOURCE_KINDS = ("pocket", "file", "hub", "task")
 TASK_SPLITS = ("train", "test")
@@ -71,21 +71,17 @@ class SourceConfig:
         more_than(f"{key}.weight", self.weight, 0, "Leave the source out instead.")
         if self.kind == "pocket" and ("/" in self.path or "." in self.path):
             raise ConfigError(
-                explain(
-                    f"{key}.path names a file or a hub id, but {key}.kind is pocket.",
-                    expected="a domain of the pocket generator, or kind file or hub",
-                    found=repr(self.path),
-                    todo=f"set {key}.kind=file (or {key}.kind=hub)",
-                )
+                f"{key}.path names a file or a hub id, but {key}.kind is pocket.",
+                expected="a domain of the pocket generator, or kind file or hub",
+                found=repr(self.path),
+                todo=f"set {key}.kind=file (or {key}.kind=hub)",
             )
         if self.kind != "pocket" and not self.path:
             raise ConfigError(
-                explain(
-                    f"{key}.path is empty.",
-                    expected="a file path, a hub id or a task",
-                    found="''",
-                    todo=f"set {key}.path",
-                )
+                f"{key}.path is empty.",
+                expected="a file path, a hub id or a task",
+                found="''",
+                todo=f"set {key}.path",
             )
         tasks = self.kind == "task"
         if tasks:
@@ -93,12 +89,10 @@ class SourceConfig:
         for name in ("columns", "answer_pattern") if tasks else ("file",):
             if value := getattr(self, name):
                 raise ConfigError(
-                    explain(
-                        f"{key}.{name} cannot stand beside {key}.kind={self.kind}.",
-                        expected="none: the task says it" if tasks else f"{key}.kind=task",
-                        found=shortened(repr(value)),
-                        todo=f"leave it out, or choose another {key}.kind",
-                    )
+                    f"{key}.{name} cannot stand beside {key}.kind={self.kind}.",
+                    expected="none: the task says it" if tasks else f"{key}.kind=task",
+                    found=shortened(repr(value)),
+                    todo=f"leave it out, or choose another {key}.kind",
                 )
 
 
@@ -186,12 +180,10 @@ def check_mixture(data: DataConfig, domains: dict[str, DomainConfig]) -> None:
     with_quota = [name for name, domain in domains.items() if domain.prompts_per_step is not None]
     if data.mixing_temperature is not None and with_quota:
         raise ConfigError(
-            explain(
-                "data.mixing_temperature shares a step by the size of the data.",
-                expected="no quotas beside it",
-                found=f"domains.{with_quota[0]}.prompts_per_step",
-                todo="leave one of them out; domains.NAME.weight works with both",
-            )
+            "data.mixing_temperature shares a step by the size of the data.",
+            expected="no quotas beside it",
+            found=f"domains.{with_quota[0]}.prompts_per_step",
+            todo="leave one of them out; domains.NAME.weight works with both",
         )
 
 
@@ -210,10 +202,8 @@ def _check_schedule(key: str, schedule: list[Any]) -> None:
         or any(type(factor) not in (int, float) or not 0 <= factor < math.inf for factor in factors)
     ):
         raise ConfigError(
-            explain(
-                f"{key} is no curriculum.",
-                expected="[[step, factor], ...] with whole steps that rise and factors >= 0",
-                found=str(schedule),
-                todo=f"mend it, as in {as_override(key, [[0, 1.0], [100, 0.5]])}",
-            )
+            f"{key} is no curriculum.",
+            expected="[[step, factor], ...] with whole steps that rise and factors >= 0",
+            found=str(schedule),
+            todo=f"mend it, as in {as_override(key, [[0, 1.0], [100, 0.5]])}",
         )

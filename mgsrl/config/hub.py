@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from mgsrl.errors import MissingPathError, explain
+from mgsrl.errors import MissingPathError
 
 ANSWER_LIMIT_S = 10.0
 """How long the hub may take to say that it is there."""
@@ -53,13 +53,11 @@ def hub_info(repo: str, kind: Kind, key: str, todo: str) -> Any:
     place = f"{'datasets/' if kind == 'dataset' else ''}{repo}"
     text = (str(reason).strip().splitlines() or [""])[0][:200]
     raise MissingPathError(
-        explain(
-            f"{key}: the hub has no {kind} {repo!r}, or is out of reach.",
-            expected=f"{constants.ENDPOINT}/{place} within reach of this machine",
-            found=f"{type(reason).__name__}: {text}",
-            todo=f"correct the name; check the network (HF_ENDPOINT names a mirror) and, for a "
-            f"gated one, `hf auth login`; or {todo}",
-        )
+        f"{key}: the hub has no {kind} {repo!r}, or is out of reach.",
+        expected=f"{constants.ENDPOINT}/{place} within reach of this machine",
+        found=f"{type(reason).__name__}: {text}",
+        todo=f"correct the name; check the network (HF_ENDPOINT names a mirror) and, for a "
+        f"gated one, `hf auth login`; or {todo}",
     ) from reason
 
 

@@ -15,7 +15,7 @@ from functools import cache
 from itertools import takewhile
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
-from mgsrl.errors import ConfigError, explain, nearest
+from mgsrl.errors import ConfigError, nearest
 from mgsrl.plugins import Registry
 
 MEMBERS = "members"
@@ -47,12 +47,10 @@ def member_config(registry: Registry, name: str, key: str) -> type:
     if is_record(config):
         return cast(type, config)
     raise ConfigError(
-        explain(
-            f"{key} cannot be used.",
-            expected=f"a {registry.kind} whose attribute `Config` is a dataclass",
-            found=repr(config),
-            todo="put @dataclass above it",
-        )
+        f"{key} cannot be used.",
+        expected=f"a {registry.kind} whose attribute `Config` is a dataclass",
+        found=repr(config),
+        todo="put @dataclass above it",
     )
 
 
@@ -160,12 +158,10 @@ def foreign_key(kind: type, member: str, names: Iterable[str], key: str) -> Conf
 
 def _no_key(key: str, expected: str, leaf: str, hint: str, listed: str) -> ConfigError:
     return ConfigError(
-        explain(
-            f"Unknown configuration key {key!r}.",
-            expected=expected,
-            found=repr(leaf),
-            todo=f"correct the name ({hint}{listed})",
-        )
+        f"Unknown configuration key {key!r}.",
+        expected=expected,
+        found=repr(leaf),
+        todo=f"correct the name ({hint}{listed})",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mgsrl.config.root import Config
 from mgsrl.config.surgery import GATES, GRANULARITIES, SURGERY_METHODS
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 
 PUBLISHED = {("pcgrad", "module"): "mgs", ("pcgrad", "global"): "global_surgery"}
 """Names of the paper (arXiv 2602.02301) for (method, granularity)."""
@@ -26,13 +26,11 @@ def strategy_label(config: Config) -> str:
         return label
     if name in _all_labels():
         raise ConfigError(
-            explain(
-                f"strategy.name={name} is what another strategy is called.",
-                expected=f"{label}: it is what would run",
-                found=name,
-                todo="leave strategy.name out, choose a label of your own, or run the other "
-                "strategy (strategy=mgs, strategy=mixed, ...)",
-            )
+            f"strategy.name={name} is what another strategy is called.",
+            expected=f"{label}: it is what would run",
+            found=name,
+            todo="leave strategy.name out, choose a label of your own, or run the other "
+            "strategy (strategy=mgs, strategy=mixed, ...)",
         )
     return name
 

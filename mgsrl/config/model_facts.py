@@ -9,7 +9,7 @@ Left out: the weights. What they compute is measured (`learner/agreement.py`), n
 from dataclasses import dataclass
 from typing import Any
 
-from mgsrl.errors import MissingPathError, explain, one_line
+from mgsrl.errors import MissingPathError, one_line
 
 POSITIONS = (
     "max_position_embeddings",
@@ -68,12 +68,10 @@ def model_facts(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
     # Any exception: the file is the user's, and families check their fields each in its own way.
     except Exception as error:
         raise MissingPathError(
-            explain(
-                "The configuration of policy.path cannot be read.",
-                expected="a config.json of a model that the installed transformers knows",
-                found=f"{path!r}: {one_line(error)}",
-                todo="correct policy.path (policy.trust_remote_code=true runs a model's own code)",
-            )
+            "The configuration of policy.path cannot be read.",
+            expected="a config.json of a model that the installed transformers knows",
+            found=f"{path!r}: {one_line(error)}",
+            todo="correct policy.path (policy.trust_remote_code=true runs a model's own code)",
         ) from error
 
 

@@ -8,7 +8,7 @@ Left out: quantised weights.
 
 from typing import Any
 
-from mgsrl.errors import UserError, explain, shortened
+from mgsrl.errors import UserError, shortened
 
 
 def load_causal_lm(path: str, dtype: Any, *, trust_remote_code: bool, shown: str = "") -> Any:
@@ -73,12 +73,9 @@ def _some(names: list[str]) -> str:
 
 def _refusal(path: str, found: str) -> UserError:
     return UserError(
-        explain(
-            "policy.path cannot be loaded as a causal language model.",
-            expected="a Hugging Face folder or hub id of a causal language model, with all its "
-            "weights",
-            found=f"{path!r}: {found}",
-            todo="correct policy.path or its files (policy.trust_remote_code=true runs a model's "
-            "own code)",
-        )
+        "policy.path cannot be loaded as a causal language model.",
+        expected="a Hugging Face folder or hub id of a causal language model, with all its weights",
+        found=f"{path!r}: {found}",
+        todo="correct policy.path or its files (policy.trust_remote_code=true runs a model's "
+        "own code)",
     )

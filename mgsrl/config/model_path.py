@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from mgsrl.config.hub import check_on_hub
-from mgsrl.errors import MissingPathError, explain
+from mgsrl.errors import MissingPathError
 
 POCKET = "pocket"
 POCKET_POLICY = "pocket_policy"
@@ -49,13 +49,11 @@ def resolve_model_path(path: str, key: str, pocket: str, also: str = "") -> str:
     hint = " (`mgsrl data prepare smollm2` puts SmolLM2 under models/)"
     hint = hint if pocket == POCKET_POLICY else ""
     raise MissingPathError(
-        explain(
-            f"{key} does not name a model.",
-            expected=f"{also}{POCKET!r}, a Hugging Face model folder (config.json, weights, "
-            "tokenizer) or a hub id OWNER/NAME",
-            found=found,
-            todo=f"correct {key}{hint}",
-        )
+        f"{key} does not name a model.",
+        expected=f"{also}{POCKET!r}, a Hugging Face model folder (config.json, weights, "
+        "tokenizer) or a hub id OWNER/NAME",
+        found=found,
+        todo=f"correct {key}{hint}",
     )
 
 
@@ -75,11 +73,9 @@ def _pocket_folder(pocket: str) -> str:
     folder = ASSETS / pocket
     if not (folder / "config.json").is_file():
         raise MissingPathError(
-            explain(
-                f"The bundled {pocket.replace('_', ' ')} is not installed.",
-                expected=f"{folder}/config.json",
-                found="nothing there",
-                todo="reinstall mgsrl, or rebuild the pocket models as their model cards say",
-            )
+            f"The bundled {pocket.replace('_', ' ')} is not installed.",
+            expected=f"{folder}/config.json",
+            found="nothing there",
+            todo="reinstall mgsrl, or rebuild the pocket models as their model cards say",
         )
     return str(folder)

@@ -21,7 +21,7 @@ from mgsrl.config.keys import field_types, is_record, members_of, optional, type
 from mgsrl.config.quoting import as_override, spelled
 from mgsrl.config.root import Config
 from mgsrl.config.typed import chosen_member, described
-from mgsrl.errors import ConfigError, explain, nearest
+from mgsrl.errors import ConfigError, nearest
 
 _SHAPE = re.compile(r"(?P<sign>~|\+{0,2})(?P<key>[^=]*)(?:=(?P<value>.*))?", re.DOTALL)
 DEFAULTED = ("domains", "strategy")
@@ -61,12 +61,10 @@ def read_overrides(
         if key in choices and not isinstance(override.value(), dict):
             if key in chosen:
                 raise ConfigError(
-                    explain(
-                        f"{key} is chosen twice.",
-                        expected=f"one {key}",
-                        found=f"{chosen[key]} and {text}",
-                        todo="leave one of them out",
-                    )
+                    f"{key} is chosen twice.",
+                    expected=f"one {key}",
+                    found=f"{chosen[key]} and {text}",
+                    todo="leave one of them out",
                 )
             chosen[key] = _choice(override, choices[key])
             continue
@@ -104,12 +102,10 @@ def apply_changes(composed: DictConfig, changes: Sequence[Change]) -> None:
             OmegaConf.update(composed, change.key, change.value, merge=True, force_add=True)
         except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
             raise ConfigError(
-                explain(
-                    f"{change.key} cannot be set.",
-                    expected=described(type_at(Config, change.key)),
-                    found=f"{spelled(change.value)[:80]} ({str(error).strip().splitlines()[0]})",
-                    todo=f"correct the value of {change.key}",
-                )
+                f"{change.key} cannot be set.",
+                expected=described(type_at(Config, change.key)),
+                found=f"{spelled(change.value)[:80]} ({str(error).strip().splitlines()[0]})",
+                todo=f"correct the value of {change.key}",
             ) from error
     for key, beside in unknown:
         record = OmegaConf.select(composed, key)
@@ -144,12 +140,10 @@ def _choice(override: Override, names: Sequence[str]) -> str:
         return f"~{group}"
     if not isinstance(name, str) or name not in names:
         raise ConfigError(
-            explain(
-                f"{group}={spelled(name)} is no choice.",
-                expected=f"the name of a file in configs/{group}/",
-                found=spelled(name),
-                todo=f"choose another name ({nearest(str(name), names)})",
-            )
+            f"{group}={spelled(name)} is no choice.",
+            expected=f"the name of a file in configs/{group}/",
+            found=spelled(name),
+            todo=f"choose another name ({nearest(str(name), names)})",
         )
     sign = "~" if override.is_delete() else "" if group in DEFAULTED else "+"
     return f"{sign}{group}={name}"
@@ -157,7 +151,7 @@ def _choice(override: Override, names: Sequence[str]) -> str:
 
 def _no_override(text: str, expected: str, todo: str) -> ConfigError:
     return ConfigError(
-        explain("An override cannot be read.", expected=expected, found=repr(text), todo=todo)
+        "An override cannot be read.", expected=expected, found=repr(text), todo=todo
     )
 
 
@@ -174,12 +168,10 @@ def _unreadable(sign: str, key: str, value: str, choices: Mapping[str, Any]) -> 
             f" quotes, as in {as_override('run.dir', 'runs/a=b, c')}"
         )
     return ConfigError(
-        explain(
-            f"The value of {key} cannot be read.",
-            expected=described(kind),
-            found=f"{key}={value if len(value) <= 200 else value[:200] + '...'}",
-            todo=todo,
-        )
+        f"The value of {key} cannot be read.",
+        expected=described(kind),
+        found=f"{key}={value if len(value) <= 200 else value[:200] + '...'}",
+        todo=todo,
     )
 
 
@@ -202,12 +194,10 @@ def _sweep(key: str, value: str, choices: Mapping[str, Any]) -> ConfigError:
     else:
         todo = runs
     return ConfigError(
-        explain(
-            f"{key} has several values.",
-            expected=f"{'one name' if key in choices else described(kind)}: a command is one run",
-            found=f"{key}={value}",
-            todo=todo,
-        )
+        f"{key} has several values.",
+        expected=f"{'one name' if key in choices else described(kind)}: a command is one run",
+        found=f"{key}={value}",
+        todo=todo,
     )
 
 
@@ -216,12 +206,10 @@ def _remove(composed: DictConfig, key: str) -> None:
     kind = type_at(Config, parent) if parent else Config
     if get_origin(optional(kind) or kind) is not dict:
         raise ConfigError(
-            explain(
-                f"{key} cannot be removed.",
-                expected="a name of yours, such as ~domains.NAME",
-                found=f"~{key}",
-                todo=f"set {key}=null" if optional(type_at(Config, key)) else "give it a value",
-            )
+            f"{key} cannot be removed.",
+            expected="a name of yours, such as ~domains.NAME",
+            found=f"~{key}",
+            todo=f"set {key}=null" if optional(type_at(Config, key)) else "give it a value",
         )
     node = OmegaConf.select(composed, parent)
     if not isinstance(node, DictConfig) or name not in node:
@@ -278,10 +266,8 @@ def _no_record(key: str, beside: Sequence[str]) -> ConfigError:
     if is_record(kind) and "kind" in field_types(kind):
         new = f"; a new one says its kind, as in {key}.kind=VALUE"
     return ConfigError(
-        explain(
-            f"There is no {key}.",
-            expected=f"a name in {parent}",
-            found=repr(name),
-            todo=f"correct the name ({nearest(name, beside)}){new}",
-        )
+        f"There is no {key}.",
+        expected=f"a name in {parent}",
+        found=repr(name),
+        todo=f"correct the name ({nearest(name, beside)}){new}",
     )

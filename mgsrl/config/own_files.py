@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from mgsrl.errors import ConfigError, MissingPathError, explain
+from mgsrl.errors import ConfigError, MissingPathError
 
 GROUPS = ("experiment", "domains", "strategy", "recipe")
 """Folders of `configs/` from which a run is composed."""
@@ -105,17 +105,15 @@ def _experiment(file: Path) -> str:
 
 def _missing(option: str, path: Path, expected: str) -> MissingPathError:
     return MissingPathError(
-        explain(
-            f"{option} names nothing.",
-            expected=expected,
-            found=f"no {path} (in {Path.cwd()})",
-            todo="correct the path",
-        )
+        f"{option} names nothing.",
+        expected=expected,
+        found=f"no {path} (in {Path.cwd()})",
+        todo="correct the path",
     )
 
 
 def _wrong(problem: str, expected: str, found: str, todo: str) -> ConfigError:
-    return ConfigError(explain(problem, expected=expected, found=found, todo=todo))
+    return ConfigError(problem, expected=expected, found=found, todo=todo)
 
 
 def all_names(folders: Sequence[Path]) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ from datetime import date, datetime, time
 from typing import Any
 
 from mgsrl.config.require import at_least, more_than, not_empty, one_of
-from mgsrl.errors import ConfigError, explain, shortened
+from mgsrl.errors import ConfigError, shortened
 
 PROMPT_TEMPLATES = ("chat", "prompted")
 TEMPLATE_OWN = (
@@ -49,12 +49,10 @@ class LoraConfig:
             not_empty("An entry of policy.lora.target_modules", name, "the end of a layer's name")
         if self.target_modules and not self.rank:
             raise ConfigError(
-                explain(
-                    "policy.lora.target_modules is set, but no adapters are trained.",
-                    expected="policy.lora.rank of 1 or more",
-                    found=f"policy.lora.rank={self.rank}",
-                    todo="set policy.lora.rank=16, or leave target_modules out",
-                )
+                "policy.lora.target_modules is set, but no adapters are trained.",
+                expected="policy.lora.rank of 1 or more",
+                found=f"policy.lora.rank={self.rank}",
+                todo="set policy.lora.rank=16, or leave target_modules out",
             )
 
 
@@ -87,12 +85,10 @@ def check_template_kwargs(key: str, arguments: Mapping[str, Any]) -> None:
     for name in arguments:
         if name in TEMPLATE_OWN:
             raise ConfigError(
-                explain(
-                    f"{key} sets what mgsrl sets itself.",
-                    expected="arguments of the chat template such as enable_thinking",
-                    found=repr(name),
-                    todo="set policy.date" if name == "strftime_now" else f"leave {name} out",
-                )
+                f"{key} sets what mgsrl sets itself.",
+                expected="arguments of the chat template such as enable_thinking",
+                found=repr(name),
+                todo="set policy.date" if name == "strftime_now" else f"leave {name} out",
             )
 
 
@@ -107,10 +103,8 @@ def _check_date(text: str) -> None:
         date.fromisoformat(text)
     except ValueError as error:
         raise ConfigError(
-            explain(
-                "policy.date is no date.",
-                expected="a day such as 2026-11-26, or null",
-                found=shortened(repr(text)),
-                todo="correct policy.date",
-            )
+            "policy.date is no date.",
+            expected="a day such as 2026-11-26, or null",
+            found=shortened(repr(text)),
+            todo="correct policy.date",
         ) from error

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from mgsrl.errors import ConfigError, explain, nearest, shortened
+from mgsrl.errors import ConfigError, nearest, shortened
 
 COLDEST = 0.01
 HOTTEST = 2.0
@@ -18,12 +18,10 @@ def one_of(key: str, value: str, valid: Iterable[str]) -> None:
     names = list(valid)
     if value not in names:
         raise ConfigError(
-            explain(
-                f"{key} has an unknown value.",
-                expected=f"one of {', '.join(names)}",
-                found=shortened(repr(value)),
-                todo=f"set {key} ({nearest(value, names)})",
-            )
+            f"{key} has an unknown value.",
+            expected=f"one of {', '.join(names)}",
+            found=shortened(repr(value)),
+            todo=f"set {key} ({nearest(value, names)})",
         )
 
 
@@ -31,12 +29,10 @@ def at_least(key: str, value: float, bound: float, why: str = "") -> None:
     """Raise `ConfigError` unless `value >= bound`."""
     if not value >= bound:
         raise ConfigError(
-            explain(
-                f"{key} is too small.{' ' + why if why else ''}",
-                expected=f"a number >= {bound}",
-                found=str(value),
-                todo=f"set {key}={bound} or more",
-            )
+            f"{key} is too small.{' ' + why if why else ''}",
+            expected=f"a number >= {bound}",
+            found=str(value),
+            todo=f"set {key}={bound} or more",
         )
 
 
@@ -44,12 +40,10 @@ def more_than(key: str, value: float, bound: float, why: str = "") -> None:
     """Raise `ConfigError` unless `value > bound`."""
     if not value > bound:
         raise ConfigError(
-            explain(
-                f"{key} is too small.{' ' + why if why else ''}",
-                expected=f"a number > {bound}",
-                found=str(value),
-                todo=f"set {key} above {bound}",
-            )
+            f"{key} is too small.{' ' + why if why else ''}",
+            expected=f"a number > {bound}",
+            found=str(value),
+            todo=f"set {key} above {bound}",
         )
 
 
@@ -57,12 +51,10 @@ def less_than(key: str, value: float, bound: float) -> None:
     """Raise `ConfigError` unless `value < bound`."""
     if not value < bound:
         raise ConfigError(
-            explain(
-                f"{key} is too large.",
-                expected=f"a number < {bound}",
-                found=str(value),
-                todo=f"set {key} below {bound}",
-            )
+            f"{key} is too large.",
+            expected=f"a number < {bound}",
+            found=str(value),
+            todo=f"set {key} below {bound}",
         )
 
 
@@ -81,13 +73,11 @@ def temperature(key: str, value: float, *, greedy: bool = False) -> None:
     if COLDEST <= value <= HOTTEST or (greedy and value == 0):
         return
     raise ConfigError(
-        explain(
-            f"{key} is out of range.",
-            expected=f"a number from {COLDEST} to {HOTTEST}"
-            + (", or 0 for the likeliest token" if greedy else ": GRPO needs sampled responses"),
-            found=str(value),
-            todo=f"set {key} inside that range",
-        )
+        f"{key} is out of range.",
+        expected=f"a number from {COLDEST} to {HOTTEST}"
+        + (", or 0 for the likeliest token" if greedy else ": GRPO needs sampled responses"),
+        found=str(value),
+        todo=f"set {key} inside that range",
     )
 
 
@@ -95,13 +85,11 @@ def full_distribution(key: str, top_p: float) -> None:
     """Raise `ConfigError` for a nucleus in training."""
     if top_p != 1.0:
         raise ConfigError(
-            explain(
-                f"{key} must be 1 for training.",
-                expected="1.0: the learner's log-probabilities are of the full distribution, "
-                "so a nucleus would bias every importance weight",
-                found=str(top_p),
-                todo=f"set {key}=1.0 and steer with temperature (evaluate.top_p may differ)",
-            )
+            f"{key} must be 1 for training.",
+            expected="1.0: the learner's log-probabilities are of the full distribution, "
+            "so a nucleus would bias every importance weight",
+            found=str(top_p),
+            todo=f"set {key}=1.0 and steer with temperature (evaluate.top_p may differ)",
         )
 
 
@@ -109,7 +97,7 @@ def not_empty(key: str, value: str, expected: str) -> None:
     """Raise `ConfigError` for a blank string."""
     if not value.strip():
         raise ConfigError(
-            explain(f"{key} is empty.", expected=expected, found=repr(value), todo=f"set {key}")
+            f"{key} is empty.", expected=expected, found=repr(value), todo=f"set {key}"
         )
 
 
@@ -117,12 +105,10 @@ def plain_name(key: str, name: str) -> None:
     """Raise `ConfigError` for a name that cannot stand in keys, metrics and files' names."""
     if not re.fullmatch(r"[\w-]+", name):
         raise ConfigError(
-            explain(
-                f"A name in {key} cannot be used.",
-                expected="letters, digits, _ and -: names stand in keys, metrics and files' names",
-                found=shortened(repr(name)),
-                todo=f"choose another name in {key}",
-            )
+            f"A name in {key} cannot be used.",
+            expected="letters, digits, _ and -: names stand in keys, metrics and files' names",
+            found=shortened(repr(name)),
+            todo=f"choose another name in {key}",
         )
 
 
@@ -130,10 +116,8 @@ def within(key: str, value: float, low: float, high: float) -> None:
     """Raise `ConfigError` unless `low <= value <= high`."""
     if not low <= value <= high:
         raise ConfigError(
-            explain(
-                f"{key} is out of range.",
-                expected=f"a number from {low} to {high}",
-                found=str(value),
-                todo=f"set {key} inside that range",
-            )
+            f"{key} is out of range.",
+            expected=f"a number from {low} to {high}",
+            found=str(value),
+            todo=f"set {key} inside that range",
         )

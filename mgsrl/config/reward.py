@@ -10,7 +10,7 @@ from typing import Any, Self
 from mgsrl.config.keys import MEMBERS, member_config
 from mgsrl.config.require import at_least, one_of, plain_name, seconds
 from mgsrl.config.typed import INFINITE, plain, read_config
-from mgsrl.errors import ConfigError, explain, shortened
+from mgsrl.errors import ConfigError, shortened
 from mgsrl.plugins import Registry
 
 MISSING_TAG = ("zero", "whole_response", "abstain")
@@ -148,7 +148,5 @@ class RewardConfig(ScoreConfig):
 def cannot_be(key: str, expected: str, found: str) -> ConfigError:
     """The error for a value that its type allows and its meaning does not."""
     return ConfigError(
-        explain(
-            f"{key} cannot be.", expected=expected, found=shortened(found), todo=f"correct {key}"
-        )
+        f"{key} cannot be.", expected=expected, found=shortened(found), todo=f"correct {key}"
     )

@@ -12,7 +12,7 @@ from typing import Any
 from mgsrl.config.data import TASK_SPLITS, SourceConfig
 from mgsrl.config.reward import REWARDS, RewardConfig
 from mgsrl.config.typed import chosen_member
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 from mgsrl.plugins import Registry
 from mgsrl.types import Sampling
 
@@ -118,12 +118,10 @@ def find_task(reference: str, key: str, where: str = "") -> Task:
     task = TASKS.load(reference, key)
     if not isinstance(task, Task):
         raise ConfigError(
-            explain(
-                f"{key}: {reference} is no task.",
-                expected="a mgsrl.tasks.Task",
-                found=type(task).__name__,
-                todo="write TASK = Task(...), as the files of mgsrl/tasks/ do",
-            )
+            f"{key}: {reference} is no task.",
+            expected="a mgsrl.tasks.Task",
+            found=type(task).__name__,
+            todo="write TASK = Task(...), as the files of mgsrl/tasks/ do",
         )
     place, _, name = reference.rpartition(":")
     if name == "TASK":
@@ -147,12 +145,10 @@ def task_source(
     split = task.train if source.split == TASK_SPLITS[0] else task.test
     if split is None:
         raise ConfigError(
-            explain(
-                f"{key}: the task {task.name!r} has no rows of its own for {source.split}.",
-                expected=task.about,
-                found="rows for the other split" if task.train or task.test else "none at all",
-                todo=with_file(task, key),
-            )
+            f"{key}: the task {task.name!r} has no rows of its own for {source.split}.",
+            expected=task.about,
+            found="rows for the other split" if task.train or task.test else "none at all",
+            todo=with_file(task, key),
         )
     place = split.source()
     return task, replace(

@@ -24,7 +24,7 @@ from mgsrl.config.keys import (
     unknown_key,
 )
 from mgsrl.config.quoting import as_override
-from mgsrl.errors import ConfigError, explain, shortened
+from mgsrl.errors import ConfigError, shortened
 from mgsrl.plugins import Registry
 
 LARGEST = 2**63 - 1
@@ -212,18 +212,16 @@ def described(kind: Any) -> str:
 
 def _twice(key: str, config: type, names: list[str]) -> ConfigError:
     return ConfigError(
-        explain(
-            f"{key} cannot be used: its {config.__qualname__} has keys that every such record has.",
-            expected="other names",
-            found=", ".join(names),
-            todo="rename them",
-        )
+        f"{key} cannot be used: its {config.__qualname__} has keys that every such record has.",
+        expected="other names",
+        found=", ".join(names),
+        todo="rename them",
     )
 
 
 def _missing(key: str, kind: Any) -> ConfigError:
     return ConfigError(
-        explain(f"{key} is missing.", expected=described(kind), found="nothing", todo=f"set {key}")
+        f"{key} is missing.", expected=described(kind), found="nothing", todo=f"set {key}"
     )
 
 
@@ -234,12 +232,10 @@ def _wrong(key: str, kind: Any, value: Any, default: Any = MISSING) -> ConfigErr
     elif default is not MISSING:
         todo = f"set {as_override(key, default)} (the default) or another value of that type"
     return ConfigError(
-        explain(
-            f"{key} has a value of the wrong type.",
-            expected=described(kind),
-            found=_shown(value),
-            todo=todo,
-        )
+        f"{key} has a value of the wrong type.",
+        expected=described(kind),
+        found=_shown(value),
+        todo=todo,
     )
 
 

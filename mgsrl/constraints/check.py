@@ -12,7 +12,7 @@ from typing import Any
 from mgsrl.config.reward import TRAINING
 from mgsrl.constraints.official import reading_of
 from mgsrl.constraints.spec import REGISTRY, Constraint
-from mgsrl.errors import DataError, explain, nearest
+from mgsrl.errors import DataError, nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,10 @@ def bind(instruction_id: Any, kwargs: Any) -> BoundConstraint:
     """Look up the constraint and parse its arguments; None values count as absent."""
     if not isinstance(instruction_id, str) or instruction_id not in REGISTRY:
         raise DataError(
-            explain(
-                f"Unknown constraint {instruction_id!r}.",
-                expected=nearest(str(instruction_id), REGISTRY),
-                found=repr(instruction_id),
-                todo="correct the id or leave the row out",
-            )
+            f"Unknown constraint {instruction_id!r}.",
+            expected=nearest(str(instruction_id), REGISTRY),
+            found=repr(instruction_id),
+            todo="correct the id or leave the row out",
         )
     constraint = REGISTRY[instruction_id]
     if kwargs is None:
@@ -72,12 +70,10 @@ def bind(instruction_id: Any, kwargs: Any) -> BoundConstraint:
 
 def _bad_arguments(constraint: Constraint, expected: str, found: str) -> DataError:
     return DataError(
-        explain(
-            f"Bad arguments of constraint {constraint.id!r} ({constraint.meaning})",
-            expected=expected,
-            found=found,
-            todo="correct the row's kwargs or leave the row out",
-        )
+        f"Bad arguments of constraint {constraint.id!r} ({constraint.meaning})",
+        expected=expected,
+        found=found,
+        todo="correct the row's kwargs or leave the row out",
     )
 
 
@@ -113,12 +109,10 @@ def _is_list(value: Any) -> bool:
 
 def _bad_reference(expected: str, found: str) -> DataError:
     return DataError(
-        explain(
-            "A row does not say which constraints its response must follow.",
-            expected=expected,
-            found=found,
-            todo="correct the row or map its columns",
-        )
+        "A row does not say which constraints its response must follow.",
+        expected=expected,
+        found=found,
+        todo="correct the row or map its columns",
     )
 
 

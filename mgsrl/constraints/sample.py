@@ -14,7 +14,7 @@ from typing import Any
 from mgsrl.constraints.check import bind
 from mgsrl.constraints.conflicts import compatible
 from mgsrl.constraints.spec import REGISTRY, Constraint
-from mgsrl.errors import UserError, explain, nearest
+from mgsrl.errors import UserError, nearest
 
 FAMILIES = ("ifeval", "ifevalg", "ifbench")
 DEFAULT_FAMILIES = ("ifeval", "ifevalg")
@@ -74,12 +74,10 @@ def select_ids(families: Collection[str], only: Sequence[str] = ()) -> tuple[str
     for name in families:
         if name not in FAMILIES:
             raise UserError(
-                explain(
-                    "--families names an unknown collection.",
-                    expected=nearest(name, FAMILIES),
-                    found=repr(name),
-                    todo="correct the name",
-                )
+                "--families names an unknown collection.",
+                expected=nearest(name, FAMILIES),
+                found=repr(name),
+                todo="correct the name",
             )
     drawable = {
         id_: family(entry)
@@ -95,9 +93,7 @@ def select_ids(families: Collection[str], only: Sequence[str] = ()) -> tuple[str
         else:
             expected, found = nearest(id_, drawable), repr(id_)
             todo = "correct the id" if id_ not in REGISTRY else "leave it out: it has no draw"
-        raise UserError(
-            explain(f"{id_!r} cannot be drawn.", expected=expected, found=found, todo=todo)
-        )
+        raise UserError(f"{id_!r} cannot be drawn.", expected=expected, found=found, todo=todo)
     return tuple(sorted(only or (id_ for id_, name in drawable.items() if name in families)))
 
 
@@ -153,12 +149,10 @@ def draw_constraints(rng: random.Random, prompt: str, count: int, ids: Sequence[
                 statements = (statement_of(REGISTRY[i], kwargs) for i, kwargs in chosen.items())
                 return Drawn(tuple(chosen), tuple(chosen.values()), tuple(statements))
     raise UserError(
-        explain(
-            f"No {count} of the constraints can be asked for together.",
-            expected=f"among {len(ids)} constraints {count} that do not conflict",
-            found=", ".join(ids[:8]) + (", ..." if len(ids) > 8 else ""),
-            todo="allow more constraints, or ask for fewer per prompt",
-        )
+        f"No {count} of the constraints can be asked for together.",
+        expected=f"among {len(ids)} constraints {count} that do not conflict",
+        found=", ".join(ids[:8]) + (", ..." if len(ids) > 8 else ""),
+        todo="allow more constraints, or ask for fewer per prompt",
     )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mgsrl.errors import DataError, explain
+from mgsrl.errors import DataError
 from mgsrl.files.lines import LineProblem, show
 from mgsrl.files.records import read_records
 from mgsrl.types import Message
@@ -169,10 +169,8 @@ def _text(value: Any) -> str | None:
 
 def _no_prompt(place: str, expected: str, found: str) -> DataError:
     return DataError(
-        explain(
-            f"{place}: --against needs an evaluation prompt.",
-            expected=expected,
-            found=found,
-            todo="name the column that holds the prompt (FILE:COLUMN), or mend the row",
-        )
+        f"{place}: --against needs an evaluation prompt.",
+        expected=expected,
+        found=found,
+        todo="name the column that holds the prompt (FILE:COLUMN), or mend the row",
     )

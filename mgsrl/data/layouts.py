@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mgsrl.errors import DataError, explain
+from mgsrl.errors import DataError
 from mgsrl.files.lines import show
 
 ABSENT = object()
@@ -21,18 +21,16 @@ class RowProblem(DataError):
     """What is wrong with one record; `at` adds the place."""
 
     def __init__(self, expected: str, found: str, todo: str = "mend or remove the row") -> None:
-        super().__init__(explain("A row is not usable.", expected=expected, found=found, todo=todo))
+        super().__init__("A row is not usable.", expected=expected, found=found, todo=todo)
         self.expected, self.found, self.todo = expected, found, todo
 
     def at(self, place: str) -> DataError:
         """The error for the user: `place` is the file and the row."""
         return DataError(
-            explain(
-                f"{place}: the row is not usable.",
-                expected=self.expected,
-                found=self.found,
-                todo=self.todo,
-            )
+            f"{place}: the row is not usable.",
+            expected=self.expected,
+            found=self.found,
+            todo=self.todo,
         )
 
 

@@ -22,7 +22,7 @@ from itertools import zip_longest
 from typing import Any
 
 from mgsrl.data.apportion import Apportionment
-from mgsrl.errors import CheckpointError, ConfigError, DataError, explain, nearest
+from mgsrl.errors import CheckpointError, ConfigError, DataError, nearest
 from mgsrl.types import Prompt
 
 
@@ -92,12 +92,10 @@ class Mixture:
         for domain in quotas:
             if domain not in self._sources:
                 raise ConfigError(
-                    explain(
-                        "A phase names an unknown domain.",
-                        expected="a domain of this run",
-                        found=repr(domain),
-                        todo=nearest(domain, self._sources),
-                    )
+                    "A phase names an unknown domain.",
+                    expected="a domain of this run",
+                    found=repr(domain),
+                    todo=nearest(domain, self._sources),
                 )
         return {domain: self._take_domain(domain, quota) for domain, quota in quotas.items()}
 
@@ -193,13 +191,11 @@ def _check_quota(source: str, quota: int, num_prompts: int) -> None:
     if quota > num_prompts:
         domain = source.partition("/")[0]
         raise DataError(
-            explain(
-                f"The domain {source} has fewer prompts than one step takes.",
-                expected=f"at least {quota} prompts (its largest quota per step)",
-                found=f"{num_prompts} usable prompts",
-                todo=f"lower domains.{domain}.prompts_per_step, its weight or "
-                "algo.prompts_per_domain, or give it more data",
-            )
+            f"The domain {source} has fewer prompts than one step takes.",
+            expected=f"at least {quota} prompts (its largest quota per step)",
+            found=f"{num_prompts} usable prompts",
+            todo=f"lower domains.{domain}.prompts_per_step, its weight or "
+            "algo.prompts_per_domain, or give it more data",
         )
 
 
@@ -213,10 +209,8 @@ def _digest(prompts: Sequence[Prompt]) -> str:
 
 def _foreign(expected: object, found: object, what: str) -> CheckpointError:
     return CheckpointError(
-        explain(
-            f"The checkpoint is of a run with other {what}.",
-            expected=str(expected),
-            found=str(found),
-            todo="resume with the configuration and data of that run, or set resume=never",
-        )
+        f"The checkpoint is of a run with other {what}.",
+        expected=str(expected),
+        found=str(found),
+        todo="resume with the configuration and data of that run, or set resume=never",
     )

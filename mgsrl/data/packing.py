@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mgsrl.errors import InvariantError, explain
+from mgsrl.errors import InvariantError
 from mgsrl.types import BatchTotals, MicroBatch, Prompt, Rollout, RolloutGroup
 
 _FILLER_LENGTH = 2
@@ -191,10 +191,8 @@ def _micro_batch(
 
 def _mismatch(what: str, expected: str, found: str) -> InvariantError:
     return InvariantError(
-        explain(
-            f"{what} cannot be packed.",
-            expected=expected,
-            found=found,
-            todo="report this: scoring and advantages come before packing",
-        )
+        f"{what} cannot be packed.",
+        expected=expected,
+        found=found,
+        todo="report this: scoring and advantages come before packing",
     )

@@ -24,7 +24,7 @@ from mgsrl.config.task import TASKS, Split, Task, find_task
 from mgsrl.data import smollm2
 from mgsrl.data.rows import Row, RowProblem
 from mgsrl.data.sources import Reading
-from mgsrl.errors import DataError, explain
+from mgsrl.errors import DataError
 from mgsrl.files.jsonl import dump_line, write_atomic
 from mgsrl.files.records import row_number
 from mgsrl.obs.outputs import output_file
@@ -156,12 +156,10 @@ def _pinned(reading: Reading) -> dict[str, str]:
 def _nothing(name: str, prepared: Prepared) -> DataError:
     expected, found = next(iter(prepared.examples.items()), ("rows", "an empty file"))
     return DataError(
-        explain(
-            f"{name}: no row can be used.",
-            expected=expected,
-            found=found,
-            todo="check that the file is this data set (`mgsrl data prepare --list`)",
-        )
+        f"{name}: no row can be used.",
+        expected=expected,
+        found=found,
+        todo="check that the file is this data set (`mgsrl data prepare --list`)",
     )
 
 

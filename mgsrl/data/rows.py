@@ -33,7 +33,7 @@ from mgsrl.data.layouts import (
     json_like,
     verl_constraints,
 )
-from mgsrl.errors import ConfigError, explain, nearest
+from mgsrl.errors import ConfigError, nearest
 from mgsrl.files.lines import LineProblem, show
 from mgsrl.types import Message, RowNeeds
 
@@ -94,12 +94,10 @@ class RowReader:
         for name in self._columns:
             if name not in known and not name.startswith(REFERENCE):
                 raise ConfigError(
-                    explain(
-                        f"{option or f'{key}.columns'} maps an unknown column.",
-                        expected=f"our names on the left: {', '.join(known)}",
-                        found=repr(name),
-                        todo=f"rename it ({nearest(name, known)})",
-                    )
+                    f"{option or f'{key}.columns'} maps an unknown column.",
+                    expected=f"our names on the left: {', '.join(known)}",
+                    found=repr(name),
+                    todo=f"rename it ({nearest(name, known)})",
                 )
 
     def read(self, record: Mapping[str, Any] | LineProblem, default_id: str) -> Row:
@@ -281,12 +279,10 @@ def _compile(pattern: str, key: str) -> re.Pattern[str]:
         problem = str(error)
     if problem:
         raise ConfigError(
-            explain(
-                f"{key}.answer_pattern cannot be used.",
-                expected="a regular expression whose first group is the answer, as '#### (.+)'",
-                found=f"{pattern!r}: {problem}",
-                todo=f"mend {key}.answer_pattern",
-            )
+            f"{key}.answer_pattern cannot be used.",
+            expected="a regular expression whose first group is the answer, as '#### (.+)'",
+            found=f"{pattern!r}: {problem}",
+            todo=f"mend {key}.answer_pattern",
         )
     return compiled
 

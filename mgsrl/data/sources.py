@@ -18,7 +18,7 @@ from mgsrl.config.task import Task, task_source, with_file
 from mgsrl.data.pocket import pocket_rows
 from mgsrl.data.rows import Row, RowProblem, RowReader
 from mgsrl.data.task_rows import task_records
-from mgsrl.errors import DataError, MissingPathError, explain
+from mgsrl.errors import DataError, MissingPathError
 from mgsrl.files.records import NumberedRecord, data_stem, read_records, row_number
 from mgsrl.types import RowNeeds
 
@@ -129,14 +129,12 @@ class Reading:
         key = self._key
         keys = f"{key}.start and {key}.limit"
         return DataError(
-            explain(
-                f"{self.name}: there are no rows to use.",
-                expected=f"rows from number {self.source.start} on"
-                + ("" if key.startswith("--") else f" ({keys})"),
-                found=f"none, and {num_problems} that cannot be used" if num_problems else "none",
-                todo=(self.file_hint if key.startswith("--") else f"check the file, {keys}")
-                + (f", or see what is wrong with {key}.bad_rows=error" if num_problems else ""),
-            )
+            f"{self.name}: there are no rows to use.",
+            expected=f"rows from number {self.source.start} on"
+            + ("" if key.startswith("--") else f" ({keys})"),
+            found=f"none, and {num_problems} that cannot be used" if num_problems else "none",
+            todo=(self.file_hint if key.startswith("--") else f"check the file, {keys}")
+            + (f", or see what is wrong with {key}.bad_rows=error" if num_problems else ""),
         )
 
 
@@ -246,12 +244,10 @@ def _hub_records(source: SourceConfig, key: str, file_hint: str) -> Iterator[Num
         # The HTTP libraries beneath raise classes of their own.
         reason = (str(error).splitlines() or [""])[0][:200]
         raise MissingPathError(
-            explain(
-                f"{key}: the hub data set {source.path!r} could not be loaded.",
-                expected=f"a data set that this machine can reach, with a split {source.split!r}",
-                found=f"{type(error).__name__}: {reason}",
-                todo=f"check its name and split, log in if it is gated (`hf auth login`), or "
-                f"download it and {file_hint}",
-            )
+            f"{key}: the hub data set {source.path!r} could not be loaded.",
+            expected=f"a data set that this machine can reach, with a split {source.split!r}",
+            found=f"{type(error).__name__}: {reason}",
+            todo=f"check its name and split, log in if it is gated (`hf auth login`), or "
+            f"download it and {file_hint}",
         ) from error
     return ((f"row {number}", dict(record)) for number, record in enumerate(table, start=1))

@@ -16,7 +16,7 @@ from mgsrl.config import SourceConfig
 from mgsrl.data.plain_prompts import PLAIN_PROMPTS
 from mgsrl.data.rows import Row
 from mgsrl.data.sources import load_rows
-from mgsrl.errors import UserError, explain
+from mgsrl.errors import UserError
 from mgsrl.files.jsonl import dump_line, write_atomic
 
 _TRIES = 20
@@ -82,12 +82,10 @@ def synthesize(
                 break
         else:
             raise UserError(
-                explain(
-                    "These prompts and constraints do not make that many different rows.",
-                    expected=f"{num_rows} different rows",
-                    found=f"{number} from {len(prompts)} prompts",
-                    todo="make fewer rows, or give more prompts or constraints",
-                )
+                "These prompts and constraints do not make that many different rows.",
+                expected=f"{num_rows} different rows",
+                found=f"{number} from {len(prompts)} prompts",
+                todo="make fewer rows, or give more prompts or constraints",
             )
         seen.add(conversation)
         yield {"id": f"synth-{seed}-{number}", **row}
@@ -110,12 +108,10 @@ def check_suffix(path: Path) -> None:
     """Raise `UserError` unless `path` is called what is written to it."""
     if path.suffix != ".jsonl":
         raise UserError(
-            explain(
-                f"--output {path} cannot be written.",
-                expected="a file whose name ends in .jsonl",
-                found=repr(path.suffix or path.name),
-                todo="name a .jsonl file",
-            )
+            f"--output {path} cannot be written.",
+            expected="a file whose name ends in .jsonl",
+            found=repr(path.suffix or path.name),
+            todo="name a .jsonl file",
         )
 
 

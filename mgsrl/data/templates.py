@@ -24,7 +24,7 @@ import jinja2
 from mgsrl.config import DataConfig, PolicyConfig
 from mgsrl.config.policy import template_clock
 from mgsrl.data.rows import Row, RowProblem
-from mgsrl.errors import ConfigError, DataError, explain
+from mgsrl.errors import ConfigError, DataError
 from mgsrl.types import Message, Prompt
 
 PREAMBLE = (
@@ -78,12 +78,10 @@ class PromptTokenizer:
         self.counts: dict[str, PromptCounts] = {}
         if self._template == "chat" and not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
-                explain(
-                    "policy.prompt_template=chat needs a tokenizer with a chat template.",
-                    expected="an instruction-tuned model",
-                    found=f"{policy.path}: a tokenizer without a chat template (a base model?)",
-                    todo="set policy.prompt_template=prompted",
-                )
+                "policy.prompt_template=chat needs a tokenizer with a chat template.",
+                expected="an instruction-tuned model",
+                found=f"{policy.path}: a tokenizer without a chat template (a base model?)",
+                todo="set policy.prompt_template=prompted",
             )
         self._clock = template_clock(policy.date)
         self._arguments: dict[str, Any] = {}
@@ -146,13 +144,11 @@ class PromptTokenizer:
         if len(token_ids) > limit:
             if self._data.overlong == "error":
                 raise DataError(
-                    explain(
-                        f"The prompt {domain}/{row.id} is too long.",
-                        expected=f"at most {limit} tokens, template included",
-                        found=f"{len(token_ids)} tokens",
-                        todo="raise data.max_prompt_tokens, or set data.overlong to "
-                        "truncate_left or drop",
-                    )
+                    f"The prompt {domain}/{row.id} is too long.",
+                    expected=f"at most {limit} tokens, template included",
+                    found=f"{len(token_ids)} tokens",
+                    todo="raise data.max_prompt_tokens, or set data.overlong to "
+                    "truncate_left or drop",
                 )
             if self._data.overlong == "drop":
                 counts.dropped += 1
@@ -246,12 +242,10 @@ class PromptTokenizer:
 def _check_argument(key: str, name: str, template: str) -> None:
     if not re.search(rf"\b{re.escape(name)}\b", template):
         raise ConfigError(
-            explain(
-                f"{key} has an argument that nothing reads.",
-                expected="a name that the tokenizer's chat template uses",
-                found=repr(name) if template else f"{name!r} without a chat template",
-                todo=f"correct {key}, or leave {name} out",
-            )
+            f"{key} has an argument that nothing reads.",
+            expected="a name that the tokenizer's chat template uses",
+            found=repr(name) if template else f"{name!r} without a chat template",
+            todo=f"correct {key}, or leave {name} out",
         )
 
 

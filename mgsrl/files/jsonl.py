@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mgsrl.errors import DataError, explain
+from mgsrl.errors import DataError
 
 
 def jsonable(value: Any) -> Any:
@@ -76,12 +76,10 @@ def _row(path: Path, number: int, line: str) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(
-            explain(
-                f"{path} is damaged.",
-                expected="a JSON object in every line",
-                found=f"line {number}: {error}",
-                todo="restore the file from a copy, or remove that line",
-            )
+            f"{path} is damaged.",
+            expected="a JSON object in every line",
+            found=f"line {number}: {error}",
+            todo="restore the file from a copy, or remove that line",
         ) from error
 
 

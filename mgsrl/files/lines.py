@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mgsrl.errors import DataError, explain
+from mgsrl.errors import DataError
 
 UNPACKING_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
 """What reading a .gz file that is none, or not whole, raises."""
@@ -98,30 +98,24 @@ def check_text(path: Path) -> None:
         raise unpacking_failed(path, error) from error
     except OSError as error:
         raise DataError(
-            explain(
-                f"{path}: cannot be read.",
-                expected="a file that this user may read",
-                found=str(error),
-                todo="change its permissions, or choose another file",
-            )
+            f"{path}: cannot be read.",
+            expected="a file that this user may read",
+            found=str(error),
+            todo="change its permissions, or choose another file",
         ) from error
     if todo := remedy(content):
         expected = f"a UTF-8 {path.suffix or 'text'} file"
-        raise DataError(
-            explain(f"{path}: cannot be read.", expected=expected, found=content, todo=todo)
-        )
+        raise DataError(f"{path}: cannot be read.", expected=expected, found=content, todo=todo)
 
 
 def unpacking_failed(path: Path, error: Exception, number: int = 0) -> DataError:
     """The error for a .gz file that is none or is damaged; `number` lines of it could be read."""
     place = f"{path}, after line {number}" if number else str(path)
     return DataError(
-        explain(
-            f"{place}: cannot be unpacked.",
-            expected="a complete gzip file",
-            found=f"{describe_content(path)} ({error})",
-            todo="fetch or pack the file again, or take .gz off its name if it is not packed",
-        )
+        f"{place}: cannot be unpacked.",
+        expected="a complete gzip file",
+        found=f"{describe_content(path)} ({error})",
+        todo="fetch or pack the file again, or take .gz off its name if it is not packed",
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from mgsrl.errors import DataError, MissingPathError, explain, nearest
+from mgsrl.errors import DataError, MissingPathError, nearest
 from mgsrl.files.lines import (
     MAX_LINE_BYTES,
     UNPACKING_ERRORS,
@@ -47,9 +47,7 @@ DATA_VARIABLE, DATA_FOLDER = "MGSRL_DATA", "data"
 
 def _broken(path: Path, where: str, expected: str, found: str, todo: str) -> DataError:
     place = f"{path}, {where}" if where else str(path)
-    return DataError(
-        explain(f"{place}: cannot be read.", expected=expected, found=found, todo=todo)
-    )
+    return DataError(f"{place}: cannot be read.", expected=expected, found=found, todo=todo)
 
 
 def _read_jsonl(path: Path) -> Iterator[NumberedRecord]:
@@ -207,26 +205,22 @@ def read_records(path: Path, *, key: str) -> Iterator[NumberedRecord]:
     """
     if not path.is_file():
         raise MissingPathError(
-            explain(
-                f"{key}: there is no such data file.",
-                expected=f"the file {path} (seen from {Path.cwd()})",
-                found="a folder" if path.is_dir() else _nearby(path),
-                todo=f"correct {key} ({SUFFIXES}){_data_folder(path)}",
-            )
+            f"{key}: there is no such data file.",
+            expected=f"the file {path} (seen from {Path.cwd()})",
+            found="a folder" if path.is_dir() else _nearby(path),
+            todo=f"correct {key} ({SUFFIXES}){_data_folder(path)}",
         )
     packed = path.suffix.lower() == PACKED
     suffix = Path(path.stem).suffix if packed else path.suffix
     reader = _READERS.get(suffix.lower())
     if reader is None or (packed and reader is _read_parquet):
         raise DataError(
-            explain(
-                f"{key}: {path} has a suffix that cannot be read.",
-                expected=f"one of {SUFFIXES}; text may be packed (.jsonl{PACKED})",
-                found=f"{''.join(path.suffixes[-2:]) or 'no suffix'}; {describe_content(path)}",
-                todo="unpack it (Parquet is compressed inside)"
-                if reader is not None
-                else "convert the file, or give it the suffix of its real format",
-            )
+            f"{key}: {path} has a suffix that cannot be read.",
+            expected=f"one of {SUFFIXES}; text may be packed (.jsonl{PACKED})",
+            found=f"{''.join(path.suffixes[-2:]) or 'no suffix'}; {describe_content(path)}",
+            todo="unpack it (Parquet is compressed inside)"
+            if reader is not None
+            else "convert the file, or give it the suffix of its real format",
         )
     return reader(path)
 

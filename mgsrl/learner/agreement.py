@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mgsrl.errors import UserError, explain
+from mgsrl.errors import UserError
 from mgsrl.learner.forward import PolicyForward
 
 NUM_TOKENS = 8
@@ -242,11 +242,9 @@ def _logit_settings(model: Any) -> str:
 
 def _refusal(path: str, found: str) -> UserError:
     return UserError(
-        explain(
-            "The learner would not compute this model's own log-probabilities.",
-            expected="logits that are a multiple of the LM head's product with the last hidden "
-            "state, the same in training and in evaluation",
-            found=f"{path!r}: {found}",
-            todo="use a Llama-, Qwen- or Mistral-like model",
-        )
+        "The learner would not compute this model's own log-probabilities.",
+        expected="logits that are a multiple of the LM head's product with the last hidden "
+        "state, the same in training and in evaluation",
+        found=f"{path!r}: {found}",
+        todo="use a Llama-, Qwen- or Mistral-like model",
     )

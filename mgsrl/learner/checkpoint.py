@@ -20,7 +20,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mgsrl.errors import CheckpointError, disk_problem, explain
+from mgsrl.errors import CheckpointError, disk_problem
 from mgsrl.learner.layout import STATES, ShardLayout, held_part
 from mgsrl.learner.reference import Reference
 
@@ -183,10 +183,8 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 def _damaged(folder: Path, expected: str, found: str) -> CheckpointError:
     return CheckpointError(
-        explain(
-            f"The learner state in {folder} cannot be loaded.",
-            expected=expected,
-            found=found,
-            todo="resume from another checkpoint, or start anew with resume=never",
-        )
+        f"The learner state in {folder} cannot be loaded.",
+        expected=expected,
+        found=found,
+        todo="resume from another checkpoint, or start anew with resume=never",
     )

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from mgsrl.config.policy import LoraConfig
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 from mgsrl.sync.source import lora_layers, merged_weight
 
 
@@ -50,18 +50,16 @@ def _targets(model: Any, wanted: list[str]) -> list[str]:
     if missing or not linear:
         ends = sorted({name.rpartition(".")[2] for name in linear})
         raise ConfigError(
-            explain(
-                "policy.lora finds no layer to adapt.",
-                expected=f"ends of names of linear layers: {', '.join(ends)}"
-                if linear
-                else "a model with linear layers (torch.nn.Linear) besides the LM head",
-                found=f"policy.lora.target_modules={missing}"
-                if missing
-                else f"a {type(model).__name__} without any",
-                todo="correct policy.lora.target_modules (empty: all linear layers)"
-                if linear
-                else "set policy.lora.rank=0 to train the whole model, or use another model",
-            )
+            "policy.lora finds no layer to adapt.",
+            expected=f"ends of names of linear layers: {', '.join(ends)}"
+            if linear
+            else "a model with linear layers (torch.nn.Linear) besides the LM head",
+            found=f"policy.lora.target_modules={missing}"
+            if missing
+            else f"a {type(model).__name__} without any",
+            todo="correct policy.lora.target_modules (empty: all linear layers)"
+            if linear
+            else "set policy.lora.rank=0 to train the whole model, or use another model",
         )
     if not wanted:
         return linear

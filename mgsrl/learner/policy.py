@@ -11,7 +11,7 @@ from torch import nn
 from mgsrl.config.model_load import load_causal_lm
 from mgsrl.config.model_path import POCKET_POLICY, find_model
 from mgsrl.config.policy import PolicyConfig
-from mgsrl.errors import MissingPathError, explain, one_line
+from mgsrl.errors import MissingPathError, one_line
 from mgsrl.learner.agreement import proven_forward
 from mgsrl.learner.forward import PolicyForward
 from mgsrl.learner.lora import add_adapters
@@ -65,10 +65,8 @@ def load_tokenizer(config: PolicyConfig) -> Any:
     # Any exception: the files are the user's, and transformers raises what it meets.
     except Exception as error:
         raise MissingPathError(
-            explain(
-                "The tokenizer of policy.path cannot be loaded.",
-                expected="a Hugging Face folder, or a hub id that this machine can reach",
-                found=f"{config.path!r}: {one_line(error)}",
-                todo="correct policy.path, or download the model and give its folder",
-            )
+            "The tokenizer of policy.path cannot be loaded.",
+            expected="a Hugging Face folder, or a hub id that this machine can reach",
+            found=f"{config.path!r}: {one_line(error)}",
+            todo="correct policy.path, or download the model and give its folder",
         ) from error

@@ -6,7 +6,7 @@ from mgsrl.config.algo import AlgoConfig
 from mgsrl.config.learner import LearnerConfig
 from mgsrl.config.policy import PolicyConfig
 from mgsrl.config.surgery import SurgeryConfig
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 
 STEP_SEED_STRIDE = 1_000_003
 
@@ -45,21 +45,17 @@ class LearnerSpec:
         self.learner.validate()
         if self.learner.dtype == "bfloat16" and self.learner.zero_stage == 0:
             raise ConfigError(
-                explain(
-                    "learner.zero_stage=0 keeps no fp32 master weights beside bfloat16 ones.",
-                    expected="learner.zero_stage 1, 2 or 3 with learner.dtype=bfloat16",
-                    found="learner.zero_stage=0, learner.dtype=bfloat16",
-                    todo="set learner.zero_stage=1 (same model memory, smaller optimizer state)",
-                )
+                "learner.zero_stage=0 keeps no fp32 master weights beside bfloat16 ones.",
+                expected="learner.zero_stage 1, 2 or 3 with learner.dtype=bfloat16",
+                found="learner.zero_stage=0, learner.dtype=bfloat16",
+                todo="set learner.zero_stage=1 (same model memory, smaller optimizer state)",
             )
         if self.learner.offload_optimizer and self.learner.zero_stage == 0:
             raise ConfigError(
-                explain(
-                    "learner.offload_optimizer is a part of ZeRO.",
-                    expected="learner.zero_stage 1, 2 or 3",
-                    found="learner.zero_stage=0",
-                    todo="set learner.zero_stage=2, or learner.offload_optimizer=false",
-                )
+                "learner.offload_optimizer is a part of ZeRO.",
+                expected="learner.zero_stage 1, 2 or 3",
+                found="learner.zero_stage=0",
+                todo="set learner.zero_stage=2, or learner.offload_optimizer=false",
             )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 
 FORCE_HELP = "replace an output that exists"
 
@@ -151,4 +151,4 @@ def _exists(flag: str, output: Path, found: str) -> ConfigError:
 
 def _wrong(flag: str, output: Path, expected: str, found: str, todo: str) -> ConfigError:
     problem = f"{flag} {output} cannot be written."
-    return ConfigError(explain(problem, expected=expected, found=found, todo=todo))
+    return ConfigError(problem, expected=expected, found=found, todo=todo)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config.run import TrackersConfig
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 from mgsrl.files.jsonl import dump_line, rewrite
 from mgsrl.obs.completions import as_markdown
 from mgsrl.obs.console import Console
@@ -103,12 +103,10 @@ def own_tracker(name: str) -> Callable[[TrackedRun], Tracker]:
     check_signature(found, (None,), "trackers.also", f"{name}(run), a TrackedRun")
     if isinstance(found, type) and not issubclass(found, Tracker):
         raise ConfigError(
-            explain(
-                "trackers.also names a class that is no tracker.",
-                expected="a subclass of mgsrl.obs.tracker.Tracker",
-                found=name,
-                todo=f"write class {found.__name__}(Tracker)",
-            )
+            "trackers.also names a class that is no tracker.",
+            expected="a subclass of mgsrl.obs.tracker.Tracker",
+            found=name,
+            todo=f"write class {found.__name__}(Tracker)",
         )
     return found
 
@@ -122,12 +120,10 @@ def check_trackers(config: TrackersConfig) -> None:
             import torch.utils.tensorboard  # noqa: F401
         except ImportError as error:
             raise ConfigError(
-                explain(
-                    "trackers.tensorboard needs a package that is not installed.",
-                    expected="the package tensorboard",
-                    found=str(error),
-                    todo="pip install 'mgsrl[tensorboard]', or set trackers.tensorboard=false",
-                )
+                "trackers.tensorboard needs a package that is not installed.",
+                expected="the package tensorboard",
+                found=str(error),
+                todo="pip install 'mgsrl[tensorboard]', or set trackers.tensorboard=false",
             ) from error
 
 

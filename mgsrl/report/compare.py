@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 from mgsrl.files.jsonl import write_atomic
 from mgsrl.report.extra import need_drawing
 from mgsrl.report.load import RunData, read_run_data
@@ -42,12 +42,10 @@ def compare_runs(run_dirs: Sequence[Path], output: Path = Path("compare.html")) 
     folders = list(dict.fromkeys(Path(folder).resolve() for folder in run_dirs))
     if len(folders) < 2 or len(folders) < len(run_dirs):
         raise ConfigError(
-            explain(
-                "There is nothing to compare.",
-                expected="two or more different run folders",
-                found=", ".join(map(str, run_dirs)) or "none",
-                todo="mgsrl compare runs/pocket-mgs-seed0 runs/pocket-mixed-seed0",
-            )
+            "There is nothing to compare.",
+            expected="two or more different run folders",
+            found=", ".join(map(str, run_dirs)) or "none",
+            todo="mgsrl compare runs/pocket-mgs-seed0 runs/pocket-mixed-seed0",
         )
     runs = [read_run_data(folder) for folder in folders]
     strategies = by_strategy(runs)

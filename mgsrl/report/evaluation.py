@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mgsrl.errors import MissingPathError, explain
+from mgsrl.errors import MissingPathError
 from mgsrl.files.jsonl import read_rows, write_atomic
 from mgsrl.report.extra import can_draw
 from mgsrl.report.load import dump
@@ -32,12 +32,10 @@ def build_evaluation_report(folder: Path) -> Path:
     file = folder / "results.json"
     if not file.is_file():
         raise MissingPathError(
-            explain(
-                f"{folder} holds no evaluation.",
-                expected="the output folder of mgsrl eval",
-                found="no results.json",
-                todo="run mgsrl eval with --output there",
-            )
+            f"{folder} holds no evaluation.",
+            expected="the output folder of mgsrl eval",
+            found="no results.json",
+            todo="run mgsrl eval with --output there",
         )
     results = json.loads(file.read_text(encoding="utf-8"))
     tasks = {name: _task(folder, name, task) for name, task in results["tasks"].items()}

@@ -1,6 +1,6 @@
 """matplotlib is an extra, `mgsrl[report]`: a node that only trains does without it."""
 
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 
 INSTALL = 'pip install "mgsrl[report]"'
 
@@ -18,10 +18,8 @@ def need_drawing(what: str) -> None:
     """Raise ConfigError where `what` (`The report`) cannot be drawn."""
     if not can_draw():
         raise ConfigError(
-            explain(
-                f"{what} needs a package that is not installed.",
-                expected="the package matplotlib",
-                found="none",
-                todo=INSTALL,
-            )
+            f"{what} needs a package that is not installed.",
+            expected="the package matplotlib",
+            found="none",
+            todo=INSTALL,
         )

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mgsrl.errors import MissingPathError, explain
+from mgsrl.errors import MissingPathError
 from mgsrl.obs import evaluation_log, rollout_log, run_record, surgery_log
 from mgsrl.obs.evaluation_log import EvalResult
 from mgsrl.obs.health import watched
@@ -101,12 +101,10 @@ def check_run_folder(run_dir: Path) -> None:
     names = ("config.yaml", run_record.FILE, METRICS, evaluation_log.FILE)
     if not any((run_dir / name).exists() for name in names):
         raise MissingPathError(
-            explain(
-                "This is not a run folder.",
-                expected=f"a folder with {', '.join(names)}",
-                found=f"{run_dir} {'without any of them' if run_dir.is_dir() else '(no folder)'}",
-                todo="give the run.dir of a run, e.g. runs/pocket-mgs-seed0",
-            )
+            "This is not a run folder.",
+            expected=f"a folder with {', '.join(names)}",
+            found=f"{run_dir} {'without any of them' if run_dir.is_dir() else '(no folder)'}",
+            todo="give the run.dir of a run, e.g. runs/pocket-mgs-seed0",
         )
 
 

@@ -21,7 +21,7 @@ from mgsrl.config.data import BAD_ROWS
 from mgsrl.config.reward import REWARDS, RewardConfig
 from mgsrl.config.task import TASKS, Task
 from mgsrl.config.typed import chosen_member, read_config
-from mgsrl.errors import ConfigError, DataError, UserError, explain, nearest
+from mgsrl.errors import ConfigError, DataError, UserError, nearest
 from mgsrl.obs.outputs import output_file
 from mgsrl.rewards.build import check_reward, make_reward, row_needs
 from mgsrl.scoring.score_rows import Layout, ScoreRow, read_rows
@@ -161,9 +161,7 @@ def _gpus(config: RewardConfig) -> float:
 
 def _bad_argument(name: str, expected: str, found: str) -> UserError:
     return ConfigError(
-        explain(
-            f"{name} is not valid.", expected=expected, found=found, todo="see mgsrl score --help"
-        )
+        f"{name} is not valid.", expected=expected, found=found, todo="see mgsrl score --help"
     )
 
 
@@ -193,12 +191,10 @@ class _Source:
         if count == 0:
             content = f"{self.skipped} bad rows; {self.problems[0]}" if self.problems else "none"
             raise DataError(
-                explain(
-                    f"{self.path} has no rows to score.",
-                    expected="at least one",
-                    found=f"{self.path.stat().st_size} bytes, rows: {content}",
-                    todo="choose another file",
-                )
+                f"{self.path} has no rows to score.",
+                expected="at least one",
+                found=f"{self.path.stat().st_size} bytes, rows: {content}",
+                todo="choose another file",
             )
         return count
 

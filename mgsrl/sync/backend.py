@@ -1,6 +1,6 @@
 """The one place that decides how weights travel."""
 
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 
 
 def choose_transfer(transfer: str, device: str) -> str:
@@ -13,11 +13,9 @@ def choose_transfer(transfer: str, device: str) -> str:
         return "nccl" if device == "cuda" else "object_store"
     if transfer == "nccl" and device != "cuda":
         raise ConfigError(
-            explain(
-                "NCCL moves weights between GPUs.",
-                expected="GPUs, or rollout.sync.transfer=object_store",
-                found=f"rollout.sync.transfer=nccl on {device}",
-                todo="set rollout.sync.transfer=auto",
-            )
+            "NCCL moves weights between GPUs.",
+            expected="GPUs, or rollout.sync.transfer=object_store",
+            found=f"rollout.sync.transfer=nccl on {device}",
+            todo="set rollout.sync.transfer=auto",
         )
     return transfer

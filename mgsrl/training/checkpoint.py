@@ -23,7 +23,6 @@ from mgsrl.errors import (
     MissingPathError,
     StorageError,
     disk_problem,
-    explain,
 )
 from mgsrl.evaluate.pareto import RULE, BestStep
 from mgsrl.files.jsonl import write_atomic
@@ -162,13 +161,11 @@ def newest_checkpoint(folder: Path, note: Callable[[str], None]) -> Checkpoint |
         return checkpoint
     if found:
         raise CheckpointError(
-            explain(
-                f"No checkpoint in {folder} can be used.",
-                expected="at least one whose files are those of its manifest",
-                found="; ".join(found[:4]) + (" ..." if len(found) > 4 else ""),
-                todo="restore the files from a copy, name another checkpoint (resume=PATH), or "
-                "set the whole run aside and start anew (resume=never)",
-            )
+            f"No checkpoint in {folder} can be used.",
+            expected="at least one whose files are those of its manifest",
+            found="; ".join(found[:4]) + (" ..." if len(found) > 4 else ""),
+            todo="restore the files from a copy, name another checkpoint (resume=PATH), or "
+            "set the whole run aside and start anew (resume=never)",
         )
     return None
 
@@ -223,12 +220,10 @@ def check_disk(folder: Path, num_bytes: int, keep: int, note: Callable[[str], No
     free, wanted = shutil.disk_usage(existing).free, keep + 1 - len(checkpoint_steps(folder))
     if free < num_bytes:
         raise ConfigError(
-            explain(
-                "There is no room for a checkpoint.",
-                expected=f"about {num_bytes / GIB:.3g} GiB free in {existing}",
-                found=f"{free / GIB:.3g} GiB",
-                todo="free some space, or choose another run.dir",
-            )
+            "There is no room for a checkpoint.",
+            expected=f"about {num_bytes / GIB:.3g} GiB free in {existing}",
+            found=f"{free / GIB:.3g} GiB",
+            todo="free some space, or choose another run.dir",
         )
     if free < wanted * num_bytes:
         note(
@@ -273,13 +268,11 @@ def best_checkpoint(folder: Path) -> Path:
 
 def _no_best(path: Path, found: str) -> MissingPathError:
     return MissingPathError(
-        explain(
-            "No checkpoint is known to be the best.",
-            expected=f"{path}, written when a step is both evaluated and saved "
-            "(evaluate.every, checkpoint.every, checkpoint.keep_best)",
-            found=found,
-            todo="leave --best out for the newest checkpoint, or name one",
-        )
+        "No checkpoint is known to be the best.",
+        expected=f"{path}, written when a step is both evaluated and saved "
+        "(evaluate.every, checkpoint.every, checkpoint.keep_best)",
+        found=found,
+        todo="leave --best out for the newest checkpoint, or name one",
     )
 
 

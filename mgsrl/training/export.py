@@ -12,7 +12,7 @@ from typing import Any
 
 from mgsrl.config import PolicyConfig
 from mgsrl.config.compose import config_from_yaml
-from mgsrl.errors import ConfigError, MissingPathError, explain, shortened
+from mgsrl.errors import ConfigError, MissingPathError, shortened
 from mgsrl.learner.policy import load_policy, load_tokenizer, resolve_policy
 from mgsrl.obs.outputs import output_folder, replaced_folder
 from mgsrl.training.checkpoint import (
@@ -52,12 +52,10 @@ def export_model(source: Path, output: Path, *, best: bool = False, force: bool 
         found = newest_checkpoint(source / "checkpoints", print)
         if found is None:
             raise MissingPathError(
-                explain(
-                    "There is nothing to export.",
-                    expected="a run folder with a checkpoint, or a checkpoint",
-                    found=f"{source} ({_beside(source)})",
-                    todo="name a folder such as runs/pocket-mgs-seed0",
-                )
+                "There is nothing to export.",
+                expected="a run folder with a checkpoint, or a checkpoint",
+                found=f"{source} ({_beside(source)})",
+                todo="name a folder such as runs/pocket-mgs-seed0",
             )
         checkpoint = found
     policy = config_from_yaml(checkpoint.config_file).policy
@@ -109,12 +107,10 @@ def check_export(policy: PolicyConfig, tokenizer: Any) -> None:
     # Any exception: what fails here would fail after hours, whatever it is.
     except Exception as error:
         raise ConfigError(
-            explain(
-                "What is trained could not be exported.",
-                expected="a configuration and a tokenizer that can be saved again",
-                found=f"policy.path={policy.path}: {shortened(repr(error))}",
-                todo="mend config.json or the tokenizer's files of policy.path",
-            )
+            "What is trained could not be exported.",
+            expected="a configuration and a tokenizer that can be saved again",
+            found=f"policy.path={policy.path}: {shortened(repr(error))}",
+            todo="mend config.json or the tokenizer's files of policy.path",
         ) from error
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.cluster.preflight import usable_cores
-from mgsrl.errors import CheckpointError, explain
+from mgsrl.errors import CheckpointError
 
 CHUNK = 1 << 24
 MAX_THREADS = 8
@@ -63,13 +63,11 @@ class PolicyIdentity:
         if other:
             what = {"weights": "weights", "config": "config.json"}[other[0]]
             raise CheckpointError(
-                explain(
-                    f"policy.path holds another model than the run began with: other {what}.",
-                    expected=f"{self.path} with {other[0]} {str(saved.get(other[0]))[:16]}...",
-                    found=f"{now[other[0]][:16]}...",
-                    todo="bring the model back (the reference of the KL term and frozen weights "
-                    "come from it), or start anew (resume=never)",
-                )
+                f"policy.path holds another model than the run began with: other {what}.",
+                expected=f"{self.path} with {other[0]} {str(saved.get(other[0]))[:16]}...",
+                found=f"{now[other[0]][:16]}...",
+                todo="bring the model back (the reference of the KL term and frozen weights "
+                "come from it), or start anew (resume=never)",
             )
         return None
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mgsrl.config.model_facts import ModelFacts
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 from mgsrl.types import Prompt, Sampling
 
 
@@ -18,14 +18,12 @@ def check_tokens(
             if largest >= facts.vocab_size:
                 token = tokenizer.convert_ids_to_tokens(largest)
                 raise ConfigError(
-                    explain(
-                        "The tokenizer of policy.path has a token that its model does not know.",
-                        expected=f"ids below {facts.vocab_size}, the rows of the embedding",
-                        found=f"{token!r} with the id {largest}, in the prompt {name}/{prompt.id}",
-                        todo="resize the embedding and save the model "
-                        "(model.resize_token_embeddings(len(tokenizer))), or use the tokenizer "
-                        "that it was trained with",
-                    )
+                    "The tokenizer of policy.path has a token that its model does not know.",
+                    expected=f"ids below {facts.vocab_size}, the rows of the embedding",
+                    found=f"{token!r} with the id {largest}, in the prompt {name}/{prompt.id}",
+                    todo="resize the embedding and save the model "
+                    "(model.resize_token_embeddings(len(tokenizer))), or use the tokenizer "
+                    "that it was trained with",
                 )
 
 
@@ -58,14 +56,12 @@ def _too_long(prompt: Prompt, length: int, response: int, positions: int) -> Con
             f"(or domains.{prompt.domain}.max_new_tokens)"
         )
     return ConfigError(
-        explain(
-            f"The context of policy.path is too short for the domain {prompt.domain}.",
-            expected=f"prompt and longest response within {positions} tokens "
-            "(the positions that its config.json names)",
-            found=f"{length} tokens of the prompt {prompt.id} + {response} new ones "
-            f"= {length + response}",
-            todo=" or ".join([*ways, "use a model with a longer context"]),
-        )
+        f"The context of policy.path is too short for the domain {prompt.domain}.",
+        expected=f"prompt and longest response within {positions} tokens "
+        "(the positions that its config.json names)",
+        found=f"{length} tokens of the prompt {prompt.id} + {response} new ones "
+        f"= {length + response}",
+        todo=" or ".join([*ways, "use a model with a longer context"]),
     )
 
 

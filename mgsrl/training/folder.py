@@ -13,7 +13,6 @@ from mgsrl.errors import (
     MgsrlError,
     MissingPathError,
     UserError,
-    explain,
 )
 from mgsrl.files.jsonl import write_atomic
 from mgsrl.obs.rewind import last_logged_step
@@ -110,12 +109,10 @@ def _writable() -> Iterator[None]:
         raise
     except OSError as error:
         raise ConfigError(
-            explain(
-                "run.dir cannot be written.",
-                expected="a folder, or a place where one can be made, on a disk with room",
-                found=str(error),
-                todo="choose another run.dir, or mend this one",
-            )
+            "run.dir cannot be written.",
+            expected="a folder, or a place where one can be made, on a disk with room",
+            found=str(error),
+            todo="choose another run.dir, or mend this one",
         ) from error
 
 
@@ -136,12 +133,10 @@ def _find(
     path = Path(os.path.expanduser(resume))
     if not path.is_dir() or (path / "checkpoints").is_dir():
         raise MissingPathError(
-            explain(
-                "resume names no checkpoint.",
-                expected="auto, never or a folder such as runs/NAME/checkpoints/step_10",
-                found=f"{resume} (a run folder)" if path.is_dir() else resume,
-                todo=_checkpoints_of(path) or "correct the path",
-            )
+            "resume names no checkpoint.",
+            expected="auto, never or a folder such as runs/NAME/checkpoints/step_10",
+            found=f"{resume} (a run folder)" if path.is_dir() else resume,
+            todo=_checkpoints_of(path) or "correct the path",
         )
     return load_checkpoint(path)
 
@@ -160,35 +155,29 @@ def _check_nothing_is_lost(folder: Path, steps: int) -> None:
         return
     last = "run.json does not say of which" if saved is None else f"run.json knows of step_{saved}"
     raise CheckpointError(
-        explain(
-            f"{folder} holds a run whose checkpoints are gone.",
-            expected=f"checkpoints/step_N: {steps} steps are logged; {last}",
-            found="none",
-            todo="bring the folder checkpoints back, name a checkpoint elsewhere (resume=PATH), or "
-            "set the whole run aside and start anew (resume=never)",
-        )
+        f"{folder} holds a run whose checkpoints are gone.",
+        expected=f"checkpoints/step_N: {steps} steps are logged; {last}",
+        found="none",
+        todo="bring the folder checkpoints back, name a checkpoint elsewhere (resume=PATH), or "
+        "set the whole run aside and start anew (resume=never)",
     )
 
 
 def _check_same_run(whose: Path, saved: Path, changes: Callable[[Path], list[str]]) -> None:
     if not saved.is_file():
         raise CheckpointError(
-            explain(
-                f"Nobody knows the configuration behind {whose}.",
-                expected=str(saved),
-                found="no such file",
-                todo="bring it back, or start anew (resume=never)",
-            )
+            f"Nobody knows the configuration behind {whose}.",
+            expected=str(saved),
+            found="no such file",
+            todo="bring it back, or start anew (resume=never)",
         )
     changed = changes(saved)
     if changed:
         raise ConfigError(
-            explain(
-                f"{whose} is of a run with another configuration.",
-                expected="the same configuration, so that resuming equals never having stopped",
-                found="; ".join(changed[:8]) + (" ..." if len(changed) > 8 else ""),
-                todo="choose another run.dir, or resume=never to set the old run aside",
-            )
+            f"{whose} is of a run with another configuration.",
+            expected="the same configuration, so that resuming equals never having stopped",
+            found="; ".join(changed[:8]) + (" ..." if len(changed) > 8 else ""),
+            todo="choose another run.dir, or resume=never to set the old run aside",
         )
 
 
@@ -197,12 +186,10 @@ def _set_aside(folder: Path, note: Callable[[str], None]) -> None:
         return
     if not (folder / CONFIG).is_file():
         raise ConfigError(
-            explain(
-                "resume=never sets an old run folder aside, and this is none.",
-                expected="a folder with config.yaml, an empty one or none",
-                found=str(folder),
-                todo="choose another run.dir",
-            )
+            "resume=never sets an old run folder aside, and this is none.",
+            expected="a folder with config.yaml, an empty one or none",
+            found=str(folder),
+            todo="choose another run.dir",
         )
     lock = _lock(folder)
     try:
@@ -223,11 +210,9 @@ def _lock(folder: Path) -> int:
     except BlockingIOError as error:
         os.close(lock)
         raise ConfigError(
-            explain(
-                f"{folder} is in use.",
-                expected="one process per run folder",
-                found="another mgsrl process holds it",
-                todo="wait for it, stop it, or choose another run.dir",
-            )
+            f"{folder} is in use.",
+            expected="one process per run folder",
+            found="another mgsrl process holds it",
+            todo="wait for it, stop it, or choose another run.dir",
         ) from error
     return lock

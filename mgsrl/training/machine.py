@@ -24,7 +24,7 @@ from mgsrl.cluster.preflight import (
 from mgsrl.cluster.session import check_address, check_no_session, check_temp_dir
 from mgsrl.config import Config
 from mgsrl.config.model_path import POCKET_POLICY, POCKET_REWARD_MODEL, resolve_model_path
-from mgsrl.errors import ConfigError, MissingPathError, explain
+from mgsrl.errors import ConfigError, MissingPathError
 from mgsrl.rewards.build import make_reward
 from mgsrl.rollout.actor import check_tensor_parallel, gpus_per_worker
 from mgsrl.rollout.engine import rollout_engine
@@ -76,13 +76,11 @@ def check_gpus(config: Config, num_gpus: int) -> None:
     wanted = config.rollout.num_gpus
     if wanted and choose_device(config.learner.device, num_gpus) == "cpu":
         raise ConfigError(
-            explain(
-                "rollout.num_gpus asks for GPUs where the run computes on the CPU.",
-                expected="0 or null without GPUs and with learner.device=cpu",
-                found=f"rollout.num_gpus={wanted:g}, learner.device={config.learner.device}, "
-                f"{num_gpus} GPUs to use",
-                todo="set rollout.num_gpus=null (the default), or run where there are GPUs",
-            )
+            "rollout.num_gpus asks for GPUs where the run computes on the CPU.",
+            expected="0 or null without GPUs and with learner.device=cpu",
+            found=f"rollout.num_gpus={wanted:g}, learner.device={config.learner.device}, "
+            f"{num_gpus} GPUs to use",
+            todo="set rollout.num_gpus=null (the default), or run where there are GPUs",
         )
 
 
@@ -143,11 +141,9 @@ def _local_gpus(config: Config) -> int:
     found = torch.cuda.device_count()
     if limit > found:
         raise ConfigError(
-            explain(
-                "cluster.num_gpus is more than the machine has.",
-                expected=f"at most {found}",
-                found=str(limit),
-                todo="set cluster.num_gpus=null to use all that there are",
-            )
+            "cluster.num_gpus is more than the machine has.",
+            expected=f"at most {found}",
+            found=str(limit),
+            todo="set cluster.num_gpus=null to use all that there are",
         )
     return limit if wanted else 0

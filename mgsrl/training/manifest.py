@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mgsrl.errors import CheckpointError, explain
+from mgsrl.errors import CheckpointError
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -87,13 +87,11 @@ def total_bytes(folder: Path) -> int:
 def damaged(folder: Path, found: str) -> CheckpointError:
     """The one message about a damaged checkpoint."""
     return CheckpointError(
-        explain(
-            f"The checkpoint {folder} is damaged.",
-            expected="every file of its manifest, unchanged",
-            found=found,
-            todo="restore it from a copy, go on from another checkpoint (resume=PATH) or start "
-            "anew (resume=never)",
-        )
+        f"The checkpoint {folder} is damaged.",
+        expected="every file of its manifest, unchanged",
+        found=found,
+        todo="restore it from a copy, go on from another checkpoint (resume=PATH) or start "
+        "anew (resume=never)",
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from mgsrl.config import StrategyConfig
 from mgsrl.data.apportion import Apportionment, largest_remainder
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 
 Quotas = Mapping[str, int]
 Curve = Callable[[int], float]
@@ -138,12 +138,10 @@ def _phases(
         end = start + (steps or lengths[index])
         if end == start:
             raise ConfigError(
-                explain(
-                    f"The phase of {', '.join(names)} would get no step.",
-                    expected=f"at least {len(plans)} steps for {len(plans)} phases",
-                    found=f"train.num_steps={num_steps}",
-                    todo="raise train.num_steps",
-                )
+                f"The phase of {', '.join(names)} would get no step.",
+                expected=f"at least {len(plans)} steps for {len(plans)} phases",
+                found=f"train.num_steps={num_steps}",
+                todo="raise train.num_steps",
             )
         yield Phase(start, end, {}, reset, move), names
         start = end
@@ -158,12 +156,10 @@ def _quotas(
     for step, weights in enumerate(shares, start=start):
         if not any(weights.values()):
             raise ConfigError(
-                explain(
-                    f"Step {step} would train on no domain.",
-                    expected=f"a weight above 0 for one of {', '.join(weights)}",
-                    found="0 for all of them",
-                    todo="change domains.NAME.weight or domains.NAME.schedule",
-                )
+                f"Step {step} would train on no domain.",
+                expected=f"a weight above 0 for one of {', '.join(weights)}",
+                found="0 for all of them",
+                todo="change domains.NAME.weight or domains.NAME.schedule",
             )
         domains.update((name, None) for name, weight in weights.items() if weight)
         split = batches.split(total, weights)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mgsrl.data.pocket.topics import TOPICS
-from mgsrl.errors import ConfigError, DataError, explain, nearest
+from mgsrl.errors import ConfigError, DataError, nearest
 
 DOMAINS = ("math", "chat", "instruction_following")
 SPLITS = ("train", "heldout")
@@ -285,12 +285,10 @@ def draw_task(domain: str, split: str, rng: random.Random) -> Task:
     for name, valid in ((domain, DOMAINS), (split, SPLITS)):
         if name not in valid:
             raise ConfigError(
-                explain(
-                    "Unknown pocket domain or split.",
-                    expected=nearest(name, valid),
-                    found=repr(name),
-                    todo="Use one of the valid names.",
-                )
+                "Unknown pocket domain or split.",
+                expected=nearest(name, valid),
+                found=repr(name),
+                todo="Use one of the valid names.",
             )
     while True:
         task = _MAKERS[domain](rng)
@@ -318,12 +316,10 @@ def pocket_rows(domain: str, split: str, count: int, seed: int = 0) -> list[dict
             draws_without_news += 1
             if draws_without_news > 5000:
                 raise DataError(
-                    explain(
-                        f"The pocket domain {domain!r} has too few distinct {split} prompts.",
-                        expected=f"at most about {len(rows)} rows",
-                        found=f"{count} rows asked for",
-                        todo="Ask for fewer rows.",
-                    )
+                    f"The pocket domain {domain!r} has too few distinct {split} prompts.",
+                    expected=f"at most about {len(rows)} rows",
+                    found=f"{count} rows asked for",
+                    todo="Ask for fewer rows.",
                 )
             continue
         draws_without_news = 0
