@@ -2,14 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mgsrl.config.require import (
-    at_least,
-    full_distribution,
-    one_of,
-    seconds,
-    temperature,
-    within,
-)
+from mgsrl.config.require import at_least, full_distribution, one_of, seconds, temperature, within
 from mgsrl.plugins import Registry
 
 ENGINES = Registry(

@@ -7,7 +7,7 @@ from typing import Any
 
 from mgsrl.constraints.length import number_paragraphs
 from mgsrl.constraints.sentences import sentences
-from mgsrl.constraints.spec import COUNT, POSITIVE, TEXT, breaks, constraint, follows
+from mgsrl.constraints.spec import COUNT, POSITIVE, TEXT, constraint
 from mgsrl.constraints.tokens import word_tokens
 from mgsrl.constraints.words import draw_words
 
@@ -29,10 +29,6 @@ def _same(text: str, other: str) -> bool:
         "output (do not include this instruction sentence!)."
     ),
     draw_from_prompt=_the_request,
-    examples=[
-        follows("Name a tree.", prompt_to_repeat="Name a tree."),
-        breaks("Name a tree. Oak.", prompt_to_repeat="Name a tree."),
-    ],
 )
 def copy(text: str, prompt_to_repeat: str) -> bool:
     return _same(text, prompt_to_repeat)
@@ -48,10 +44,6 @@ def copy(text: str, prompt_to_repeat: str) -> bool:
         "actual request!"
     ),
     draw_from_prompt=_the_request,
-    examples=[
-        follows("name a tree.", prompt_to_repeat="Name a tree."),
-        breaks("Oak.", prompt_to_repeat="Name a tree."),
-    ],
 )
 def copying_simple(text: str, prompt_to_repeat: str) -> bool:
     return _same(text, prompt_to_repeat)
@@ -67,11 +59,6 @@ def copying_simple(text: str, prompt_to_repeat: str) -> bool:
         "include this sentence) and do not answer the actual request!"
     ),
     draw_from_prompt=lambda rng, prompt: {"prompt_to_repeat": prompt, "N": rng.randint(2, 3)},
-    examples=[
-        follows("Hi.\n******\nHi.", prompt_to_repeat="Hi.", N=2),
-        breaks("Hi.\n******\nHi.", prompt_to_repeat="Hi.", N=3),
-        breaks("Hi.\n******\nHo.", prompt_to_repeat="Hi.", N=2),
-    ],
 )
 def copying_multiple(text: str, prompt_to_repeat: str, N: int) -> bool:
     parts = text.split("******")
@@ -104,10 +91,6 @@ def _draw_span(rng: random.Random, prompt: str) -> dict[str, Any]:
     ),
     draw_from_prompt=_draw_span,
     consistent=_span_not_empty,
-    examples=[
-        follows("a tree", prompt_to_repeat="Name a tree.", n_start=5, n_end=11),
-        breaks("a tree.", prompt_to_repeat="Name a tree.", n_start=5, n_end=11),
-    ],
 )
 def copy_span_idx(text: str, prompt_to_repeat: str, n_start: int, n_end: int) -> bool:
     return _same(text, prompt_to_repeat[n_start:n_end])
@@ -127,11 +110,6 @@ def _draw_phrase(rng: random.Random) -> dict[str, Any]:
         "by replacing only one word in the center of the phrase."
     ),
     draw=_draw_phrase,
-    examples=[
-        follows("the big old tree, the big tall tree", phrase="the big green tree", small_n=2),
-        breaks("the big old tree", phrase="the big green tree", small_n=2),
-        breaks("the new old tree, the big old tree", phrase="the big green tree", small_n=2),
-    ],
 )
 def repeat_phrase(text: str, phrase: str, small_n: int) -> bool:
     words = phrase.split()
@@ -164,7 +142,6 @@ def _between(first: str, last: str, text: str) -> Iterator[str]:
     statement=(
         "There should be 2 paragraphs. Paragraphs are separated with the markdown divider: ***"
     ),
-    examples=[follows("One.\n***\nTwo."), breaks("One.\n\nTwo.")],
 )
 def paragraphs(text: str) -> bool:
     return number_paragraphs(text, num_paragraphs=2)
@@ -177,7 +154,6 @@ def paragraphs(text: str) -> bool:
         "There should be 2 paragraphs. Paragraphs and only paragraphs are separated with each "
         "other by two line breaks."
     ),
-    examples=[follows("One.\n\nTwo."), breaks("One.\nTwo."), breaks("One.\n\n\n\nTwo.")],
 )
 def paragraphs2(text: str) -> bool:
     parts = [part.strip() for part in text.split("\n\n")]
@@ -194,11 +170,6 @@ def paragraphs2(text: str) -> bool:
         "counts as a word)."
     ),
     draw=lambda rng: {"n_sent": rng.randint(1, 3), "n_words": rng.randint(5, 12)},
-    examples=[
-        follows("We go.\n***\nWe run.\n***\nWe hide.", n_sent=1, n_words=3),
-        breaks("We go.\n***\nWe run.", n_sent=1, n_words=3),
-        breaks("We go.\n***\nWe run now.\n***\nWe hide.", n_sent=1, n_words=3),
-    ],
 )
 def counting_composition(text: str, n_sent: int, n_words: int) -> bool:
     parts = re.split(r"\s?\*\*\*\s?", text)
@@ -213,7 +184,6 @@ def counting_composition(text: str, n_sent: int, n_words: int) -> bool:
     "detectable_format:sentence_hyphens",
     "Sentences are joined by hyphens without spaces.",
     statement="All sentences must be connected using hyphens, with no spaces between them.",
-    examples=[follows("One is here.-Two is there."), breaks("One is here. -Two is there.")],
 )
 def sentence_hyphens(text: str) -> bool:
     expected = sentences(text.replace("-", " "))
@@ -224,7 +194,6 @@ def sentence_hyphens(text: str) -> bool:
     "detectable_format:square_brackets",
     "Every word stands in square brackets.",
     statement="Enclose every word in your response within square brackets.",
-    examples=[follows("[Trees] [grow.]"), breaks("[Trees grow.]")],
 )
 def square_brackets(text: str) -> bool:
     return all(word.startswith("[") and word.endswith("]") for word in text.split())
@@ -237,7 +206,6 @@ def square_brackets(text: str) -> bool:
         "Wrap every word bigram in double angular brackets, such as <<I am>> <<at home>> "
         "<<with my>> <<cute dog>>."
     ),
-    examples=[follows("<<I am>> <<at home>>"), breaks("<<I am at home>>")],
 )
 def bigram_wrapping(text: str) -> bool:
     words = text.split()

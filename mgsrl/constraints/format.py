@@ -3,13 +3,7 @@
 import json
 import re
 
-from mgsrl.constraints.spec import (
-    COUNT,
-    TEXT,
-    breaks,
-    constraint,
-    follows,
-)
+from mgsrl.constraints.spec import COUNT, TEXT, constraint
 
 CONSTRAINED_RESPONSES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
@@ -23,12 +17,6 @@ CONSTRAINED_RESPONSES = ("My answer is yes.", "My answer is no.", "My answer is 
         "points such as:\n* This is point 1. \n* This is point 2"
     ),
     draw=lambda rng: {"num_bullets": rng.randint(2, 6)},
-    examples=[
-        follows("* one\n* two", num_bullets=2),
-        follows("* one\n- two", num_bullets=2),
-        breaks("* one", num_bullets=2),
-        breaks("**bold**", num_bullets=1),
-    ],
 )
 def number_bullet_lists(text: str, num_bullets: int) -> bool:
     # IFEval writes ^\s*, which says the same but is quadratic in a run of empty lines.
@@ -41,7 +29,6 @@ def number_bullet_lists(text: str, num_bullets: int) -> bool:
     "detectable_format:constrained_response",
     "One of IFEval's three fixed answers occurs.",
     statement=f"Answer with one of these options: {' | '.join(CONSTRAINED_RESPONSES)}",
-    examples=[follows("My answer is yes."), breaks("Yes.")],
 )
 def constrained_response(text: str) -> bool:
     return any(option in text for option in CONSTRAINED_RESPONSES)
@@ -56,11 +43,6 @@ def constrained_response(text: str) -> bool:
         "i.e. *highlighted section*."
     ),
     draw=lambda rng: {"num_highlights": rng.randint(2, 4)},
-    examples=[
-        follows("*one* and *two*", num_highlights=2),
-        follows("**one**", num_highlights=1),
-        breaks("** ** plain", num_highlights=1),
-    ],
 )
 def number_highlighted_sections(text: str, num_highlights: int) -> bool:
     single = re.findall(r"\*[^\n\*]*\*", text)
@@ -83,10 +65,6 @@ def number_highlighted_sections(text: str, num_highlights: int) -> bool:
         "section_spliter": rng.choice(("Section", "SECTION")),
         "num_sections": rng.randint(2, 4),
     },
-    examples=[
-        follows("Section 1\na\nSection 2\nb", section_spliter="Section", num_sections=2),
-        breaks("Section 1\na", section_spliter="Section", num_sections=2),
-    ],
 )
 def multiple_sections(text: str, section_spliter: str, num_sections: int) -> bool:
     pattern = rf"\s?{re.escape(section_spliter.strip())}\s?\d+\s?"
@@ -99,12 +77,6 @@ def multiple_sections(text: str, section_spliter: str, num_sections: int) -> boo
     statement=(
         "Entire output should be wrapped in JSON format. You can use markdown ticks such as ```."
     ),
-    examples=[
-        follows('{"a": 1}'),
-        follows('```json\n{"a": 1}\n```'),
-        breaks("a: 1"),
-        breaks('Here: {"a": 1}'),
-    ],
 )
 def json_format(text: str) -> bool:
     value = text.strip()
@@ -124,7 +96,6 @@ def json_format(text: str) -> bool:
         "Your answer must contain a title, wrapped in double angular brackets, "
         "such as <<poem of joy>>."
     ),
-    examples=[follows("<<Trees>>\nGreen."), breaks("<< >>"), breaks("Trees")],
 )
 def title(text: str) -> bool:
     # re.findall(r"<<[^\n]+>>") is quadratic on a line of many "<<"; the first "<<" and the last
@@ -145,10 +116,6 @@ def title(text: str) -> bool:
         "square brackets, such as [address]."
     ),
     draw=lambda rng: {"num_placeholders": rng.randint(2, 4)},
-    examples=[
-        follows("[name] at [street]", num_placeholders=2),
-        breaks("[name]", num_placeholders=2),
-    ],
 )
 def number_placeholders(text: str, num_placeholders: int) -> bool:
     return sum(map(_placeholders, text.split("\n"))) >= num_placeholders
@@ -171,11 +138,6 @@ def _placeholders(line: str) -> int:
         "starting with {postscript_marker}"
     ),
     draw=lambda rng: {"postscript_marker": rng.choice(("P.S.", "P.P.S"))},
-    examples=[
-        follows("Bye.\nP.S. Write soon.", postscript_marker="P.S."),
-        follows("Bye.\np. s. Write soon.", postscript_marker="P.S."),
-        breaks("Bye.", postscript_marker="P.P.S"),
-    ],
 )
 def postscript(text: str, postscript_marker: str) -> bool:
     marker = postscript_marker.strip()

@@ -11,7 +11,7 @@ from typing import Any
 
 from mgsrl.constraints.length import words as number_words
 from mgsrl.constraints.plain_words import trimmed, whole_word
-from mgsrl.constraints.spec import COUNT, POSITIVE, WORD, breaks, constraint, follows
+from mgsrl.constraints.spec import COUNT, POSITIVE, WORD, constraint
 from mgsrl.constraints.tokens import word_tokens
 from mgsrl.constraints.words import draw_words
 
@@ -52,12 +52,6 @@ def _draw_range(rng: random.Random) -> dict[str, Any]:
     statement="The response must contain between {min_words} and {max_words} words.",
     draw=_draw_range,
     consistent=_range_not_empty,
-    examples=[
-        follows("One two three.", min_words=3, max_words=5),
-        follows("One two three.", min_words=1, max_words=3),
-        breaks("One two.", min_words=3, max_words=5),
-        breaks("One two three four five six.", min_words=3, max_words=5),
-    ],
 )
 def word_count_range(text: str, min_words: int, max_words: int) -> bool:
     return min_words <= len(number_words(text)) <= max_words
@@ -69,11 +63,6 @@ def word_count_range(text: str, min_words: int, max_words: int) -> bool:
     arguments={"N": POSITIVE},
     statement="Use at least {N} unique words in the response.",
     draw=lambda rng: {"N": rng.randint(30, 200)},
-    examples=[
-        follows("The tree, the oak.", N=3),
-        breaks("The tree, the Tree.", N=3),
-        breaks("The tree - the tree", N=3),
-    ],
 )
 def unique_word_count(text: str, N: int) -> bool:
     return len({trimmed(word) for word in text.split()} - {""}) >= N
@@ -86,11 +75,6 @@ def unique_word_count(text: str, N: int) -> bool:
     statement="Use at least {small_n} different coordinating conjunctions in the response.",
     draw=lambda rng: {"small_n": rng.randint(2, 6)},
     consistent=lambda small_n: "more than the seven there are" if small_n > 7 else None,
-    examples=[
-        follows("Oaks and pines, but no elms", small_n=2),
-        breaks("Oaks and pines And elms, and", small_n=2),
-        breaks("Sandy butter", small_n=1),
-    ],
 )
 def conjunctions(text: str, small_n: int) -> bool:
     return len(CONJUNCTIONS.intersection(map(trimmed, text.split()))) >= small_n
@@ -110,12 +94,6 @@ def _names_enough(N: int) -> str | None:
     ),
     draw=lambda rng: {"N": rng.randint(1, 40)},
     consistent=_names_enough,
-    examples=[
-        follows("Emma's friend is Leo.", N=2),
-        breaks("Emma, Emma and Emmanuel", N=2),
-        breaks("Emma and Bob", N=2),
-        breaks("by the grace of emma", N=1),
-    ],
 )
 def person_names(text: str, N: int) -> bool:
     return len(set(NAMES).intersection(re.findall(r"\w+", text))) >= N
@@ -127,12 +105,6 @@ def person_names(text: str, N: int) -> bool:
     arguments={"N": COUNT},
     statement="Include exactly {N} numbers in the response.",
     draw=lambda rng: {"N": rng.randint(1, 15)},
-    examples=[
-        follows("Decimals like 3.14 and 100,000.", N=2),
-        follows("Number 1. 2 comes next.", N=2),
-        breaks("One, two and 3.", N=3),
-        breaks("1 2 3", N=2),
-    ],
 )
 def numbers(text: str, N: int) -> bool:
     return len(re.findall(r"\d+", text.translate(_WITHOUT_PUNCTUATION))) == N
@@ -145,12 +117,6 @@ def numbers(text: str, N: int) -> bool:
         "Use every standard punctuation mark at least once, including semicolons, colons, and the "
         "interrobang (?!)."
     ),
-    examples=[
-        follows("Oh, no! Why? Well: yes; what?! Fine."),
-        follows("Oh, no! Why? Well: yes; what‽ Fine."),
-        breaks("Oh, no! Why? Well: yes; what. Fine."),
-        breaks("Oh, no? Well: yes; what?! Fine."),
-    ],
 )
 def punctuation(text: str) -> bool:
     rest, interrobangs = re.subn(r"\?!|!\?|‽", "", text, count=1)
@@ -163,11 +129,6 @@ def punctuation(text: str) -> bool:
     arguments={"N": POSITIVE},
     statement="Every {N}th word of your response must be in Japanese.",
     draw=lambda rng: {"N": rng.choice((4, 5, 6, 7, 8, 9, 10, 15, 20, 25))},
-    examples=[
-        follows("A green 木 and an 花 there", N=3),
-        follows("The year 1990", N=3),
-        breaks("A green tree and an 花", N=3),
-    ],
 )
 def words_japanese(text: str, N: int) -> bool:
     chosen = (trimmed(word) for word in text.split()[N - 1 :: N])
@@ -180,12 +141,6 @@ def words_japanese(text: str, N: int) -> bool:
     arguments={"N": POSITIVE},
     statement="The response should include at least {N} pronouns.",
     draw=lambda rng: {"N": rng.randint(1, 30)},
-    examples=[
-        follows("She is his sister.", N=2),
-        follows("My pronouns are she/her.", N=3),
-        follows("I’m sure it's yours.", N=3),
-        breaks("The sister is here.", N=1),
-    ],
 )
 def pronouns(text: str, N: int) -> bool:
     separate = text.lower().replace("/", " ").replace("’", "'")
@@ -206,24 +161,6 @@ def _draw_keywords(rng: random.Random) -> dict[str, Any]:
         "in your response, and keyword {keyword5} seven times in your response."
     ),
     draw=_draw_keywords,
-    examples=[
-        follows(
-            "A doorway, a door. " + "Bread " * 2 + "blue " * 3 + "lamp " * 5 + "river " * 7,
-            keyword1="door",
-            keyword2="bread",
-            keyword3="blue",
-            keyword4="lamp",
-            keyword5="river",
-        ),
-        breaks(
-            "A door, a door. " + "Bread " * 2 + "blue " * 3 + "lamp " * 5 + "river " * 7,
-            keyword1="door",
-            keyword2="bread",
-            keyword3="blue",
-            keyword4="lamp",
-            keyword5="river",
-        ),
-    ],
 )
 def keywords_multiple(text: str, **keywords: str) -> bool:
     counts = zip(range(1, 6), (1, 2, 3, 5, 7), strict=True)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from mgsrl.constraints.plain_words import plain_words
 from mgsrl.constraints.sentences import sentences
-from mgsrl.constraints.spec import breaks, constraint, follows
+from mgsrl.constraints.spec import constraint
 
 _COUNTRIES = """Algeria; Angola; Benin; Botswana; Burkina Faso; Burundi; Cameroon;
 Cape Verde, Cabo Verde; Central African Republic; Chad; Comoros, Union of the Comoros;
@@ -52,22 +52,12 @@ _OPTIONAL_CAPITALS = {_CAPITAL_PLACES["kyiv"]}
     "custom:multiples",
     "The numbers in the response are 14, 21, 28, 35, 42 and 49.",
     statement="Count from 10 to 50 but only print multiples of 7.",
-    examples=[
-        follows("14 21 28 35 42 49"),
-        follows("Sure! 14,21,28,35,42,49."),
-        breaks("7 14 21 28 35 42 49"),
-        breaks("14 21 28 35 42"),
-    ],
 )
 def multiples(text: str) -> bool:
     return re.findall(r"\d+", text) == ["14", "21", "28", "35", "42", "49"]
 
 
 _OPTION = re.compile(r"\W*[A-Ea-e][.):]\W*\w")
-_QUIZ = "".join(
-    f"Question {number}: {'Who painted this? ' * number}\nA) a\nB) b\nC) c\nD) d\nE) e\n\n"
-    for number in range(1, 5)
-)
 
 
 @constraint(
@@ -78,14 +68,6 @@ _QUIZ = "".join(
         'history". Each question should start with the label "Question". The questions should get '
         "progressively longer. Do not provide an explanation."
     ),
-    examples=[
-        follows(_QUIZ),
-        breaks("Sure!\n" + _QUIZ),
-        breaks(_QUIZ.replace("E) e\n", "")),
-        breaks(_QUIZ.partition("Question 4")[0]),
-        breaks(_QUIZ.replace("Who painted this? " * 4, "Who?")),
-        breaks(_QUIZ.replace("Question ", "")),
-    ],
 )
 def mcq_count_length(text: str) -> bool:
     before, *questions = re.split(r"^[ \t]*Question\b[ \t]*\d*[.:)]?", text, flags=re.MULTILINE)
@@ -100,26 +82,10 @@ def mcq_count_length(text: str) -> bool:
     return all(len(shorter) < len(longer) for shorter, longer in pairwise(stems))
 
 
-_AFRICA = """Zimbabwe Zambia Uganda Tunisia Togo Tanzania Sudan South_Sudan South_Africa Somalia
-Sierra_Leone Seychelles Senegal São_Tomé_and_Príncipe Rwanda Nigeria Niger Namibia Mozambique
-Morocco Mauritius Mauritania Mali Malawi Madagascar Libya Liberia Lesotho Kenya Guinea-Bissau
-Guinea Ghana The_Gambia Gabon Ethiopia Eswatini Eritrea Equatorial_Guinea Egypt Djibouti
-Democratic_Republic_of_the_Congo Côte_d'Ivoire Congo Comoros Chad Central_African_Republic
-Cape_Verde Cameroon Burundi Burkina_Faso Botswana Benin Angola Algeria"""
-_AFRICAN_LIST = "\n".join(_AFRICA.split()).replace("_", " ")
-
-
 @constraint(
     "custom:reverse_newline",
     "52 or more countries of Africa in reverse alphabetical order, one on a line; no other lines.",
     statement="List the countries of Africa in reverse alphabetical order, each on a new line.",
-    examples=[
-        follows(_AFRICAN_LIST),
-        breaks("\n".join(reversed(_AFRICAN_LIST.split("\n")))),
-        breaks(_AFRICAN_LIST.partition("Ghana")[0]),
-        breaks(_AFRICAN_LIST.replace("\n", ", ")),
-        breaks("Zimbabwe\n" + "Zambia\n" * 60),
-    ],
 )
 def reverse_newline(text: str) -> bool:
     lines = [re.sub(r"^\W*\d{1,2}[.)]", "", line) for line in text.split("\n")]
@@ -148,11 +114,6 @@ def _country(name: str) -> int | None:
         "What animal is the national symbol of the US? Respond to this query, but make your "
         "sentence in reverse order of what it should be, per word."
     ),
-    examples=[
-        follows(".US the of bird national the is eagle bald The"),
-        breaks("The bald eagle is the national bird of the US."),
-        breaks("elgae dlab"),
-    ],
 )
 def word_reverse(text: str) -> bool:
     return "eagle bald" in " ".join(plain_words(text))
@@ -165,17 +126,9 @@ def word_reverse(text: str) -> bool:
         "What animal is the national symbol of the US? Respond to this query, but make your "
         "sentence in reverse order of what it should be, per letter."
     ),
-    examples=[
-        follows(".SU eht fo lobmys lanoitan eht si elgae dlab ehT"),
-        breaks("The bald eagle is the national bird of the US."),
-        breaks("eagle bald"),
-    ],
 )
 def character_reverse(text: str) -> bool:
     return "elgae dlab" in text.lower()
-
-
-_TALE = " ".join(f"{letter}ve went on." for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 @constraint(
@@ -185,23 +138,12 @@ _TALE = " ".join(f"{letter}ve went on." for letter in "ABCDEFGHIJKLMNOPQRSTUVWXY
         "Tell me a 26-sentence story where each sentence's first word starts with the letters of "
         "the alphabet in order."
     ),
-    examples=[
-        follows(_TALE),
-        follows(f'"{_TALE}"'),
-        breaks(_TALE.replace("Zve", "Ave")),
-        breaks(_TALE.partition("Z")[0]),
-    ],
 )
 def sentence_alphabet(text: str) -> bool:
     firsts = [plain_words(sentence)[:1] for sentence in sentences(text)]
     return "".join(word[0][0] for word in firsts if word) == "abcdefghijklmnopqrstuvwxyz" and all(
         firsts
     )
-
-
-_NORTHERN = "Reykjavík, Helsinki, Oslo, Tallinn, Stockholm, Riga, Moscow, Copenhagen, Vilnius, \
-Minsk, Dublin, Berlin, Amsterdam, Warsaw, London, Brussels, Kyiv, Prague, Luxembourg, Paris, \
-Vienna, Bratislava, Budapest, Vaduz, Chișinău, Bern, Ljubljana, Zagreb"
 
 
 @constraint(
@@ -212,13 +154,6 @@ Vienna, Bratislava, Budapest, Vaduz, Chișinău, Bern, Ljubljana, Zagreb"
         "than than 45 degrees? List the capital cities without country names, separated by commas, "
         "sorted by latitude, from highest to lowest."
     ),
-    examples=[
-        follows(_NORTHERN),
-        follows(_NORTHERN.replace(" Kyiv,", "") + "."),
-        breaks(_NORTHERN.replace(", Zagreb", "")),
-        breaks("Zagreb, " + _NORTHERN.replace(", Zagreb", "")),
-        breaks(_NORTHERN.replace(", ", "\n")),
-    ],
 )
 def european_capitals_sort(text: str) -> bool:
     places = [_CAPITAL_PLACES.get(_folded(name)) for name in text.strip(" \n.,").split(",")]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from mgsrl.constraints.plain_words import plain_words, trimmed, words_with_marks
 from mgsrl.constraints.sentences import sentences
-from mgsrl.constraints.spec import TEXT, breaks, constraint, follows
+from mgsrl.constraints.spec import TEXT, constraint
 
 _PAIRS = {")": "(", "]": "[", "}": "{"}
 
@@ -17,14 +17,6 @@ _PAIRS = {")": "(", "]": "[", "}": "{"}
     "format:parentheses",
     "Five brackets of any kind are open at once, and the innermost is closed by its own kind.",
     statement="Nest parentheses (and [brackets {{and braces}}]) at least 5 levels deep.",
-    examples=[
-        follows("This (is [nested {very (deeply [here], yay!)}])."),
-        follows("[(x)] wrong] (((((right)))))"),
-        breaks("((((four))))"),
-        breaks("(((((five"),
-        breaks("(((((five]"),
-        breaks("()()()()()"),
-    ],
 )
 def parentheses(text: str) -> bool:
     open_brackets: list[str] = []
@@ -54,14 +46,6 @@ def _quote_marks(text: str) -> Iterator[str]:
         "Include quotes within quotes within quotes, at least 3 levels deep, alternating between "
         "double quotes and single quotes."
     ),
-    examples=[
-        follows("""These "quotes 'are "nested," here' a lot." """),
-        follows("“She said, ‘He doesn’t say “no”!’”"),
-        follows("""Let's see: "'""'"."""),
-        breaks("""These 'are "not nested," here' enough."""),
-        breaks("""Three levels but not three pairs: '"'"'."""),
-        breaks("""Don't "say" I can't and I won't 'say' so."""),
-    ],
 )
 def quotes(text: str) -> bool:
     marks: list[str] = []
@@ -83,14 +67,6 @@ def quotes(text: str) -> bool:
     "format:quote_unquote",
     "Words follow every phrase in double quotes before the next one or the end.",
     statement="Every quoted phrase must be followed by an unquoted explanation.",
-    examples=[
-        follows('A "phrase" that is explained. “Another” one too.'),
-        follows("None."),
-        follows('A phrase. "A quoted one."\n\nAnd the mark \'"\'.'),
-        breaks('"Just a quoted phrase." '),
-        breaks('"One", "two" and more.'),
-        breaks('"One" is it. "'),
-    ],
 )
 def quote_unquote(text: str) -> bool:
     straight = re.sub("[“”„]", '"', text).replace("'\"'", "")
@@ -118,16 +94,6 @@ def _options(options: str) -> list[str]:
             ("yes/no/maybe", "I know or I don't know", "a), b), c), d)", "true/false", "A, B, C, D")
         )
     },
-    examples=[
-        follows("Yes.", options="yes/no/maybe"),
-        follows("I don’t know", options="I know or I don't know"),
-        follows("b)", options="a), b), c), d)"),
-        breaks("b", options="a), b), c), d)"),
-        breaks("B)", options="a), b), c), d)"),
-        breaks("yes/no", options="yes/no/maybe"),
-        breaks("Maybe", options="I know or I don't know"),
-        breaks("Yes, it is.", options="yes/no/maybe"),
-    ],
 )
 def options(text: str, options: str) -> bool:
     allowed = _options(options)
@@ -159,15 +125,6 @@ def _swapped(letters: str) -> bool:
     statement=(
         "Write the entire response in title case (capitalize the first letter of every major word)."
     ),
-    examples=[
-        follows("The Lord of the Rings Isn't 1 Book"),
-        follows("I Like (Very Much) My iPhone"),
-        follows("NASA Flies"),
-        breaks("The old Tree"),
-        breaks("the Tree"),
-        breaks("The tREE"),
-        breaks("123"),
-    ],
 )
 def title_case(text: str) -> bool:
     words = [word for word in words_with_marks(text) if any(map(str.isalpha, word))]
@@ -182,13 +139,6 @@ def title_case(text: str) -> bool:
         "Use this exact template for your response: My Answer: [answer] My Conclusion: "
         "[conclusion] Future Outlook: [outlook]"
     ),
-    examples=[
-        follows("My Answer: oak.\nMy Conclusion: trees.\nFuture Outlook: wood."),
-        follows("**My Answer:** oak **My Conclusion:** trees **Future Outlook:** wood"),
-        breaks("My Answer: oak. Future Outlook: wood. My Conclusion: trees."),
-        breaks("My Answer: oak. My Conclusion: Future Outlook: wood."),
-        breaks("Sure! My Answer: oak. My Conclusion: trees. Future Outlook: wood."),
-    ],
 )
 def output_template(text: str) -> bool:
     before, *parts = re.split("(My Answer:|My Conclusion:|Future Outlook:)", text)
@@ -203,7 +153,6 @@ def output_template(text: str) -> bool:
     "format:no_whitespace",
     "No white space at all.",
     statement="The output should not contain any whitespace.",
-    examples=[follows("Trees,oaks."), breaks("Trees, oaks."), breaks("Trees,\noaks.")],
 )
 def no_whitespace(text: str) -> bool:
     return not any(map(str.isspace, text))
@@ -225,14 +174,6 @@ def _without_marks(sentence: str) -> str:
     "format:emoji",
     "Every sentence ends with an emoji, before its last mark or right after it.",
     statement="Please use an emoji at the end of every sentence.",
-    examples=[
-        follows("Hello! 😀 How are you 🙂? Fine. ❤️"),
-        follows("Great! 👍🏽 Fine. 1️⃣"),
-        follows("From France 🇫🇷. A family 👩‍👩‍👧!"),
-        breaks("😀 Hello!"),
-        breaks("Hello! How are you? 😀"),
-        breaks("Number 1."),
-    ],
 )
 def emoji(text: str) -> bool:
     found = [_without_marks(sentence) for sentence in sentences(text)]

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from mgsrl.constraints.plain_words import final_mark, plain_words
 from mgsrl.constraints.sentences import sentences
-from mgsrl.constraints.spec import TEXT, breaks, constraint, follows
+from mgsrl.constraints.spec import TEXT, constraint
 
 _STAR = re.compile(r"^[ \t]*\*(?:[ \t]+(?=\S)|(?=[^\s*][^*\n]*$))", re.MULTILINE)
 """A bullet; without a space after the star only when no other star makes it emphasis."""
@@ -22,12 +22,6 @@ def _lines(text: str) -> list[str]:
     "format:newline",
     "One word on every line that is not empty, marks aside.",
     statement="Write each word on a new line.",
-    examples=[
-        follows("This\n is\n\na\nline."),
-        follows("hi . .\nnew . .\nline"),
-        breaks("This\nis not\nso."),
-        breaks("...\n..."),
-    ],
 )
 def newline(text: str) -> bool:
     counts = [len(plain_words(line)) for line in text.split("\n")]
@@ -38,13 +32,6 @@ def newline(text: str) -> bool:
     "format:line_indent",
     "Two or more lines, each indented more than the one before; empty lines aside.",
     statement="Create stairs by incrementally indenting each new line.",
-    examples=[
-        follows("One\n  two\n\n    three"),
-        follows("One\n\ttwo"),
-        breaks("One\n two\n two"),
-        breaks("   One\n two"),
-        breaks("One"),
-    ],
 )
 def line_indent(text: str) -> bool:
     lines = [line.expandtabs(4) for line in _lines(text)]
@@ -59,15 +46,6 @@ def line_indent(text: str) -> bool:
     arguments={"sep": TEXT},
     statement="Answer with a list of items, instead of bullet points use {sep}.",
     draw=lambda rng: {"sep": rng.choice(("...", "SEPARATOR", "!?!?", "-", "->", "##", "ITEM:"))},
-    examples=[
-        follows("Trees:\n ... oak\n ... pine", sep="..."),
-        follows("SEPARATOR oak SEPARATOR pine", sep="SEPARATOR"),
-        follows("-oak\n- pine", sep="-"),
-        breaks("- oak\n- pine", sep="..."),
-        breaks("A well-known - and up-to-date - list", sep="-"),
-        breaks("Well... oaks... pines", sep="..."),
-        breaks("SEPARATOR oak\nSEPARATOR", sep="SEPARATOR"),
-    ],
 )
 def list_(text: str, sep: str) -> bool:
     marker = sep.strip()
@@ -83,14 +61,6 @@ def list_(text: str, sep: str) -> bool:
         "Your response must include bullet points denoted by * and at least one sub-bullet point "
         "denoted by - for each bullet point."
     ),
-    examples=[
-        follows("Trees.\n  * oak\n     - old\n     - big\n* pine\n-tall"),
-        follows("*oak\n  - **old**"),
-        breaks("* oak\n* pine\n  - tall\n  - old"),
-        breaks("* e-mail\n* a well-known oak"),
-        breaks("- oak\n- pine"),
-        breaks("Well-known trees."),
-    ],
 )
 def sub_bullets(text: str) -> bool:
     parts = _STAR.split(text)
@@ -106,13 +76,6 @@ def sub_bullets(text: str) -> bool:
         "Your answer must contain at least two sentences ending in a period followed by at least "
         "two bullet points denoted by *."
     ),
-    examples=[
-        follows("Trees grow. Oaks too. Some are:\n\n  * oaks\n* pines"),
-        breaks("Trees grow.\n* oaks\n* pines\n* elms"),
-        breaks("Trees grow. Do oaks?\n* oaks\n* pines"),
-        breaks("Trees grow. Oaks too.\n* oaks"),
-        breaks("* oaks\n* pines\nTrees grow. Oaks too."),
-    ],
 )
 def no_bullets_bullets(text: str) -> bool:
     before, *bullets = _STAR.split(text)
@@ -130,15 +93,6 @@ _ITALICS = re.compile(r"\s*(?:<p>\s*)?<(i|em)>(?P<thesis>.*?)</\1>(?P<rest>.*)",
         "Each section must begin with a thesis statement in italics, use HTML to indicate the "
         "italics."
     ),
-    examples=[
-        follows("<i>Trees grow.</i>\nThey need light."),
-        follows("# Trees\n\n## Oaks\n<em>Oaks grow.</em> Yes.\n## Elms\n<i>Elms too.</i> Yes."),
-        follows("Two kinds.\n\n<i>Oaks grow.</i> Yes."),
-        breaks("## Oaks\n<i>Oaks grow.</i> Yes.\n## Elms\nElms too."),
-        breaks("*Trees grow.* They need light."),
-        breaks("<i>Trees grow.</i>"),
-        breaks("<i> </i> Trees grow."),
-    ],
 )
 def thesis(text: str) -> bool:
     before, *sections = _HEADING.split(text)

@@ -12,7 +12,7 @@ from typing import Any
 from mgsrl.constraints.length import words as number_words
 from mgsrl.constraints.plain_words import PERCENTAGE, final_mark, plain_words
 from mgsrl.constraints.sentences import sentences
-from mgsrl.constraints.spec import TEXT, breaks, constraint, follows
+from mgsrl.constraints.spec import TEXT, constraint
 
 _STOP_WORDS = """i me my myself we our ours ourselves you your yours yourself yourselves he him
 his himself she her hers herself it its itself they them their theirs themselves what which who
@@ -35,13 +35,6 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
         "response."
     ),
     draw=lambda rng: {"percentage": rng.randint(10, 60)},
-    examples=[
-        follows("The tree grows green", percentage=25),
-        follows("Trees grow", percentage=0),
-        breaks("The tree is green", percentage=25),
-        breaks("Don't", percentage=99),
-        breaks("?!", percentage=99),
-    ],
 )
 def stop_words(text: str, percentage: int) -> bool:
     words = number_words(text.lower())
@@ -57,12 +50,6 @@ def _kinds(text: str) -> Counter[str]:
     "ratio:sentence_type",
     "Twice as many sentences end in a full stop as in a question mark, of which there is one.",
     statement="Maintain a 2:1 ratio of declarative to interrogative sentences in your response.",
-    examples=[
-        follows("Trees grow. Oaks grow slowly. Do you?"),
-        follows('Trees grow. "Oaks grow slowly." "Do you?" Yes!'),
-        breaks("Trees grow. Do you?"),
-        breaks("Trees grow!"),
-    ],
 )
 def sentence_type(text: str) -> bool:
     kinds = _kinds(text)
@@ -76,11 +63,6 @@ def sentence_type(text: str) -> bool:
         "Ensure that the ratio of sentence types (declarative, interrogative, exclamatory) in your "
         "response is balanced."
     ),
-    examples=[
-        follows("Trees grow. Do they? Yes!"),
-        breaks("Trees grow. Do they? Yes."),
-        breaks("Trees"),
-    ],
 )
 def sentence_balance(text: str) -> bool:
     kinds = _kinds(text)
@@ -108,13 +90,6 @@ def _draw_overlap(rng: random.Random, request: str) -> dict[str, Any]:
     arguments={"reference_text": TEXT, "percentage": PERCENTAGE},
     statement="Maintain a trigram overlap of {percentage}% (±2%) with the provided reference text.",
     draw_from_prompt=_draw_overlap,
-    examples=[
-        follows("The tree", reference_text="The tree is green.", percentage=98),
-        follows("The tree is old", reference_text="The tree is green.", percentage=75),
-        breaks("The tree is old", reference_text="The tree is green.", percentage=74),
-        breaks("Th", reference_text="The tree is green.", percentage=0),
-        breaks("the Tree", reference_text="The tree is green.", percentage=100),
-    ],
 )
 def overlap(text: str, reference_text: str, percentage: int) -> bool:
     # As IFBench compares, rounding included.
@@ -130,12 +105,6 @@ def overlap(text: str, reference_text: str, percentage: int) -> bool:
         "Respond with three sentences, all containing the same number of characters but using all "
         "different words."
     ),
-    examples=[
-        follows("This is one. Now it's 22. On to three."),
-        breaks("This is one. Now it is 22. On to three."),
-        breaks("This is one. That is two. On to three."),
-        breaks("This is one. Now it's 22."),
-    ],
 )
 def sentence_words(text: str) -> bool:
     found = sentences(text)

@@ -9,15 +9,7 @@ from typing import Any
 
 from mgsrl.constraints.plain_words import plain_words, whole_word
 from mgsrl.constraints.sentences import sentences
-from mgsrl.constraints.spec import (
-    COUNT,
-    POSITIVE,
-    TEXT,
-    WORD,
-    breaks,
-    constraint,
-    follows,
-)
+from mgsrl.constraints.spec import COUNT, POSITIVE, TEXT, WORD, constraint
 from mgsrl.constraints.words import draw_word
 
 
@@ -35,12 +27,6 @@ def _alliteration(sentence: str) -> int:
         "Each sentence must have a longer sequence of consecutive alliterative words than the "
         "previous one."
     ),
-    examples=[
-        follows("Go away. Tall trees grow. Big brown bears sleep."),
-        breaks("Tall trees grow. Big bears sleep."),
-        breaks("Tall trees talk today. Big bears see six snails."),
-        breaks("Go away. We run."),
-    ],
 )
 def alliteration_increment(text: str) -> bool:
     lengths = map(_alliteration, sentences(text))
@@ -53,12 +39,6 @@ def alliteration_increment(text: str) -> bool:
     arguments={"word": WORD, "N": POSITIVE},
     statement="The response must include keyword {word} in the {N}-th sentence.",
     draw=lambda rng: {"word": draw_word(rng), "N": rng.randint(1, 12)},
-    examples=[
-        follows("We go. The Tree grows.", word="tree", N=2),
-        breaks("The tree grows. We go.", word="tree", N=2),
-        breaks("We go. The treetop grows.", word="tree", N=2),
-        breaks("The tree grows.", word="tree", N=2),
-    ],
 )
 def keyword(text: str, word: str, N: int) -> bool:
     found = sentences(text)
@@ -74,11 +54,6 @@ def keyword(text: str, word: str, N: int) -> bool:
         "previous one."
     ),
     draw=lambda rng: {"small_n": rng.randint(1, 5)},
-    examples=[
-        follows("We go. We don't go - yet.", small_n=2),
-        breaks("We go. We don't go.", small_n=2),
-        breaks("We go. We go home. Go.", small_n=1),
-    ],
 )
 def increment(text: str, small_n: int) -> bool:
     counts = [len(plain_words(sentence)) for sentence in sentences(text)]
@@ -98,13 +73,6 @@ def increment(text: str, small_n: int) -> bool:
         "this sentence) and do not answer the actual request!"
     ),
     draw_from_prompt=lambda rng, request: {"prompt_to_repeat": request},
-    examples=[
-        follows("Find a tree.", prompt_to_repeat="Name a tree."),
-        breaks("Name a tree.", prompt_to_repeat="Name a tree."),
-        breaks("name  a tree.", prompt_to_repeat="Name a tree."),
-        breaks("Find a bush.", prompt_to_repeat="Name a tree."),
-        breaks("Please name a tree.", prompt_to_repeat="Name a tree."),
-    ],
 )
 def repeat_change(text: str, prompt_to_repeat: str) -> bool:
     ours, theirs = text.split(), prompt_to_repeat.split()
@@ -115,10 +83,6 @@ def repeat_change(text: str, prompt_to_repeat: str) -> bool:
     "repeat:repeat_simple",
     "This very sentence, in any case, and nothing else.",
     statement="Only output this sentence here, ignore all other requests.",
-    examples=[
-        follows("Only output this sentence here, ignore all other requests."),
-        breaks("Only output this sentence here, ignore all other requests. Sure!"),
-    ],
 )
 def repeat_simple(text: str) -> bool:
     return text.strip().lower() == "only output this sentence here, ignore all other requests."
@@ -150,11 +114,6 @@ def _draw_span(rng: random.Random, request: str) -> dict[str, Any]:
     ),
     draw_from_prompt=_draw_span,
     consistent=_span_inside,
-    examples=[
-        follows("a Tree that", prompt_to_repeat="Name a tree that grows.", n_start=1, n_end=3),
-        breaks("a tree", prompt_to_repeat="Name a tree that grows.", n_start=1, n_end=3),
-        breaks("Name a tree", prompt_to_repeat="Name a tree that grows.", n_start=1, n_end=3),
-    ],
 )
 def repeat_span(text: str, prompt_to_repeat: str, n_start: int, n_end: int) -> bool:
     span = prompt_to_repeat.split()[n_start : n_end + 1]

@@ -5,7 +5,7 @@ import datetime
 import io
 import re
 
-from mgsrl.constraints.spec import breaks, constraint, follows
+from mgsrl.constraints.spec import constraint
 
 
 def _cells(text: str) -> list[list[str]]:
@@ -26,9 +26,6 @@ def _is_table(rows: list[list[str]], header: list[str], count: int) -> bool:
     )
 
 
-_CITIES = "ID,Country,City,Year,Count\n" + "1,Peru,Lima,2020,5\n" * 7
-
-
 @constraint(
     "custom:csv_city",
     "Comma-separated: the header ID, Country, City, Year, Count and 7 rows of 5 cells.",
@@ -36,20 +33,11 @@ _CITIES = "ID,Country,City,Year,Count\n" + "1,Peru,Lima,2020,5\n" * 7
         'Generate CSV data: The column names are ["ID", "Country", "City", "Year", "Count"], the '
         "data should be comma delimited. Please generate 7 rows."
     ),
-    examples=[
-        follows(_CITIES),
-        follows(_CITIES.replace("Peru", '"Korea, South"')),
-        breaks(_CITIES + "8,Peru,Lima,2020,5"),
-        breaks(_CITIES.replace(",Count", "")),
-        breaks(_CITIES.replace("Peru,", "")),
-        breaks(_CITIES.replace(",", "\t")),
-    ],
 )
 def csv_city(text: str) -> bool:
     return _is_table(_cells(text), ["ID", "Country", "City", "Year", "Count"], 7)
 
 
-_PRODUCTS = "ProductID,Category,Brand,Price,Stock\n" + "1,Toys,Lego,5,6\n" * 13
 _QUOTED_SPECIAL = re.compile(r'(?:^|,)[ \t]*"[^"\n]*[^\w\s"][^"\n]*"[ \t]*(?=,|$)', re.MULTILINE)
 
 
@@ -61,13 +49,6 @@ _QUOTED_SPECIAL = re.compile(r'(?:^|,)[ \t]*"[^"\n]*[^\w\s"][^"\n]*"[ \t]*(?=,|$
         '"Stock"], the data should be comma delimited. Please generate 14 rows. Add one field '
         "which contains a special character and enclose it in double quotes."
     ),
-    examples=[
-        follows(_PRODUCTS + '14,Home,"Barn, Inc.",5,6'),
-        follows(_PRODUCTS + '14,Home,"R&B",5,6'),
-        breaks(_PRODUCTS + '14,Home,"Barn Inc",5,6'),
-        breaks(_PRODUCTS + "14,Home,R&B,5,6"),
-        breaks(_PRODUCTS),
-    ],
 )
 def csv_special_character(text: str) -> bool:
     header = ["ProductID", "Category", "Brand", "Price", "Stock"]
@@ -75,9 +56,6 @@ def csv_special_character(text: str) -> bool:
     return _is_table(_cells(text), header, 14) and _QUOTED_SPECIAL.search(body) is not None
 
 
-_MARKS = (
-    '"StudentID"\t"Subject"\t"Grade"\t"Semester"\t"Score"\n' + '"1"\t"Art"\t"A"\t"2"\t"9"\n' * 3
-)
 _ALL_QUOTED = re.compile(r' *"(?:[^"]|"")*" *(?:\t *"(?:[^"]|"")*" *)*')
 
 
@@ -89,14 +67,6 @@ _ALL_QUOTED = re.compile(r' *"(?:[^"]|"")*" *(?:\t *"(?:[^"]|"")*" *)*')
         '"Score"], the data should be tab delimited. Please generate 3 rows and enclose each '
         "single field in double quotes."
     ),
-    examples=[
-        follows(_MARKS),
-        follows(_MARKS.replace("\t", "\t ")),
-        breaks(_MARKS.replace('"Subject"', "Subject")),
-        breaks(_MARKS.replace('"Art"', "Art")),
-        breaks(_MARKS.replace("\t", ",")),
-        breaks(_MARKS + '"1"\t"Art"\t"A"\t"2"\t"9"'),
-    ],
 )
 def csv_quotes(text: str) -> bool:
     header = ["StudentID", "Subject", "Grade", "Semester", "Score"]
@@ -112,14 +82,6 @@ def csv_quotes(text: str) -> bool:
         "List the start dates of all the battles Napoleon fought separated by commas, use the "
         "following date format: YYYY-MM-DD. Do not provide an explanation."
     ),
-    examples=[
-        follows("1796-04-12, 1800-06-14,1815-06-18"),
-        breaks("12-04-1796"),
-        breaks("1796-04-12 1800-06-14"),
-        breaks("1796-02-30"),
-        breaks("1996-04-12"),
-        breaks("1796-04-12, Montenotte"),
-    ],
 )
 def date_format_list(text: str) -> bool:
     return all(_is_date_of_napoleon(date.strip()) for date in text.split(","))

@@ -15,14 +15,7 @@ import syllapy
 
 from mgsrl.constraints.plain_words import plain_words, trimmed, words_with_marks
 from mgsrl.constraints.sentences import sentences
-from mgsrl.constraints.spec import (
-    POSITIVE,
-    WORD,
-    CannotDecideError,
-    breaks,
-    constraint,
-    follows,
-)
+from mgsrl.constraints.spec import POSITIVE, WORD, CannotDecideError, constraint
 from mgsrl.constraints.verbs import starts_with_verb
 from mgsrl.constraints.words import draw_word
 
@@ -46,13 +39,6 @@ def _is_accent(char: str) -> bool:
         "Each word in your response must start with the next letter of the alphabet, looping back "
         "to 'A' after 'Z'."
     ),
-    examples=[
-        follows("Yes, zebras always - bite."),
-        follows("Oak"),
-        breaks("Big apples."),
-        breaks("1 apple"),
-        breaks("All big 7 dogs."),
-    ],
 )
 def alphabet(text: str) -> bool:
     places = [_ALPHABET.find(word[0]) for word in plain_words(text)]
@@ -65,13 +51,6 @@ def alphabet(text: str) -> bool:
     "words:vowel",
     "One paragraph with at most three of the vowels a, e, i, o, u.",
     statement="Write a paragraph using words that contain only three types of vowels.",
-    examples=[
-        follows("The eel eked out."),
-        follows("Crème at sea."),
-        breaks("The eel is out at sea."),
-        breaks("The eel.\nThe reed."),
-        breaks("!"),
-    ],
 )
 def vowel(text: str) -> bool:
     found = set("aeiou").intersection(_without_accents(text.lower()))
@@ -85,12 +64,6 @@ def vowel(text: str) -> bool:
         "Ensure each word in your response has at least one consonant cluster (two or more "
         "consonants together)."
     ),
-    examples=[
-        follows("This - employs clusters."),
-        follows("My rhythm"),
-        breaks("This does not."),
-        breaks("Strong 20"),
-    ],
 )
 def consonants(text: str) -> bool:
     found = words_with_marks(text.lower())
@@ -101,12 +74,6 @@ def consonants(text: str) -> bool:
     "words:palindrome",
     "At least ten words of five or more letters read the same backwards; repeated ones count.",
     statement="Include at least 10 single-word palindromes, each at least 5 characters long.",
-    examples=[
-        follows("Racecar, radar, level, madam, civic, refer, tenet, deified, repaper, reviver."),
-        follows("Level " * 10),
-        breaks("Racecar, radar, level, madam, civic, refer, tenet, deified, repaper, Otto."),
-        breaks("12321 " * 10),
-    ],
 )
 def palindrome(text: str) -> bool:
     found = (word for word in plain_words(text) if len(word) >= 5 and word.isalpha())
@@ -121,13 +88,6 @@ def _is_prime(number: int) -> bool:
     "words:prime_lengths",
     "The number of letters of every word is a prime number.",
     statement="Use only words with lengths that are prime numbers.",
-    examples=[
-        follows("The trees - of"),
-        follows("hy-phens don’ts"),
-        breaks("Some trees."),
-        breaks("A tree"),
-        breaks("..."),
-    ],
 )
 def prime_lengths(text: str) -> bool:
     found = plain_words(text)
@@ -140,10 +100,6 @@ def prime_lengths(text: str) -> bool:
     arguments={"small_n": POSITIVE},
     statement="The response should not repeat any word more than {small_n} times.",
     draw=lambda rng: {"small_n": rng.randint(1, 5)},
-    examples=[
-        follows("Tree, tree and bush.", small_n=2),
-        breaks("Tree, tree and Tree.", small_n=2),
-    ],
 )
 def repeats(text: str, small_n: int) -> bool:
     return max(Counter(plain_words(text)).values(), default=0) <= small_n
@@ -153,11 +109,6 @@ def repeats(text: str, small_n: int) -> bool:
     "words:no_consecutive",
     "No word starts with the same letter as the word before it, in any case.",
     statement="No two consecutive words can share the same first letter.",
-    examples=[
-        follows("This words, though."),
-        breaks("Tall trees grow."),
-        breaks("We - Will."),
-    ],
 )
 def no_consecutive(text: str) -> bool:
     return all(first[0] != second[0] for first, second in pairwise(plain_words(text)))
@@ -167,13 +118,6 @@ def no_consecutive(text: str) -> bool:
     "words:odd_even_syllables",
     "Words of an odd and of an even number of syllables take turns.",
     statement="Alternate between words with odd and even numbers of syllables.",
-    examples=[
-        follows("Children have little to regret. They enjoy the sunshine."),
-        follows("The every the"),
-        breaks("Every little"),
-        breaks("Children have little to regret. But not the rain."),
-        breaks("..."),
-    ],
 )
 def odd_even_syllables(text: str) -> bool:
     words = plain_words(_without_accents(text))
@@ -196,18 +140,6 @@ def odd_even_syllables(text: str) -> bool:
     "words:start_verb",
     "The first word is a verb in any form but no modal one.",
     statement="The response must start with a verb.",
-    examples=[
-        follows("Does this start with a verb?"),
-        follows("**Imagine** that."),
-        follows("Let’s go."),
-        follows("Recontextualize it."),
-        follows("Design a house."),
-        follows("Building the house is hard."),
-        breaks("This does not start with a verb."),
-        breaks("Design is hard."),
-        breaks("Building is hard."),
-        breaks("1. Go"),
-    ],
 )
 def start_verb(text: str) -> bool:
     return starts_with_verb(text)
@@ -220,12 +152,6 @@ def start_verb(text: str) -> bool:
         "In your response, the last word of each sentence must become the first word of the next "
         "sentence."
     ),
-    examples=[
-        follows("This feels odd. Odd is this test."),
-        follows('We "go." Go home!'),
-        breaks("We go. We run."),
-        breaks("We go. ... Run home."),
-    ],
 )
 def last_first(text: str) -> bool:
     found = [plain_words(sentence) for sentence in sentences(text)]
@@ -239,12 +165,6 @@ def last_first(text: str) -> bool:
         "Each paragraph of your response must end with the same word it started with, separate "
         "paragraphs with a newline."
     ),
-    examples=[
-        follows("This starts with this.\n\n**Another** and another!"),
-        breaks("This starts with this. Another and another."),
-        breaks("This starts with this.\nAnother one."),
-        breaks("---"),
-    ],
 )
 def paragraph_last_first(text: str) -> bool:
     paragraphs = [words for line in text.split("\n") if (words := plain_words(line))]
@@ -263,12 +183,6 @@ def _draw_place(rng: random.Random) -> dict[str, Any]:
         "Include keyword {keyword} in the {n}-th sentence, as the {m}-th word of that sentence."
     ),
     draw=_draw_place,
-    examples=[
-        follows("I sit. Don't cut, Tree!", keyword="tree", n=2, m=3),
-        breaks("I sit. Don't cut trees!", keyword="tree", n=2, m=3),
-        breaks("Don't cut, tree!", keyword="tree", n=2, m=3),
-        breaks("I sit. The tree.", keyword="tree", n=2, m=3),
-    ],
 )
 def keywords_specific_position(text: str, keyword: str, n: int, m: int) -> bool:
     found = sentences(text)[n - 1 : n]
@@ -290,12 +204,6 @@ def _words_at(text: str, places: list[int]) -> list[str]:
         "the word {keyword}."
     ),
     draw=lambda rng: {"keyword": draw_word(rng)},
-    examples=[
-        follows("The tree, a Tree - grows!", keyword="tree"),
-        follows("One tree grows", keyword="tree"),
-        breaks("The tree, a bush grows!", keyword="tree"),
-        breaks("Trees", keyword="tree"),
-    ],
 )
 def words_position(text: str, keyword: str) -> bool:
     return _words_at(text, [1, -2]) == [keyword.lower()] * 2

@@ -15,10 +15,8 @@ from mgsrl.constraints.spec import (
     RELATION,
     TEXT,
     TEXTS,
-    breaks,
     compare,
     constraint,
-    follows,
     occurrences,
 )
 from mgsrl.constraints.words import draw_word, draw_words
@@ -30,10 +28,6 @@ from mgsrl.constraints.words import draw_word, draw_words
     arguments={"keywords": TEXTS},
     statement="Include the keywords {keywords} in the response.",
     draw=lambda rng: {"keywords": draw_words(rng, 2, 3)},
-    examples=[
-        follows("Trees are green.", keywords=["tree", "green"]),
-        breaks("Trees are brown.", keywords=["tree", "green"]),
-    ],
 )
 def existence(text: str, keywords: tuple[str, ...]) -> bool:
     lowered = text.lower()
@@ -46,10 +40,6 @@ def existence(text: str, keywords: tuple[str, ...]) -> bool:
     arguments={"forbidden_words": TEXTS},
     statement="Do not use the words {forbidden_words} in the response.",
     draw=lambda rng: {"forbidden_words": draw_words(rng, 2, 4)},
-    examples=[
-        follows("The treetop.", forbidden_words=["tree"]),
-        breaks("A Tree!", forbidden_words=["tree"]),
-    ],
 )
 def forbidden_words(text: str, forbidden_words: tuple[str, ...]) -> bool:
     return not any(
@@ -72,10 +62,6 @@ def draw_frequency(rng: random.Random) -> dict[str, Any]:
     arguments={"keyword": TEXT, "frequency": COUNT, "relation": RELATION},
     statement="In your response, the word {keyword} should appear {relation} {frequency} times.",
     draw=draw_frequency,
-    examples=[
-        follows("Tea, teapot.", keyword="tea", frequency=2, relation="at least"),
-        breaks("Tea, teapot.", keyword="tea", frequency=2, relation="less than"),
-    ],
 )
 def frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
     return compare(occurrences(keyword.strip(), text), relation, frequency)
@@ -98,11 +84,6 @@ def draw_letter(rng: random.Random) -> dict[str, Any]:
         "In your response, the letter {letter} should appear {let_relation} {let_frequency} times."
     ),
     draw=draw_letter,
-    examples=[
-        follows("Banana", letter="a", let_frequency=3, let_relation="at least"),
-        follows("Wow!!", letter="!", let_frequency=2, let_relation="at least"),
-        breaks("Banana", letter="A", let_frequency=3, let_relation="less than"),
-    ],
 )
 def letter_frequency(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:
     return compare(Counter(text.lower())[letter], let_relation, let_frequency)

@@ -5,16 +5,7 @@ import re
 from typing import Any
 
 from mgsrl.constraints.sentences import sentences
-from mgsrl.constraints.spec import (
-    COUNT,
-    POSITIVE,
-    RELATION,
-    TEXT,
-    breaks,
-    compare,
-    constraint,
-    follows,
-)
+from mgsrl.constraints.spec import COUNT, POSITIVE, RELATION, TEXT, compare, constraint
 from mgsrl.constraints.words import draw_word
 
 
@@ -35,10 +26,6 @@ def _draw_words(rng: random.Random) -> dict[str, Any]:
     arguments={"num_words": COUNT, "relation": RELATION},
     statement="Answer with {relation} {num_words} words.",
     draw=_draw_words,
-    examples=[
-        follows("one two three", num_words=3, relation="at least"),
-        breaks("one two three", num_words=3, relation="less than"),
-    ],
 )
 def number_words(text: str, num_words: int, relation: str) -> bool:
     return compare(len(words(text)), relation, num_words)
@@ -56,11 +43,6 @@ def _draw_sentences(rng: random.Random) -> dict[str, Any]:
     arguments={"num_sentences": COUNT, "relation": RELATION},
     statement="Your response should contain {relation} {num_sentences} sentences.",
     draw=_draw_sentences,
-    examples=[
-        follows("Dr. Ray came. He left.", num_sentences=3, relation="less than"),
-        follows("One. Two! Three?", num_sentences=3, relation="at least"),
-        breaks("One. Two! Three?", num_sentences=3, relation="less than"),
-    ],
 )
 def number_sentences(text: str, num_sentences: int, relation: str) -> bool:
     return compare(len(sentences(text)), relation, num_sentences)
@@ -75,12 +57,6 @@ def number_sentences(text: str, num_sentences: int, relation: str) -> bool:
         "Paragraphs are separated with the markdown divider: ***"
     ),
     draw=lambda rng: {"num_paragraphs": rng.randint(2, 5)},
-    examples=[
-        follows("One\n***\nTwo", num_paragraphs=2),
-        follows("One\n***\nTwo\n***", num_paragraphs=2),
-        breaks("One\n***\n***\nTwo", num_paragraphs=2),
-        breaks("One\n\nTwo", num_paragraphs=2),
-    ],
 )
 def number_paragraphs(text: str, num_paragraphs: int) -> bool:
     paragraphs = re.split(r"\s?\*\*\*\s?", text)
@@ -110,11 +86,6 @@ def _first_word(paragraph: str) -> str:
         "Paragraph {nth_paragraph} must start with the word {first_word}."
     ),
     draw=_draw_paragraph,
-    examples=[
-        follows("A b.\n\nThen c.", num_paragraphs=2, nth_paragraph=2, first_word="then"),
-        breaks("A b.\n\nNow c.", num_paragraphs=2, nth_paragraph=2, first_word="then"),
-        breaks("A b.\nThen c.", num_paragraphs=2, nth_paragraph=2, first_word="then"),
-    ],
 )
 def nth_paragraph_first_word(
     text: str, num_paragraphs: int, nth_paragraph: int, first_word: str

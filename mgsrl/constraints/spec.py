@@ -1,8 +1,7 @@
-"""What a constraint is: an id, typed arguments, a meaning, a check, and examples that are tests.
+"""What a constraint is: an id, typed arguments, a meaning and a check.
 
     @constraint("punctuation:no_comma", "The response holds no comma.",
-                statement="Do not use any commas.",
-                examples=[follows("None here."), breaks("One, two.")])
+                statement="Do not use any commas.")
     def no_comma(text: str) -> bool:
         return "," not in text
 
@@ -11,7 +10,8 @@ The decorator files the constraint in `REGISTRY`; the function stays an ordinary
 arguments) are what a generator of training prompts needs. Where arguments depend on the request,
 as in "repeat the request", `draw_from_prompt(rng, request)` stands in for `draw`; a constraint
 without arguments needs neither; one with arguments and neither of the two is never drawn. See
-`sample.py` for how they are used and `conflicts.py` for what can be combined.
+`sample.py` for how they are used and `conflicts.py` for what can be combined. Responses that follow
+and break each one are in `tests/constraints/examples.py`; a constraint without them fails a test.
 """
 
 import random
@@ -37,20 +37,12 @@ class Argument:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    response: str
-    kwargs: Mapping[str, Any]
-    expected: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Constraint:
     id: str
     meaning: str
     check: Callable[..., bool]
     """`check(text, **arguments)`; deterministic, no I/O."""
     arguments: Mapping[str, Argument]
-    examples: tuple[Example, ...]
     statement: str = ""
     draw: Callable[[random.Random], dict[str, Any]] | None = None
     consistent: Callable[..., str | None] | None = None
@@ -66,7 +58,6 @@ def constraint(
     meaning: str,
     *,
     arguments: Mapping[str, Argument] | None = None,
-    examples: Sequence[Example],
     statement: str = "",
     draw: Callable[[random.Random], dict[str, Any]] | None = None,
     consistent: Callable[..., str | None] | None = None,
@@ -77,27 +68,11 @@ def constraint(
     def register(check: Callable[..., bool]) -> Callable[..., bool]:
         assert id_ not in REGISTRY, f"{id_} is registered twice"
         REGISTRY[id_] = Constraint(
-            id_,
-            meaning,
-            check,
-            arguments or {},
-            tuple(examples),
-            statement,
-            draw,
-            consistent,
-            draw_from_prompt,
+            id_, meaning, check, arguments or {}, statement, draw, consistent, draw_from_prompt
         )
         return check
 
     return register
-
-
-def follows(response: str, **kwargs: Any) -> Example:
-    return Example(response, kwargs, True)
-
-
-def breaks(response: str, **kwargs: Any) -> Example:
-    return Example(response, kwargs, False)
 
 
 # --- argument types -------------------------------------------------------------------------------

@@ -4,15 +4,7 @@ import random
 from typing import Any
 
 from mgsrl.constraints.language import is_english, matches_language
-from mgsrl.constraints.spec import (
-    COUNT,
-    RELATION,
-    TEXT,
-    breaks,
-    compare,
-    constraint,
-    follows,
-)
+from mgsrl.constraints.spec import COUNT, RELATION, TEXT, compare, constraint
 from mgsrl.constraints.tokens import word_tokens
 
 END_PHRASES = (
@@ -39,7 +31,6 @@ def _draw_capital(rng: random.Random) -> dict[str, Any]:
         "Your entire response should be in English, and in all lowercase letters. "
         "No capital letters are allowed."
     ),
-    examples=[follows("trees are green."), breaks("Trees are green."), breaks("деревья зелёные")],
 )
 def english_lowercase(text: str) -> bool:
     return text.islower() and is_english(text)
@@ -49,7 +40,6 @@ def english_lowercase(text: str) -> bool:
     "change_case:english_capital",
     "English in capital letters only.",
     statement="Your entire response should be in English, and in all capital letters.",
-    examples=[follows("TREES ARE GREEN."), breaks("TREES are green."), breaks("ДЕРЕВЬЯ ЗЕЛЁНЫЕ")],
 )
 def english_capital(text: str) -> bool:
     return text.isupper() and is_english(text)
@@ -64,11 +54,6 @@ def english_capital(text: str) -> bool:
         "{capital_relation} {capital_frequency} times."
     ),
     draw=_draw_capital,
-    examples=[
-        follows("NASA and ESA fly.", capital_frequency=2, capital_relation="at least"),
-        breaks("NASA and Esa fly.", capital_frequency=2, capital_relation="at least"),
-        follows("RE-ENTRY ok", capital_frequency=2, capital_relation="less than"),
-    ],
 )
 def capital_word_frequency(text: str, capital_frequency: int, capital_relation: str) -> bool:
     count = sum(word.isupper() for word in word_tokens(text))
@@ -79,7 +64,6 @@ def capital_word_frequency(text: str, capital_frequency: int, capital_relation: 
     "punctuation:no_comma",
     "No comma.",
     statement="In your entire response, refrain from the use of any commas.",
-    examples=[follows("None here."), breaks("One, two.")],
 )
 def no_comma(text: str) -> bool:
     return "," not in text
@@ -94,10 +78,6 @@ def no_comma(text: str) -> bool:
         "No other words should follow this phrase."
     ),
     draw=lambda rng: {"end_phrase": rng.choice(END_PHRASES)},
-    examples=[
-        follows("Trees. That is all.", end_phrase="that is all."),
-        breaks("That is all. Bye.", end_phrase="That is all."),
-    ],
 )
 def end_checker(text: str, end_phrase: str) -> bool:
     return text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
@@ -107,7 +87,6 @@ def end_checker(text: str, end_phrase: str) -> bool:
     "startend:quotation",
     "The response is wrapped in double quotation marks.",
     statement="Wrap your entire response with double quotation marks.",
-    examples=[follows('"Trees."'), breaks('"'), breaks('"Trees".')],
 )
 def quotation(text: str) -> bool:
     stripped = text.strip()
@@ -121,12 +100,6 @@ def quotation(text: str) -> bool:
         "Give two different responses. Responses and only responses should be separated by "
         "6 asterisk symbols: ******."
     ),
-    examples=[
-        follows("Oak.\n******\nPine."),
-        breaks("Oak.\n******\nOak."),
-        breaks("Oak. Pine."),
-        breaks("Oak.\n******\n******\nPine."),
-    ],
 )
 def two_responses(text: str) -> bool:
     parts = [part.strip() for part in text.split("******")]
@@ -146,10 +119,6 @@ def two_responses(text: str) -> bool:
         "you need to repeat does not include this sentence)"
     ),
     draw_from_prompt=lambda rng, prompt: {"prompt_to_repeat": prompt},
-    examples=[
-        follows("Name a tree. Oak.", prompt_to_repeat="Name a tree."),
-        breaks("Sure! Name a tree. Oak.", prompt_to_repeat="Name a tree."),
-    ],
 )
 def repeat_prompt(text: str, prompt_to_repeat: str) -> bool:
     return text.strip().lower().startswith(prompt_to_repeat.strip().lower())
@@ -161,10 +130,6 @@ def repeat_prompt(text: str, prompt_to_repeat: str) -> bool:
     arguments={"language": TEXT},
     statement=("Your ENTIRE response should be in the {language} language, no other is allowed."),
     draw=lambda rng: {"language": rng.choice(_LANGUAGES)},
-    examples=[
-        follows("Деревья зелёные, потому что они хотят света.", language="ru"),
-        breaks("Trees are green because they want light.", language="ru"),
-    ],
 )
 def response_language(text: str, language: str) -> bool:
     return matches_language(text, language)

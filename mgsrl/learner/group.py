@@ -16,13 +16,7 @@ import ray
 from mgsrl.cluster.preflight import choose_device
 from mgsrl.cluster.wait import get, short_reason, timed_out
 from mgsrl.data.packing import PackedBatch
-from mgsrl.errors import (
-    InvariantError,
-    LearnerDiedError,
-    MgsrlError,
-    StorageError,
-    WorkerDiedError,
-)
+from mgsrl.errors import InvariantError, LearnerDiedError, MgsrlError, StorageError, WorkerDiedError
 from mgsrl.learner.policy import resolve_policy
 from mgsrl.learner.runtime import LOOPBACK
 from mgsrl.learner.spec import Engines, LearnerSpec

@@ -7,13 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mgsrl.config.compose import config_from_yaml
-from mgsrl.errors import (
-    CheckpointError,
-    ConfigError,
-    MgsrlError,
-    MissingPathError,
-    UserError,
-)
+from mgsrl.errors import CheckpointError, ConfigError, MgsrlError, MissingPathError, UserError
 from mgsrl.files.jsonl import write_atomic
 from mgsrl.obs.rewind import last_logged_step
 from mgsrl.obs.run_record import recorded_checkpoint

@@ -15,12 +15,7 @@ from mgsrl.cluster.demand import (
     check_demand,
     check_threads,
 )
-from mgsrl.cluster.preflight import (
-    check_resources,
-    choose_device,
-    machine_memory_gib,
-    usable_cores,
-)
+from mgsrl.cluster.preflight import check_resources, choose_device, machine_memory_gib, usable_cores
 from mgsrl.cluster.session import check_address, check_no_session, check_temp_dir
 from mgsrl.config import Config
 from mgsrl.config.model_path import POCKET_POLICY, POCKET_REWARD_MODEL, resolve_model_path

@@ -13,18 +13,20 @@ from mgsrl.constraints.language import is_english
 from mgsrl.constraints.official import FAMILIES, OFFICIAL_CHECKS, difference_table
 from mgsrl.constraints.official.first_tag import first_tag
 from mgsrl.constraints.official.text import split_sentences
-from mgsrl.constraints.spec import Example
 from mgsrl.constraints.tokens import word_tokens
 from mgsrl.errors import ConfigError
 from mgsrl.rewards.protocol import Response
+from tests.constraints.example import Example
+from tests.constraints.examples import EXAMPLES as TRAINING_EXAMPLES
+from tests.constraints.examples_official import EXAMPLES
 from tests.oracle import published_rows
 from tests.rewards.loaded import worker
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "rewards.md"
-EXAMPLES = [(id_, example) for id_, entry in OFFICIAL_CHECKS.items() for example in entry.examples]
+EACH = [(id_, example) for id_, examples in EXAMPLES.items() for example in examples]
 
 
-@pytest.mark.parametrize(("id_", "example"), EXAMPLES)
+@pytest.mark.parametrize(("id_", "example"), EACH)
 def test_every_example_is_a_difference(id_: str, example: Example) -> None:
     bound = bind(id_, example.kwargs)
     assert follows(bound, example.response, reading=OFFICIAL) is example.expected
@@ -35,7 +37,7 @@ def test_every_example_is_a_difference(id_: str, example: Example) -> None:
 
 
 def test_every_entry_has_examples_and_every_check_is_filed() -> None:
-    assert all(entry.examples for entry in OFFICIAL_CHECKS.values())
+    assert all(EXAMPLES[id_] for id_ in OFFICIAL_CHECKS)
     assert set(OFFICIAL_CHECKS) <= set(REGISTRY)
     filed = {entry.check.__module__ for entry in OFFICIAL_CHECKS.values()}
     assert filed == {family.__name__ for family in FAMILIES}
@@ -47,7 +49,7 @@ def test_the_docs_have_a_row_for_every_difference() -> None:
 
 @pytest.mark.parametrize("id_", sorted(set(REGISTRY) - set(OFFICIAL_CHECKS))[::7])
 def test_other_constraints_have_one_verdict(id_: str) -> None:
-    for example in REGISTRY[id_].examples:
+    for example in TRAINING_EXAMPLES[id_]:
         assert follows(bind(id_, example.kwargs), example.response, reading=OFFICIAL) is (
             example.expected
         )
@@ -58,7 +60,7 @@ HOSTILE = ["?!", ". ", "\n", " \n", "* ", "'", '"', "([", "Question 1", "the ", 
 
 @pytest.mark.parametrize("id_", OFFICIAL_CHECKS)
 def test_hostile_text_takes_linear_time(id_: str) -> None:
-    bound = bind(id_, OFFICIAL_CHECKS[id_].examples[0].kwargs)
+    bound = bind(id_, EXAMPLES[id_][0].kwargs)
     for unit in HOSTILE:
         started = time.process_time()
         follows(bound, unit * (100_000 // len(unit)) + "x", reading=OFFICIAL)

@@ -13,17 +13,19 @@ import pytest
 from mgsrl.config.reward import OFFICIAL, READINGS
 from mgsrl.constraints import REGISTRY, bind, follows, loose_variants, validate_reference
 from mgsrl.constraints.copying import _between
-from mgsrl.constraints.spec import CannotDecideError, Example
+from mgsrl.constraints.spec import CannotDecideError
 from mgsrl.errors import DataError
 from mgsrl.rewards.protocol import Response
 from mgsrl.rewards.worker import RewardWorker
+from tests.constraints.example import Example
+from tests.constraints.examples import EXAMPLES
 from tests.oracle import published_file, published_rows
 from tests.rewards.loaded import worker
 
-EXAMPLES = [(id_, example) for id_, entry in REGISTRY.items() for example in entry.examples]
+EACH = [(id_, example) for id_, examples in EXAMPLES.items() for example in examples]
 
 
-@pytest.mark.parametrize(("id_", "example"), EXAMPLES)
+@pytest.mark.parametrize(("id_", "example"), EACH)
 def test_examples(id_: str, example: Example) -> None:
     bound = bind(id_, example.kwargs)
     assert follows(bound, example.response) is example.expected
@@ -35,15 +37,15 @@ def test_examples(id_: str, example: Example) -> None:
 @pytest.mark.parametrize("id_", REGISTRY)
 def test_every_constraint_has_examples_of_both_kinds_and_a_statement(id_: str) -> None:
     entry = REGISTRY[id_]
-    assert {example.expected for example in entry.examples} == {True, False}
+    assert {example.expected for example in EXAMPLES[id_]} == {True, False}
     assert entry.meaning
-    arguments = bind(id_, entry.examples[0].kwargs).arguments
+    arguments = bind(id_, EXAMPLES[id_][0].kwargs).arguments
     assert entry.statement.format(**arguments)
 
 
 @pytest.mark.parametrize("id_", REGISTRY)
 def test_an_empty_response_follows_nothing(id_: str) -> None:
-    bound = bind(id_, REGISTRY[id_].examples[0].kwargs)
+    bound = bind(id_, EXAMPLES[id_][0].kwargs)
     assert not follows(bound, " \n")
     assert not follows(bound, " \n", strict=False)
 
@@ -242,7 +244,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("id_", REGISTRY)
 def test_hostile_text_takes_linear_time(id_: str) -> None:
-    bound = bind(id_, REGISTRY[id_].examples[0].kwargs)
+    bound = bind(id_, EXAMPLES[id_][0].kwargs)
     for text in HOSTILE:
         started = time.process_time()
         with contextlib.suppress(CannotDecideError):

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 from mgsrl.constraints.official.registry import official
 from mgsrl.constraints.official.text import PUNCTUATION, SPLIT, bare, split_sentences, trim
-from mgsrl.constraints.spec import breaks, follows
 from mgsrl.constraints.tokens import word_tokens
 
 _EMOJI_CODES = """
@@ -37,10 +36,6 @@ _EMOJI = re.compile(
     "format:quotes",
     "Every straight quote counts, apostrophes too; curly ones do not; the depth at which all "
     "quotes close is that of the whole text.",
-    examples=[
-        breaks("“She said, ‘He doesn’t say “no”!’”"),
-        follows("""He says "I don't "go" and can't" now."""),
-    ],
 )
 def quotes(text: str) -> bool:
     marks: list[str] = []
@@ -60,7 +55,6 @@ def quotes(text: str) -> bool:
     "format:quote_unquote",
     "Two quotes next to each other fail; so does a text that ends in one. Words are not asked for: "
     "a digit or a mark explains.",
-    examples=[follows('"One", "two" and more.'), follows('"One" 1 "two" it is')],
 )
 def quote_unquote(text: str) -> bool:
     straight = re.sub("[“”]", '"', text).replace("'\"'", "")
@@ -72,7 +66,6 @@ def quote_unquote(text: str) -> bool:
 @official(
     "format:options",
     "Options part at `or` inside words too; letters are compared with all white space.",
-    examples=[breaks("formal", options="formal, informal"), breaks("b)\n", options="a), b), c)")],
 )
 def options(text: str, options: str) -> bool:
     separator = next((each for each in ("/", "or") if each in options), ",")
@@ -86,7 +79,6 @@ def options(text: str, options: str) -> bool:
     "format:title_case",
     "Small words (`of`, `the`) must begin with a capital too; a small letter alone passes, and so "
     "does a text without letters.",
-    examples=[breaks("The Lord of the Rings"), follows("Vitamin c"), follows("123")],
 )
 def title_case(text: str) -> bool:
     return not any(
@@ -98,7 +90,6 @@ def title_case(text: str) -> bool:
 @official(
     "format:output_template",
     "The three labels occur anywhere, in any order, with anything between.",
-    examples=[follows("Sure! Future Outlook: My Conclusion: My Answer: oak")],
 )
 def output_template(text: str) -> bool:
     return all(label in text for label in ("My Answer:", "My Conclusion:", "Future Outlook:"))
@@ -108,7 +99,6 @@ def output_template(text: str) -> bool:
     "format:emoji",
     f"{SPLIT}. An emoji may stand last or last but one, ASCII punctuation aside; flags, keycaps "
     "and long sequences are none.",
-    examples=[breaks("From France 🇫🇷."), breaks("Great! 1️⃣")],
 )
 def emoji(text: str) -> bool:
     found = [bare(sentence).strip() for sentence in split_sentences(text)]
@@ -124,7 +114,6 @@ def emoji(text: str) -> bool:
 @official(
     "format:newline",
     "Lines of white space count as words, and long dashes and curly quotes do not part words.",
-    examples=[breaks("This\n \nline"), follows("well—known")],
 )
 def newline(text: str) -> bool:
     text = bare(text).strip()
@@ -135,7 +124,6 @@ def newline(text: str) -> bool:
     "format:line_indent",
     "One line passes; tabs are no indentation; of two empty lines in a row the second one stays "
     "and counts as a line.",
-    examples=[follows("One"), breaks("One\n\n\n two")],
 )
 def line_indent(text: str) -> bool:
     depths = [len(line) - len(line.lstrip(" ")) for line in _lines_as_listed(text.split("\n"))]
@@ -158,11 +146,7 @@ def _lines_as_listed(lines: list[str]) -> list[str]:
     return lines
 
 
-@official(
-    "format:list",
-    "The marker has to occur twice, anywhere.",
-    examples=[follows("A well-known - and up-to-date - list", sep="-")],
-)
+@official("format:list", "The marker has to occur twice, anywhere.")
 def list_(text: str, sep: str) -> bool:
     return text.count(sep) >= 2
 
@@ -170,11 +154,6 @@ def list_(text: str, sep: str) -> bool:
 @official(
     "format:sub-bullets",
     "A hyphen anywhere after each asterisk will do, and a text without asterisks passes.",
-    examples=[
-        follows("* e-mail\n* a well-known oak"),
-        follows("Trees."),
-        breaks("* **oak**\n - a"),
-    ],
 )
 def sub_bullets(text: str) -> bool:
     return all("-" in part for part in text.split("*")[1:])
@@ -184,10 +163,6 @@ def sub_bullets(text: str) -> bool:
     "format:no_bullets_bullets",
     "Sentences may end in any mark or none; emphasis at the start of a line is a bullet; nothing, "
     "not even an empty line, may follow one but bullets.",
-    examples=[
-        follows("Trees grow. Do oaks?\n* oaks\n* pines"),
-        breaks("Trees grow. Oaks too.\n* oaks\n\n* pines"),
-    ],
 )
 def no_bullets_bullets(text: str) -> bool:
     sentences = bullets = 0
@@ -210,10 +185,6 @@ def no_bullets_bullets(text: str) -> bool:
 @official(
     "format:thesis",
     "The first italics need words in them and text behind; sections are not looked at.",
-    examples=[
-        follows("## Oaks\n<i>Oaks grow.</i> Yes.\n## Elms\nElms too."),
-        follows("Well, <i>trees</i>!"),
-    ],
 )
 def thesis(text: str) -> bool:
     start = text.find("<i>") if "<i>" in text else text.find("<em>")

@@ -11,7 +11,7 @@ from collections import Counter
 
 from mgsrl.constraints.language import detect
 from mgsrl.constraints.official.registry import official
-from mgsrl.constraints.spec import breaks, compare, follows
+from mgsrl.constraints.spec import compare
 
 _ALL = "Every response whose language the detector takes for another one fails"
 
@@ -20,17 +20,12 @@ _ALL = "Every response whose language the detector takes for another one fails"
     "change_case:english_capital",
     f"{_ALL}: capitals without lower-case letters are often Dutch or German to it. Training looks "
     "for English words first.",
-    examples=[breaks("HELLO WORLD"), breaks("ROCKY, GASEOUS, ICY, DISTANT PLANETS.")],
 )
 def english_capital(text: str) -> bool:
     return _is_english_to_the_detector(text, text.isupper())
 
 
-@official(
-    "change_case:english_lowercase",
-    f"{_ALL}. Training looks for English words first.",
-    examples=[breaks("trees are green.")],
-)
+@official("change_case:english_lowercase", f"{_ALL}. Training looks for English words first.")
 def english_lowercase(text: str) -> bool:
     return _is_english_to_the_detector(text, text.islower())
 
@@ -44,35 +39,22 @@ def _is_english_to_the_detector(text: str, case: bool) -> bool:
     "language:response_language",
     "The code must be the detector's own: `zh` is never followed (it says `zh-cn`), nor is a "
     "language that it does not know, for which training abstains.",
-    examples=[breaks("今天天气很好，我们去公园散步吧。", language="zh")],
 )
 def response_language(text: str, language: str) -> bool:
     return detect(text) in (language, None)
 
 
-@official(
-    "keywords:existence",
-    "Keywords are regular expressions.",
-    examples=[breaks("1+1 is 2", keywords=["1+1"]), follows("a cat", keywords=["c.t"])],
-)
+@official("keywords:existence", "Keywords are regular expressions.")
 def existence(text: str, keywords: tuple[str, ...]) -> bool:
     return all(re.search(keyword, text, flags=re.IGNORECASE) for keyword in keywords)
 
 
-@official(
-    "keywords:forbidden_words",
-    "Forbidden words are regular expressions.",
-    examples=[breaks("a nonstop bus", forbidden_words=["no.st.p"])],
-)
+@official("keywords:forbidden_words", "Forbidden words are regular expressions.")
 def forbidden_words(text: str, forbidden_words: tuple[str, ...]) -> bool:
     return not any(re.search(rf"\b{word}\b", text, flags=re.IGNORECASE) for word in forbidden_words)
 
 
-@official(
-    "keywords:frequency",
-    "The keyword is a regular expression.",
-    examples=[follows("cat cut", keyword="c.t", frequency=2, relation="at least")],
-)
+@official("keywords:frequency", "The keyword is a regular expression.")
 def frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
     found = re.findall(keyword.strip(), text, flags=re.IGNORECASE)
     return compare(len(found), relation, frequency)
@@ -82,10 +64,6 @@ def frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
     "keywords:letter_frequency",
     "For a character that is no letter from a to z (`#`, `!`) it counts a letter drawn at random; "
     "the verdict on most letters stands in for that.",
-    examples=[
-        breaks("######", letter="#", let_frequency=4, let_relation="at least"),
-        follows("######", letter="#", let_frequency=4, let_relation="less than"),
-    ],
 )
 def letter_frequency(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:
     counts = Counter(text.lower())
@@ -94,11 +72,7 @@ def letter_frequency(text: str, letter: str, let_frequency: int, let_relation: s
     return 2 * sum(verdicts) > len(verdicts)
 
 
-@official(
-    "detectable_format:multiple_sections",
-    "The splitter is a regular expression.",
-    examples=[follows("S-c 1\na\nSec 2", section_spliter="S.c", num_sections=2)],
-)
+@official("detectable_format:multiple_sections", "The splitter is a regular expression.")
 def multiple_sections(text: str, section_spliter: str, num_sections: int) -> bool:
     return len(re.split(rf"\s?{section_spliter.strip()}\s?\d+\s?", text)) > num_sections
 
@@ -106,7 +80,6 @@ def multiple_sections(text: str, section_spliter: str, num_sections: int) -> boo
 @official(
     "detectable_content:postscript",
     "A marker other than `P.S.` and `P.P.S` is a regular expression.",
-    examples=[follows("Bye. p-p-s- Write.", postscript_marker="P.P.S.")],
 )
 def postscript(text: str, postscript_marker: str) -> bool:
     marker = postscript_marker.strip()

@@ -1,20 +1,19 @@
 """Which verdicts there are of one response: those that train, and those of the released checkers.
 
-    @official("words:prime_lengths", "A response without words passes; ...",
-              examples=[follows("..."), ...])
+    @official("words:prime_lengths", "A response without words passes; ...")
     def prime_lengths(text: str) -> bool: ...
 
 The decorator files the released checker's definition where it differs from the one in
-`spec.REGISTRY`; a constraint without an entry has one definition. The examples are responses on
-which the two verdicts differ, so a test can hold each entry to being a difference; `expected` is
-the official one. `difference_table` is the table of docs/rewards.md.
+`spec.REGISTRY`; a constraint without an entry has one definition. For every entry
+`tests/constraints/examples_official.py` has responses on which the two verdicts differ.
+`difference_table` is the table of docs/rewards.md.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mgsrl.config.reward import OFFICIAL, READINGS
-from mgsrl.constraints.spec import Constraint, Example
+from mgsrl.constraints.spec import Constraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +24,17 @@ class OfficialCheck:
     """`check(text, **arguments)`, as in `Constraint`."""
     difference: str
     """What the released checker does that training does not; for the table."""
-    examples: tuple[Example, ...]
 
 
 OFFICIAL_CHECKS: dict[str, OfficialCheck] = {}
 
 
-def official(
-    id_: str, difference: str, *, examples: Sequence[Example]
-) -> Callable[[Callable[..., bool]], Callable[..., bool]]:
+def official(id_: str, difference: str) -> Callable[[Callable[..., bool]], Callable[..., bool]]:
     """File the decorated check in `OFFICIAL_CHECKS`."""
 
     def register(check: Callable[..., bool]) -> Callable[..., bool]:
         assert id_ not in OFFICIAL_CHECKS, f"{id_} is filed twice"
-        OFFICIAL_CHECKS[id_] = OfficialCheck(check, difference, tuple(examples))
+        OFFICIAL_CHECKS[id_] = OfficialCheck(check, difference)
         return check
 
     return register

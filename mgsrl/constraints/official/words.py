@@ -8,7 +8,6 @@ import syllapy
 from mgsrl.constraints.official.first_tag import first_tag
 from mgsrl.constraints.official.registry import official
 from mgsrl.constraints.official.text import PUNCTUATION, SPLIT, bare, split_sentences, trim
-from mgsrl.constraints.spec import breaks, follows
 from mgsrl.constraints.tokens import word_tokens
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
@@ -16,11 +15,7 @@ _PRIMES = frozenset(n for n in range(2, 100) if all(n % factor for factor in ran
 _WHITE = "Words part at white space alone and lose ASCII punctuation alone"
 
 
-@official(
-    "words:alphabet",
-    f"{_WHITE} (`well–known` is one word).",
-    examples=[breaks("Apples — bananas"), follows("Apples–oaks be")],
-)
+@official("words:alphabet", f"{_WHITE} (`well–known` is one word).")
 def alphabet(text: str) -> bool:
     places = [_ALPHABET.find(word[0]) for word in bare(text).lower().split()]
     return places[:1] > [-1] and all(
@@ -28,20 +23,12 @@ def alphabet(text: str) -> bool:
     )
 
 
-@official(
-    "words:vowel",
-    "Vowels with accents are none, and a text without vowels passes.",
-    examples=[follows("Où né à li"), follows("!")],
-)
+@official("words:vowel", "Vowels with accents are none, and a text without vowels passes.")
 def vowel(text: str) -> bool:
     return "\n" not in text.strip() and len(set("aeiou").intersection(text.lower())) <= 3
 
 
-@official(
-    "words:consonants",
-    "A mark that stands alone is a word, which fails.",
-    examples=[breaks("This - employs clusters.")],
-)
+@official("words:consonants", "A mark that stands alone is a word, which fails.")
 def consonants(text: str) -> bool:
     return all(_has_cluster(word) for word in text.lower().split())
 
@@ -51,39 +38,23 @@ def _has_cluster(word: str) -> bool:
     return any(one and other for one, other in pairwise(consonant))
 
 
-@official(
-    "words:palindrome",
-    "Digits and other characters form palindromes too.",
-    examples=[follows("12321 " * 10)],
-)
+@official("words:palindrome", "Digits and other characters form palindromes too.")
 def palindrome(text: str) -> bool:
     found = (word for word in bare(text).lower().split() if len(word) >= 5)
     return sum(word == word[::-1] for word in found) >= 10
 
 
-@official(
-    "words:prime_lengths",
-    f"{_WHITE}; a text without words passes.",
-    examples=[follows("..."), breaks("The trees — of")],
-)
+@official("words:prime_lengths", f"{_WHITE}; a text without words passes.")
 def prime_lengths(text: str) -> bool:
     return all(len(word) in _PRIMES for word in bare(text).split())
 
 
-@official(
-    "words:repeats",
-    f"{_WHITE}.",
-    examples=[follows("Tree, “tree” and tree.", small_n=2)],
-)
+@official("words:repeats", f"{_WHITE}.")
 def repeats(text: str, small_n: int) -> bool:
     return max(Counter(bare(text.lower()).split()).values(), default=0) <= small_n
 
 
-@official(
-    "words:no_consecutive",
-    f"{_WHITE}.",
-    examples=[follows("Tall “trees” grow.")],
-)
+@official("words:no_consecutive", f"{_WHITE}.")
 def no_consecutive(text: str) -> bool:
     words = bare(text.lower()).split()
     return all(first[0] != second[0] for first, second in pairwise(words))
@@ -93,7 +64,6 @@ def no_consecutive(text: str) -> bool:
     "words:odd_even_syllables",
     "Accents are not taken off, so `é` is no vowel; words in other scripts and marks beyond ASCII "
     "have one syllable; a text without words passes.",
-    examples=[follows("..."), breaks("A “"), breaks("A café")],
 )
 def odd_even_syllables(text: str) -> bool:
     counts = map(syllapy.count, bare(text).lower().split())
@@ -107,16 +77,13 @@ def odd_even_syllables(text: str) -> bool:
     "words:start_verb",
     "NLTK's tagger decides, marks in front included; it takes many orders for names and some nouns "
     "for verbs.",
-    examples=[breaks("**Imagine** that."), breaks("Explore the world.")],
 )
 def start_verb(text: str) -> bool:
     return "VB" in first_tag(text)
 
 
 @official(
-    "words:last_first",
-    f"{SPLIT}; only ASCII punctuation and spaces are taken from their ends.",
-    examples=[breaks("We go “home”. Home we go.")],
+    "words:last_first", f"{SPLIT}; only ASCII punctuation and spaces are taken from their ends."
 )
 def last_first(text: str) -> bool:
     edge = PUNCTUATION + " "
@@ -131,7 +98,6 @@ def last_first(text: str) -> bool:
     "words:paragraph_last_first",
     "Marks count as part of the words but at the two ends of a paragraph; a paragraph of marks is "
     "none, and a text without paragraphs passes.",
-    examples=[breaks("This, starts with this."), follows("---")],
 )
 def paragraph_last_first(text: str) -> bool:
     paragraphs = (trim(line.strip().lower()).split() for line in text.split("\n"))
@@ -141,10 +107,6 @@ def paragraph_last_first(text: str) -> bool:
 @official(
     "words:keywords_specific_position",
     f"{SPLIT}; marks count as words, contractions as two, and case matters.",
-    examples=[
-        breaks("I sit. Don't cut, Tree!", keyword="tree", n=2, m=3),
-        follows("I sit. Do, tree!", keyword="tree", n=2, m=3),
-    ],
 )
 def keywords_specific_position(text: str, keyword: str, n: int, m: int) -> bool:
     found = split_sentences(text)
@@ -155,10 +117,6 @@ def keywords_specific_position(text: str, keyword: str, n: int, m: int) -> bool:
     "words:words_position",
     "Marks count as words, contractions as two, and case matters: after a final mark the last but "
     "one is the word before it.",
-    examples=[
-        breaks("One tree, two tree three.", keyword="tree"),
-        follows("The tree and a tree.", keyword="tree"),
-    ],
 )
 def words_position(text: str, keyword: str) -> bool:
     words = word_tokens(text)
@@ -171,7 +129,6 @@ def words_position(text: str, keyword: str) -> bool:
 @official(
     "sentence:alliteration_increment",
     f"{SPLIT}; all alliterative runs of a sentence add up, and the first sentence needs none.",
-    examples=[follows("Tall trees. Big bears see six.")],
 )
 def alliteration_increment(text: str) -> bool:
     lengths = [-1, *map(_alliteration, split_sentences(text))]
@@ -185,21 +142,13 @@ def _alliteration(sentence: str) -> int:
     return sum(same) + sum(pair and not before for before, pair in pairwise([False, *same]))
 
 
-@official(
-    "sentence:keyword",
-    f"{SPLIT}, and the keyword counts inside longer words.",
-    examples=[follows("We go. The treetop grows.", word="tree", N=2)],
-)
+@official("sentence:keyword", f"{SPLIT}, and the keyword counts inside longer words.")
 def keyword(text: str, word: str, N: int) -> bool:
     found = split_sentences(text)
     return len(found) >= N and word.lower() in found[N - 1].lower()
 
 
-@official(
-    "sentence:increment",
-    f"{SPLIT}; words part at white space alone.",
-    examples=[breaks("We go. We don't go — yet.", small_n=2)],
-)
+@official("sentence:increment", f"{SPLIT}; words part at white space alone.")
 def increment(text: str, small_n: int) -> bool:
     counts = [len(bare(sentence).split()) for sentence in split_sentences(text)]
     return bool(counts) and all(later - earlier == small_n for earlier, later in pairwise(counts))
@@ -208,7 +157,6 @@ def increment(text: str, small_n: int) -> bool:
 @official(
     "repeat:repeat_change",
     "The first word may be the same when the texts differ in its case or in white space.",
-    examples=[follows("name  a tree.", prompt_to_repeat="Name a tree.")],
 )
 def repeat_change(text: str, prompt_to_repeat: str) -> bool:
     return text != prompt_to_repeat and text.split()[1:] == prompt_to_repeat.split()[1:]
@@ -218,10 +166,6 @@ def repeat_change(text: str, prompt_to_repeat: str) -> bool:
     "repeat:repeat_span",
     "The word at `n_end` is left out although the prompt includes it; a span from word 0 is drawn "
     "at random, so nothing follows it.",
-    examples=[
-        follows("a tree", prompt_to_repeat="Name a tree that grows.", n_start=1, n_end=3),
-        breaks("Name a tree", prompt_to_repeat="Name a tree that grows.", n_start=0, n_end=2),
-    ],
 )
 def repeat_span(text: str, prompt_to_repeat: str, n_start: int, n_end: int) -> bool:
     span = prompt_to_repeat.strip().lower().split()[n_start:n_end]
