@@ -4,7 +4,7 @@
     python scripts/build_pocket.py --quick --out /tmp/x     # a minute, to see that it works
     python scripts/build_pocket.py --measure                # the card's table
 
-The warm start is supervised training on texts of `mgsrl.data.pocket.writer`, which shows good and
+The warm start is supervised training on texts of `pocket_texts/writer.py`, which shows good and
 bad behaviours with set probabilities, so that reinforcement learning has something to select. Only
 train prompts are used. After it, rebuild the reward model, which starts from the policy's body:
 `python reward_models/pocket/train.py`.
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pocket_texts.writer import write_mixed, write_perfect
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -31,7 +32,6 @@ from transformers import (
 )
 
 from mgsrl.data.pocket.tasks import draw_task, pocket_rows
-from mgsrl.data.pocket.writer import write_mixed, write_perfect
 
 ASSETS = Path(__file__).resolve().parents[1] / "mgsrl" / "assets"
 

@@ -13,6 +13,7 @@ weak pull of each pair's mean to a fixed value, because preferences leave the ze
 import argparse
 import math
 import random
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,14 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from mgsrl.data.pocket.pairs import EXPLOITS, FLAWS, neutral_pair, preference_pair
 from mgsrl.data.pocket.tasks import TopicTask, draw_task
 
-ASSETS = Path(__file__).resolve().parents[2] / "mgsrl" / "assets"
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from pocket_texts.pairs import EXPLOITS, FLAWS, neutral_pair, preference_pair  # noqa: E402
+
+ASSETS = ROOT / "mgsrl" / "assets"
 
 SMOOTHING = 0.02
 """Share of preference labels taken as flipped: one flaw costs about log(0.98 / 0.02) = 3.9."""

@@ -19,7 +19,6 @@ from transformers import (
 )
 
 from mgsrl.data.pocket import DOMAINS, pocket_rows
-from mgsrl.data.pocket.pairs import EXPLOITS, FLAWS, neutral_pair, preference_pair
 from mgsrl.data.pocket.tasks import (
     CONSTRAINT_IDS,
     FORBIDDEN,
@@ -30,12 +29,23 @@ from mgsrl.data.pocket.tasks import (
     split_of,
 )
 from mgsrl.data.pocket.topics import TOPICS
-from mgsrl.data.pocket.writer import number_in_words, wrap, write_mixed, write_perfect
 from mgsrl.errors import ConfigError, DataError
 from mgsrl.rewards.protocol import Response
 from tests.rewards.loaded import worker
 
 ROOT = Path(__file__).resolve().parents[2]
+if not (ROOT / "scripts").is_dir():
+    pytest.skip("the scripts are not beside the tests", allow_module_level=True)
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from pocket_texts.pairs import EXPLOITS, FLAWS, neutral_pair, preference_pair  # noqa: E402
+from pocket_texts.writer import (  # noqa: E402
+    number_in_words,
+    wrap,
+    write_mixed,
+    write_perfect,
+)
+
 POLICY = ROOT / "mgsrl" / "assets" / "pocket_policy"
 REWARD_MODEL = ROOT / "mgsrl" / "assets" / "pocket_reward_model"
 

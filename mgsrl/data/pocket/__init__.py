@@ -1,7 +1,7 @@
 """The pocket tasks: seeded, endless, offline prompts for the three domains.
 
-`tasks.pocket_rows` makes prompts; `writer` and `pairs` make the texts that the bundled policy and
-reward model were trained on (`scripts/build_pocket.py`, `reward_models/pocket/train.py`).
+`tasks.pocket_rows` makes prompts. The texts that the bundled models were trained on are made where
+these are built, in `scripts/pocket_texts/`.
 """
 
 from mgsrl.data.pocket.tasks import DOMAINS, SPLITS, pocket_rows

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from mgsrl.data.pocket.tasks import END_PHRASES, KEYWORDS, TopicTask
 from mgsrl.data.pocket.topics import TOPICS, Topic
-from mgsrl.data.pocket.writer import (
+from mgsrl.errors import InvariantError
+from pocket_texts.writer import (
     Style,
     curt,
     cut_short,
@@ -23,7 +24,6 @@ from mgsrl.data.pocket.writer import (
     repeat,
     sentences_about,
 )
-from mgsrl.errors import InvariantError
 
 FLAWS = (
     "swapped",

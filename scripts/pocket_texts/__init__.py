@@ -1,0 +1,1 @@
+"""The texts that the bundled models were trained on: `build_pocket.py`, `reward_models/pocket/`."""
