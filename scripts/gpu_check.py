@@ -187,7 +187,7 @@ def save_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.devi
 
     torch.manual_seed(0)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     if config.vocab_size < 1000:  # a plain random model is almost uniform, its layers unimportant
         with torch.no_grad():
             for name, value in model.named_parameters():
@@ -244,7 +244,7 @@ def columns_of(shape: str) -> list[tuple[int, int, int]]:
     from mgsrl.surgery import module_map
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config(shape))
+        model = AutoModelForCausalLM.from_config(model_config(shape), trust_remote_code=False)
     sizes = {name: param.numel() for name, param in model.named_parameters()}
     module_of = module_map(list(sizes))
     index = {module: i for i, module in enumerate(dict.fromkeys(module_of.values()))}

@@ -10,6 +10,7 @@ Each takes a name as the configuration does, or the object, and raises `Contract
 """
 
 from mgsrl.testing.advantage import check_advantage
+from mgsrl.testing.engine import check_engine
 from mgsrl.testing.loss import check_loss
 from mgsrl.testing.reward import check_reward
 from mgsrl.testing.surgery import check_surgery_method
@@ -18,6 +19,7 @@ from mgsrl.testing.tracker import check_tracker
 
 __all__ = [
     "check_advantage",
+    "check_engine",
     "check_loss",
     "check_reward",
     "check_surgery_method",
