@@ -42,10 +42,19 @@ class Registry:
         members: our own, name -> `module:attribute`; imported when they are asked for.
         base: the class that every member derives from, as `module:attribute`; members of a kind
             without one are checked by whoever loads them.
+        else_say: what to do with something else than such a class.
     """
 
-    def __init__(self, kind: str, group: str, members: Mapping[str, str], base: str = "") -> None:
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        members: Mapping[str, str],
+        base: str = "",
+        else_say: str = "",
+    ) -> None:
         self.kind, self.group, self.members, self._base = kind, group, dict(members), base
+        self._else_say = else_say
 
     def names(self) -> list[str]:
         """Every plain name that `load` takes."""
@@ -72,10 +81,10 @@ class Registry:
         """Raise ConfigError for a plain name that is none; imports nothing."""
         if name in self.members or ":" in name or name in self.names():
             return
+        ours = f"{nearest(name, self.names())}; or " if self.names() else ""
         raise ConfigError(
             f"{key} names no {self.kind}.",
-            expected=nearest(name, self.names())
-            + "; or your own: module:attribute, or file.py:attribute",
+            expected=f"{ours}your own: module:attribute, or file.py:attribute",
             found=shortened(repr(name)),
             todo=f"correct {key}",
         )
@@ -106,7 +115,8 @@ class Registry:
             if not (isinstance(found, type) and issubclass(found, base)):
                 expected = f"a class that derives from {base.__module__}.{base.__qualname__}"
                 described = f"the class {attribute}" if isinstance(found, type) else repr(found)
-                raise _problem(key, expected, shortened(described), f"correct {key}")
+                todo = self._else_say or f"correct {key}"
+                raise _problem(key, expected, shortened(described), todo)
         if file := getattr(module, "__file__", None):
             _loaded[reference] = Path(file).resolve()
         return found
@@ -159,7 +169,7 @@ def tried(key: str, name: str, expected: str) -> Iterator[None]:
     """Whatever a user's part raises inside is a ConfigError."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         found = f"{type(error).__name__}: {one_line(error)}{_line_of(error)}"
         problem = f"{key}={name} does not work."
         todo = "mend it (mgsrl.testing looks closer)"
@@ -229,7 +239,7 @@ def _import_module(where: str, attribute: str, key: str) -> ModuleType:
             "add its folder to PYTHONPATH, start in that folder, or name the file: "
             f"folder/file.py:{attribute}",
         ) from error
-    except Exception as error:  # whatever a user's module raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever a user's module does when imported
         raise _broken(key, where, error) from error
 
 
@@ -254,7 +264,7 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-def _broken(key: str, where: str, error: Exception) -> ConfigError:
+def _broken(key: str, where: str, error: BaseException) -> ConfigError:
     return _problem(
         key,
         f"{where}, importable",
@@ -263,12 +273,14 @@ def _broken(key: str, where: str, error: Exception) -> ConfigError:
     )
 
 
-def _line_of(error: Exception) -> str:
-    """Where in the user's file an exception came from."""
+def _line_of(error: BaseException) -> str:
+    """Where in the user's file an exception came from; a SyntaxError says that itself."""
     trace, last = error.__traceback__, None
     while trace is not None:
         last, trace = trace, trace.tb_next
-    return f" ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})" if last else ""
+    if last is None or isinstance(error, SyntaxError):
+        return ""
+    return f" ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
 
 
 def _problem(key: str, expected: str, found: str, todo: str) -> ConfigError:

@@ -28,6 +28,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "mine.py").write_text(GOOD)
     (tmp_path / "broken.py").write_text("x = 1\nraise KeyError('no key')\n")
     (tmp_path / "needs.py").write_text("import no_such_library\n")
+    (tmp_path / "ends.py").write_text("raise SystemExit(5)\n")
+    (tmp_path / "unclosed.py").write_text("x = (\n")
     yield package
     for name in set(sys.modules) - before:
         del sys.modules[name]
@@ -77,6 +79,8 @@ def test_an_installed_package_offers_one(folder: Path) -> None:
         ("broken.py:x", r"KeyError: 'no key' \(.*broken\.py, line 2\)"),
         ("needs.py:x", "No module named 'no_such_library'"),
         ("json.no_such:x", "the module 'json.no_such'"),
+        ("ends.py:x", r"SystemExit: 5 \(.*ends\.py, line 1\)"),
+        ("unclosed.py:x", r"SyntaxError: [^\n]*\(unclosed\.py, line 1\)\n"),
     ],
 )
 def test_one_message_for_what_cannot_be_loaded(folder: Path, name: str, said: str) -> None:

@@ -146,7 +146,7 @@ def _run_inspect(options: argparse.Namespace) -> None:
                 against=against,
                 num_examples=options.examples,
             )
-            print("\n".join(report.lines(options.rows)))
+            print("\n".join([key, *report.lines(options.rows)]))
             if not report.num_usable:
                 without.append(f"{key} (none of {report.num_rows})")
     if without:

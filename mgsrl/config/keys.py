@@ -141,16 +141,19 @@ def unknown_key(root: type, key: str) -> ConfigError:
     return _no_key(key, f"a key of {parent or 'the configuration'}", leaf, hint, listed)
 
 
-def foreign_key(kind: type, member: str, names: Iterable[str], key: str) -> ConfigError:
+def foreign_key(root: type, kind: type, member: str, names: Iterable[str], key: str) -> ConfigError:
     """The message for a key that the record's member does not have.
 
     Args:
+        root: the whole configuration, which may have it elsewhere.
         names: the keys that it has.
     """
     parent, _, leaf = key.rpartition(".")
     others = [name for name, own in members_keys(kind).items() if leaf in own]
     hint = f"{leaf} is for {' and '.join(others)}; " if others else ""
-    listed = nearest(leaf, names)
+    if not others and (same := _same_name(root, key.split("."))):
+        hint = f"did you mean {' or '.join(map(repr, same))}? "
+    listed = f"valid: {', '.join(sorted(names))}" if hint else nearest(leaf, names)
     return _no_key(
         key, f"a key of {parent or 'the record'}, which is of the kind {member}", leaf, hint, listed
     )
@@ -171,13 +174,20 @@ def _elsewhere(root: type, parts: list[str], unknown: str) -> list[str]:
     spelled = [key for key in keys if _no_dots(key) == _no_dots(".".join(parts))]  # run_dir
     if spelled:
         return spelled
+    if same := _same_name(root, [*parts[:-1], unknown]):
+        return same
     keys = [key for key in keys if key.split(".")[:-1] != parts[:-1]]
-    same = [key for key in keys if key.split(".")[-1] == unknown]
-    if same:
-        near = {key: _shared_parts(key.split("."), parts) for key in same}
-        return sorted(same, key=lambda key: (-near[key], key.count("."), key))[:3]
     alike = [key for key in keys if key.count(".") == len(parts) - 1]
     return difflib.get_close_matches(".".join(parts), alike, n=1, cutoff=0.8)
+
+
+def _same_name(root: type, parts: list[str]) -> list[str]:
+    """Keys elsewhere whose last part is that of `parts`, the nearest ones first."""
+    keys = [_as_here(known, parts) for known, _ in all_keys(root) if not known.endswith(NAME)]
+    keys = [key for key in keys if key.split(".")[:-1] != parts[:-1]]
+    same = [key for key in keys if key.split(".")[-1] == parts[-1]]
+    near = {key: _shared_parts(key.split("."), parts) for key in same}
+    return sorted(same, key=lambda key: (-near[key], key.count("."), key))[:3]
 
 
 def _no_dots(key: str) -> str:

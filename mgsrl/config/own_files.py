@@ -2,14 +2,16 @@
 
 A folder has the layout of our own `configs/` (`experiment/mine.yaml`, `domains/mine.yaml`, ...);
 what is in it can be chosen like what is in ours: `+experiment=mine`. A single file is an
-experiment, whatever it is called and wherever it lies. Left out: replacing one of our files by
-another of the same name, which would make a command mean something else in another folder.
+experiment, whatever it is called and wherever it lies. No file needs a Hydra header. Left out:
+replacing one of our files by another of the same name, which would make a command mean something
+else in another folder.
 """
 
+import itertools
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -18,6 +20,8 @@ from mgsrl.errors import ConfigError, MissingPathError
 
 GROUPS = ("experiment", "domains", "strategy", "recipe")
 """Folders of `configs/` from which a run is composed."""
+OF_THE_RUN = ("experiment", "strategy", "recipe")
+"""Those whose files hold keys of the whole run."""
 NO_DOMAINS = "none"
 """The file of `configs/domains/` that names none."""
 _PACKAGE = re.compile(r"^#[ \t]*@package[^\n]*\n", re.MULTILINE)
@@ -30,7 +34,7 @@ def names_in(folder: Path, group: str) -> list[str]:
 
 @contextmanager
 def own_folders(ours: Path, file: Path | None, folder: Path | None) -> Iterator[list[Path]]:
-    """The folders of a user's files, beside `ours`; that of `file` is temporary.
+    """The folders of a user's files, beside `ours`; a temporary one has them as Hydra wants them.
 
     Args:
         file: an experiment; it is `experiment/FILE_CHOICE.yaml` of its folder.
@@ -44,14 +48,21 @@ def own_folders(ours: Path, file: Path | None, folder: Path | None) -> Iterator[
     if folder is None and any((here / group).is_dir() for group in GROUPS):
         folder = here
     folders = [] if folder is None or _same(folder, ours) else [_checked(folder.expanduser(), ours)]
-    if file is None:
+    texts = {}
+    if file is not None:
+        texts["experiment", FILE_CHOICE] = _text(file.expanduser(), "experiment")
+    for each, group in itertools.product(folders, OF_THE_RUN):
+        for path in (each / group).glob("*.yaml"):
+            with suppress(ConfigError):  # whoever chooses it is told
+                texts[group, path.stem] = _text(path, group)
+    if not texts:
         yield folders
         return
-    text = _experiment(file.expanduser())
     with tempfile.TemporaryDirectory(prefix="mgsrl-config-") as made:
-        (Path(made) / "experiment").mkdir()
-        (Path(made) / "experiment" / f"{FILE_CHOICE}.yaml").write_text(text, encoding="utf-8")
-        yield [*folders, Path(made)]
+        for (group, name), text in texts.items():
+            (Path(made) / group).mkdir(exist_ok=True)
+            (Path(made) / group / f"{name}.yaml").write_text(text, encoding="utf-8")
+        yield [Path(made), *folders]  # Hydra takes the first that it finds
 
 
 FILE_CHOICE = "own_file"
@@ -83,12 +94,14 @@ def _checked(folder: Path, ours: Path) -> Path:
     return folder.resolve()
 
 
-def _experiment(file: Path) -> str:
-    """The text of a user's file as that of an experiment: its keys are those of the whole run."""
+def _text(file: Path, group: str) -> str:
+    """The text of a user's file as one of `group`, whose keys are those of the whole run."""
     if not file.is_file():
         raise _missing("--config", file, "a YAML file")
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(
+            encoding="utf-8-sig"
+        )  # some editors mark UTF-8 with a first character
         content = yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         found = " ".join(str(error).split())
@@ -97,7 +110,7 @@ def _experiment(file: Path) -> str:
         found = type(content).__name__
         raise _wrong(f"{file} holds no configuration.", "KEY: VALUE, ...", found, "mend it")
     text = _PACKAGE.sub("", text)
-    if "domains" in content and "defaults" not in content:
+    if group == "experiment" and "domains" in content and "defaults" not in content:
         # Whoever names domains and asks for no others wants these, not ours beside them.
         text = f"defaults:\n  - override /domains: {NO_DOMAINS}\n  - _self_\n{text}"
     return f"# @package _global_\n{text}"
@@ -118,4 +131,7 @@ def _wrong(problem: str, expected: str, found: str, todo: str) -> ConfigError:
 
 def all_names(folders: Sequence[Path]) -> dict[str, list[str]]:
     """Group -> every name that can be chosen in `folders`."""
-    return {group: [n for folder in folders for n in names_in(folder, group)] for group in GROUPS}
+    return {
+        group: sorted({name for folder in folders for name in names_in(folder, group)})
+        for group in GROUPS
+    }

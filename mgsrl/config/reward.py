@@ -30,6 +30,7 @@ REWARDS = Registry(
         "function": "mgsrl.rewards.function:FunctionReward",
     },
     base="mgsrl.rewards.protocol:BaseReward",
+    else_say="correct the name; a plain function goes into reward.function",
 )
 """The kinds of reward."""
 

@@ -118,7 +118,7 @@ class _Reader:
             elif each in own:
                 options[each] = self.field(config, each, value, path)
             elif not self._saved or not any(each in keys for keys in members_keys(kind).values()):
-                raise foreign_key(kind, name, [*own, *types], path)
+                raise foreign_key(self._root, kind, name, [*own, *types], path)
         for item in fields(config):
             if item.name not in options and item.default is item.default_factory is MISSING:
                 raise _missing(f"{here}{item.name}", own[item.name])

@@ -15,10 +15,10 @@ from pathlib import Path
 from mgsrl.config import SourceConfig
 from mgsrl.config.places import check_hub_source, split_hub_path
 from mgsrl.config.task import Task, task_source, with_file
-from mgsrl.data.pocket import pocket_rows
+from mgsrl.data.pocket import DOMAINS, pocket_rows
 from mgsrl.data.rows import Row, RowProblem, RowReader
 from mgsrl.data.task_rows import task_records
-from mgsrl.errors import DataError, MissingPathError
+from mgsrl.errors import ConfigError, DataError, MissingPathError
 from mgsrl.files.records import NumberedRecord, data_stem, read_records, row_number
 from mgsrl.types import RowNeeds
 
@@ -211,14 +211,21 @@ def open_records(
 ) -> Iterator[NumberedRecord]:
     """The raw records of a source in its own order, each with its place for messages."""
     if source.kind == "pocket":
-        return _pocket_records(source, domain)
+        return _pocket_records(source, domain, key)
     if source.kind == "file":
         option = key if key.startswith("--") else f"{key}.path"
         return read_records(Path(os.path.expanduser(source.path)), key=option)
     return _hub_records(source, key, file_hint)
 
 
-def _pocket_records(source: SourceConfig, domain: str) -> Iterator[NumberedRecord]:
+def _pocket_records(source: SourceConfig, domain: str, key: str) -> Iterator[NumberedRecord]:
+    if not source.path and domain not in DOMAINS:
+        raise ConfigError(
+            f"{key} does not say where the rows are.",
+            expected=f"kind and path, or a domain that is generated ({', '.join(DOMAINS)})",
+            found=f"neither, for {domain!r}",
+            todo=f"set {key}.kind=file and {key}.path=FILE",
+        )
     rows = pocket_rows(source.path or domain, source.split, source.size, POCKET_SEED)
     return ((f"row {number}", row) for number, row in enumerate(rows, start=1))
 

@@ -24,9 +24,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mgsrl.config.require import at_least, not_empty
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError, shortened
 from mgsrl.rewards.child import ChildProcess, ProcessLostError
-from mgsrl.rewards.function_process import FUNCTIONS, PROVIDED, TRL, Caller
+from mgsrl.rewards.function_process import FUNCTIONS, PROVIDED, TRL, TRL_ALONE, Caller
 from mgsrl.rewards.in_child import RESTART_S, ChildConfig, ChildReward
 from mgsrl.rewards.protocol import RewardItem, Surroundings
 from mgsrl.types import Reward
@@ -82,9 +82,11 @@ class FunctionReward(ChildReward):
         """The function, loaded here to read its signature. Raises ConfigError."""
         if self._caller is None:
             function = FUNCTIONS.load(self.config.function, "reward.function")
-            self._caller = Caller(
+            caller = Caller(
                 _callable(function), self.config.conversational, self.config.time_limit_s
             )
+            _check_parameters(caller)
+            self._caller = caller
         return self._caller
 
     def load(self, surroundings: Surroundings) -> None:
@@ -144,12 +146,27 @@ class FunctionReward(ChildReward):
 def _callable(function: Any) -> Any:
     if callable(function) and not isinstance(function, type):
         return function
-    raise ConfigError(
-        explain(
-            "reward.function cannot be used.",
-            expected="a function: score(prompt, response, answer, **columns), or TRL's "
-            f"reward({TRL}, **columns)",
-            found=f"{function!r}"[:80],
-            todo="name the function; a class of rewards goes into reward.kind",
-        )
+    raise _unusable(
+        shortened(repr(function)), "name the function; a class of rewards goes into reward.kind"
+    )
+
+
+def _check_parameters(caller: Caller) -> None:
+    """Raise ConfigError for parameters that it can never be given."""
+    for name, parameter in caller.parameters.items():
+        needed = parameter.default is parameter.empty
+        if needed and parameter.kind is parameter.POSITIONAL_ONLY:
+            raise _unusable(f"{name}, before a `/`", "arguments are given by name: leave it out")
+        if needed and name in TRL_ALONE:
+            todo = f"write it with `{TRL}`, `prompts` and columns; the others are TRL's trainers'"
+            raise _unusable(f"the parameter {name}", todo)
+
+
+def _unusable(found: str, todo: str) -> ConfigError:
+    return ConfigError(
+        "reward.function cannot be used.",
+        expected="a function: score(prompt, response, answer, **columns), or TRL's "
+        f"reward({TRL}, **columns)",
+        found=found,
+        todo=todo,
     )

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from mgsrl.errors import one_line
+from mgsrl.errors import one_line, shortened
 from mgsrl.plugins import Registry
 from mgsrl.rewards.child_serve import serve
 
@@ -28,6 +28,8 @@ PROVIDED = (
     *(TRL, "prompts"),
 )
 """What a function may name that need not be a column of the row; `answer` is None without one."""
+TRL_ALONE = ("completion_ids", "prompt_ids", "trainer_state", "environments")
+"""What TRL's trainers hand over and is not to be had here."""
 Item = Mapping[str, Any]
 
 
@@ -112,9 +114,12 @@ def _reply(value_of: Callable[[], Any]) -> dict[str, Any]:
         value = value_of()
         if value is None:
             return {"value": None}
-        number = float(value)  # of numpy and torch, too
-        if isinstance(value, str) or not math.isfinite(number):
-            raise TypeError(f"a finite number or None is expected, found {value!r}")
+        try:
+            number = math.nan if isinstance(value, str) else float(value)  # numpy's, torch's too
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise TypeError(f"a finite number or None is expected, found {shortened(repr(value))}")
     except Exception as error:
         return {"error": _reason(error)}
     return {"value": number}

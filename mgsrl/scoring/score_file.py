@@ -66,7 +66,7 @@ def default_reward(domain: str, keys: Mapping[str, Any] = MappingProxyType({})) 
 
     Args:
         domain: the domain that a kind of reward is for (`math`, `instruction_following`, `chat`),
-            a kind itself (a class of the user's, `file.py:Class`, too), or a task.
+            a kind itself (a class of the user's, `file.py:Class`, or a function), or a task.
         keys: of the reward, as in YAML.
 
     Raises:
@@ -75,6 +75,8 @@ def default_reward(domain: str, keys: Mapping[str, Any] = MappingProxyType({})) 
     kinds = _kinds()
     task = task_of(domain)
     values = {"kind": kinds.get(domain, domain)} if task is None else task.reward
+    if task is None and ":" in domain and not isinstance(TASKS.load(domain, "DOMAIN"), type):
+        values = {"function": domain}
     kind = chosen_member(RewardConfig, values)
     if ":" not in kind and kind not in REWARDS.names():
         raise _bad_argument("the domain", nearest(domain, {*kinds, *TASKS.names()}), repr(domain))

@@ -82,6 +82,7 @@ def test_a_new_record_is_told_from_a_mistyped_one() -> None:
         ("kl_coef=0", "did you mean 'algo.kl_coef'?"),
         ("algoo.clip_low=0.1", "did you mean 'algo.clip_low'?"),
         ("lr=1", "did you mean 'learner.optimizer.lr'?"),
+        ("domains.math.reward.max_abstained_share=1", "did you mean 'max_abstained_share'?"),
         ("domains.math.columns.answer=a", "'domains.math.source.columns'"),
         ("pocket_mgs", "experiment=pocket_mgs"),
     ],

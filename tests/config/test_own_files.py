@@ -40,13 +40,18 @@ def test_a_file_may_name_our_files_as_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize("here", [False, True], ids=["--config-dir", "./configs"])
 def test_a_folder_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool) -> None:
     folder = tmp_path / "configs"
-    write(folder / "experiment" / "mine.yaml", f"# @package _global_\n{MINE}")
+    write(folder / "experiment" / "mine.yaml")
+    write(folder / "experiment" / "broken.yaml", "a: [1\n")
     write(folder / "domains" / "lab.yaml", "math: {reward: {kind: math}}\n")
+    write(folder / "strategy" / "lab.yaml", "surgery: {granularity: layer}\n")
     if here:
         monkeypatch.chdir(tmp_path)
     given = None if here else folder
-    assert "code" in compose_config(["+experiment=mine"], folder=given).domains
+    assert list(compose_config(["+experiment=mine"], folder=given).domains) == ["code"]
+    with pytest.raises(ConfigError, match="flow sequence"):
+        compose_config(["+experiment=broken"], folder=given)
     assert list(compose_config(["domains=lab"], folder=given).domains) == ["math"]
+    assert compose_config(["strategy=lab"], folder=given).surgery.granularity == "layer"
     with pytest.raises(ConfigError, match="did you mean 'mine'"):
         compose_config(["+experiment=mein"], folder=given)
     monkeypatch.chdir("/")
@@ -69,6 +74,13 @@ def test_a_folder_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, h
 def test_a_file_that_cannot_be(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         compose_config([], write(tmp_path / "mine.yaml", text))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_what_editors_of_windows_write(tmp_path: Path, end: str) -> None:
+    text = end.join(["\ufefftrain: {num_steps: 7}", "seed: 3", ""])
+    config = compose_config([], write(tmp_path / "mine.yaml", text))
+    assert (config.train.num_steps, config.seed) == (7, 3)
 
 
 def test_files_and_folders_that_are_not_there(tmp_path: Path) -> None:

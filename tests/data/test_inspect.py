@@ -9,7 +9,7 @@ import pytest
 from mgsrl.config import DataConfig, PolicyConfig, SourceConfig
 from mgsrl.data.inspect import inspect_source
 from mgsrl.data.templates import PromptTokenizer
-from mgsrl.errors import DataError
+from mgsrl.errors import ConfigError, DataError
 from tests.rewards.loaded import needs_of
 
 
@@ -73,6 +73,11 @@ def test_an_unreadable_file_is_still_an_error(tmp_path: Path) -> None:
         inspect_source(
             SourceConfig(kind="file", path=str(path)), "math", key="k", needs=needs_of("math")
         )
+
+
+def test_a_source_that_says_nothing_is_told_by_its_key() -> None:
+    with pytest.raises(ConfigError, match=r"domains\.d\.source does not say where the rows are"):
+        inspect_source(SourceConfig(), "d", key="domains.d.source", needs=needs_of("math"))
 
 
 def test_pocket_sources_have_no_problems(tokenizer: Any) -> None:

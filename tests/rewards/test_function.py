@@ -40,6 +40,10 @@ def starts(response):
     time.sleep(60)
 async def waits(response): await asyncio.sleep(60 if "slow" in response else 0.3); return 1.0
 def dies(response): import os; os._exit(3)
+def listed(response): return [1.0]
+def by_place(response, /): return 1.0
+def of_tokens(completion_ids, **kwargs): return [float(len(ids)) for ids in completion_ids]
+def by_step(completions, trainer_state, **kwargs): return [trainer_state.global_step]
 class Holder:
     def __call__(self, response): return 2.0
     @staticmethod
@@ -103,6 +107,7 @@ def test_trl_functions_that_read_messages(file: Path) -> None:
         ("nothing", "returned None"),
         ("text", "a finite number or None is expected, found '1'"),
         ("nan", "found nan"),
+        ("listed", r"a finite number or None is expected, found \[1\.0\]"),
         ("raises", r"ZeroDivisionError: .* \(line 18 of .*mine.py\)"),
         ("trl_wrong", "a list with one score per completion"),
         ("dies", "the process ended"),
@@ -157,7 +162,9 @@ def test_the_short_form_says_the_kind(file: Path) -> None:
         assert config.domains["math"].reward.kind == "function"
 
 
-@pytest.mark.parametrize("name", ["nowhere", "number", "Holder"])
+@pytest.mark.parametrize(
+    "name", ["nowhere", "number", "Holder", "by_place", "of_tokens", "by_step"]
+)
 def test_what_is_no_function_is_refused_before_any_actor(file: Path, name: str) -> None:
     with pytest.raises((ConfigError, MgsrlError), match=r"reward\.function"):
         check_reward(RewardConfig.of("function", function=f"{file}:{name}"), "domains.d.reward")

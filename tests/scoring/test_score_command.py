@@ -115,6 +115,16 @@ def test_mistakes(
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def length(response, most): return len(response) / most\n")
+    write(
+        tmp_path / "in.jsonl", {"response": "<response>five!</response>", "prompt": "?", "most": 10}
+    )
+    assert main(["score", "mine.py:length", "in.jsonl", "out.jsonl"]) == 0
+    assert json.loads((tmp_path / "out.jsonl").read_text())["reward"] == 0.5
+
+
 def test_columns_and_force(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"run": {"text": "<response>5</response>"}, "gold": "2 + 3 = 5\n#### 5"}
     source, output = write(tmp_path / "in.jsonl", row), tmp_path / "out.jsonl"
