@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from mgsrl.config import Config
 from mgsrl.config.compose import checked_config, compose_config, config_from_yaml
-from mgsrl.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,21 +40,13 @@ def train(
         MgsrlError: what ended the run otherwise.
         KeyboardInterrupt: Ctrl-C; how to go on is printed, as on the command line.
     """
-    if isinstance(overrides, str):
-        raise ConfigError(
-            "mgsrl.train takes a list of overrides.",
-            expected='a list such as ["seed=1", "train.num_steps=5"], or a Config',
-            found=f"one text, {overrides!r}",
-            todo=f"write mgsrl.train([{overrides!r}])",
-        )
     command: list[str] = []
     if isinstance(overrides, Config):
         config = checked_config(overrides)
     else:
-        own = [Path(path) if path is not None else None for path in (file, folder)]
-        config = compose_config(overrides, *own)
+        config = compose_config(overrides, file, folder)
         command = ["mgsrl", "train", *overrides]
-        for flag, path in zip(("--config", "--config-dir"), own):
+        for flag, path in zip(("--config", "--config-dir"), (file, folder)):
             command += [flag, str(path)] if path is not None else []
     _check_places(config)
     # Imported here: torch and Ray take seconds, which a mistake must not wait for.

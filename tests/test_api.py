@@ -113,7 +113,7 @@ def test_users_scripts_are_type_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ("seed=1", r"mgsrl.train\(\['seed=1'\]\)"),
+        ("seed=1", r"write \['seed=1'\]"),
         (["seeed=1"], "did you mean 'seed'"),
         (["policy.path=no/such/model"], "no/such/model"),
     ],

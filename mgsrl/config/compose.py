@@ -55,7 +55,7 @@ def list_choices(group: str) -> dict[str, str]:
 
 
 def compose_config(
-    overrides: Sequence[str], file: Path | None = None, folder: Path | None = None
+    overrides: Sequence[str], file: str | Path | None = None, folder: str | Path | None = None
 ) -> Config:
     """Compose, type-check and validate.
 
@@ -67,7 +67,15 @@ def compose_config(
         ConfigError: an unknown experiment, key or value, a wrong type, an impossible combination.
         MissingPathError: `file` or `folder` is not there.
     """
+    if isinstance(overrides, str):
+        raise ConfigError(
+            "Overrides are a list.",
+            expected='texts such as ["seed=1", "train.num_steps=5"]',
+            found=f"one text, {overrides!r}",
+            todo=f"write [{overrides!r}]",
+        )
     ours = config_dir()
+    file, folder = (None if path is None else Path(path) for path in (file, folder))
     with own_folders(ours, file, folder) as own:
         choices = all_names([ours, *own])
         if file is not None:

@@ -35,6 +35,16 @@ REWARDS = Registry(
 """The kinds of reward."""
 
 
+def named_reward(name: str, key: str) -> dict[str, str]:
+    """The keys that say which reward `name` is: a `kind`, or a user's plain `function`.
+
+    Raises:
+        ConfigError: a module or file that cannot be loaded.
+    """
+    is_function = ":" in name and not isinstance(Registry("reward", "", {}).load(name, key), type)
+    return {"function" if is_function else "kind": name}
+
+
 @dataclass
 class ScoreConfig:
     """One reward."""

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mgsrl.config.data import BAD_ROWS
-from mgsrl.config.reward import REWARDS, RewardConfig
+from mgsrl.config.reward import REWARDS, RewardConfig, named_reward
 from mgsrl.config.task import TASKS, Task
 from mgsrl.config.typed import chosen_member, read_config
 from mgsrl.errors import ConfigError, DataError, UserError, nearest
@@ -74,12 +74,11 @@ def default_reward(domain: str, keys: Mapping[str, Any] = MappingProxyType({})) 
     """
     kinds = _kinds()
     task = task_of(domain)
-    values = {"kind": kinds.get(domain, domain)} if task is None else task.reward
-    if task is None and ":" in domain and not isinstance(TASKS.load(domain, "DOMAIN"), type):
-        values = {"function": domain}
+    values = named_reward(kinds.get(domain, domain), "DOMAIN") if task is None else task.reward
     kind = chosen_member(RewardConfig, values)
     if ":" not in kind and kind not in REWARDS.names():
-        raise _bad_argument("the domain", nearest(domain, {*kinds, *TASKS.names()}), repr(domain))
+        names = nearest(domain, {*kinds, *TASKS.names()})
+        raise _bad_argument("the domain", f"{names}; or your own: file.py:NAME", repr(domain))
     return read_config(RewardConfig, {**REWARDS.load(kind, "DOMAIN").domain_keys, **values, **keys})
 
 

@@ -1,18 +1,19 @@
 """The contract of a reward, for a test of one's own: `mgsrl doctor rewards` as an assertion."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from mgsrl.config.reward import RewardConfig
+from mgsrl.config.reward import RewardConfig, named_reward
+from mgsrl.config.typed import read_config
 from mgsrl.errors import ContractError
 from mgsrl.rewards.build import check_reward as checked
 from mgsrl.rewards.build import make_reward
 from mgsrl.rewards.contract import check_contract
-from mgsrl.rewards.protocol import BaseReward, Golden
+from mgsrl.rewards.protocol import Golden
 
 
 def check_reward(
-    reward: str | type[BaseReward],
+    reward: str | Callable[..., Any],
     *,
     prompt: str = "",
     good: str = "",
@@ -23,8 +24,8 @@ def check_reward(
     """Raise ContractError unless a reward keeps its contract.
 
     Args:
-        reward: as `reward.kind` names it (`my_rewards.py:CodeReward`), or a class that can be
-            imported.
+        reward: a kind, class or plain function by its name (`my_rewards.py:CodeReward`), or a
+            class or function that can be imported.
         prompt: a task; without `good` the class's own `golden` case is tried.
         good: a right response to it, plain text without tags.
         bad: a wrong one.
@@ -36,7 +37,8 @@ def check_reward(
         UserError: the reward cannot be loaded, or refuses a key or the reference.
     """
     kind = reward if isinstance(reward, str) else f"{reward.__module__}:{reward.__qualname__}"
-    config = checked(RewardConfig.of(kind, **keys), "reward")
+    named = {**named_reward(kind, "reward"), **keys}
+    config = checked(read_config(RewardConfig, named), "reward")
     made = make_reward(config)
     golden = Golden(prompt, good, bad, reference or {}) if good else made.golden
     made.validate_reference(golden.reference)

@@ -30,6 +30,14 @@ def test_a_file_is_an_experiment(tmp_path: Path) -> None:
     assert (config.train.num_steps, config.seed) == (7, 3)
 
 
+def test_a_path_may_be_a_text_and_overrides_may_not(tmp_path: Path) -> None:
+    file = write(tmp_path / "experiment" / "mine.yaml")
+    asked = (([], str(file), None), (["+experiment=mine"], None, str(tmp_path)))
+    assert [list(compose_config(*each).domains) for each in asked] == [["code"], ["code"]]
+    with pytest.raises(ConfigError, match=r"write \['seed=1'\]"):
+        compose_config("seed=1")
+
+
 def test_a_file_may_name_our_files_as_defaults(tmp_path: Path) -> None:
     text = "# @package _global_\ndefaults:\n  - pocket_mgs\n  - _self_\ntrain: {num_steps: 7}\n"
     config = compose_config([], write(tmp_path / "mine.yaml", text))

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from mgsrl.config.reward import RewardConfig
-from mgsrl.errors import ConfigError, MgsrlError
+from mgsrl.errors import ConfigError, ContractError, MgsrlError
 from mgsrl.rewards.build import check_reward, make_reward
 from mgsrl.rewards.protocol import Response
 from mgsrl.rewards.worker import RewardWorker
+from mgsrl.testing import check_reward as keeps_contract
 from mgsrl.types import Reward
 
 CODE = """
@@ -168,6 +169,13 @@ def test_the_short_form_says_the_kind(file: Path) -> None:
 def test_what_is_no_function_is_refused_before_any_actor(file: Path, name: str) -> None:
     with pytest.raises((ConfigError, MgsrlError), match=r"reward\.function"):
         check_reward(RewardConfig.of("function", function=f"{file}:{name}"), "domains.d.reward")
+
+
+def test_its_contract_is_a_test(file: Path) -> None:
+    case = {"prompt": "7?", "good": "7", "bad": "8", "reference": {"answer": "7"}}
+    keeps_contract(f"{file}:plain", **case)
+    with pytest.raises(ContractError, match="a right response"):
+        keeps_contract(f"{file}:nothing", **case)
 
 
 def test_a_module_of_the_working_directory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
