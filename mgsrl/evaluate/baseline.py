@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.data.rows import Row
-from mgsrl.errors import DataError, explain
+from mgsrl.errors import DataError
 from mgsrl.files.records import read_records
 
 RESPONSE_COLUMNS = ("response", "output", "answer")
@@ -55,14 +55,12 @@ def baseline_responses(path: Path | None, task: str, rows: Sequence[Row]) -> dic
     if len(found) < len(rows):
         missing = next(row for row in rows if row.id not in found)
         raise DataError(
-            explain(
-                f"{file} lacks responses for {len(rows) - len(found)} of {len(rows)} prompts of "
-                f"{task}.",
-                expected="one row per prompt with the same prompt text (or, in a file without "
-                "prompts, the same id) and a response",
-                found=f"none for {missing.id!r}: {missing.messages[-1]['content'][:80]!r}",
-                todo="name a file with the baseline's answers to the same prompts",
-            )
+            f"{file} lacks responses for {len(rows) - len(found)} of {len(rows)} prompts of "
+            f"{task}.",
+            expected="one row per prompt with the same prompt text (or, in a file without "
+            "prompts, the same id) and a response",
+            found=f"none for {missing.id!r}: {missing.messages[-1]['content'][:80]!r}",
+            todo="name a file with the baseline's answers to the same prompts",
         )
     return found
 

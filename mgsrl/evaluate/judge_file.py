@@ -14,7 +14,7 @@ import yaml
 
 from mgsrl.config.compose import config_dir
 from mgsrl.config.typed import read_config
-from mgsrl.errors import ConfigError, MissingPathError, explain, nearest
+from mgsrl.errors import ConfigError, MissingPathError, nearest
 from mgsrl.rewards.judge import JudgeConfig
 
 NAMES = {
@@ -32,12 +32,10 @@ def judge_config_path(given: Path | None, task: str) -> Path:
         folder = config_dir() / "judge"
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise MissingPathError(
-            explain(
-                f"The task {task!r} has no judge configuration.",
-                expected=f"a YAML file (examples in configs/judge/: {known})",
-                found=f"no file {path}" if given else "none given",
-                todo="--judge-config FILE.yaml",
-            )
+            f"The task {task!r} has no judge configuration.",
+            expected=f"a YAML file (examples in configs/judge/: {known})",
+            found=f"no file {path}" if given else "none given",
+            todo="--judge-config FILE.yaml",
         )
     return path
 
@@ -72,10 +70,8 @@ def load_judge_config(path: Path, **server: Any) -> JudgeConfig:
 
 def _bad(path: Path, expected: str, found: str) -> ConfigError:
     return ConfigError(
-        explain(
-            f"{path} is no judge configuration.",
-            expected=expected,
-            found=found,
-            todo="mend the file; those in configs/judge/ are examples",
-        )
+        f"{path} is no judge configuration.",
+        expected=expected,
+        found=found,
+        todo="mend the file; those in configs/judge/ are examples",
     )

@@ -19,7 +19,7 @@ from typing import Any
 from mgsrl.config.policy import PolicyConfig
 from mgsrl.config.reward import TRAINING
 from mgsrl.config.task import Task
-from mgsrl.errors import ConfigError, EndpointError, explain
+from mgsrl.errors import ConfigError, EndpointError
 from mgsrl.evaluate import sampling, scoring, summary
 from mgsrl.evaluate.baseline import baseline_responses
 from mgsrl.evaluate.judge_file import judge_config_path, load_judge_config
@@ -231,12 +231,10 @@ class Evaluation:
         samples = wanted.samples or task.samples
         if own.temperature == 0.0 and samples > 1:
             raise ConfigError(
-                explain(
-                    f"{task.name}: several greedy samples of a prompt are all the same.",
-                    expected="--samples 1, or a temperature above 0",
-                    found=f"{samples} samples at temperature 0",
-                    todo="set --temperature, e.g. 0.6",
-                )
+                f"{task.name}: several greedy samples of a prompt are all the same.",
+                expected="--samples 1, or a temperature above 0",
+                found=f"{samples} samples at temperature 0",
+                todo="set --temperature, e.g. 0.6",
             )
         plan = TaskPlan(
             task,
@@ -264,12 +262,10 @@ class Evaluation:
         name, settings = plan.task.name, self.settings
         if not settings.reward_model and not settings.judge_url:
             raise ConfigError(
-                explain(
-                    f"Nothing would score the responses of {name}.",
-                    expected="--reward-model PATH, or --judge-url URL with --judge-model NAME",
-                    found="neither",
-                    todo="name at least one of them",
-                )
+                f"Nothing would score the responses of {name}.",
+                expected="--reward-model PATH, or --judge-url URL with --judge-model NAME",
+                found="neither",
+                todo="name at least one of them",
             )
         plan.baselines = baseline_responses(settings.baseline, name, plan.rows)
         if not settings.judge_url:
@@ -283,12 +279,10 @@ class Evaluation:
         )
         if plan.judge.judge_mode == PAIRWISE and plan.baselines is None:
             raise ConfigError(
-                explain(
-                    f"The judge of {name} compares with a baseline.",
-                    expected="--baseline FILE (prompt, response) or the output of another eval",
-                    found="none, and the task's rows bring none along",
-                    todo="--baseline FILE.jsonl",
-                )
+                f"The judge of {name} compares with a baseline.",
+                expected="--baseline FILE (prompt, response) or the output of another eval",
+                found="none, and the task's rows bring none along",
+                todo="--baseline FILE.jsonl",
             )
 
     def _scorer(self, plan: TaskPlan) -> scoring.TaskScorer:

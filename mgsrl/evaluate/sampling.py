@@ -20,7 +20,7 @@ from mgsrl.config.model_facts import model_facts
 from mgsrl.config.rollout import RolloutConfig
 from mgsrl.data.rows import Row
 from mgsrl.data.templates import PromptTokenizer
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 from mgsrl.evaluate.store import SampleRow
 from mgsrl.rollout.actor import check_engine, cpu_threads, make_engine
 from mgsrl.rollout.decoding import Decoder
@@ -126,13 +126,10 @@ def new_tokens(task: str, wanted: int | None, default: int, positions: int) -> i
     longest = positions - MIN_PROMPT_TOKENS
     if wanted > longest:
         raise ConfigError(
-            explain(
-                f"{task}: the responses leave no room for the prompt.",
-                expected=f"--max-new-tokens of at most {longest} (the model has {positions} "
-                "positions)",
-                found=str(wanted),
-                todo="lower --max-new-tokens, or leave it out",
-            )
+            f"{task}: the responses leave no room for the prompt.",
+            expected=f"--max-new-tokens of at most {longest} (the model has {positions} positions)",
+            found=str(wanted),
+            todo="lower --max-new-tokens, or leave it out",
         )
     return wanted
 

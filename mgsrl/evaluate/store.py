@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mgsrl.errors import ConfigError, DataError, explain
+from mgsrl.errors import ConfigError, DataError
 from mgsrl.files.jsonl import dump_line, jsonable, read_rows, rewrite, write_atomic
 
 SETTINGS = "eval.json"
@@ -40,12 +40,10 @@ def check_folder(folder: Path) -> None:
     others = sorted(entry.name for entry in folder.iterdir() if entry.name not in OURS)
     if others:
         raise ConfigError(
-            explain(
-                f"--output {folder} is no evaluation's folder.",
-                expected="a new folder, an empty one, or an evaluation to go on with",
-                found=f"{', '.join(others[:5])}{' ...' if len(others) > 5 else ''}",
-                todo="choose another --output",
-            )
+            f"--output {folder} is no evaluation's folder.",
+            expected="a new folder, an empty one, or an evaluation to go on with",
+            found=f"{', '.join(others[:5])}{' ...' if len(others) > 5 else ''}",
+            todo="choose another --output",
         )
 
 
@@ -100,12 +98,10 @@ def stored_settings(folder: Path) -> dict[str, Any]:
         return stored
     except ValueError as error:
         raise DataError(
-            explain(
-                f"{path} is damaged.",
-                expected="the settings of an evaluation as JSON",
-                found=str(error),
-                todo="choose another --output, or start again with --force",
-            )
+            f"{path} is damaged.",
+            expected="the settings of an evaluation as JSON",
+            found=str(error),
+            todo="choose another --output, or start again with --force",
         ) from error
 
 
@@ -122,12 +118,10 @@ def _compare(folder: Path, prefix: str, old: Mapping[str, Any], new: Mapping[str
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
             raise ConfigError(
-                explain(
-                    f"{folder} holds an evaluation with other settings.",
-                    expected=f"{prefix}{name} = {json.dumps(old.get(name))[:200]}",
-                    found=json.dumps(new.get(name))[:200],
-                    todo="choose another --output, or start again with --force",
-                )
+                f"{folder} holds an evaluation with other settings.",
+                expected=f"{prefix}{name} = {json.dumps(old.get(name))[:200]}",
+                found=json.dumps(new.get(name))[:200],
+                todo="choose another --output, or start again with --force",
             )
 
 

@@ -15,7 +15,7 @@ from mgsrl.config.task import Task, find_task, task_source
 from mgsrl.config.typed import read_config
 from mgsrl.data.rows import Row
 from mgsrl.data.sources import load_rows
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 from mgsrl.rewards.build import row_needs
 from mgsrl.types import RowNeeds
 
@@ -36,12 +36,10 @@ def parse_tasks(text: str) -> list[Task]:
         task = find_task(name, KEY, where)
         if task.name in tasks:
             raise ConfigError(
-                explain(
-                    f"{KEY} names a task twice.",
-                    expected="each task once",
-                    found=repr(task.name),
-                    todo=f"mend {KEY}, e.g. {KEY} gsm8k,ifeval=ifeval.jsonl",
-                )
+                f"{KEY} names a task twice.",
+                expected="each task once",
+                found=repr(task.name),
+                todo=f"mend {KEY}, e.g. {KEY} gsm8k,ifeval=ifeval.jsonl",
             )
         task_source(SourceConfig(kind="task", split="test"), KEY, task)
         tasks[task.name] = task

@@ -25,7 +25,7 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
-from mgsrl.errors import ConfigError, EndpointError, explain
+from mgsrl.errors import ConfigError, EndpointError
 
 MAX_REPLY_BYTES = 16 * 2**20
 FIRST_WAIT_S = 0.5
@@ -288,12 +288,10 @@ def check_url(url: str, name: str) -> str:
     if good:
         return url
     raise ConfigError(
-        explain(
-            f"{name} is not an address.",
-            expected="http://HOST[:PORT][/PATH] or https://..., without user and password",
-            found=repr(url) if "@" not in url else "an address with '@' in it",
-            todo="correct it; a token goes into the variable that api_key_env names",
-        )
+        f"{name} is not an address.",
+        expected="http://HOST[:PORT][/PATH] or https://..., without user and password",
+        found=repr(url) if "@" not in url else "an address with '@' in it",
+        todo="correct it; a token goes into the variable that api_key_env names",
     )
 
 
@@ -327,11 +325,9 @@ def _read_key(variable: str) -> str:
     key = os.environ.get(variable, "").strip()
     if not key or not key.isascii() or not key.isprintable():
         raise ConfigError(
-            explain(
-                f"The environment variable {variable} holds no API key.",
-                expected="a token of printable ASCII characters",
-                found="characters that no header can carry" if key else "nothing",
-                todo=f"export {variable}=... where the workers run, or leave api_key_env empty",
-            )
+            f"The environment variable {variable} holds no API key.",
+            expected="a token of printable ASCII characters",
+            found="characters that no header can carry" if key else "nothing",
+            todo=f"export {variable}=... where the workers run, or leave api_key_env empty",
         )
     return key

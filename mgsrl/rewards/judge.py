@@ -14,7 +14,7 @@ from typing import Any
 
 from mgsrl.config.require import at_least, more_than, not_empty, one_of, within
 from mgsrl.config.reward import cannot_be
-from mgsrl.errors import DataError, EndpointError, explain
+from mgsrl.errors import DataError, EndpointError
 from mgsrl.rewards.control_tokens import longest_first, without_tokens
 from mgsrl.rewards.protocol import RewardItem, Surroundings
 from mgsrl.rewards.remote import RemoteConfig, RemoteReward
@@ -139,12 +139,10 @@ class Judge(RemoteReward):
         wanted = "{reference}" in self.config.judge_template
         if wanted and not str(reference.get("answer", "")).strip():
             raise DataError(
-                explain(
-                    "The judge's template wants a {reference}.",
-                    expected="a row with an `answer`",
-                    found="none",
-                    todo="map the column `answer`, or take {reference} out of judge_template",
-                )
+                "The judge's template wants a {reference}.",
+                expected="a row with an `answer`",
+                found="none",
+                todo="map the column `answer`, or take {reference} out of judge_template",
             )
 
     def score(self, items: Sequence[RewardItem]) -> list[Reward]:

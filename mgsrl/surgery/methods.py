@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mgsrl.config.surgery import SURGERY_METHODS, SurgeryConfig
-from mgsrl.errors import ConfigError, NoWeightsError, explain
+from mgsrl.errors import ConfigError, NoWeightsError
 from mgsrl.plugins import Part, tried
 
 KEY = "surgery.method"
@@ -52,12 +52,10 @@ def check_method(config: SurgeryConfig, num_domains: int = 3) -> None:
     part = surgery_method(config.method)
     if config.gate != "off" and "may_project_MDD" not in part.takes:
         raise ConfigError(
-            explain(
-                "surgery.gate decides which conflicts are projected.",
-                expected="surgery.method=pcgrad, or your own with an argument may_project_MDD",
-                found=f"surgery.method={config.method}, surgery.gate={config.gate}",
-                todo="set surgery.method=pcgrad, or surgery.gate=off",
-            )
+            "surgery.gate decides which conflicts are projected.",
+            expected="surgery.method=pcgrad, or your own with an argument may_project_MDD",
+            found=f"surgery.method={config.method}, surgery.gate={config.gate}",
+            todo="set surgery.method=pcgrad, or surgery.gate=off",
         )
     if hasattr(part.function, "check"):
         part.function.check()

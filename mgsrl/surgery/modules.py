@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from mgsrl.config.surgery import GRANULARITIES
-from mgsrl.errors import ConfigError, explain, nearest
+from mgsrl.errors import ConfigError, nearest
 
 GLOBAL_MODULE = "all"
 OUTSIDE_LAYERS = "model"
@@ -90,12 +90,10 @@ def module_map(
     """
     if granularity not in GRANULARITIES:
         raise ConfigError(
-            explain(
-                "surgery.granularity has an unknown value.",
-                expected=f"one of {', '.join(GRANULARITIES)}",
-                found=repr(granularity),
-                todo=f"set surgery.granularity ({nearest(granularity, GRANULARITIES)})",
-            )
+            "surgery.granularity has an unknown value.",
+            expected=f"one of {', '.join(GRANULARITIES)}",
+            found=repr(granularity),
+            todo=f"set surgery.granularity ({nearest(granularity, GRANULARITIES)})",
         )
     repeated = sorted({name for name in names if names.count(name) > 1}) if _repeats(names) else []
     if repeated:
@@ -162,12 +160,10 @@ def _expert_index(name: str) -> str:
     index = _EXPERT_INDEX.search(name)
     if index is None:
         raise ConfigError(
-            explain(
-                "The experts of this model cannot be split.",
-                expected="one parameter per expert, such as `mlp.experts.3.up_proj.weight`",
-                found=f"all experts of a layer fused in one tensor: {name}",
-                todo="leave split_experts off (all experts of a layer are one module)",
-            )
+            "The experts of this model cannot be split.",
+            expected="one parameter per expert, such as `mlp.experts.3.up_proj.weight`",
+            found=f"all experts of a layer fused in one tensor: {name}",
+            todo="leave split_experts off (all experts of a layer are one module)",
         )
     return index[1]
 
@@ -187,31 +183,25 @@ def _apply_patterns(names: Sequence[str], patterns: Mapping[str, str]) -> dict[s
             expanded = {name: match.expand(template) for name, match in matches.items()}
         except re.error as error:
             raise ConfigError(
-                explain(
-                    "A module pattern is not a regular expression.",
-                    expected="a Python regular expression and a module name",
-                    found=f"{expression!r} -> {template!r} ({error})",
-                    todo="mend the pattern",
-                )
+                "A module pattern is not a regular expression.",
+                expected="a Python regular expression and a module name",
+                found=f"{expression!r} -> {template!r} ({error})",
+                todo="mend the pattern",
             ) from error
         if not expanded:
             raise ConfigError(
-                explain(
-                    "A module pattern matches no parameter.",
-                    expected=f"a pattern that is found in names such as {_some(names)}",
-                    found=repr(expression),
-                    todo="mend or remove the pattern",
-                )
+                "A module pattern matches no parameter.",
+                expected=f"a pattern that is found in names such as {_some(names)}",
+                found=repr(expression),
+                todo="mend or remove the pattern",
             )
         both = sorted(set(expanded) & set(own))
         if both:
             raise ConfigError(
-                explain(
-                    "Two module patterns match the same parameters.",
-                    expected="at most one pattern per parameter",
-                    found=f"{expression!r} and {origin[both[0]]!r} on {_some(both)}",
-                    todo="make one of the patterns narrower",
-                )
+                "Two module patterns match the same parameters.",
+                expected="at most one pattern per parameter",
+                found=f"{expression!r} and {origin[both[0]]!r} on {_some(both)}",
+                todo="make one of the patterns narrower",
             )
         own.update(expanded)
         origin.update(dict.fromkeys(expanded, expression))
@@ -224,26 +214,22 @@ def _unknown_names(unknown: Sequence[str]) -> ConfigError:
     expression, numbers = re.subn(r"\d+(?=\\\.)", lambda _: r"(\d+)", stem, count=1)
     template = r"layers.\1.my_module" if numbers else "my_module"
     return ConfigError(
-        explain(
-            f"{len(unknown)} parameters fit no module.",
-            expected="attention, MLP, norm, embedding or LM head names of a transformer",
-            found=_some(unknown, 20),
-            todo=f'add a pattern, for example {{r"{expression}": r"{template}"}}, '
-            "or use surgery.granularity=parameter",
-        )
+        f"{len(unknown)} parameters fit no module.",
+        expected="attention, MLP, norm, embedding or LM head names of a transformer",
+        found=_some(unknown, 20),
+        todo=f'add a pattern, for example {{r"{expression}": r"{template}"}}, '
+        "or use surgery.granularity=parameter",
     )
 
 
 def _one_module(granularity: str, modules: Mapping[str, str]) -> ConfigError:
     return ConfigError(
-        explain(
-            f"surgery.granularity={granularity} found a single module.",
-            expected="two modules or more (one module is global surgery, which should be asked "
-            "for by name)",
-            found=f"{', '.join(sorted(set(modules.values()))) or 'none'} "
-            f"for {len(modules)} parameters: {_some(list(modules))}",
-            todo="train more of the model, add patterns, or set surgery.granularity=global",
-        )
+        f"surgery.granularity={granularity} found a single module.",
+        expected="two modules or more (one module is global surgery, which should be asked "
+        "for by name)",
+        found=f"{', '.join(sorted(set(modules.values()))) or 'none'} "
+        f"for {len(modules)} parameters: {_some(list(modules))}",
+        todo="train more of the model, add patterns, or set surgery.granularity=global",
     )
 
 

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgsrl.errors import ConfigError, NoWeightsError, explain
+from mgsrl.errors import ConfigError, NoWeightsError
 
 Weighting = Callable[[Tensor], Tensor]
 
@@ -88,12 +88,10 @@ class TorchJD:
             self.make(library, 2)  # a missing solver shows here, not in the middle of a step
         except ImportError as error:
             raise ConfigError(
-                explain(
-                    f"surgery.method: {self.__name__} needs a package that is not installed.",
-                    expected="TorchJD with the solvers of its methods",
-                    found=str(error),
-                    todo='pip install "torchjd[full]>=0.18"',
-                )
+                f"surgery.method: {self.__name__} needs a package that is not installed.",
+                expected="TorchJD with the solvers of its methods",
+                found=str(error),
+                todo='pip install "torchjd[full]>=0.18"',
             ) from error
         return lambda num_domains: self.make(library, num_domains)
 

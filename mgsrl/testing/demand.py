@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from mgsrl.errors import ContractError, explain
+from mgsrl.errors import ContractError
 
 
 def demand(kept: bool, part: str, expected: str, found: object) -> None:
@@ -14,7 +14,7 @@ def demand(kept: bool, part: str, expected: str, found: object) -> None:
     if not kept:
         problem = f"{part} does not keep its contract."
         raise ContractError(
-            explain(problem, expected=expected, found=str(found), todo="mend it, or claim less")
+            problem, expected=expected, found=str(found), todo="mend it, or claim less"
         )
 
 
