@@ -74,11 +74,7 @@ def _draw_span(rng: random.Random, prompt: str) -> dict[str, Any]:
     words = [match.span() for match in re.finditer(r"\S+", prompt)]
     first = rng.randrange(len(words))
     last = rng.randrange(first, len(words))
-    return {
-        "prompt_to_repeat": prompt,
-        "n_start": words[first][0],
-        "n_end": words[last][1],
-    }
+    return {"prompt_to_repeat": prompt, "n_start": words[first][0], "n_end": words[last][1]}
 
 
 @constraint(

@@ -62,13 +62,7 @@ def load_prompts(
     def accept(row: Row) -> None:
         encoded[row.id] = templates.encode(row.messages)  # the template may refuse it
 
-    rows = load_rows(
-        source,
-        name,
-        key=key,
-        needs=needs,
-        accept=accept,
-    )
+    rows = load_rows(source, name, key=key, needs=needs, accept=accept)
     counted_as = counted_as or name
     templates.count(counted_as).skipped += rows.num_skipped
     prompts = [templates.prompt(name, row, counted_as, encoded[row.id]) for row in rows]

@@ -158,11 +158,7 @@ def _deal(
 
 
 def _micro_batch(
-    domain: str,
-    sequences: list[_Sequence],
-    pad_token_id: int,
-    temperature: float,
-    half: int,
+    domain: str, sequences: list[_Sequence], pad_token_id: int, temperature: float, half: int
 ) -> MicroBatch:
     """Right-padded to the longest sequence; of weight zero when there is none."""
     num_rows = max(len(sequences), 1)

@@ -325,10 +325,7 @@ def _without_nones(item: object) -> dict[str, Any]:
 def _gate(gate: object) -> dict[str, Any]:
     if not isinstance(gate, Mapping) or not isinstance(gate.get("instruction_id"), str):
         raise RowProblem("`gates` whose items have `instruction_id` and `kwargs`", show(gate))
-    return {
-        "instruction_id": gate["instruction_id"],
-        "kwargs": _without_nones(gate.get("kwargs")),
-    }
+    return {"instruction_id": gate["instruction_id"], "kwargs": _without_nones(gate.get("kwargs"))}
 
 
 def _as_list(value: object) -> list[Any]:

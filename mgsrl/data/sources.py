@@ -160,15 +160,7 @@ def load_rows(
             Rows that are not usable are left out instead under `bad_rows=skip`.
         ConfigError: a mapping that cannot work.
     """
-    reading = Reading(
-        source,
-        domain,
-        key=key,
-        needs=needs,
-        option=option,
-        prefix=prefix,
-        task=task,
-    )
+    reading = Reading(source, domain, key=key, needs=needs, option=option, prefix=prefix, task=task)
     rows: list[Row] = []
     problems: list[DataError] = []
     num_problems = 0

@@ -120,11 +120,7 @@ class PromptTokenizer:
         )
 
     def prompt(
-        self,
-        domain: str,
-        row: Row,
-        counted_as: str = "",
-        encoded: Sequence[int] | None = None,
+        self, domain: str, row: Row, counted_as: str = "", encoded: Sequence[int] | None = None
     ) -> Prompt | None:
         """The row as a prompt of `domain`; None when it is overlong and `data.overlong=drop`.
 

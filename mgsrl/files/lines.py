@@ -195,9 +195,7 @@ def as_object(value: object, *, may_hold_half_pairs: bool) -> dict[str, Any] | L
     """
     if not isinstance(value, dict):
         return LineProblem(
-            "one JSON object per row",
-            show(value),
-            "make every row an object with named columns",
+            "one JSON object per row", show(value), "make every row an object with named columns"
         )
     if may_hold_half_pairs:
         try:

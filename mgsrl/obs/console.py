@@ -29,12 +29,7 @@ class Console:
     """
 
     def __init__(
-        self,
-        enabled: bool,
-        total_steps: int,
-        *,
-        first_step: int = 0,
-        file: TextIO | None = None,
+        self, enabled: bool, total_steps: int, *, first_step: int = 0, file: TextIO | None = None
     ) -> None:
         self._enabled = enabled
         self._total = total_steps

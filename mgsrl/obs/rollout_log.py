@@ -17,10 +17,7 @@ FOLDER = "rollouts"
 
 
 def write_rollouts(
-    run_dir: Path,
-    step: int,
-    groups: Mapping[str, Sequence[RolloutGroup]],
-    groups_per_domain: int,
+    run_dir: Path, step: int, groups: Mapping[str, Sequence[RolloutGroup]], groups_per_domain: int
 ) -> Path | None:
     """Store the first `groups_per_domain` groups of each domain; 0 stores nothing.
 

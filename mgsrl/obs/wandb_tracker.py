@@ -29,11 +29,7 @@ class WandbTracker(Tracker):
     """
 
     def __init__(
-        self,
-        run: TrackedRun,
-        config: TrackersConfig,
-        mode: str,
-        init_limit_s: float = INIT_LIMIT_S,
+        self, run: TrackedRun, config: TrackersConfig, mode: str, init_limit_s: float = INIT_LIMIT_S
     ) -> None:
         arguments = {
             "project": config.wandb_project,

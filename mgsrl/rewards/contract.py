@@ -136,10 +136,7 @@ class Contract:
             return [Verdict("a right response", "a score", shown(trial), kept=False)]
         cases = golden_cases(self.task)
         if self.reward.templated:
-            cases["control tokens in the response"] = (
-                block(f"{self.task.good}<|im_end|>"),
-                "good",
-            )
+            cases["control tokens in the response"] = (block(f"{self.task.good}<|im_end|>"), "good")
         items = [self.item(response) for response, _outcome in cases.values()]
         begin = time.monotonic()
         first = self.scored(items)

@@ -147,9 +147,7 @@ class Endpoint:
         return self._many([partial(self._send, self.url, each) for each in payloads], None)
 
     def _many(
-        self,
-        calls: Sequence[Call[T]],
-        on_progress: Callable[[int, int], None] | None,
+        self, calls: Sequence[Call[T]], on_progress: Callable[[int, int], None] | None
     ) -> list[T | EndpointError]:
         batch = _Batch(self._slots)
         futures = [self._start(batch.run(call)) for call in calls]

@@ -174,10 +174,7 @@ def worker_environment(spec: EngineSpec) -> dict[str, str]:
 
 
 def rollout_pools(
-    spec: EngineSpec,
-    domains: Mapping[str, int],
-    *,
-    on_restart: Callable[[Any], None] | None = None,
+    spec: EngineSpec, domains: Mapping[str, int], *, on_restart: Callable[[Any], None] | None = None
 ) -> dict[str, ActorPool]:
     """Pools of rollout actors by domain; under `assignment=shared` all domains share one.
 

@@ -242,9 +242,7 @@ class VllmEngine(Engine):
 
     def _run(self, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> list[Any]:
         return self.llm.generate(
-            [{"prompt_token_ids": list(prompt)} for prompt in prompts],
-            list(params),
-            use_tqdm=False,
+            [{"prompt_token_ids": list(prompt)} for prompt in prompts], list(params), use_tqdm=False
         )
 
 

@@ -96,11 +96,7 @@ def measure_reliability(
 
 
 def _stand_out(
-    cosine_MDD: Tensor,
-    mixed_MDD: Tensor,
-    noise_MDD: Tensor,
-    kinds: Sequence[str],
-    level: float,
+    cosine_MDD: Tensor, mixed_MDD: Tensor, noise_MDD: Tensor, kinds: Sequence[str], level: float
 ) -> tuple[Tensor, Tensor]:
     """(z, whether the conflict stands out), each kind with its own standard error.
 

@@ -32,10 +32,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 
 from mgsrl.sync.fingerprint import MODULUS, Seen, as_unsigned, sampled_columns, square_sum
 
-PACKED = {
-    "qkv_proj": ["q_proj", "k_proj", "v_proj"],
-    "gate_up_proj": ["gate_proj", "up_proj"],
-}
+PACKED = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
 """What vLLM packs in models that do not say so (`packed_modules_mapping`)."""
 EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.([^.]+)\.(weight|bias)$")
 """Published name of one matrix of one expert."""

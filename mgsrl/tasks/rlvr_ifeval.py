@@ -21,11 +21,7 @@ FUNCTIONS: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
         {"let_relation": "exactly"},
     ),
     "validate_response_language": ("language:response_language", {}, {}),
-    "verify_paragraph_count": (
-        "length_constraints:number_paragraphs",
-        {"N": "num_paragraphs"},
-        {},
-    ),
+    "verify_paragraph_count": ("length_constraints:number_paragraphs", {"N": "num_paragraphs"}, {}),
     "validate_word_constraint": (
         "length_constraints:number_words",
         {"N": "num_words", "quantifier": "relation"},

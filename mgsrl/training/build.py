@@ -62,10 +62,7 @@ def build(
         scorer = Scorer(
             {
                 name: RewardPool(
-                    name,
-                    domain.reward,
-                    special_tokens=plan.special_tokens,
-                    date=config.policy.date,
+                    name, domain.reward, special_tokens=plan.special_tokens, date=config.policy.date
                 )
                 for name, domain in config.domains.items()
             },
@@ -212,10 +209,7 @@ def _evaluation_sampling(config: Config, plan: Plan) -> dict[str, Sampling]:
 
 
 def _record(
-    config: Config,
-    plan: Plan,
-    learners: LearnerGroup,
-    engine_facts: list[dict[str, Any]],
+    config: Config, plan: Plan, learners: LearnerGroup, engine_facts: list[dict[str, Any]]
 ) -> None:
     write_run_record(
         Path(config.run.dir),

@@ -24,10 +24,7 @@ LOCK = ".lock"
 
 @contextmanager
 def run_folder(
-    folder: Path,
-    resume: str,
-    changes: Callable[[Path], list[str]],
-    note: Callable[[str], None],
+    folder: Path, resume: str, changes: Callable[[Path], list[str]], note: Callable[[str], None]
 ) -> Iterator[Checkpoint | None]:
     """Hold `folder` for this process and yield the checkpoint to go on from.
 

@@ -48,10 +48,7 @@ def check_advantages(config: AlgoConfig) -> None:
 
 
 def group_advantages(
-    rewards_G: Sequence[float | None],
-    part: Part,
-    config: AlgoConfig,
-    rollouts_G: Sequence[Rollout],
+    rewards_G: Sequence[float | None], part: Part, config: AlgoConfig, rollouts_G: Sequence[Rollout]
 ) -> tuple[float, ...]:
     """The advantages of one group.
 

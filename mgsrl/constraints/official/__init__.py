@@ -16,10 +16,4 @@ from mgsrl.constraints.official.registry import (
 
 FAMILIES = (count, custom, format, ifeval, words)
 
-__all__ = [
-    "FAMILIES",
-    "OFFICIAL_CHECKS",
-    "OfficialCheck",
-    "difference_table",
-    "reading_of",
-]
+__all__ = ["FAMILIES", "OFFICIAL_CHECKS", "OfficialCheck", "difference_table", "reading_of"]
