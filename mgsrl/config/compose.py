@@ -138,7 +138,7 @@ def config_from_yaml(path: Path) -> Config:
         saved = OmegaConf.create(path.read_text(encoding="utf-8"))
         if not saved:  # nothing would be read: the defaults, another configuration
             raise ValueError("it is empty")
-        return read_config(Config, OmegaConf.to_container(saved, resolve=True), saved=True)
+        return read_config(Config, OmegaConf.to_container(saved, resolve=True))
     # Whatever a changed byte can make of a YAML file, UTF-8, OmegaConf's assertions included.
     except (OmegaConfBaseException, YAMLError, OSError, *_PYTHON_ERRORS) as error:
         found = str(error).splitlines() or [type(error).__name__]

@@ -18,7 +18,6 @@ from mgsrl.config.keys import (
     foreign_key,
     is_record,
     member_config,
-    members_keys,
     members_of,
     optional,
     unknown_key,
@@ -41,18 +40,16 @@ _NAMES = {
 Record = TypeVar("Record")
 
 
-def read_config(kind: type[Record], values: Any, *, saved: bool = False) -> Record:
+def read_config(kind: type[Record], values: Any) -> Record:
     """An instance of the dataclass `kind`; fields that `values` lacks take their defaults.
 
     Args:
         values: a mapping of plain values, as a YAML file holds them.
-        saved: a run wrote them; earlier versions wrote the keys of all kinds of reward, of which
-            those of other kinds say nothing.
 
     Raises:
         ConfigError: names the first key that is unknown or has a value of another type.
     """
-    return _Reader(kind, saved).record(kind, values, "")
+    return _Reader(kind).record(kind, values, "")
 
 
 def plain(value: Any) -> Any:
@@ -80,9 +77,8 @@ def chosen_member(kind: type, values: Mapping[Any, Any]) -> Any:
 
 
 class _Reader:
-    def __init__(self, root: type, saved: bool) -> None:
+    def __init__(self, root: type) -> None:
         self._root = root  # for messages about unknown keys
-        self._saved = saved
 
     def record(self, kind: Any, values: Any, key: str) -> Any:
         if not isinstance(values, Mapping):
@@ -117,7 +113,7 @@ class _Reader:
                 given[each] = self.field(kind, each, value, path)
             elif each in own:
                 options[each] = self.field(config, each, value, path)
-            elif not self._saved or not any(each in keys for keys in members_keys(kind).values()):
+            else:
                 raise foreign_key(self._root, kind, name, [*own, *types], path)
         for item in fields(config):
             if item.name not in options and item.default is item.default_factory is MISSING:

@@ -1,6 +1,6 @@
 """Checkable constraints (IFEval and its kin), one function each, filed in `spec.REGISTRY`."""
 
-from mgsrl.constraints import (
+from mgsrl.constraints import (  # noqa: F401 - their constraints are filed by importing them
     copying,
     format,
     ifbench_count,
@@ -27,25 +27,7 @@ from mgsrl.constraints.check import (
 )
 from mgsrl.constraints.spec import REGISTRY, CannotDecideError, Constraint
 
-FAMILIES = (
-    copying,
-    format,
-    keywords,
-    length,
-    style,
-    wording,
-    ifbench_count,
-    ifbench_custom,
-    ifbench_format,
-    ifbench_layout,
-    ifbench_ratio,
-    ifbench_sentence,
-    ifbench_tables,
-    ifbench_words,
-)
-
 __all__ = [
-    "FAMILIES",
     "REGISTRY",
     "BoundConstraint",
     "BoundReference",

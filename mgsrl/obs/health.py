@@ -20,7 +20,7 @@ NEARLY_ALL = 0.99
 TEACHES_NOTHING = frozenset({"skipped", "no_signal", "no_gradient", "no_learning_rate"})
 
 Row = Mapping[str, float | None]
-"""The scalars of a step under their present names; None or NaN stands for what is not finite."""
+"""The scalars of a step; None or NaN stands for what is not finite."""
 
 
 @dataclass

@@ -40,10 +40,6 @@ FOLD_ORDER = (
     "response_length",
 )
 
-RENAMED = {"truncated": "cut_at_limit", "truncated_fraction": "importance_capped"}
-"""Families of older run folders -> their present names: both said "truncated" and meant responses
-here, importance weights there. `read_metrics` translates them."""
-
 # Families whose mean is logged anyway, under the family's own name: folding just drops them.
 WITH_TOTAL = ("surgery/conflict_rate",)
 
@@ -51,18 +47,13 @@ Scalars = dict[str, float]
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The steps of metrics.jsonl, ascending and each once, under the present names.
+    """The steps of metrics.jsonl, ascending and each once.
 
     Raises:
         json.JSONDecodeError: a damaged line that is not the last.
     """
     rows = {row["step"]: row for row in read_rows(run_dir / FILE) if "step" in row}
-    return [{_present_name(key): v for key, v in rows[step].items()} for step in sorted(rows)]
-
-
-def _present_name(name: str) -> str:
-    family, slash, rest = name.partition("/")
-    return f"{RENAMED.get(family, family)}{slash}{rest}"
+    return [rows[step] for step in sorted(rows)]
 
 
 def mean(values: Iterable[float]) -> float:

@@ -5,7 +5,6 @@
 
 import torch
 
-from mgsrl.obs import metrics
 from mgsrl.surgery.reliability import measure_reliability, reliability_scalars
 from mgsrl.surgery.report import surgery_report
 from tests.obs.glossary import documented, undocumented
@@ -40,8 +39,3 @@ def test_every_metric_is_in_the_glossary_and_the_other_way_round():
         if not any(pattern.fullmatch(metric) for metric in logged)
     ]
     assert unknown == []
-
-
-def test_the_names_that_were_retired_are_gone():
-    assert not {n.partition("/")[0] for n in scalars_of(DOMAINS)} & set(metrics.RENAMED)
-    assert not set(documented()) & set(metrics.RENAMED)

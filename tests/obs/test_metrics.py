@@ -1,4 +1,3 @@
-import json
 import math
 from dataclasses import replace
 
@@ -113,19 +112,3 @@ def test_kinds_of_modules_go_first_and_leave_the_overall_rate():
 def test_folding_means_skip_what_is_not_finite():
     folded = metrics.fold({"loss/a": math.nan, "loss/b": 2.0, "reward/a": 1.0}, limit=1)
     assert folded == {"loss/mean": 2.0, "reward/a": 1.0}
-
-
-def test_names_of_older_run_folders_are_read_under_the_present_ones(tmp_path):
-    lines = [
-        {"step": 2, "truncated/math": 0.5, "truncated_fraction": 0.1, "reward/math": 1.0},
-        {"step": 1, "cut_at_limit/math": 0.25, "importance_capped": 0.2},
-    ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
-    first, second = metrics.read_metrics(tmp_path)
-    assert first == lines[1]
-    assert second == {
-        "step": 2,
-        "cut_at_limit/math": 0.5,
-        "importance_capped": 0.1,
-        "reward/math": 1.0,
-    }

@@ -162,19 +162,6 @@ def test_another_kind_on_the_command_line_drops_the_keys_of_the_files(tmp_path: 
     assert with_extra.domains["math"].reward.extra["rm"].options.path == "pocket"
 
 
-def test_a_saved_run_of_all_kinds_keys_is_read(tmp_path: Path) -> None:
-    """As earlier versions wrote them; a key that no kind has is still an error."""
-    config = compose_config([])
-    text = config_to_yaml(config)
-    old = text.replace("      kind: math\n", "      kind: math\n      url: ''\n      path: ''\n")
-    assert old != text
-    (tmp_path / "config.yaml").write_text(old)
-    assert config_from_yaml(tmp_path / "config.yaml") == config
-    (tmp_path / "config.yaml").write_text(old.replace("url: ''", "ulr: ''"))
-    with pytest.raises(ConfigError, match="ulr"):
-        config_from_yaml(tmp_path / "config.yaml")
-
-
 # --- another process ------------------------------------------------------------------------------
 
 
