@@ -298,15 +298,12 @@ def _plain_folder(path: str, checkpoint: Path | None, output: Path) -> Iterator[
 
 @contextmanager
 def _progress() -> "Iterator[OnProgress]":
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import TimeElapsedColumn
 
-    from mgsrl.obs.terminal import output
+    from mgsrl.obs.terminal import counted_progress
 
-    console = output()
-    columns = [*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    ) as bar:
+    with counted_progress(TimeElapsedColumn()) as bar:
+        console = bar.console
         tasks: dict[str, Any] = {}
 
         def on_progress(what: str, done: int, total: int) -> None:

@@ -88,9 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    from mgsrl.obs.terminal import output
+    from mgsrl.obs.terminal import counted_progress
     from mgsrl.scoring.score_file import score_file, task_of
     from mgsrl.scoring.score_rows import Layout
 
@@ -98,10 +96,7 @@ def run(options: argparse.Namespace) -> None:
     layout = Layout(dict(options.columns), options.answer_pattern)
     if not options.like:
         layout = replace(layout, task=task_of(options.domain))
-    console, columns = output(), [*Progress.get_default_columns()[:2], MofNCompleteColumn()]
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    ) as bar:
+    with counted_progress() as bar:
         task = bar.add_task("scoring", total=None)
         summary = score_file(
             reward,

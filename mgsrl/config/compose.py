@@ -23,7 +23,7 @@ from mgsrl.config.overrides import apply_changes, read_overrides
 from mgsrl.config.own_files import FILE_CHOICE, all_names, own_folders
 from mgsrl.config.root import Config
 from mgsrl.config.task import reward_keys
-from mgsrl.config.typed import plain, read_config
+from mgsrl.config.typed import flattened, plain, read_config
 from mgsrl.errors import ConfigError, MissingPathError
 
 DEFAULT_EXPERIMENT = "+experiment=pocket_mgs"
@@ -153,24 +153,13 @@ def config_from_yaml(path: Path) -> Config:
 
 def differences(old: Config, new: Config, ignore: Iterable[str] = ()) -> list[str]:
     """`key: old -> new` for every leaf that differs, keys that start with `ignore` left out."""
-    flat_old, flat_new = _flat(old), _flat(new)
+    flat_old, flat_new = flattened(plain(old)), flattened(plain(new))
     skip = tuple(ignore)
     return [
         f"{key}: {flat_old.get(key)!r} -> {flat_new.get(key)!r}"
         for key in sorted(flat_old.keys() | flat_new.keys())
         if flat_old.get(key) != flat_new.get(key) and not key.startswith(skip)
     ]
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    def walk(node: Any, prefix: str) -> Iterable[tuple[str, Any]]:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                yield from walk(value, f"{prefix}.{key}" if prefix else str(key))
-        else:
-            yield prefix, node
-
-    return dict(walk(plain(config), ""))
 
 
 def _not_composed(error: Exception, file: Path | None) -> ConfigError:

@@ -67,6 +67,16 @@ def plain(value: Any) -> Any:
     return found
 
 
+def flattened(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of every leaf of nested mappings."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flattened(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
 def chosen_member(kind: type, values: Mapping[Any, Any]) -> Any:
     """What `values` say the kind of a record with members is, unchecked; else its default."""
     found = members_of(kind)
@@ -104,7 +114,13 @@ class _Reader:
         config = member_config(registry, name, f"{here}kind")
         types, own = field_types(kind), field_types(config)
         if twice := types.keys() & own.keys():
-            raise _twice(f"{here}kind", config, sorted(twice))
+            raise ConfigError(
+                f"{here}kind cannot be used: its {config.__qualname__} has keys that every such "
+                "record has.",
+                expected="other names",
+                found=", ".join(sorted(twice)),
+                todo="rename them",
+            )
         given: dict[str, Any] = {"kind": name}
         options: dict[str, Any] = {}
         for each, value in values.items():
@@ -117,7 +133,10 @@ class _Reader:
                 raise foreign_key(self._root, kind, name, [*own, *types], path)
         for item in fields(config):
             if item.name not in options and item.default is item.default_factory is MISSING:
-                raise _missing(f"{here}{item.name}", own[item.name])
+                key, wanted = f"{here}{item.name}", described(own[item.name])
+                raise ConfigError(
+                    f"{key} is missing.", expected=wanted, found="nothing", todo=f"set {key}"
+                )
         return kind(**given, **{field: config(**options)})
 
     def field(self, kind: Any, name: str, value: Any, path: str) -> Any:
@@ -204,21 +223,6 @@ def described(kind: Any) -> str:
         return f"a record of {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
     containers = {list: "a list [...]", dict: "a record {NAME: VALUE, ...}"}
     return containers.get(get_origin(kind)) or _NAMES.get(kind, "a value")
-
-
-def _twice(key: str, config: type, names: list[str]) -> ConfigError:
-    return ConfigError(
-        f"{key} cannot be used: its {config.__qualname__} has keys that every such record has.",
-        expected="other names",
-        found=", ".join(names),
-        todo="rename them",
-    )
-
-
-def _missing(key: str, kind: Any) -> ConfigError:
-    return ConfigError(
-        f"{key} is missing.", expected=described(kind), found="nothing", todo=f"set {key}"
-    )
 
 
 def _wrong(key: str, kind: Any, value: Any, default: Any = MISSING) -> ConfigError:

@@ -43,6 +43,16 @@ def progress(items: Iterable[T], description: str, total: int | None) -> Iterato
     )
 
 
+def counted_progress(*columns: Any) -> Any:
+    """A `rich` progress with what is done of how much, `columns` and the time left; in a terminal
+    only."""
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console, first = output(), Progress.get_default_columns()[:2]
+    shown = (*first, MofNCompleteColumn(), *columns, TimeRemainingColumn())
+    return Progress(*shown, console=console, disable=not console.is_terminal)
+
+
 def reader_is_gone() -> bool:
     """Whether nobody reads standard output any more (`mgsrl ... | head`).
 

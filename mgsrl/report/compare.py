@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mgsrl.config.typed import flattened
 from mgsrl.errors import ConfigError
 from mgsrl.files.jsonl import write_atomic
 from mgsrl.report.extra import need_drawing
@@ -56,7 +57,7 @@ def compare_runs(run_dirs: Sequence[Path], output: Path = Path("compare.html")) 
 
 def differing_settings(runs: Sequence[RunData]) -> list[tuple[str, list[str]]]:
     """(key, value of every run) where the configurations differ outside `FREE_SETTINGS`."""
-    flat = [_flatten(run.config) for run in runs]
+    flat = [flattened(run.config) for run in runs]
     keys = sorted({key for config in flat for key in config})
     return [
         (key, values)
@@ -64,15 +65,6 @@ def differing_settings(runs: Sequence[RunData]) -> list[tuple[str, list[str]]]:
         if key.split(".")[0] not in FREE_SETTINGS
         and len(set(values := [str(config.get(key, "–")) for config in flat])) > 1
     ]
-
-
-def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {prefix: node}
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def _context(

@@ -31,18 +31,14 @@ def render(template: str, context: Mapping[str, Any]) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """Fixed digits; a dash for what is missing or not finite."""
-    return (
-        MISSING
-        if value is None or not math.isfinite(value)
-        else f"{value:.{digits}f}".replace("-", "−")
-    )
+    return signed(value, digits, plus="")
 
 
-def signed(value: float | None, digits: int = 3) -> str:
+def signed(value: float | None, digits: int = 3, plus: str = "+") -> str:
     """Fixed digits with the sign."""
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return f"{value:{plus}.{digits}f}".replace("-", "−")
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -9,41 +9,10 @@ from mgsrl.constraints.length import words as number_words
 from mgsrl.constraints.official.registry import official
 from mgsrl.constraints.official.text import SPLIT, bare, split_sentences, trim
 
-_PERSONAL = frozenset(
-    [
-        "i",
-        "me",
-        "my",
-        "mine",
-        "myself",
-        "we",
-        "us",
-        "our",
-        "ours",
-        "ourselves",
-        "you",
-        "your",
-        "yours",
-        "yourself",
-        "yourselves",
-        "he",
-        "him",
-        "his",
-        "himself",
-        "she",
-        "her",
-        "hers",
-        "herself",
-        "it",
-        "its",
-        "itself",
-        "they",
-        "them",
-        "their",
-        "theirs",
-        "themselves",
-    ]
-)
+_PERSONAL_WORDS = """
+i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his
+himself she her hers herself it its itself they them their theirs themselves"""
+_PERSONAL = frozenset(_PERSONAL_WORDS.split())
 _JAPANESE = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
 
 
