@@ -229,8 +229,8 @@ def test_a_run_that_learns_nothing_says_why(tmp_path, html):
     run = make_run(tmp_path / "run", steps=2)
     path = run / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    old = {f"truncated/{d}": 1.0 for d in DOMAINS}  # as an older version called it
-    rows = [row | {f"live_groups/{d}": 0.0 for d in DOMAINS} | old for row in rows]
+    cut = {f"cut_at_limit/{d}": 1.0 for d in DOMAINS}
+    rows = [row | {f"live_groups/{d}": 0.0 for d in DOMAINS} | cut for row in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "checkpoints").mkdir()
     best = {"path": "step_2", "scores": {"math": 0.5}, "improvements": {"math": 0.1}, "score": 0.3}

@@ -140,16 +140,16 @@ def test_standardised_scores_and_resuming() -> None:
     batches = [[1.0, 9.0, -0.5], [0.25, -7.0, 1.5], [0.1, 0.2, 0.3]]
     groups = [group([Reward(value) for value in values]) for values in batches]
     whole = Scorer({}, {"d": Shaper(config, 100)})
-    found = [whole.shape({"d": [each]})["d"][0].rewards for each in groups]
+    found = [whole.shaped_rewards({"d": [each]})["d"][0].rewards for each in groups]
     seen = np.clip(batches[0] + batches[1], -2, 2)
     expected = (np.clip(batches[1], -2, 2) - seen.mean()) / seen.std(ddof=1)
     assert [reward.value for reward in found[1]] == pytest.approx(expected)
 
     first, second = (Scorer({}, {"d": Shaper(config, 100)}) for _ in range(2))
-    first.shape({"d": groups[:1]})
-    first.shape({"d": groups[1:2]})
+    first.shaped_rewards({"d": groups[:1]})
+    first.shaped_rewards({"d": groups[1:2]})
     second.restore(json.loads(json.dumps(first.state())))
-    assert second.shape({"d": groups[2:]})["d"][0].rewards == found[2]  # to the bit
+    assert second.shaped_rewards({"d": groups[2:]})["d"][0].rewards == found[2]  # to the bit
     assert second.state() == whole.state()
     assert Scorer({}, {"d": Shaper(RewardConfig(), 100)}).state() == {"d": {}}
 
@@ -157,10 +157,10 @@ def test_standardised_scores_and_resuming() -> None:
 def test_statistics_of_a_domain_that_is_left_out_wait_for_it() -> None:
     config = RewardConfig(standardise=True)
     with_both = Scorer({}, {name: Shaper(config, 100) for name in ("a", "b")})
-    with_both.shape({name: [group([Reward(1.0), Reward(4.0)])] for name in ("a", "b")})
+    with_both.shaped_rewards({name: [group([Reward(1.0), Reward(4.0)])] for name in ("a", "b")})
     without = Scorer({}, {"a": Shaper(config, 100)})
     without.restore(with_both.state())
-    without.shape({"a": [group([Reward(2.0)])]})
+    without.shaped_rewards({"a": [group([Reward(2.0)])]})
     again = Scorer({}, {name: Shaper(config, 100) for name in ("a", "b")})
     again.restore(without.state())
     assert again.shapers["b"].state() == with_both.shapers["b"].state()
