@@ -104,13 +104,7 @@ def prepare(
     prepared = Prepared(path)
     text = "".join(map(dump_line, _rows(name, progress(reading), prepared)))
     if not prepared.rows:
-        expected, found = next(iter(prepared.examples.items()), ("rows", "an empty file"))
-        raise DataError(
-            f"{name}: no row can be used.",
-            expected=expected,
-            found=found,
-            todo="check that the file is this data set (`mgsrl data prepare --list`)",
-        )
+        raise _nothing(name, prepared)
     write_atomic(prepared.path, text)
     if file:
         provenance = {"file": file.name, "file_sha256": _sha256(file)}
@@ -157,6 +151,16 @@ def _pinned(reading: Reading) -> dict[str, str]:
         info = hub_info(repo, "dataset", source.path, f"download it and {reading.file_hint}")
         source.revision = None if info is None else str(info.sha)
     return {"split": source.split, "revision": source.revision or "unknown"}
+
+
+def _nothing(name: str, prepared: Prepared) -> DataError:
+    expected, found = next(iter(prepared.examples.items()), ("rows", "an empty file"))
+    return DataError(
+        f"{name}: no row can be used.",
+        expected=expected,
+        found=found,
+        todo="check that the file is this data set (`mgsrl data prepare --list`)",
+    )
 
 
 def _sha256(path: Path) -> str:
