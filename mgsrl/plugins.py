@@ -214,6 +214,10 @@ def plugin_files() -> dict[str, dict[str, str]]:
 
 def _import_module(where: str, attribute: str, key: str) -> ModuleType:
     """The module of a dotted name or of a `.py` file. Raises ConfigError."""
+    if where == "__main__":
+        expected = "a module or file, which other processes can import too"
+        found, todo = "a script or notebook", f"put {attribute} into a file: file.py:{attribute}"
+        raise _problem(key, expected, found, todo)
     try:
         if where.endswith(".py"):
             return _from_file(Path(where).expanduser().resolve())

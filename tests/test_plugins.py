@@ -79,6 +79,7 @@ def test_an_installed_package_offers_one(folder: Path) -> None:
         ("broken.py:x", r"KeyError: 'no key' \(.*broken\.py, line 2\)"),
         ("needs.py:x", "No module named 'no_such_library'"),
         ("json.no_such:x", "the module 'json.no_such'"),
+        ("__main__:x", r"put x into a file: file\.py:x"),
         ("ends.py:x", r"SystemExit: 5 \(.*ends\.py, line 1\)"),
         ("unclosed.py:x", r"SyntaxError: [^\n]*\(unclosed\.py, line 1\)\n"),
     ],
