@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MgsrlError as error:
         print(f"mgsrl: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except SystemExit as error:  # none of ours: a part that a user brings would end this as done
+        raise RuntimeError(f"sys.exit({error.code!r}) was called inside the command") from error
     except KeyboardInterrupt:
         print(f"mgsrl: stopped by {stopped_by()}", file=sys.stderr)
         return 1

@@ -113,7 +113,11 @@ def shortened(text: str, limit: int = 80) -> str:
 
 def one_line(error: BaseException, limit: int = 200) -> str:
     """The text of `error` without its line breaks, shortened to `limit` characters."""
-    return shortened(" ".join(str(error).split()), limit)
+    try:
+        text = str(error)
+    except Exception as other:  # a user's class of errors may have a mistake of its own
+        text = f"(no text: {type(other).__name__})"
+    return shortened(" ".join(text.split()), limit)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

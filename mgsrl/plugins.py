@@ -19,6 +19,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from mgsrl.errors import ConfigError, nearest, one_line, shortened
 
 PREFIX = "mgsrl_plugin_"
 """Of the module names of files, so that `json.py:score` hides no library."""
+_PACKAGE = str(Path(__file__).parent) + os.sep
 _loaded: dict[str, Path] = {}
 """Files of users' plug-ins that this process has loaded, by the name they were asked for."""
 
@@ -103,12 +105,17 @@ class Registry:
 
     def _import(self, reference: str, key: str) -> Any:
         where, _, attribute = reference.rpartition(":")
+        if not where or not attribute:
+            written = "module:attribute, or file.py:attribute"
+            raise _problem(key, written, shortened(repr(reference)), f"correct {key}")
         module = _import_module(where, attribute, key)
         found: Any = module
         for part in attribute.split("."):
             if not hasattr(found, part):
                 own = [name for name in vars(found) if not name.startswith("_")]
-                raise _problem(key, f"{part!r} in {where}", nearest(part, own), f"correct {key}")
+                file = getattr(module, "__file__", None) or "built in"
+                expected = f"{part!r} in {where} ({file})"
+                raise _problem(key, expected, nearest(part, own), f"correct {key}")
             found = getattr(found, part)
         if self._base:
             base = _ours(self._base)
@@ -169,7 +176,9 @@ def tried(key: str, name: str, expected: str) -> Iterator[None]:
     """Whatever a user's part raises inside is a ConfigError."""
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit, too
         found = f"{type(error).__name__}: {one_line(error)}{_line_of(error)}"
         problem = f"{key}={name} does not work."
         todo = "mend it (mgsrl.testing looks closer)"
@@ -243,7 +252,9 @@ def _import_module(where: str, attribute: str, key: str) -> ModuleType:
             "add its folder to PYTHONPATH, start in that folder, or name the file: "
             f"folder/file.py:{attribute}",
         ) from error
-    except (Exception, SystemExit) as error:  # whatever a user's module does when imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a user's module raises, sys.exit included
         raise _broken(key, where, error) from error
 
 
@@ -278,13 +289,10 @@ def _broken(key: str, where: str, error: BaseException) -> ConfigError:
 
 
 def _line_of(error: BaseException) -> str:
-    """Where in the user's file an exception came from; a SyntaxError says that itself."""
-    trace, last = error.__traceback__, None
-    while trace is not None:
-        last, trace = trace, trace.tb_next
-    if last is None or isinstance(error, SyntaxError):
-        return ""
-    return f" ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
+    """Where in the user's file an exception came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith((_PACKAGE, "<frozen"))]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
 
 
 def _problem(key: str, expected: str, found: str, todo: str) -> ConfigError:

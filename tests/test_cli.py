@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mgsrl.cli import COMMANDS, main
 from mgsrl.config.compose import list_choices
 
 
@@ -93,3 +94,11 @@ def test_data_inspect_reports_every_domain() -> None:
     assert done.returncode == 0, done.stderr
     for domain in ("math", "chat", "instruction_following"):
         assert f"pocket {domain} (train): 2000 of 2000 rows usable" in done.stdout
+
+
+def test_a_part_that_leaves_does_not_end_a_command_as_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(COMMANDS["doctor"], "run", lambda options: sys.exit(0))
+    with pytest.raises(RuntimeError, match=r"sys\.exit\(0\) was called"):
+        main(["doctor"])

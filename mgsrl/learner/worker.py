@@ -242,6 +242,9 @@ class LearnerWorker:
             step_seed(self._spec.seed, step),
             [self._half_sizes[domain] for domain in domains] if self._half_sizes else (),
         )
+        # A method that draws from a generator of its own would tear the ranks' weights apart.
+        decided = zlib.crc32(report.weights_MD.numpy().tobytes())
+        self._assert_lockstep([decided], f"what surgery.method={self._spec.surgery.method} gave")
         if report.problem is None:
             self.grads.combine(report.weights_MD)
         self._report = report

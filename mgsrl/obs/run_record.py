@@ -98,13 +98,20 @@ def write_run_record(
 
 def changed_plugins(run_dir: Path, plugins: Mapping[str, Mapping[str, str]]) -> list[str]:
     """One line for each of `plugins` whose code is not what the run's last session had."""
-    old = _known(run_dir).get("plugins", {})
+    known = _known(run_dir).get("plugins", {})
+    # A file is the same under another name: relative, from another folder.
+    old = {_part_of(name, facts): facts for name, facts in known.items()}
     return [
         f"{name} is not the code that the run had: {now['file']} has sha256 {now['sha256'][:12]}, "
-        f"it was {old[name]['sha256'][:12]}; the steps to come are of the new one"
+        f"it was {old[part]['sha256'][:12]}; the steps to come are of the new one"
         for name, now in plugins.items()
-        if name in old and old[name]["sha256"] != now["sha256"]
+        if (part := _part_of(name, now)) in old and old[part]["sha256"] != now["sha256"]
     ]
+
+
+def _part_of(name: str, facts: Mapping[str, str]) -> str:
+    where, _, attribute = name.rpartition(":")
+    return f"{facts['file']}:{attribute}" if where.endswith(".py") else name
 
 
 def record_checkpoint(run_dir: Path, step: int) -> None:

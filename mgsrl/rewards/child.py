@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import mgsrl
 from mgsrl.errors import WorkerDiedError
 
@@ -179,14 +181,15 @@ class ChildProcess:
         _kill_group(process)
         process.wait(timeout=START_LIMIT_S)
         assert process.stderr is not None
-        last_words = process.stderr.read().decode(errors="replace").strip().splitlines()[-1:]
+        last_words = _last_words(process.stderr.read().decode(errors="replace"))
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 try:
                     stream.close()
                 except BrokenPipeError:
                     continue  # unsent bytes of a request that nobody will read
-        return ", ".join([why if status is None else f"{why} (exit status {status})", *last_words])
+        ended = why if status is None else f"{why} (exit status {status})"
+        return f"{ended}, {last_words}" if last_words else ended
 
     def stop(self) -> None:
         """End the process for good, also while another thread waits for its answer."""
@@ -198,6 +201,20 @@ class ChildProcess:
             self._kill("stopped")
 
 
+def _last_words(text: str) -> str:
+    """The message that ends a traceback, in one line: the house form has indented lines."""
+    lines = text.strip().splitlines()
+    starts = [number for number, line in enumerate(lines) if not line.startswith(" ")]
+    return " ".join(" ".join(lines[starts[-1] :]).split()) if starts else ""
+
+
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+    """Kill it and all that it started, also what has left its group for a session of its own."""
+    descendants: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        descendants = psutil.Process(process.pid).children(recursive=True)
     with contextlib.suppress(ProcessLookupError):  # all of it has ended
         os.killpg(process.pid, signal.SIGKILL)
+    for each in descendants:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()

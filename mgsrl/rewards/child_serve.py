@@ -8,7 +8,7 @@ Safety, each enforced by the kernel and therefore also while one long C call run
 - a real-time timer with the default action ends the process soon after the limit, even when the
   parent is gone (the parent normally kills it first);
 - the address space is limited; no file can be written, unless asked for; no core is dumped;
-- end of input ends the process.
+- end of input ends the process, and what is left of its group.
 """
 
 import json
@@ -45,17 +45,21 @@ def serve(
         warm_up: called once under the limit of memory, before any clock runs (imports, grammars).
     """
     time_limit_s, memory_mib, may_write = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1"
-    # Answers go to a private copy of standard output; whatever a library prints goes nowhere.
+    # Requests and answers go through private copies of standard input and output: what a library
+    # prints goes nowhere, and a program that it starts has nothing to read.
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
+    server = os.getpid()
     limit_process(memory_mib, may_write)
     logging.disable(logging.CRITICAL)
     warm_up()
     os.dup2(nowhere, 2)  # up to here the parent may want to know why there is no process
     answers.write('{"ready": true}\n')
     answers.flush()
-    for line in sys.stdin:
+    for line in requests:
         answers.write(BEGUN)
         answers.flush()
         signal.setitimer(signal.ITIMER_REAL, time_limit_s + GRACE_S)
@@ -65,6 +69,10 @@ def serve(
             Exception
         ) as error:  # anything the libraries raise; the parent makes it an abstention
             reply = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+        if os.getpid() != server:  # a fork that came back: there is one answer to a request
+            os._exit(0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         answers.write(json.dumps(reply) + "\n")
         answers.flush()
+    if os.getpgrp() == server:  # what it started ends with it, though the parent cannot see to it
+        os.killpg(server, signal.SIGKILL)

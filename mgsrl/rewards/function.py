@@ -24,9 +24,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mgsrl.config.require import at_least, not_empty
-from mgsrl.errors import ConfigError, shortened
+from mgsrl.errors import ConfigError, WorkerDiedError, one_line, shortened
 from mgsrl.rewards.child import ChildProcess, ProcessLostError
-from mgsrl.rewards.function_process import FUNCTIONS, PROVIDED, TRL, TRL_ALONE, Caller
+from mgsrl.rewards.function_process import FUNCTIONS, PROVIDED, TRL, Caller
 from mgsrl.rewards.in_child import RESTART_S, ChildConfig, ChildReward
 from mgsrl.rewards.protocol import RewardItem, Surroundings
 from mgsrl.types import Reward
@@ -82,11 +82,7 @@ class FunctionReward(ChildReward):
         """The function, loaded here to read its signature. Raises ConfigError."""
         if self._caller is None:
             function = FUNCTIONS.load(self.config.function, "reward.function")
-            caller = Caller(
-                _callable(function), self.config.conversational, self.config.time_limit_s
-            )
-            _check_parameters(caller)
-            self._caller = caller
+            self._caller = _caller(function, self.config)
         return self._caller
 
     def load(self, surroundings: Surroundings) -> None:
@@ -101,7 +97,16 @@ class FunctionReward(ChildReward):
             may_write=True,
             arguments=[json.dumps(told)],
         )
-        self.process.start()
+        try:
+            self.process.start()
+        except WorkerDiedError as error:  # it loads in the driver, which has no such limit
+            raise ConfigError(
+                f"reward.function={config.function} cannot be used.",
+                expected=f"a process that loads it in {config.memory_limit_mib} MiB "
+                "(memory_limit_mib)",
+                found=one_line(error, 600),
+                todo="raise reward.memory_limit_mib, or mend the module",
+            ) from error
 
     def score(self, items: Sequence[RewardItem]) -> list[Reward]:
         size = self.config.concurrency if self.caller.is_async else 1
@@ -140,33 +145,25 @@ class FunctionReward(ChildReward):
             if len(items) > 1:  # one of them may have ended it for all
                 return [reward for item in items for reward in self._batch([item])]
             return [Reward(None, error=str(error))]
-        return [self.verdict(each) for each in reply["scores"]]
+        scores = reply["scores"] if "scores" in reply else [reply] * len(items)  # its one error
+        return [self.verdict(each) for each in scores]
 
 
-def _callable(function: Any) -> Any:
+def _caller(function: Any, config: FunctionConfig) -> Caller:
+    """Raises ConfigError for what cannot be called as a reward."""
+    problem = f"{function!r}"
     if callable(function) and not isinstance(function, type):
-        return function
-    raise _unusable(
-        shortened(repr(function)), "name the function; a class of rewards goes into reward.kind"
-    )
-
-
-def _check_parameters(caller: Caller) -> None:
-    """Raise ConfigError for parameters that it can never be given."""
-    for name, parameter in caller.parameters.items():
-        needed = parameter.default is parameter.empty
-        if needed and parameter.kind is parameter.POSITIONAL_ONLY:
-            raise _unusable(f"{name}, before a `/`", "arguments are given by name: leave it out")
-        if needed and name in TRL_ALONE:
-            todo = f"write it with `{TRL}`, `prompts` and columns; the others are TRL's trainers'"
-            raise _unusable(f"the parameter {name}", todo)
-
-
-def _unusable(found: str, todo: str) -> ConfigError:
-    return ConfigError(
+        try:
+            caller = Caller(function, config.conversational, config.time_limit_s)
+        except ValueError as error:  # written in C
+            problem = str(error)
+        else:
+            if not (problem := caller.problem()):
+                return caller
+    raise ConfigError(
         "reward.function cannot be used.",
         expected="a function: score(prompt, response, answer, **columns), or TRL's "
         f"reward({TRL}, **columns)",
-        found=found,
-        todo=todo,
+        found=shortened(problem),
+        todo="name such a function; a class of rewards goes into reward.kind",
     )

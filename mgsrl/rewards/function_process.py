@@ -30,6 +30,8 @@ PROVIDED = (
 """What a function may name that need not be a column of the row; `answer` is None without one."""
 TRL_ALONE = ("completion_ids", "prompt_ids", "trainer_state", "environments")
 """What TRL's trainers hand over and is not to be had here."""
+JUDGED = ("response", TRL, "format_ok", "finish_reason")
+"""A function that names none of these cannot tell one response from another."""
 Item = Mapping[str, Any]
 
 
@@ -53,6 +55,19 @@ class Caller:
         self.time_limit_s = time_limit_s
         call = getattr(function, "__call__", function)  # noqa: B004  an object with an async call
         self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+    def problem(self) -> str:
+        """Why it cannot be called as a reward; empty if it can."""
+        kinds = {each.kind for each in self.parameters.values()}
+        if inspect.isasyncgenfunction(self.function) or inspect.isgeneratorfunction(self.function):
+            return "it yields, and should return"
+        if inspect.Parameter.POSITIONAL_ONLY in kinds:
+            return "it takes arguments by position only, and is called by their names"
+        if missing := [name for name in self.required() if name in TRL_ALONE]:
+            return f"{missing[0]} is what TRL's trainers alone have"
+        if inspect.Parameter.VAR_KEYWORD in kinds or not self.parameters.keys().isdisjoint(JUDGED):
+            return ""
+        return f"it names none of {', '.join(JUDGED)}"
 
     def required(self) -> list[str]:
         """Parameters without a default, by which it says what it needs."""
@@ -86,7 +101,10 @@ class Caller:
         return self._unpacked(await result)
 
     def _call(self, item: Item) -> Any:
-        return self._unpacked(self.function(**self._arguments(item)))
+        result = self.function(**self._arguments(item))
+        if inspect.isawaitable(result):  # a decorator of an async function need not be one
+            result = asyncio.run(_awaited(result))
+        return self._unpacked(result)
 
     def _arguments(self, item: Item) -> dict[str, Any]:
         given = dict(item)
@@ -104,9 +122,17 @@ class Caller:
     def _unpacked(self, result: Any) -> Any:
         if not self.trl:
             return result
-        if not isinstance(result, list | tuple) or len(result) != 1:
-            raise TypeError(f"a list with one score per completion is expected, found {result!r}")
-        return result[0]
+        try:
+            (score,) = result
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"a list with one score per completion is expected, found {result!r}"
+            ) from None
+        return score
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result
 
 
 def _reply(value_of: Callable[[], Any]) -> dict[str, Any]:
@@ -115,7 +141,7 @@ def _reply(value_of: Callable[[], Any]) -> dict[str, Any]:
         if value is None:
             return {"value": None}
         try:
-            number = math.nan if isinstance(value, str) else float(value)  # numpy's, torch's too
+            number = math.nan if isinstance(value, str | bytes) else float(value)  # numpy's, too
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):

@@ -18,7 +18,6 @@ and it may have a function `check()` as an attribute, called before a run starts
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -65,7 +64,7 @@ def check_method(config: SurgeryConfig, num_domains: int = 3) -> None:
     others = [[e for e in range(num_domains) if e != d] for d in range(num_domains)]
     orders_MDE = torch.tensor([others, others], dtype=torch.int64)
     expected = f"weights or coefficients of {num_domains} domains"
-    with tried(KEY, config.method, expected), suppress(NoWeightsError):
+    with tried(KEY, config.method, expected):
         contributions(part, rows @ rows.mT, orders_MDE=orders_MDE, seed=0, may_project_MDD=None)
 
 

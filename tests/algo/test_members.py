@@ -129,7 +129,7 @@ def infinite(rewards, config, rollouts_G):
 @pytest.mark.parametrize(
     ("key", "name", "said"),
     [
-        ("loss", "narrow", r"shapes \[2, 1\]"),
+        ("loss", "narrow", r"found \[2, 1\]"),
         ("loss", "asks", "advantages_B1, mask_BL, config"),
         ("loss", "lost", "did you mean 'loss'"),
         ("advantage", "few", "a finite number for each of"),

@@ -56,6 +56,8 @@ def test_users_code_is_written_down_and_a_change_is_told(tmp_path):
     assert read_run_record(tmp_path)["plugins"] == old
     assert run_record.changed_plugins(tmp_path, old) == []
     assert run_record.changed_plugins(tmp_path, {"mine.py:keep": new["mine.py:drop"]}) == []
+    elsewhere = {"/lab/mine.py:drop": new["mine.py:drop"]}
+    assert len(run_record.changed_plugins(tmp_path, elsewhere)) == 1
     (line,) = run_record.changed_plugins(tmp_path, new)
     assert "\n" not in line
     assert all(part in line for part in ("mine.py:drop", "/lab/mine.py", "1" * 12, "2" * 12))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ def main() -> None:
             os._exit(3)
         if "raise" in request:
             raise ValueError(request["raise"])
+        if "start" in request:
+            subprocess.Popen(["sleep", "60"])
         time.sleep(request.get("sleep", 0))
         print("what libraries print goes nowhere")
         return {"echo": request["text"]}
@@ -119,3 +122,15 @@ def test_stopped_for_good(child: ChildProcess) -> None:
     assert not psutil.pid_exists(pid)
     with pytest.raises(ProcessLostError, match="stopped"):
         echo(child)
+
+
+def test_end_of_input_ends_what_it_started_too(child: ChildProcess) -> None:
+    """As when the parent is killed, which then cannot see to it."""
+    echo(child, start=True)
+    processes = psutil.Process(child.pid).children(recursive=True)
+    assert processes
+    assert child._process is not None
+    assert child._process.stdin is not None
+    child._process.stdin.close()
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert not alive

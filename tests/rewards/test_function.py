@@ -36,15 +36,28 @@ def raises(response):
     return 1 / len(response.strip("x"))
 def slow(response): time.sleep(60 if "slow" in response else 0); return 1.0
 def starts(response):
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child = subprocess.Popen(["sleep", "60"], start_new_session="away" in response)
     open(response, "w").write(str(child.pid))
     time.sleep(60)
 async def waits(response): await asyncio.sleep(60 if "slow" in response else 0.3); return 1.0
 def dies(response): import os; os._exit(3)
 def listed(response): return [1.0]
-def by_place(response, /): return 1.0
 def of_tokens(completion_ids, **kwargs): return [float(len(ids)) for ids in completion_ids]
 def by_step(completions, trainer_state, **kwargs): return [trainer_state.global_step]
+def reads(response):
+    return len(sys.stdin.read()) + len(subprocess.run(["cat"], capture_output=True).stdout)
+def forks(response): import os; return 7.0 if os.fork() == 0 else 1.0
+class Odd(Exception):
+    def __str__(self): raise KeyError
+def odd(response): raise Odd
+def data(response): return b"1"
+def wrapped(response): return waits(response)
+def trl_array(completions):
+    import numpy; return numpy.ones(1)
+async def yields(response): yield 1.0
+def by_position(response, /): return 1.0
+def blind(*args): return 1.0
+largest = max
 class Holder:
     def __call__(self, response): return 2.0
     @staticmethod
@@ -86,6 +99,9 @@ def scores(file: Path, name: str, *texts: str, **keys: object) -> list[Reward]:
         ("everything", "x", 1.0),
         ("needs", "x", 0.0),
         ("trl", "I ask", 1.0),
+        ("trl_array", "x", 1.0),
+        ("reads", "x", 0.0),
+        ("wrapped", "x", 1.0),
         ("holder", "x", 2.0),
         ("Holder.static", "x", 3.0),
     ],
@@ -109,7 +125,9 @@ def test_trl_functions_that_read_messages(file: Path) -> None:
         ("text", "a finite number or None is expected, found '1'"),
         ("nan", "found nan"),
         ("listed", r"a finite number or None is expected, found \[1\.0\]"),
-        ("raises", r"ZeroDivisionError: .* \(line 18 of .*mine.py\)"),
+        ("data", "found b'1'"),
+        ("odd", r"Odd: \(no text: KeyError\) \(line"),
+        ("raises", r"ZeroDivisionError: .* \(line \d+ of .*mine.py\)"),
         ("trl_wrong", "a list with one score per completion"),
         ("dies", "the process ended"),
     ],
@@ -120,6 +138,10 @@ def test_what_is_no_score_abstains_with_the_reason(file: Path, name: str, said: 
     assert re.search(said, reward.error or ""), reward.error
 
 
+def test_a_fork_that_comes_back_answers_nothing(file: Path) -> None:
+    assert [reward.value for reward in scores(file, "forks", "a", "b", "c", "d")] == [1.0] * 4
+
+
 def test_a_slow_one_is_killed_and_costs_only_itself(file: Path) -> None:
     begin = time.monotonic()
     rewards = scores(file, "slow", "one", "slow", "two", time_limit_s=2)
@@ -127,10 +149,11 @@ def test_a_slow_one_is_killed_and_costs_only_itself(file: Path) -> None:
     assert time.monotonic() - begin < 40
 
 
-def test_what_it_started_is_killed_with_it(file: Path, tmp_path: Path) -> None:
-    (reward,) = scores(file, "starts", str(tmp_path / "pid"), time_limit_s=3)
+@pytest.mark.parametrize("name", ["pid", "away"])
+def test_what_it_started_is_killed_with_it(file: Path, tmp_path: Path, name: str) -> None:
+    (reward,) = scores(file, "starts", str(tmp_path / name), time_limit_s=3)
     assert reward.abstained
-    pid = int((tmp_path / "pid").read_text())
+    pid = int((tmp_path / name).read_text())
     deadline = time.monotonic() + 10
     while Path(f"/proc/{pid}/status").exists():
         if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
@@ -164,7 +187,18 @@ def test_the_short_form_says_the_kind(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["nowhere", "number", "Holder", "by_place", "of_tokens", "by_step"]
+    "name",
+    [
+        "nowhere",
+        "number",
+        "Holder",
+        "yields",
+        "by_position",
+        "blind",
+        "largest",
+        "of_tokens",
+        "by_step",
+    ],
 )
 def test_what_is_no_function_is_refused_before_any_actor(file: Path, name: str) -> None:
     with pytest.raises((ConfigError, MgsrlError), match=r"reward\.function"):
@@ -193,3 +227,9 @@ def test_a_module_of_the_working_directory(file: Path, monkeypatch: pytest.Monke
     finally:
         worker.close()
     assert reward.value == 2.0
+
+
+def test_one_that_its_process_cannot_load_is_one_message(file: Path) -> None:
+    file.write_text("big = bytearray(900 * 2**20)\ndef score(response): return 1.0\n")
+    with pytest.raises(ConfigError, match=r"(?s)in 800 MiB.*MemoryError.*raise reward"):
+        scores(file, "score", "x", memory_limit_mib=800)

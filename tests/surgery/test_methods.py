@@ -121,13 +121,17 @@ def test_a_method_in_a_file_is_tried_before_a_run(tmp_path: Path) -> None:
         "def shape(gram):\n    return gram[0]\n"
         "def asks(gram, learning_rate):\n    return gram\n"
         "def fails(gram):\n    return gram[5, 5, 5]\n"
+        "def leaves(gram):\n    raise SystemExit\n"
+        "def nan(gram):\n    return gram[..., 0] * float('nan')\n"
         "CONSTANT = 1\n"
     )
     check_method(SurgeryConfig(method=f"{file}:good"))
     for name, said in (
         ("shape", r"weights \[2, 3\] or coefficients"),
         ("asks", "orders_MDE, seed, may_project_MDD"),
-        ("fails", "IndexError"),
+        ("fails", rf"IndexError.*\({file}, line 9\)"),
+        ("leaves", "SystemExit"),
+        ("nan", "nothing finite"),
         ("CONSTANT", "int, which cannot be called"),
         ("gode", "did you mean 'good'"),
     ):

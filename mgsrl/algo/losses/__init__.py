@@ -55,9 +55,9 @@ def check_loss(config: AlgoConfig) -> None:
     with tried(KEY, config.loss, "a loss [B, L] (and a bool [B, L]) for log-ratios [B, L]"):
         log_ratio_BL = torch.linspace(-1, 1, 6).reshape(2, 3).requires_grad_()
         mask_BL = torch.tensor([[True, True, False], [False, True, True]])
-        loss_BL, clipped_BL = _tokens(part, log_ratio_BL, torch.ones(2, 1), mask_BL, config)
-        if not loss_BL.shape == clipped_BL.shape == log_ratio_BL.shape:
-            raise ValueError(f"shapes {list(loss_BL.shape)} and {list(clipped_BL.shape)}")
+        loss_BL, _ = _tokens(part, log_ratio_BL, torch.ones(2, 1), mask_BL, config)
+        if not loss_BL.isfinite().all():
+            raise ValueError(f"not finite: {loss_BL.tolist()}")
         loss_BL.sum().backward()
 
 
@@ -153,6 +153,10 @@ def _tokens(
 ) -> tuple[Tensor, Tensor]:
     found = part(log_ratio_BL, advantages_B1=advantages_B1, mask_BL=mask_BL, config=config)
     loss_BL, clipped_BL = found if isinstance(found, tuple) else (found, torch.zeros_like(mask_BL))
+    for each in (loss_BL, clipped_BL):  # another shape would be spread over the batch unnoticed
+        if not isinstance(each, Tensor) or each.shape != mask_BL.shape:
+            what = list(each.shape) if isinstance(each, Tensor) else type(each).__name__
+            raise ValueError(f"{part.name} should give tensors {list(mask_BL.shape)}, found {what}")
     return loss_BL, clipped_BL
 
 
