@@ -2,13 +2,16 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mgsrl.cli import main
 from mgsrl.config.compose import compose_config
+from mgsrl.data.task_rows import adapted
 from mgsrl.errors import ContractError
+from mgsrl.tasks import RowProblem, Task
 from mgsrl.testing import check_task
 from mgsrl.training.plan import plan
 from tests.oracle import published_file
@@ -192,3 +195,28 @@ def test_what_a_task_says_is_not_said_again(
         )
     assert main(["data", "inspect", "domains.math.source.file=rows.jsonl"]) == 2
     assert "kind=task" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"reward": "math"}, "reward should be of type Mapping"),
+        ({"columns": {"answer": 5}}, "columns"),
+        ({"prompt_suffix": 7}, "prompt_suffix should be of type str, found 7"),
+        ({"train": "sums.jsonl"}, "train should be of type Split or NoneType"),
+        ({"samples": 0}, "samples should be 1 or more"),
+        ({"convert": 3}, "convert should be of type Callable"),
+    ],
+)
+def test_a_wrong_field_is_told_where_the_task_is_written(
+    wrong: dict[str, object], said: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(said)):
+        Task(**({"about": "sums", "reward": {"kind": "math"}} | wrong))
+
+
+@pytest.mark.parametrize("convert", [lambda row: 1 / 0, lambda row: None])
+def test_a_row_that_convert_does_not_take_is_not_usable(convert: Callable[..., object]) -> None:
+    task = Task(about="sums", reward={"kind": "math"}, convert=convert)
+    with pytest.raises(RowProblem, match="`convert`"):
+        adapted(task, {"question": "1 + 1?"})

@@ -7,12 +7,13 @@ file or another hub data set can stand in for the task's own.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from mgsrl.config.data import TASK_SPLITS, SourceConfig
 from mgsrl.config.reward import REWARDS, RewardConfig
 from mgsrl.config.typed import chosen_member
-from mgsrl.errors import ConfigError
+from mgsrl.errors import ConfigError, shortened
 from mgsrl.plugins import Registry
 from mgsrl.types import Sampling
 
@@ -45,6 +46,9 @@ class Split:
     """Commit of the hub data set; None is the newest."""
     file: str = ""
     """A local file instead of the hub."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
 
     def source(self) -> SourceConfig:
         if self.file:
@@ -86,6 +90,16 @@ class Task:
     name: str = ""
     """Given by `find_task`."""
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+        for ours, theirs in self.columns.items():
+            if not all(
+                isinstance(n, str) for n in (theirs if type(theirs) is tuple else (theirs,))
+            ):
+                raise TypeError(f"columns[{ours!r}] should be a name or a tuple of them")
+        if self.samples < 1:
+            raise ValueError(f"samples should be 1 or more, found {self.samples}")
+
     @property
     def metric(self) -> str:
         """How `mgsrl eval` sums up: `math`, `constraints`, `chat` or `score`."""
@@ -103,6 +117,16 @@ class Task:
         hubs = [split.hub for split in (self.train, self.test) if split]
         is_file = Path(where).suffix.lower() in FILE_SUFFIXES and where not in hubs
         return replace(self, train=moved("train", self.train), test=moved("test", self.test))
+
+
+def _check_types(record: Any) -> None:
+    """Users write these records by hand. Raises TypeError for a value of another type."""
+    for name, hint in get_type_hints(type(record)).items():
+        options = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+        value = getattr(record, name)
+        if not isinstance(value, tuple(get_origin(option) or option for option in options)):
+            wanted = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+            raise TypeError(f"{name} should be of type {wanted}, found {shortened(repr(value))}")
 
 
 def find_task(reference: str, key: str, where: str = "") -> Task:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mgsrl.config.task import OPTIONAL, Task
 from mgsrl.data.layouts import RowProblem, columns_of
+from mgsrl.errors import one_line
 from mgsrl.files.lines import LineProblem
 from mgsrl.files.records import NumberedRecord, Record
 
@@ -43,7 +44,16 @@ def adapted(task: Task, record: Mapping[str, Any], *, complete: bool = True) -> 
         complete: a column that it lacks is a problem; else its reader decides.
     """
     if task.convert is not None:
-        record = task.convert(dict(record))
+        try:
+            converted = task.convert(dict(record))
+        except RowProblem:
+            raise
+        except Exception as error:  # of a user's function
+            said = f"{type(error).__name__}: {one_line(error)}"
+            raise RowProblem("a row that the task's `convert` takes", said) from error
+        if not isinstance(converted, Mapping):
+            raise RowProblem("a mapping of the task's `convert`", repr(converted)[:80])
+        record = converted
     found = {
         ours: column(record, theirs, optional=not complete or ours in OPTIONAL)
         for ours, theirs in task.columns.items()
