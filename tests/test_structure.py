@@ -10,6 +10,7 @@ import ast
 import re
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,26 @@ def test_imports_come_from_lower_layers_or_the_own_room(path: Path) -> None:
             continue
         wrong.append(f"line {line}: {name}")
     assert not wrong, f"{relative(path)} imports from its own or a higher layer: {wrong}"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Inside one room the layers say nothing; imports inside functions count."""
+    names = {
+        ".".join(["mgsrl", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(
+            ".__init__"
+        ): path
+        for path in FILES
+    }
+    graph = {
+        name: {
+            found
+            for _, imported in imports_of(path)
+            if (found := imported if imported in names else imported.rpartition(".")[0]) in names
+        }
+        - {name}
+        for name, path in names.items()
+    }
+    TopologicalSorter(graph).prepare()  # CycleError: names the circle
 
 
 @pytest.mark.parametrize("path", in_rooms(*PURE_ROOMS), ids=relative)

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from mgsrl.errors import DataError, one_line
 from mgsrl.files.jsonl import replacing
 from mgsrl.types import Reliability, SurgeryReport
 
@@ -174,7 +175,19 @@ def read_surgery(run_dir: Path, columns: Sequence[str] | None = None) -> pa.Tabl
 
 
 def read_parts(parts: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:
-    """Some per-module parts as one table, in their order; only `columns` if given."""
+    """Some per-module parts as one table, in their order; only `columns` if given.
+
+    Raises:
+        DataError: a part is damaged.
+    """
     names = [str(part) for part in parts]
     dataset = ds.dataset(names, schema=SCHEMA, format="parquet")
-    return dataset.to_table(columns=list(columns) if columns else None)
+    try:
+        return dataset.to_table(columns=list(columns) if columns else None)
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            "A per-module file of surgery/ is damaged.",
+            expected="Parquet files, as the run wrote them",
+            found=one_line(error),
+            todo="restore the file, or remove it: its step is missing then",
+        ) from error

@@ -224,3 +224,10 @@ def test_a_write_that_is_stopped_leaves_the_old_file_and_nothing_else(
         write()
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "old"
+
+
+def test_a_damaged_part_is_one_message(tmp_path):
+    (tmp_path / "surgery").mkdir()
+    (tmp_path / "surgery" / "step_000001.parquet").write_text("x")
+    with pytest.raises(DataError, match="step_000001"):
+        read_surgery(tmp_path)
