@@ -45,7 +45,9 @@ def own_folders(ours: Path, file: Path | None, folder: Path | None) -> Iterator[
         ConfigError: it is no YAML mapping, has no group in it, or a name that we use.
     """
     here = Path("configs")
-    if folder is None and any((here / group).is_dir() for group in GROUPS):
+    # Of a checkout that is not the installed one, `configs/` is another copy of ours.
+    checkout = (here.absolute().parent / "mgsrl" / "__init__.py").is_file()
+    if folder is None and not checkout and any((here / group).is_dir() for group in GROUPS):
         folder = here
     folders = [] if folder is None or _same(folder, ours) else [_checked(folder.expanduser(), ours)]
     texts = {}

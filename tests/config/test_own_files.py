@@ -108,6 +108,18 @@ def test_our_own_folder_is_no_second_one(monkeypatch: pytest.MonkeyPatch) -> Non
     assert compose_config([], folder=config_dir()) == compose_config([])
 
 
+def test_another_checkout_of_mgsrl_holds_no_files_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where an installed mgsrl is called in a clone of another version."""
+    write(tmp_path / "configs" / "experiment" / "pocket_mgs.yaml", "train: {num_steps: 3}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="another name than pocket_mgs"):
+        compose_config([])
+    write(tmp_path / "mgsrl" / "__init__.py", "")
+    assert compose_config([]).train.num_steps != 3
+
+
 def test_an_experiment_and_a_file_are_one_too_many(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="experiment is chosen twice"):
         compose_config(["+experiment=qwen_mgs"], write(tmp_path / "mine.yaml"))
