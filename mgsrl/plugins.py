@@ -13,6 +13,7 @@ working directory is. `plugin_files` says which files were loaded, for a resumed
 Left out: sending code to other nodes. A plug-in lies on a shared disk, or is installed.
 """
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -31,6 +32,8 @@ from mgsrl.errors import ConfigError, nearest, one_line, shortened
 PREFIX = "mgsrl_plugin_"
 """Of the module names of files, so that `json.py:score` hides no library."""
 _PACKAGE = str(Path(__file__).parent) + os.sep
+_folders: set[Path] = set()
+"""Of the plug-ins' files that this process has loaded."""
 _loaded: dict[str, Path] = {}
 """Files of users' plug-ins that this process has loaded, by the name they were asked for."""
 
@@ -273,10 +276,30 @@ def _from_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look their module up
     try:
         spec.loader.exec_module(module)
+        _check_neighbours(path)
     except BaseException:
         del sys.modules[name]
         raise
     return module
+
+
+def _check_neighbours(path: Path) -> None:
+    """Raise ImportError if a file got a module of another plug-in's folder for one beside it."""
+    _folders.add(path.parent)
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    for name in names:
+        found = getattr(sys.modules.get(name), "__file__", None)
+        beside = (path.parent / f"{name}.py", path.parent / name / "__init__.py")
+        if found is None or not any(file.is_file() for file in beside):
+            continue
+        others = _folders - {path.parent}
+        if not others.isdisjoint([Path(found).parent, Path(found).parent.parent]):
+            raise ImportError(f"{name} is {found}, loaded first: rename one of the two modules")
 
 
 def _broken(key: str, where: str, error: BaseException) -> ConfigError:

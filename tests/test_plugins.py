@@ -48,6 +48,19 @@ def test_a_file_and_what_lies_beside_it(folder: Path, monkeypatch: pytest.Monkey
     assert PARTS.load(located, "a.key") is found
 
 
+def test_modules_of_one_name_beside_two_files_are_not_mixed_up(folder: Path) -> None:
+    assert PARTS.load("mine.py:TWO", "a.key") == 2
+    other = folder / "mine.py"
+    other.write_text("import json\n" + GOOD)
+    (folder / "json.py").write_text("")
+    assert PARTS.load(f"{other}:TWO", "a.key") == 2  # it has none of its own
+    again = folder / "again.py"
+    again.write_text(GOOD)
+    (folder / "beside.py").write_text("TWO = 3\n")
+    with pytest.raises(ConfigError, match="rename one of the two"):
+        PARTS.load(f"{again}:TWO", "a.key")
+
+
 def test_a_module_in_the_working_directory(folder: Path) -> None:
     reference = f"{folder.name}.parts:half"
     assert PARTS.load(reference, "a.key")(4) == 2
