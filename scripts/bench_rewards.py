@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config.reward import RewardConfig
+from mgsrl.rewards.actor import RewardWorker
 from mgsrl.rewards.protocol import Response
-from mgsrl.rewards.worker import RewardWorker
 from mgsrl.scoring.score_file import default_reward, score_file
 
 HOSTILE = r"\boxed{9^{9^{9^{9}}}}"

@@ -228,8 +228,8 @@ def measure(policy: Path, count: int, seed: int) -> None:
     """Print the card's table: rewards on held-out prompts, greedy and sampled."""
     # Imported here, because a rebuild from nothing has no reward model yet.
     from mgsrl.config import RewardConfig
+    from mgsrl.rewards.actor import RewardWorker
     from mgsrl.rewards.protocol import Response
-    from mgsrl.rewards.worker import RewardWorker
 
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(policy, trust_remote_code=False)

@@ -487,8 +487,8 @@ def engine_and_learner(setting: Setting, record: Record, dtype: str) -> None:
 
 def reward_model(setting: Setting, record: Record) -> None:
     from mgsrl.config import RewardConfig
+    from mgsrl.rewards.actor import RewardWorker
     from mgsrl.rewards.protocol import Response
-    from mgsrl.rewards.worker import RewardWorker
 
     answers = ("It is 5.", "", "Five apples, since 2 + 3 = 5.", "No.", "5 5 5 5 5", "The sea.")
     items = [

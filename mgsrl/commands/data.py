@@ -122,7 +122,7 @@ def _run_inspect(options: argparse.Namespace) -> None:
     from mgsrl.data.templates import PromptTokenizer
     from mgsrl.errors import DataError
     from mgsrl.learner.policy import load_tokenizer
-    from mgsrl.rewards.build import row_needs
+    from mgsrl.rewards.factory import row_needs
 
     without = []
     against = _evaluation_prompts(options.against, config.domains)
@@ -139,7 +139,7 @@ def _run_inspect(options: argparse.Namespace) -> None:
                 source,
                 name,
                 key=key,
-                needs=row_needs(domain.reward),
+                needs=row_needs(domain.reward, f"domains.{name}.reward"),
                 prompts=prompts,
                 max_prompt_tokens=config.data.max_prompt_tokens,
                 overlong=config.data.overlong,
@@ -289,7 +289,7 @@ def _run_prepare(options: argparse.Namespace) -> None:
     from mgsrl.config.task import find_task
     from mgsrl.config.typed import read_config
     from mgsrl.data.prepare import listing, prepare
-    from mgsrl.rewards.build import row_needs
+    from mgsrl.rewards.factory import row_needs
 
     if options.list:
         print("\n".join(listing()))

@@ -70,15 +70,17 @@ def _rewards(config: "Config") -> None:
     from mgsrl.data.sources import load_rows
     from mgsrl.errors import ContractError
     from mgsrl.obs.terminal import output
-    from mgsrl.rewards.build import row_needs
     from mgsrl.rewards.contract import check_rewards
+    from mgsrl.rewards.factory import row_needs
     from mgsrl.rewards.protocol import OPEN, Golden
 
     def row_of(name: str) -> Golden:
         domain = config.domains[name]
         source = replace(domain.source, limit=1)
         key = f"domains.{name}.source"
-        (row,) = load_rows(source, name, key=key, needs=row_needs(domain.reward))
+        (row,) = load_rows(
+            source, name, key=key, needs=row_needs(domain.reward, f"domains.{name}.reward")
+        )
         return replace(OPEN, prompt=str(row.messages[-1]["content"]), reference=row.reference)
 
     rewards = {name: domain.reward for name, domain in config.domains.items()}

@@ -130,7 +130,7 @@ def _reward(options: argparse.Namespace) -> "tuple[RewardConfig, Sequence[str], 
     template takes for today (None: today)."""
     from mgsrl.config.reward import RewardConfig
     from mgsrl.config.typed import plain, read_config
-    from mgsrl.rewards.build import make_reward
+    from mgsrl.rewards.factory import make_reward
     from mgsrl.scoring.score_file import default_reward
 
     keys = _keys(options)
@@ -212,7 +212,7 @@ def _config_of(name: str) -> "Config":
 def _judges(reward: "RewardConfig", like: str | None) -> list[str]:
     """Who judged, and what a run would still make of it."""
     from mgsrl.config.reward import OWN
-    from mgsrl.rewards.build import make_reward
+    from mgsrl.rewards.factory import make_reward
 
     lines = []
     for name, score in reward.scores.items():

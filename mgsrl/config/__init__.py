@@ -7,7 +7,9 @@ from mgsrl.config.policy import PolicyConfig
 from mgsrl.config.reward import RewardConfig
 from mgsrl.config.rollout import RolloutConfig, SyncConfig
 from mgsrl.config.root import Config
-from mgsrl.config.run import (
+from mgsrl.config.strategy import PhaseConfig, StrategyConfig
+from mgsrl.config.surgery import SurgeryConfig
+from mgsrl.config.training import (
     CheckpointConfig,
     ClusterConfig,
     EvaluateConfig,
@@ -15,8 +17,6 @@ from mgsrl.config.run import (
     TrackersConfig,
     TrainConfig,
 )
-from mgsrl.config.strategy import PhaseConfig, StrategyConfig
-from mgsrl.config.surgery import SurgeryConfig
 
 __all__ = [
     "AlgoConfig",

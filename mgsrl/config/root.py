@@ -8,7 +8,9 @@ from mgsrl.config.data import DataConfig, DomainConfig
 from mgsrl.config.learner import LearnerConfig
 from mgsrl.config.policy import PolicyConfig
 from mgsrl.config.rollout import RolloutConfig
-from mgsrl.config.run import (
+from mgsrl.config.strategy import StrategyConfig
+from mgsrl.config.surgery import SurgeryConfig
+from mgsrl.config.training import (
     CheckpointConfig,
     ClusterConfig,
     EvaluateConfig,
@@ -16,8 +18,6 @@ from mgsrl.config.run import (
     TrackersConfig,
     TrainConfig,
 )
-from mgsrl.config.strategy import StrategyConfig
-from mgsrl.config.surgery import SurgeryConfig
 
 
 @dataclass

@@ -17,8 +17,8 @@ from mgsrl.data.rows import Row
 from mgsrl.errors import EndpointError
 from mgsrl.evaluate.sampling import device
 from mgsrl.evaluate.store import Key, SampleRow, key_of
-from mgsrl.rewards.build import check_reward, make_reward
 from mgsrl.rewards.extract import extract_response
+from mgsrl.rewards.factory import check_reward, make_reward
 from mgsrl.rewards.judge import SCORE, Answer, Judge, JudgeConfig
 from mgsrl.rewards.protocol import Response
 from mgsrl.rollout.sampler import request_seed

@@ -16,7 +16,7 @@ from mgsrl.config.typed import read_config
 from mgsrl.data.rows import Row
 from mgsrl.data.sources import load_rows
 from mgsrl.errors import ConfigError
-from mgsrl.rewards.build import row_needs
+from mgsrl.rewards.factory import row_needs
 from mgsrl.types import RowNeeds
 
 KEY = "--tasks"

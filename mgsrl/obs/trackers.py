@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mgsrl.config.run import TrackersConfig
+from mgsrl.config.training import TrackersConfig
 from mgsrl.errors import ConfigError
 from mgsrl.files.jsonl import dump_line, rewrite
 from mgsrl.obs.completions import as_markdown

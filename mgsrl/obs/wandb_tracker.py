@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mgsrl.config.run import WANDB_MODES, TrackersConfig
+from mgsrl.config.training import WANDB_MODES, TrackersConfig
 from mgsrl.obs.completions import COLUMNS
 from mgsrl.obs.tracker import Bounded, TrackedRun, Tracker
 

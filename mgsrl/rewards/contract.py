@@ -16,9 +16,9 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from mgsrl.config.reward import OWN, RewardConfig, ScoreConfig
-from mgsrl.rewards.build import check_reward, make_reward
+from mgsrl.rewards.actor import RewardWorker
+from mgsrl.rewards.factory import check_reward, make_reward
 from mgsrl.rewards.protocol import OPEN, Golden, Response
-from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import Reward
 
 SLACK_S = 5.0

@@ -81,8 +81,8 @@ class FunctionReward(ChildReward):
     def caller(self) -> Caller:
         """The function, loaded here to read its signature. Raises ConfigError."""
         if self._caller is None:
-            function = FUNCTIONS.load(self.config.function, "reward.function")
-            self._caller = _caller(function, self.config)
+            function = FUNCTIONS.load(self.config.function, f"{self.key}.function")
+            self._caller = _caller(function, self.config, self.key)
         return self._caller
 
     def load(self, surroundings: Surroundings) -> None:
@@ -101,11 +101,11 @@ class FunctionReward(ChildReward):
             self.process.start()
         except WorkerDiedError as error:  # it loads in the driver, which has no such limit
             raise ConfigError(
-                f"reward.function={config.function} cannot be used.",
+                f"{self.key}.function={config.function} cannot be used.",
                 expected=f"a process that loads it in {config.memory_limit_mib} MiB "
                 "(memory_limit_mib)",
                 found=one_line(error, 600),
-                todo="raise reward.memory_limit_mib, or mend the module",
+                todo=f"raise {self.key}.memory_limit_mib, or mend the module",
             ) from error
 
     def score(self, items: Sequence[RewardItem]) -> list[Reward]:
@@ -149,7 +149,7 @@ class FunctionReward(ChildReward):
         return [self.verdict(each) for each in scores]
 
 
-def _caller(function: Any, config: FunctionConfig) -> Caller:
+def _caller(function: Any, config: FunctionConfig, key: str) -> Caller:
     """Raises ConfigError for what cannot be called as a reward."""
     problem = f"{function!r}"
     if callable(function) and not isinstance(function, type):
@@ -161,7 +161,7 @@ def _caller(function: Any, config: FunctionConfig) -> Caller:
             if not (problem := caller.problem()):
                 return caller
     raise ConfigError(
-        "reward.function cannot be used.",
+        f"{key}.function cannot be used.",
         expected="a function: score(prompt, response, answer, **columns), or TRL's "
         f"reward({TRL}, **columns)",
         found=shortened(problem),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mgsrl.cluster.pool import ActorPool
 from mgsrl.config.reward import RewardConfig
-from mgsrl.rewards.build import check_reward, make_reward
+from mgsrl.rewards.factory import check_reward, make_reward
 from mgsrl.rewards.protocol import Response
 from mgsrl.types import Reward
 
@@ -27,7 +27,7 @@ class RewardPool(ActorPool):
     ) -> None:
         import ray
 
-        from mgsrl.rewards.worker import RewardWorker
+        from mgsrl.rewards.actor import RewardWorker
 
         key = f"domains.{domain}.reward"
         config = check_reward(config, key)

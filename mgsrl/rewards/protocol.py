@@ -5,7 +5,7 @@
             return [Reward(float(len(item.text) < 100)) for item in items]
 
 A reward sees the text to judge; the tags are off, and what happens to a response without a block is
-settled before (`worker.py`). The conversation is there for the rewards that judge a response in its
+settled before (`actor.py`). The conversation is there for the rewards that judge a response in its
 context, or refuse one that repeats the question, and is never searched for the answer.
 
 An object is cheap until `load`: the driver asks one for what its kind needs and checks, the actor
@@ -130,6 +130,9 @@ class BaseReward(ABC):
     """Tried by the contract."""
     hostile: ClassVar[Mapping[str, str]] = {}
     """Further texts that must end in time, by what they are called."""
+
+    key: str = "reward"
+    """Where its configuration stands, for messages; known before it is asked for anything."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -23,7 +23,7 @@ from mgsrl.config.task import TASKS, Task
 from mgsrl.config.typed import chosen_member, read_config
 from mgsrl.errors import ConfigError, DataError, UserError, nearest
 from mgsrl.obs.outputs import output_file
-from mgsrl.rewards.build import check_reward, make_reward, row_needs
+from mgsrl.rewards.factory import check_reward, make_reward, row_needs
 from mgsrl.scoring.score_rows import Layout, ScoreRow, read_rows
 from mgsrl.scoring.score_workers import ScoreWorkers
 from mgsrl.types import Reward

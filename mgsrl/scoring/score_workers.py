@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Self
 
 from mgsrl.config.reward import RewardConfig
-from mgsrl.rewards.build import make_reward
+from mgsrl.rewards.actor import RewardWorker
+from mgsrl.rewards.factory import make_reward
 from mgsrl.rewards.protocol import Response
-from mgsrl.rewards.worker import RewardWorker
 from mgsrl.scoring.score_rows import ScoreRow
 from mgsrl.types import Reward
 

@@ -6,9 +6,9 @@ from typing import Any
 from mgsrl.config.reward import RewardConfig, named_reward
 from mgsrl.config.typed import read_config
 from mgsrl.errors import ContractError
-from mgsrl.rewards.build import check_reward as checked
-from mgsrl.rewards.build import make_reward
 from mgsrl.rewards.contract import check_contract
+from mgsrl.rewards.factory import check_reward as checked
+from mgsrl.rewards.factory import make_reward
 from mgsrl.rewards.protocol import Golden
 
 

@@ -10,7 +10,7 @@ from mgsrl.config.typed import read_config
 from mgsrl.data.rows import Row
 from mgsrl.data.sources import load_rows
 from mgsrl.errors import ContractError, UserError
-from mgsrl.rewards.build import row_needs
+from mgsrl.rewards.factory import row_needs
 from mgsrl.testing.demand import demand
 
 

@@ -20,7 +20,7 @@ from mgsrl.cluster.session import check_address, check_no_session, check_temp_di
 from mgsrl.config import Config
 from mgsrl.config.model_path import POCKET_POLICY, POCKET_REWARD_MODEL, resolve_model_path
 from mgsrl.errors import ConfigError, MissingPathError
-from mgsrl.rewards.build import make_reward
+from mgsrl.rewards.factory import make_reward
 from mgsrl.rollout.actor import check_tensor_parallel, gpus_per_worker
 from mgsrl.rollout.engine import rollout_engine
 

@@ -16,7 +16,7 @@ from mgsrl.data.templates import PromptTokenizer
 from mgsrl.learner.policy import load_tokenizer, resolve_policy
 from mgsrl.learner.spec import LearnerSpec
 from mgsrl.obs.trackers import check_trackers
-from mgsrl.rewards.build import check_reward, row_needs
+from mgsrl.rewards.factory import check_reward, row_needs
 from mgsrl.rollout.actor import check_engine
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.sampler import training_sampling
@@ -126,8 +126,9 @@ def _prompts(
     """Training prompts by source and held-out ones by domain."""
     prompts, heldout = dict[str, list[Prompt]](), {}
     for name, domain in config.domains.items():
+        needs = row_needs(domain.reward, f"domains.{name}.reward")
         if name in schedule.domains:
-            prompts |= training_prompts(templates, name, domain, row_needs(domain.reward))
+            prompts |= training_prompts(templates, name, domain, needs)
         if domain.heldout is not None and config.evaluate.prompts_per_domain:
             limits = [config.evaluate.prompts_per_domain, domain.heldout.limit]
             source = replace(domain.heldout, limit=min(n for n in limits if n is not None))
@@ -136,7 +137,7 @@ def _prompts(
                 name,
                 domain,
                 source,
-                row_needs(domain.reward),
+                needs,
                 key=f"domains.{name}.heldout",
                 counted_as=f"{name} (held out)",
             )

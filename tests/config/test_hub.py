@@ -18,7 +18,7 @@ from mgsrl.data.sources import load_rows
 from mgsrl.errors import MissingPathError
 from mgsrl.evaluate.tasks import load_task, parse_tasks
 from mgsrl.learner.policy import load_tokenizer
-from mgsrl.rewards.build import check_reward
+from mgsrl.rewards.factory import check_reward
 
 
 class Hub(BaseHTTPRequestHandler):

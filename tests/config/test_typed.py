@@ -12,7 +12,7 @@ from mgsrl.config.keys import all_keys, is_record, members_keys, members_of, opt
 from mgsrl.config.label import strategy_label
 from mgsrl.config.reward import ScoreConfig
 from mgsrl.config.root import Config
-from mgsrl.config.run import MOST_STEPS
+from mgsrl.config.training import MOST_STEPS
 from mgsrl.config.typed import plain, read_config
 from mgsrl.errors import ConfigError
 

@@ -15,8 +15,8 @@ from mgsrl.constraints import REGISTRY, bind, follows, loose_variants, validate_
 from mgsrl.constraints.copying import _between
 from mgsrl.constraints.spec import CannotDecideError
 from mgsrl.errors import DataError
+from mgsrl.rewards.actor import RewardWorker
 from mgsrl.rewards.protocol import Response
-from mgsrl.rewards.worker import RewardWorker
 from tests.constraints.example import Example
 from tests.constraints.examples import EXAMPLES
 from tests.oracle import published_file, published_rows

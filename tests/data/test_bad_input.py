@@ -18,7 +18,7 @@ from mgsrl.config import RewardConfig, SourceConfig
 from mgsrl.data.sources import Rows, load_rows
 from mgsrl.errors import DataError
 from mgsrl.files.lines import MAX_LINE_BYTES
-from mgsrl.rewards.build import row_needs
+from mgsrl.rewards.factory import row_needs
 from mgsrl.scoring.score_file import ScoreSummary, default_reward, score_file
 
 

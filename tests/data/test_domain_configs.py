@@ -8,7 +8,7 @@ import pytest
 from mgsrl.config import Config, SourceConfig
 from mgsrl.config.compose import compose_config
 from mgsrl.data.sources import load_rows
-from mgsrl.rewards.build import row_needs
+from mgsrl.rewards.factory import row_needs
 from tests.oracle import published_file, published_rows
 
 ROOT = Path(__file__).resolve().parents[2]

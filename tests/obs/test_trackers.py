@@ -7,7 +7,7 @@ import time
 import pytest
 from PIL import Image
 
-from mgsrl.config.run import CompletionsConfig, TrackersConfig
+from mgsrl.config.training import CompletionsConfig, TrackersConfig
 from mgsrl.errors import ConfigError
 from mgsrl.obs.completions import COLUMNS
 from mgsrl.obs.console import Console

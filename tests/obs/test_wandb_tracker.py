@@ -10,7 +10,7 @@ import time
 import pytest
 from PIL import Image
 
-from mgsrl.config.run import TrackersConfig
+from mgsrl.config.training import TrackersConfig
 from mgsrl.obs.completions import COLUMNS
 from mgsrl.obs.console import Console
 from mgsrl.obs.tracker import Guest, TrackedRun, Trackers
@@ -192,7 +192,7 @@ def test_the_environment_switches_it_off(tmp_path, monkeypatch):
 
 UNREACHABLE = """
 import sys, pathlib
-from mgsrl.config.run import TrackersConfig
+from mgsrl.config.training import TrackersConfig
 from mgsrl.obs.tracker import Guest, TrackedRun, Trackers
 from mgsrl.obs.wandb_tracker import WandbTracker
 note = lambda text: print("NOTE", text)

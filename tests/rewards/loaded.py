@@ -4,11 +4,11 @@ from typing import Any
 
 from mgsrl.config import RewardConfig
 from mgsrl.config.reward import OWN, ScoreConfig
-from mgsrl.rewards.build import make_reward, row_needs
+from mgsrl.rewards.actor import RewardWorker
 from mgsrl.rewards.child import ChildProcess
+from mgsrl.rewards.factory import make_reward, row_needs
 from mgsrl.rewards.in_child import ChildReward
 from mgsrl.rewards.protocol import BaseReward, Surroundings
-from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import RowNeeds
 
 

@@ -13,11 +13,11 @@ from mgsrl.cli import main
 from mgsrl.config import RewardConfig
 from mgsrl.config.reward import ScoreConfig
 from mgsrl.rewards import contract, endpoint
+from mgsrl.rewards.actor import RewardWorker
 from mgsrl.rewards.constraint_checker import ConstraintChecker
 from mgsrl.rewards.contract import Contract, check_contract, check_rewards
 from mgsrl.rewards.extract import extract_response
 from mgsrl.rewards.protocol import BaseReward, Response, RewardItem
-from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import Reward
 from tests.rewards.local_server import Answer, chat_answer, local_server
 

@@ -15,9 +15,9 @@ import pytest
 from mgsrl.config import RewardConfig
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
 from mgsrl.errors import EndpointError
+from mgsrl.rewards.actor import RewardWorker
 from mgsrl.rewards.endpoint import Endpoint
 from mgsrl.rewards.protocol import Response
-from mgsrl.rewards.worker import RewardWorker
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 

@@ -10,9 +10,9 @@ import pytest
 
 from mgsrl.config.reward import RewardConfig
 from mgsrl.errors import ConfigError, ContractError, MgsrlError
-from mgsrl.rewards.build import check_reward, make_reward
+from mgsrl.rewards.actor import RewardWorker
+from mgsrl.rewards.factory import check_reward, make_reward
 from mgsrl.rewards.protocol import Response
-from mgsrl.rewards.worker import RewardWorker
 from mgsrl.testing import check_reward as keeps_contract
 from mgsrl.types import Reward
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from mgsrl.rewards.actor import RewardWorker
 from mgsrl.rewards.protocol import Response
-from mgsrl.rewards.worker import RewardWorker
 from tests.oracle import published_rows
 from tests.rewards.loaded import math_worker
 

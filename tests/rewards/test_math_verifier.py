@@ -8,9 +8,9 @@ import psutil
 import pytest
 
 from mgsrl.errors import DataError, WorkerDiedError
+from mgsrl.rewards.actor import RewardWorker
 from mgsrl.rewards.math_verifier import MathVerifier, reference_answer
 from mgsrl.rewards.protocol import Response
-from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import Reward
 from tests.rewards.loaded import math_worker, process_of
 

@@ -25,9 +25,9 @@ from mgsrl.config.typed import plain
 from mgsrl.data.sources import load_rows
 from mgsrl.errors import ConfigError, ContractError, DataError
 from mgsrl.plugins import plugin_files
-from mgsrl.rewards.build import check_reward, row_needs
+from mgsrl.rewards.actor import RewardWorker
+from mgsrl.rewards.factory import check_reward, row_needs
 from mgsrl.rewards.protocol import BaseReward, Response
-from mgsrl.rewards.worker import RewardWorker
 from mgsrl.testing import check_reward as keeps_contract
 
 PACKAGE = Path(__file__).resolve().parents[2] / "mgsrl"
@@ -173,7 +173,7 @@ def test_it_is_found_by_a_process_elsewhere(code: str, tmp_path: Path) -> None:
     sent = tmp_path / "sent"
     sent.write_bytes(pickle.dumps((config, [response])))
     program = (
-        "import pickle, sys; from mgsrl.rewards.worker import RewardWorker\n"
+        "import pickle, sys; from mgsrl.rewards.actor import RewardWorker\n"
         "config, responses = pickle.load(open(sys.argv[1], 'rb'))\n"
         "(reward,) = RewardWorker(config).score(responses)\n"
         "print(reward.value, reward.format_ok, reward.details)"
@@ -311,7 +311,7 @@ def test_configuration_stays_light() -> None:
     heavy = ("torch", "sympy", "ray", "httpx2", "transformers", "vllm")
     program = (
         "import sys; from mgsrl.config.compose import compose_config\n"
-        "from mgsrl.rewards.build import row_needs\n"
+        "from mgsrl.rewards.factory import row_needs\n"
         "config = compose_config([])\n"
         "for domain in config.domains.values(): row_needs(domain.reward)\n"
         f"print([name for name in {heavy} if name in sys.modules])"

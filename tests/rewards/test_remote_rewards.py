@@ -12,9 +12,9 @@ from mgsrl.config.reward import RewardConfig
 from mgsrl.data.sources import load_rows
 from mgsrl.errors import ConfigError, DataError, UserError
 from mgsrl.rewards import endpoint
-from mgsrl.rewards.build import check_reward, make_reward, row_needs
+from mgsrl.rewards.actor import RewardWorker
+from mgsrl.rewards.factory import check_reward, make_reward, row_needs
 from mgsrl.rewards.protocol import Response
-from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import Reward
 from tests.rewards.local_server import Answer, LocalServer, chat_answer, local_server
 
@@ -230,7 +230,7 @@ def test_light_to_load() -> None:
 
     code = (
         "import sys; from mgsrl.config import RewardConfig; "
-        "from mgsrl.rewards.worker import RewardWorker; "
+        "from mgsrl.rewards.actor import RewardWorker; "
         "RewardWorker(RewardConfig.of('judge', url='http://h', model='m')).ready(); "
         "assert 'torch' not in sys.modules"
     )

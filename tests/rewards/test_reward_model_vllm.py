@@ -23,7 +23,7 @@ import json, sys
 from mgsrl.config import RewardConfig
 from mgsrl.errors import UserError
 from mgsrl.rewards.protocol import Response
-from mgsrl.rewards.worker import RewardWorker
+from mgsrl.rewards.actor import RewardWorker
 items = [Response(tuple(messages), response) for messages, response in json.load(sys.stdin)]
 refused = RewardWorker(RewardConfig.of("reward_model", path=sys.argv[1], backend="vllm"))
 try:

@@ -13,11 +13,11 @@ from mgsrl.cluster.session import ray_session
 from mgsrl.cluster.wait import get
 from mgsrl.config import ClusterConfig, RewardConfig
 from mgsrl.errors import AbstentionError, ConfigError, MissingPathError, UserError
-from mgsrl.rewards.build import check_reward, row_needs
+from mgsrl.rewards.actor import RewardWorker
+from mgsrl.rewards.factory import check_reward, row_needs
 from mgsrl.rewards.pool import RewardPool
 from mgsrl.rewards.protocol import BaseReward, Response, RewardItem
 from mgsrl.rewards.scorer import Scorer
-from mgsrl.rewards.worker import RewardWorker
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
 
 CONSTRAINTS = {
@@ -149,7 +149,7 @@ def test_light_rewards_do_not_import_torch(kind: str) -> None:
 
     code = (
         "import sys; from mgsrl.config import RewardConfig; "
-        "from mgsrl.rewards.worker import RewardWorker; "
+        "from mgsrl.rewards.actor import RewardWorker; "
         f"RewardWorker(RewardConfig(kind={kind!r})).ready(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

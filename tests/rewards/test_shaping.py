@@ -17,11 +17,11 @@ from mgsrl.config.compose import compose_config, config_from_yaml, config_to_yam
 from mgsrl.config.keys import all_keys
 from mgsrl.config.reward import REWARDS, ScoreConfig
 from mgsrl.errors import ConfigError
+from mgsrl.rewards.actor import merge
 from mgsrl.rewards.extract import extract_response
 from mgsrl.rewards.reward_model import RewardModelConfig
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rewards.shaping import RunningMoments, Shaper, soft_overlong
-from mgsrl.rewards.worker import merge
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
 from tests.oracle import published_rows
 

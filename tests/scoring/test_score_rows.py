@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from mgsrl.errors import ConfigError, DataError
-from mgsrl.rewards.build import row_needs
+from mgsrl.rewards.factory import row_needs
 from mgsrl.scoring.score_file import default_reward
 from mgsrl.scoring.score_rows import Layout, ScoreRow, read_rows
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mgsrl.config.run import TrackersConfig
+from mgsrl.config.training import TrackersConfig
 from mgsrl.errors import ContractError
 from mgsrl.obs.console import Console
 from mgsrl.obs.tracker import TrackedRun, Tracker

@@ -19,8 +19,8 @@ from typing import Any
 
 from mgsrl.config.reward import OWN, RewardConfig
 from mgsrl.errors import UserError
-from mgsrl.rewards.build import make_reward
 from mgsrl.rewards.extract import extract_response
+from mgsrl.rewards.factory import make_reward
 from mgsrl.rewards.protocol import BaseReward, Response, RewardItem, Surroundings
 from mgsrl.types import Reward
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from mgsrl.config.reward import REWARDS, RewardConfig, ScoreConfig
+from mgsrl.config.reward import OWN, REWARDS, RewardConfig, ScoreConfig
 from mgsrl.rewards.protocol import BaseReward
 from mgsrl.types import RowNeeds
 
@@ -21,12 +21,16 @@ def make_reward(config: ScoreConfig, key: str = "reward") -> BaseReward:
         ConfigError: there is no such kind.
     """
     reward: BaseReward = REWARDS.load(config.kind, f"{key}.kind")(config.options)
+    reward.key = key
     return reward
 
 
-def row_needs(config: RewardConfig) -> RowNeeds:
+def row_needs(config: RewardConfig, key: str = "reward") -> RowNeeds:
     """What the rewards of a domain, the extra ones included, want of a row."""
-    rewards = [make_reward(score) for score in config.scores.values()]
+    rewards = [
+        make_reward(score, key if name == OWN else f"{key}.extra.{name}")
+        for name, score in config.scores.items()
+    ]
 
     def validate(reference: Mapping[str, Any]) -> None:
         for reward in rewards:
