@@ -5,6 +5,7 @@ once and runs all cases.
 """
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,7 @@ def run_cases(rank: int, world_size: int, address: str, model: Path) -> dict[str
     results["non_finite"] = _non_finite(rank, world_size, address, model)
     results["no_weights"] = _no_weights(rank, world_size, address, model)
     results["impure"] = _impure(rank, world_size, address, model)
+    results["torn"] = _torn(rank, world_size, address, model)
     worker.stop()
     return results
 
@@ -182,6 +184,27 @@ def _poison(domain: str, batches: Any) -> Any:
     if domain != "chat":
         return batches
     return tuple(replace(b, advantages_B=b.advantages_B * float("nan")) for b in batches)
+
+
+def drawn_by_each_rank(gram_MDD: torch.Tensor) -> torch.Tensor:
+    """A surgery method that forgets that every rank must come to the same weights."""
+    generator = torch.Generator().manual_seed(os.getpid())
+    return torch.rand(gram_MDD.shape[:2], generator=generator, dtype=torch.float64)
+
+
+def _torn(rank: int, world_size: int, address: str, model: Path) -> str:
+    case = Case(method=f"{__name__}:drawn_by_each_rank")
+    worker = _worker(case, rank, world_size, address, model)
+    before = whole_weights(worker)
+    batch = _batch(worker, case, world_size, seed=0)
+    try:
+        one_step(worker, batch, rank, 0)
+    except InvariantError as error:
+        assert all(
+            torch.equal(before[name], value) for name, value in whole_weights(worker).items()
+        )
+        return str(error)
+    return ""
 
 
 def _impure(rank: int, world_size: int, address: str, model: Path) -> list[str]:
@@ -387,6 +410,11 @@ def test_mixed_domains_in_a_micro_step_are_caught(results: dict[int, Any]) -> No
     assert len(messages) == 2
     assert "domain of a micro-step" in messages[0]
     assert "numbers of micro-batches" in messages[1]
+
+
+def test_a_method_that_tears_the_ranks_apart_is_caught(results: dict[int, Any]) -> None:
+    assert results[1]["torn"] == ""
+    assert "what surgery.method=" in results[2]["torn"]
 
 
 def test_without_a_reference_there_is_no_kl(results: dict[int, Any]) -> None:

@@ -85,12 +85,18 @@ def test_a_resumed_run_is_the_same_run_and_is_resumed_when_it_is_uploaded(tmp_pa
 def test_what_the_run_is_called_and_what_the_machine_did(tmp_path):
     notes = []
     keys = {"wandb_entity": "lab", "wandb_group": "seeds", "wandb_tags": ["mgs", "7b"]}
-    tracker = tracker_in(tmp_path, notes, wandb_notes="first try", wandb_job_type="train", **keys)
-    tracker.log(1, {"reward/math": 0.5})
-    tracker.close()
+    for wait_s in (0, 5, 20, 60):  # wandb measures in its own time
+        folder = tmp_path / str(wait_s)
+        folder.mkdir()
+        tracker = tracker_in(folder, notes, wandb_notes="first try", wandb_job_type="train", **keys)
+        tracker.log(1, {"reward/math": 0.5})
+        time.sleep(wait_s)
+        tracker.close()
+        (file,) = parts(folder)
+        found = records(file)
+        if "stats" in found:
+            break
     assert notes == []
-    (file,) = parts(tmp_path)
-    found = records(file)
     (run,) = found["run"]
     assert run["entity"] == "lab"
     assert run["run_group"] == "seeds"
