@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,7 @@ def test_forgetting_is_said_when_entered_and_goes_to_the_trackers(tmp_path: Path
         evaluate(part, step)
         part.journal.trackers.close()
         lines += shown.getvalue().splitlines()
+        time.sleep(1.1)  # event files are read in the order of their names, which hold seconds
     assert [line.split(" (")[0].split("at step")[-1] for line in lines] == [" 6", " 6"]
     assert lines[0].startswith("forgetting: held-out math fell by 0.400 ± 0.028, from 0.900")
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()

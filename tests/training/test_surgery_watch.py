@@ -64,7 +64,7 @@ def test_a_heat_map_that_cannot_be_drawn_is_a_line_and_not_the_end(tmp_path: Pat
     journal, shown = journal_in(tmp_path)
     write_surgery(tmp_path, 1, report_of(1.0, 2.0)).write_bytes(b"PAR1 no")
     journal.draw_heat_map(1)
-    assert shown.getvalue().startswith("the surgery heat map was not drawn: ArrowInvalid(")
+    assert shown.getvalue().startswith("the surgery heat map was not drawn: DataError(")
     assert not (tmp_path / "surgery" / "heat_map.png").exists()
 
 
