@@ -233,7 +233,7 @@ import os, pathlib, signal, sys, threading, time, mgsrl
 folder = pathlib.Path(sys.argv[1])
 
 def interrupt():
-    while not (folder / "metrics.jsonl").is_file() or not (folder / "metrics.jsonl").stat().st_size:
+    while not list(folder.glob("checkpoints/step_[1-9]*/manifest.json")):
         time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGINT)
 

@@ -18,7 +18,7 @@ import torch
 from mgsrl.cli import _parser
 from mgsrl.config.compose import compose_config
 from mgsrl.config.model_path import ASSETS, POCKET_POLICY, POCKET_REWARD_MODEL
-from tests.documented import ROOT, commands
+from tests.documented import ROOT, commands, files_of
 from tests.report import synthetic
 from tests.training.runs import SMALL
 
@@ -142,6 +142,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("SVAMP.jsonl", "svamp_test.jsonl"):
         lines(name, {"Body": "Tom has 2 pens.", "Question": "How many?", "Answer": "2"})
     _local_text(folder)
+    for name, text in files_of(ROOT / "docs" / "own_domain.md").items():
+        (folder / name).write_text(text)
+    (folder / "mine.yaml").write_text(f"{(folder / 'stories.yaml').read_text()}seed: 1\n")
     table = [{"question": "Write about rivers."}, {"question": "Write about the sea."}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), folder / "chats.parquet")
     scored = pyarrow.Table.from_pylist([{"output": "<response>5</response>", "gold": "5"}])

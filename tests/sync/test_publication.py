@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from mgsrl.learner.layout import gathered, whole_shape
 from mgsrl.sync.fingerprint import fingerprint
 from mgsrl.sync.publication import Publication, transposed_weights
 from mgsrl.sync.source import WeightSource
@@ -24,7 +25,9 @@ def on_disk(folder: Path) -> dict[str, torch.Tensor]:
 
 def publication(model: Any, *, as_checkpoint: bool = True, **options: Any) -> Publication:
     settings = {"engine_dtype": torch.float32, "keep": True, **options}
-    return Publication(WeightSource(model), model, as_checkpoint=as_checkpoint, **settings)
+    return Publication(
+        WeightSource(model, gathered, whole_shape), model, as_checkpoint=as_checkpoint, **settings
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
