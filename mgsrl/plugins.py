@@ -182,10 +182,9 @@ def tried(key: str, name: str, expected: str) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit, too
-        found = f"{type(error).__name__}: {one_line(error)}{_line_of(error)}"
         problem = f"{key}={name} does not work."
         todo = "mend it (mgsrl.testing looks closer)"
-        raise ConfigError(problem, expected=expected, found=found, todo=todo) from error
+        raise ConfigError(problem, expected=expected, found=_told(error), todo=todo) from error
 
 
 def check_signature(
@@ -303,19 +302,15 @@ def _check_neighbours(path: Path) -> None:
 
 
 def _broken(key: str, where: str, error: BaseException) -> ConfigError:
-    return _problem(
-        key,
-        f"{where}, importable",
-        f"{type(error).__name__}: {one_line(error)}{_line_of(error)}",
-        "mend the module",
-    )
+    return _problem(key, f"{where}, importable", _told(error), "mend the module")
 
 
-def _line_of(error: BaseException) -> str:
-    """Where in the user's file an exception came from."""
+def _told(error: BaseException) -> str:
+    """An exception in one line, with its place in the user's file."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith((_PACKAGE, "<frozen"))]
-    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    place = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {one_line(error)}{place}"
 
 
 def _problem(key: str, expected: str, found: str, todo: str) -> ConfigError:

@@ -24,6 +24,8 @@ OF_THE_RUN = ("experiment", "strategy", "recipe")
 """Those whose files hold keys of the whole run."""
 NO_DOMAINS = "none"
 """The file of `configs/domains/` that names none."""
+FILE_CHOICE = "own_file"
+"""The name under which the file of `--config` is chosen."""
 _PACKAGE = re.compile(r"^#[ \t]*@package[^\n]*\n", re.MULTILINE)
 
 
@@ -65,10 +67,6 @@ def own_folders(ours: Path, file: Path | None, folder: Path | None) -> Iterator[
             (Path(made) / group).mkdir(exist_ok=True)
             (Path(made) / group / f"{name}.yaml").write_text(text, encoding="utf-8")
         yield [Path(made), *folders]  # Hydra takes the first that it finds
-
-
-FILE_CHOICE = "own_file"
-"""The name under which the file of `--config` is chosen."""
 
 
 def _same(folder: Path, other: Path) -> bool:

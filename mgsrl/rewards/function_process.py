@@ -50,6 +50,7 @@ class Caller:
     ) -> None:
         self.function = function
         self.parameters = inspect.signature(function).parameters
+        self.takes_all = any(p.kind is p.VAR_KEYWORD for p in self.parameters.values())
         self.trl = TRL in self.parameters
         self.conversational = conversational
         self.time_limit_s = time_limit_s
@@ -65,7 +66,7 @@ class Caller:
             return "it takes arguments by position only, and is called by their names"
         if missing := [name for name in self.required() if name in TRL_ALONE]:
             return f"{missing[0]} is what TRL's trainers alone have"
-        if inspect.Parameter.VAR_KEYWORD in kinds or not self.parameters.keys().isdisjoint(JUDGED):
+        if self.takes_all or not self.parameters.keys().isdisjoint(JUDGED):
             return ""
         return f"it names none of {', '.join(JUDGED)}"
 
@@ -115,7 +116,7 @@ class Caller:
             given["prompts"] = messages if self.conversational else prompt
             given[TRL] = completion if self.conversational else response
             given = {name: [value] for name, value in given.items()}
-        if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in self.parameters.values()):
+        if self.takes_all:
             return given
         return {name: value for name, value in given.items() if name in self.parameters}
 

@@ -1,14 +1,13 @@
-"""AIME 2025: 30 competition problems with whole numbers as answers."""
+"""AIME 2025: as AIME 2024, with the problems of the next year."""
 
-from mgsrl.tasks import BOXED, Sampling, Split, Task
+from dataclasses import replace
 
-TASK = Task(
+from mgsrl.tasks import Split
+from mgsrl.tasks.aime24 import TASK as AIME24
+
+TASK = replace(
+    AIME24,
     about="math: the American Invitational Mathematics Examinations of 2025",
-    reward={"kind": "math"},
     test=Split("math-ai/aime25", "test", rows=30),
-    columns={"prompt": ("problem", "question", "prompt"), "answer": "answer", "id": ""},
-    prompt_suffix=BOXED,
-    samples=32,
-    sampling=Sampling(temperature=0.6, max_new_tokens=8192, top_p=0.95),
     citation="MAA, AIME 2025",
 )
