@@ -67,8 +67,7 @@ class Evaluation:
         self.plans = [self._plan(task) for task in settings.tasks]
         self._reward_model = None
         if settings.reward_model:
-            tag = scoring.missing_tag(settings.prompt_template)
-            self._reward_model = scoring.reward_model_config(settings.reward_model, tag)
+            self._reward_model = scoring.reward_model_config(settings.reward_model)
         wanted = {
             "model": dict(settings.model),
             "engine": settings.engine,
@@ -286,15 +285,15 @@ class Evaluation:
             )
 
     def _scorer(self, plan: TaskPlan) -> scoring.TaskScorer:
-        tag = scoring.missing_tag(self.settings.prompt_template)
+        template = self.settings.prompt_template
         if plan.task.metric != "chat":
-            return scoring.scorer(plan.task, tag)
+            return scoring.scorer(plan.task, scoring.missing_tag(template))
         judge = None
         if plan.judge is not None:
             judge = Judge(plan.judge)
             judge.load(Surroundings())
         model = scoring.Rewards(self._reward_model) if self._reward_model else None
-        return scoring.ChatScorer(tag, model, judge, plan.baselines)
+        return scoring.ChatScorer(template, model, judge, plan.baselines)
 
 
 @dataclass(frozen=True)

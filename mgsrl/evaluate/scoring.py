@@ -17,10 +17,10 @@ from mgsrl.data.rows import Row
 from mgsrl.errors import EndpointError
 from mgsrl.evaluate.sampling import device
 from mgsrl.evaluate.store import Key, SampleRow, key_of
-from mgsrl.rewards.extract import extract_response
+from mgsrl.rewards.actor import cut
 from mgsrl.rewards.factory import check_reward, make_reward
 from mgsrl.rewards.judge import SCORE, Answer, Judge, JudgeConfig
-from mgsrl.rewards.protocol import Response
+from mgsrl.rewards.protocol import Response, RewardItem
 from mgsrl.rollout.sampler import request_seed
 from mgsrl.scoring.score_rows import ScoreRow
 from mgsrl.scoring.score_workers import ScoreWorkers
@@ -44,9 +44,9 @@ class TaskScorer(Protocol):
     def close(self) -> None: ...
 
 
-def missing_tag(prompt_template: str) -> str:
+def missing_tag(prompt_template: str, otherwise: str = "zero") -> str:
     """What a response without a block is, see the module."""
-    return "whole_response" if prompt_template == "chat" else "zero"
+    return "whole_response" if prompt_template == "chat" else otherwise
 
 
 class Rewards:
@@ -60,7 +60,7 @@ class Rewards:
         self._workers = ScoreWorkers(config, workers)
         self._workers.__enter__()
 
-    def rewards(self, items: Sequence[Response]) -> list[Reward]:
+    def rewards(self, items: Sequence[Response | RewardItem]) -> list[Reward]:
         rows = [ScoreRow(index, item) for index, item in enumerate(items)]
         chunks = (rows[at : at + self._size] for at in range(0, len(rows), self._size))
         return [reward for _, reward in self._workers.score(chunks)]
@@ -87,7 +87,7 @@ class ValueScorer:
     def score(self, pairs: Sequence[Pair]) -> list[Score | EndpointError]:
         rewards = self._rewards.rewards([_item(row, sample) for row, sample in pairs])
         return [
-            _with_error({"value": r.value, "extracted": r.details.get("extracted")}, r)
+            {"value": r.value, "extracted": r.details.get("extracted"), **_facts(r)}
             for r in rewards
         ]
 
@@ -106,14 +106,12 @@ class ConstraintScorer:
         items = [_item(row, sample) for row, sample in pairs]
         both = zip(self._strict.rewards(items), self._loose.rewards(items), strict=True)
         return [
-            _with_error(
-                {
-                    "strict": _followed(strict, item),
-                    "loose": _followed(loose, item),
-                    "instructions": len(item.reference["instruction_id_list"]),
-                },
-                strict,
-            )
+            {
+                "strict": _followed(strict, item),
+                "loose": _followed(loose, item),
+                "instructions": len(item.reference["instruction_id_list"]),
+                **_facts(strict),
+            }
             for item, (strict, loose) in zip(items, both, strict=True)
         ]
 
@@ -133,21 +131,31 @@ def _followed(reward: Reward, item: Response) -> list[bool] | None:
 
 @dataclass
 class ChatScorer:
-    """`reward` and `baseline_reward` of a reward model; a judge's verdict; `length_difference`."""
+    """`reward` and `baseline_reward` of a reward model; a judge's verdict; `length_difference`.
 
-    tag: str
+    A response without the block that was asked for has no score of its own, for the reward model's
+    0 is no worst one; `summary` counts it as lost.
+    """
+
+    prompt_template: str
     reward_model: "Rewards | None" = None
     judge: Judge | None = None
     baselines: Mapping[str, str] | None = None
 
     def score(self, pairs: Sequence[Pair]) -> list[Score | EndpointError]:
-        scores: list[Score] = [self._lengths(row, sample) for row, sample in pairs]
+        tag = missing_tag(self.prompt_template, "abstain")
+        cuts = [cut(_item(row, sample), tag) for row, sample in pairs]
+        others = [] if self.baselines is None else _baselines(self.baselines, pairs)
+        scores: list[Score] = [{"format_ok": each.format_ok} for each in cuts]
+        for score, own, other in zip(scores, cuts, others, strict=False):
+            length = len(own.text) if isinstance(own, RewardItem) else 0
+            score["length_difference"] = length - len(other.text)
         if self.reward_model is not None:
-            for score, by_model in zip(scores, self._by_reward_model(pairs), strict=True):
-                score |= by_model
+            self._by_reward_model(self.reward_model, scores, cuts, others)
         if self.judge is None:
             return list(scores)
-        verdicts = self._by_judge(pairs)
+        texts = [other.text for other in others] or [""] * len(pairs)
+        verdicts = self._by_judge(self.judge, pairs, cuts, texts)
         return [
             verdict if isinstance(verdict, EndpointError) else score | verdict
             for score, verdict in zip(scores, verdicts, strict=True)
@@ -159,43 +167,38 @@ class ChatScorer:
         if self.judge is not None:
             self.judge.close()
 
-    def _lengths(self, row: Row, sample: SampleRow) -> Score:
-        extraction = extract_response(sample["response"], self.tag)
-        score: Score = {"format_ok": extraction.format_ok}
-        if self.baselines is not None:
-            baseline = _baseline_text(self.baselines[row.id])
-            score["length_difference"] = len(extraction.text or "") - len(baseline)
-        return score
+    @staticmethod
+    def _by_reward_model(
+        model: Rewards,
+        scores: Sequence[Score],
+        cuts: Sequence[RewardItem | Reward],
+        others: Sequence[RewardItem],
+    ) -> None:
+        made = iter(model.rewards([each for each in cuts if isinstance(each, RewardItem)]))
+        for score, each in zip(scores, cuts, strict=True):
+            reward = next(made) if isinstance(each, RewardItem) else each
+            score |= {"reward": reward.value, **_facts(reward)}
+        for score, reward in zip(scores, model.rewards(others), strict=False):
+            score["baseline_reward"] = reward.value
 
-    def _by_reward_model(self, pairs: Sequence[Pair]) -> list[Score]:
-        assert self.reward_model is not None
-        items = [_item(row, sample) for row, sample in pairs]
-        scores = [
-            _with_error({"reward": reward.value}, reward)
-            for reward in self.reward_model.rewards(items)
-        ]
-        if self.baselines is not None:
-            compared = [
-                Response(row.messages, _baseline_text(self.baselines[row.id])) for row, _ in pairs
-            ]
-            for score, reward in zip(scores, self.reward_model.rewards(compared), strict=True):
-                score["baseline_reward"] = reward.value
-        return scores
-
-    def _by_judge(self, pairs: Sequence[Pair]) -> list[Score | EndpointError]:
-        assert self.judge is not None
-        config, answers = self.judge.config, {}
-        for index, (row, sample) in enumerate(pairs):
-            text = extract_response(sample["response"], self.tag).text
-            if text is not None:
+    @staticmethod
+    def _by_judge(
+        judge: Judge,
+        pairs: Sequence[Pair],
+        cuts: Sequence[RewardItem | Reward],
+        baselines: Sequence[str],
+    ) -> list[Score | EndpointError]:
+        config, answers = judge.config, {}
+        for index, ((row, sample), own) in enumerate(zip(pairs, cuts, strict=True)):
+            if isinstance(own, RewardItem):
                 answers[index] = Answer(
                     messages=row.messages,
-                    text=text,
+                    text=own.text,
                     reference=str(row.reference.get("reference", "")),
-                    baseline=_baseline_text((self.baselines or {}).get(row.id, "")),
+                    baseline=baselines[index],
                     orders=_orders(config, f"{row.id}/{sample['sample']}"),
                 )
-        verdicts = iter(self.judge.ask(list(answers.values())))
+        verdicts = iter(judge.ask(list(answers.values())))
         # No block, nothing to show: lost, or the lowest score, without asking.
         lost: Score = {
             "judge_wins": 0.0,
@@ -215,18 +218,10 @@ def _orders(config: JudgeConfig, id_: str) -> tuple[bool, ...]:
     return (bool(request_seed(0, 0, id_, 0) & 1),)
 
 
-def reward_model_config(path: str, tag: str) -> RewardConfig:
-    """Raises the user's mistakes that can be seen without loading it.
-
-    Without a block the reward model abstains: its 0 is no worst score. `summary` counts it as lost.
-    """
-    config = RewardConfig.of(
-        "reward_model",
-        path=path,
-        missing_tag="abstain" if tag == "zero" else tag,
-        num_gpus=float(device() == "cuda"),
-    )
-    return check_reward(config, "--reward-model")
+def reward_model_config(path: str) -> RewardConfig:
+    """Raises the user's mistakes that can be seen without loading it."""
+    gpus = float(device() == "cuda")
+    return check_reward(RewardConfig.of("reward_model", path=path, num_gpus=gpus), "--reward-model")
 
 
 def score_in_chunks(
@@ -249,11 +244,12 @@ def _item(row: Row, sample: SampleRow) -> Response:
     return Response(row.messages, sample["response"], row.reference)
 
 
-def _baseline_text(response: str) -> str:
-    """A baseline's own block, or all of it; never punished for a template it was not asked with."""
-    return extract_response(response, "whole_response").text or ""
+def _baselines(baselines: Mapping[str, str], pairs: Sequence[Pair]) -> list[RewardItem]:
+    """Of each its own block, or all of it; never punished for a template it was not asked with."""
+    cuts = [cut(Response(row.messages, baselines[row.id]), "whole_response") for row, _ in pairs]
+    return [item for item in cuts if isinstance(item, RewardItem)]  # all are
 
 
-def _with_error(score: Score, reward: Reward) -> Score:
-    score["format_ok"] = reward.format_ok
-    return score if reward.error is None else {**score, "error": reward.error}
+def _facts(reward: Reward) -> Score:
+    error = {} if reward.error is None else {"error": reward.error}
+    return {"format_ok": reward.format_ok, **error}

@@ -1,9 +1,10 @@
 """The reward actor: one domain's rewards in one Ray process.
 
-Here, and only here, the text to judge is cut out of the response, and one without it is dealt with
-as each reward's `missing_tag` says. Whatever a reward raises on an item becomes an abstention of
-that item with the reason: the item is masked out of training and counted, and `Scorer` stops the
-run when too many abstain. Mistakes of the user (a model that is not there) are raised.
+Here, and only here, the text to judge is cut out of the response (`cut`, which benchmarks use too),
+and one without it is dealt with as each reward's `missing_tag` says. Whatever a reward raises on an
+item becomes an abstention of that item with the reason: the item is masked out of training and
+counted, and `Scorer` stops the run when too many abstain. Mistakes of the user (a model that is not
+there) are raised.
 
 The value is that of the domain's own reward; those of `reward.extra` are kept by name in
 `details["parts"]`, and `shaping.py` adds them up on the driver, where the running statistics are. A
@@ -64,8 +65,8 @@ class RewardWorker:
         rss = sum(process.memory_info().rss for process in processes)
         return {"kind": self.config.kind, "pid": os.getpid(), "rss_gib": round(rss / 2**30, 3)}
 
-    def score(self, responses: Sequence[Response]) -> list[Reward]:
-        """One reward per response, in order."""
+    def score(self, responses: Sequence[Response | RewardItem]) -> list[Reward]:
+        """One reward per response, in order; of a `RewardItem` the text is cut out already."""
         parts = {name: self._part(name, responses) for name in (*self.config.extra, OWN)}
         own = parts.pop(OWN)
         return [
@@ -77,31 +78,39 @@ class RewardWorker:
         for reward in self.rewards.values():
             reward.close()
 
-    def _part(self, name: str, responses: Sequence[Response]) -> list[Reward]:
+    def _part(self, name: str, responses: Sequence[Response | RewardItem]) -> list[Reward]:
         """What the reward `name` says of each response."""
         reward, missing_tag = self.rewards[name], self.config.scores[name].missing_tag
         found: dict[int, Reward] = {}
         items: dict[int, RewardItem] = {}
         for index, response in enumerate(responses):
-            extraction = extract_response(response.response, missing_tag)
-            if (verdict := extraction.verdict) is None:
-                items[index] = RewardItem(
-                    response.messages,
-                    extraction.text or "",
-                    response.reference,
-                    extraction.format_ok,
-                    response.finish_reason,
-                    extraction.as_written,
-                )
-            elif verdict.abstained:
-                found[index] = verdict
+            item = response if isinstance(response, RewardItem) else cut(response, missing_tag)
+            if isinstance(item, RewardItem):
+                items[index] = item
+            elif item.abstained:
+                found[index] = item
             else:
-                details = {**verdict.details, **reward.without_block(response.reference)}
-                found[index] = replace(verdict, details=details)
+                details = {**item.details, **reward.without_block(response.reference)}
+                found[index] = replace(item, details=details)
         scored = _scored(reward, list(items.values()))
         for (index, item), score in zip(items.items(), scored, strict=True):
             found[index] = replace(score, format_ok=item.format_ok)
         return [found[index] for index in range(len(responses))]
+
+
+def cut(response: Response, missing_tag: str) -> RewardItem | Reward:
+    """What is judged of a response; its reward where there is nothing to judge."""
+    extraction = extract_response(response.response, missing_tag)
+    if extraction.verdict is not None:
+        return extraction.verdict
+    return RewardItem(
+        response.messages,
+        extraction.text or "",
+        response.reference,
+        extraction.format_ok,
+        response.finish_reason,
+        extraction.as_written,
+    )
 
 
 def _scored(reward: BaseReward, items: list[RewardItem]) -> list[Reward]:

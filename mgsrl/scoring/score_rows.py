@@ -23,7 +23,7 @@ from mgsrl.data.task_rows import adapted
 from mgsrl.errors import DataError
 from mgsrl.files.lines import LineProblem, show
 from mgsrl.files.records import read_records, row_number
-from mgsrl.rewards.protocol import Response
+from mgsrl.rewards.protocol import Response, RewardItem
 from mgsrl.types import RowNeeds
 
 RESPONSE = "response"
@@ -34,7 +34,7 @@ COLUMNS_OPTION = "--columns"
 class ScoreRow:
     id: str | int
     """The row's `id`, else its number."""
-    item: Response
+    item: Response | RewardItem
 
 
 @dataclass(frozen=True)

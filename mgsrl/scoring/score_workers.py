@@ -14,7 +14,7 @@ from typing import Self
 from mgsrl.config.reward import RewardConfig
 from mgsrl.rewards.actor import RewardWorker
 from mgsrl.rewards.factory import make_reward
-from mgsrl.rewards.protocol import Response
+from mgsrl.rewards.protocol import Response, RewardItem
 from mgsrl.scoring.score_rows import ScoreRow
 from mgsrl.types import Reward
 
@@ -76,7 +76,7 @@ class ScoreWorkers:
         while waiting:
             yield from _finished(*waiting.popleft())
 
-    def _score(self, items: list[Response]) -> list[Reward]:
+    def _score(self, items: list[Response | RewardItem]) -> list[Reward]:
         worker = self._free.get(timeout=CHUNK_LIMIT_S)
         try:
             return worker.score(items)

@@ -1,6 +1,7 @@
 """`mgsrl eval` as a user runs it, on the pocket model: scores, continuing, mistakes."""
 
 import json
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from statistics import mean
@@ -14,6 +15,10 @@ from mgsrl.config.task import find_task
 from mgsrl.data.pocket import pocket_rows
 from mgsrl.errors import ConfigError
 from mgsrl.evaluate import sampling, scoring
+from mgsrl.rewards import actor
+from mgsrl.rewards.extract import Extraction, extract_response
+from mgsrl.rewards.judge import Judge, JudgeConfig
+from mgsrl.rewards.protocol import Surroundings
 from tests.evaluate.judge_server import judge_server
 from tests.oracle import published_file, published_rows
 from tests.training import runs
@@ -345,6 +350,51 @@ def test_without_the_block_that_the_template_asks_for(tmp_path: Path) -> None:
     whole = scoring.scorer(find_task("math", "k"), scoring.missing_tag("chat"))
     assert whole.score([(row, sample)])[0]["value"] == 1.0  # type: ignore[index]
     whole.close()
+
+
+def test_the_response_is_extracted_once_whoever_judges_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under `prompted` too a baseline that has no block is a whole answer, and can be beaten."""
+    cut: Counter[str] = Counter()
+
+    def counted(text: str, missing_tag: str) -> Extraction:
+        cut[text] += 1
+        return extract_response(text, missing_tag)
+
+    monkeypatch.setattr(actor, "extract_response", counted)
+    responses = ["<response>Plums are sweet.</response>", "No block."]
+    question = ({"role": "user", "content": "Name a fruit."},)
+    pairs = [
+        (sampling.Row(str(n), question, {}), {"id": str(n), "sample": 0, "response": text})
+        for n, text in enumerate(responses)
+    ]
+    baselines = {"0": " A plum. ", "1": "<response>An apple.</response>"}
+    with judge_server(lambda _: "B wins") as (url, requests):
+        config = JudgeConfig(
+            judge_mode="pairwise",
+            judge_template="{answer_a}|{answer_b}",
+            judge_pattern="(A wins|B wins)",
+            judge_verdicts={"A wins": 1, "B wins": 0},
+            judge_swap_positions=False,
+            url=url,
+            model="j",
+        )
+        judge = Judge(config)
+        judge.load(Surroundings())
+        model = scoring.Rewards(scoring.reward_model_config("pocket"))
+        scorer = scoring.ChatScorer("prompted", model, judge, baselines)
+        with_block, without = scorer.score(pairs)
+        scorer.close()
+    assert cut == Counter([*responses, *baselines.values()])
+    assert isinstance(with_block, dict)
+    assert isinstance(without, dict)
+    assert with_block["length_difference"] == len("Plums are sweet.") - len("A plum.")
+    assert without["length_difference"] == -len("An apple.")
+    (asked,) = (request["messages"][-1]["content"] for request in requests)
+    assert set(asked.split("|")) == {"Plums are sweet.", "A plum."}
+    assert (without["judge_wins"], without["judge_games"]) == (0, 1)
+    assert (without["reward"], without["format_ok"]) == (None, False)
+    assert "no complete" in without["error"]
+    assert all(isinstance(each["baseline_reward"], float) for each in (with_block, without))
 
 
 GPT_4 = "if/labelled_gpt4_20231107.jsonl"
