@@ -87,9 +87,8 @@ def contributions(part: Part, gram_MDD: Tensor, **offered: object) -> Tensor:
             f"found {what}"
         )
     found = found.detach().to(device="cpu", dtype=torch.float64)
-    finite_M = torch.isfinite(found).flatten(1).all(-1)
-    if not finite_M.all():
-        module = int(torch.nonzero(~finite_M)[0])
+    if not found.sum().isfinite() and not (finite := found.isfinite()).all():
+        module = int(torch.nonzero(~finite.flatten(1).all(-1))[0])
         values = found[module].tolist()
         raise NoWeightsError(f"{part.name}: nothing finite for module {module}: {values}")
     return torch.diag_embed(found) if found.ndim == 2 else found

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from itertools import permutations, product
 from typing import Any
 
@@ -259,3 +260,47 @@ def test_all_orders_are_batches_on_one_thread(num_modules: int, num_domains: int
     assert len(batches) <= 2 + orders * num_modules * 1.1 / MATRICES_AT_ONCE
     assert {count for _, count in batches} == {1}
     assert torch.get_num_threads() == threads
+
+
+def by_matrix_products(gram_MDD: Tensor, orders_MDE: Tensor) -> Tensor:
+    """`pcgrad` with the inner products of every projected gradient as a whole product of matrices,
+    one position of all orders after the other."""
+    norms_MD = gram_MDD.diagonal(dim1=-2, dim2=-1)
+    coefficients = torch.eye(gram_MDD.shape[1], dtype=gram_MDD.dtype).repeat(len(gram_MDD), 1, 1)
+    for other_MD in orders_MDE.unbind(-1):
+        inner_MD = (coefficients @ gram_MDD).gather(-1, other_MD.unsqueeze(-1)).squeeze(-1)
+        norm_MD = norms_MD.gather(-1, other_MD)
+        step_MD = torch.where((inner_MD < 0) & (norm_MD > 0), inner_MD / norm_MD, 0.0)
+        coefficients.scatter_add_(-1, other_MD.unsqueeze(-1), -step_MD.unsqueeze(-1))
+    return coefficients
+
+
+def sampled_orders(num_modules: int, num_domains: int, seed: int) -> Tensor:
+    """int64 [256, M, D, D - 1] of the generator that `orders="all"` uses above 5 domains."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (256, num_modules, num_domains, num_domains - 1)
+    places = torch.rand(shape, generator=generator, dtype=torch.float64).argsort(dim=-1)
+    return places + (places >= torch.arange(num_domains).unsqueeze(-1)).long()
+
+
+def test_256_orders_of_eight_domains_and_300_modules_cost_little() -> None:
+    gramian = gram(draw_gradients(1, 300, 8, columns=64))
+
+    def plainly() -> Tensor:
+        orders = sampled_orders(300, 8, seed=5)
+        return sum(by_matrix_products(gramian, own) for own in orders).sum(1) / 256
+
+    def ours() -> Tensor:
+        return surgery_weights(gramian, orders="all", seed=5)
+
+    torch.testing.assert_close(ours(), plainly(), rtol=1e-12, atol=1e-12)
+    seconds = {ours: math.inf, plainly: math.inf}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for _ in range(2):  # by turns: 0.09 s against 0.24 s, processor time of one core
+        for function in seconds:
+            start = time.thread_time()
+            function()
+            seconds[function] = min(seconds[function], time.thread_time() - start)
+    torch.set_num_threads(threads)
+    assert seconds[ours] < 0.75 * seconds[plainly]
