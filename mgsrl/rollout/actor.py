@@ -23,6 +23,7 @@ from mgsrl.config.rollout import ENGINES, RolloutConfig
 from mgsrl.errors import ConfigError, UserError
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.engine import Engine, EngineSpec, rollout_engine
+from mgsrl.rollout.residency import Residency
 from mgsrl.sync.backend import choose_transfer
 from mgsrl.sync.fingerprint import Seen
 from mgsrl.types import GenerationRequest, Rollout
@@ -47,6 +48,7 @@ class RolloutWorker:
         started = time.monotonic()
         self.spec = spec
         self._mistake: UserError | None = None
+        self._residency = Residency()
         try:
             self.engine = make_engine(spec)
         except UserError as error:
@@ -73,20 +75,24 @@ class RolloutWorker:
         }
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Rollout]:
+        self._residency.need("generate")
         return self.engine.generate(requests)
 
     def logprobs(
         self, sequences: Sequence[Sequence[int]], temperature: float = 1.0
     ) -> list[list[float]]:
+        self._residency.need("logprobs")
         return self.engine.logprobs(sequences, temperature)
 
     def probe(self, version: int, published: Sequence[str]) -> list[Seen]:
+        self._residency.need("probe")
         return self.engine.probe(version, published)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self.engine.init_weight_transfer_engine(init_info)
 
     def start_weight_update(self) -> None:
+        self._residency.need_weights("start_weight_update")
         self.engine.start_weight_update()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -94,6 +100,17 @@ class RolloutWorker:
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         self.engine.finish_weight_update(weight_version)
+        self._residency.filled()
+
+    def sleep(self, level: int) -> None:
+        """See `Engine.sleep`; raises `InvariantError` unless everything is awake."""
+        self._residency.sleep(level)
+        self.engine.sleep(level)
+
+    def wake_up(self, tags: Sequence[str]) -> None:
+        """See `Engine.wake_up`; raises `InvariantError` in another order than `residency` has."""
+        if waking := self._residency.wake(tags):
+            self.engine.wake_up(waking)
 
     def close(self) -> None:
         self.engine.close()

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 from mgsrl.config.model_facts import ModelFacts
 from mgsrl.config.rollout import ENGINES, RolloutConfig
-from mgsrl.errors import ConfigError
+from mgsrl.errors import ConfigError, InvariantError
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.sync.fingerprint import Seen
 from mgsrl.types import GenerationRequest, Rollout
@@ -34,6 +34,8 @@ class EngineSpec:
     trust_remote_code: bool = False
     threads: int = 0
     """CPU threads of the engine; 0 leaves them alone (outside Ray)."""
+    sleeps: bool = False
+    """It shares its GPU with a learner rank, and will be put to sleep."""
 
 
 class Engine(ABC):
@@ -46,6 +48,11 @@ class Engine(ABC):
 
     nccl: ClassVar[bool] = False
     """Whether it takes weights by vLLM's NCCL transfer, beside Ray's object store."""
+    ipc: ClassVar[bool] = False
+    """Whether it takes weights by vLLM's CUDA IPC transfer, on the GPU of a learner rank."""
+    sleep_level: ClassVar[int] = 2
+    """How deep it sleeps: 2 drops the weights, which are sent again before it is used; 1 keeps them
+    in the machine's memory (an engine with weights that nobody publishes)."""
     takes_checkpoints: ClassVar[bool] = False
     """Whether it takes weights as a checkpoint has them, else as the learner holds them."""
     splits: ClassVar[bool] = False
@@ -114,6 +121,20 @@ class Engine(ABC):
     @abstractmethod
     def finish_weight_update(self, weight_version: str | None = None) -> None: ...
 
+    def sleep(self, level: int) -> None:
+        """Give the GPU memory of weights and KV cache back until `wake_up`; see `sleep_level`.
+
+        Only an engine that has this and `wake_up` can share a GPU (`placement=colocated`).
+        """
+        raise InvariantError(f"{type(self).__name__} cannot sleep")
+
+    def wake_up(self, tags: Sequence[str]) -> None:
+        """Take memory again for the parts in `tags`: `weights`, `kv_cache` (see `residency`).
+
+        After level 2 the weights have any content until the next update.
+        """
+        raise InvariantError(f"{type(self).__name__} cannot wake up")
+
     @abstractmethod
     def close(self) -> None:
         """Free memory and helper processes; safe to call twice."""
@@ -139,6 +160,11 @@ def rollout_engine(name: str) -> type[Engine]:
             todo="complete the class",
         )
     return found
+
+
+def sleep_verbs_missing(engine: type[Engine]) -> list[str]:
+    """Of `sleep` and `wake_up`, those that the class does not have."""
+    return [verb for verb in ("sleep", "wake_up") if getattr(engine, verb) is getattr(Engine, verb)]
 
 
 def check_request(request: GenerationRequest, limit: int | None) -> None:

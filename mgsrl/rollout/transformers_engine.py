@@ -18,6 +18,7 @@ from mgsrl.config.rollout import RolloutConfig
 from mgsrl.errors import InvariantError, StaleWeightsError
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.engine import Engine, EngineSpec, check_request
+from mgsrl.rollout.residency import WEIGHTS
 from mgsrl.sync.fingerprint import Seen, fingerprint
 from mgsrl.sync.wire import unpack_group
 from mgsrl.types import FinishReason, GenerationRequest, Rollout, Sampling
@@ -109,6 +110,8 @@ class TransformersEngine(Engine):
         )
         self.positions = model_facts(model_path, trust_remote_code=trust_remote_code).positions
         self._received: set[str] | None = None
+        self._shapes: dict[str, torch.Size] = {}  # of sleeping weights
+        self._host: dict[str, torch.Tensor] = {}
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Rollout]:
         """Requests of equal sampling settings run together, in batches, in their order."""
@@ -228,6 +231,28 @@ class TransformersEngine(Engine):
         self._received = None
         if weight_version is not None:
             self.weight_version = int(weight_version)
+
+    def sleep(self, level: int) -> None:
+        """Real on every device: the weights' memory goes back (there is no cache between calls)."""
+        parameters = self._parameters()
+        self._shapes = {name: value.shape for name, value in parameters.items()}
+        self._host = {n: v.data.cpu() for n, v in parameters.items()} if level == 1 else {}
+        for value in parameters.values():
+            value.data = value.data.new_empty(0)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def wake_up(self, tags: Sequence[str]) -> None:
+        """Dropped weights come back as NaN, so that no response can be made of them unseen."""
+        if WEIGHTS not in tags:
+            return
+        for name, value in self._parameters().items():
+            kept = self._host.pop(name, None)
+            value.data = (
+                value.data.new_full(self._shapes[name], torch.nan)
+                if kept is None
+                else kept.to(self.device)
+            )
 
     def close(self) -> None:
         self.model = None

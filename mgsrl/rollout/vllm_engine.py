@@ -8,7 +8,9 @@ What matters here:
 - Every request has its own seed; the prefix cache is emptied before each batch, so equal batches
   give equal bits whatever ran before.
 - One GPU or the CPU: one process. Several GPUs per engine: vLLM's `mp` executor (not run here).
-Left out: LoRA, speculative decoding, sleep mode (rollout workers have GPUs of their own).
+- Sleep mode (`placement=colocated`) is vLLM's own: its allocator on GPUs; on the CPU it only pauses
+  the scheduler, so that the same calls run there.
+Left out: LoRA, speculative decoding.
 """
 
 import logging
@@ -66,9 +68,11 @@ class VllmEngine(Engine):
         max_model_len: longest prompt plus response; cut to what the model's positions allow.
         device: `"cpu"` or `"cuda"`.
         trust_remote_code: run Python code that comes with the model.
+        sleeps: it will be put to sleep.
     """
 
     nccl = True
+    ipc = True
     takes_checkpoints = True
     splits = True
     memory_gib = 1.5  # 1.8 resident, shared pages included (2026-11)
@@ -96,6 +100,7 @@ class VllmEngine(Engine):
             max_model_len=spec.max_model_len,
             device=spec.device,
             trust_remote_code=spec.trust_remote_code,
+            sleeps=spec.sleeps,
         )
 
     def __init__(
@@ -107,6 +112,7 @@ class VllmEngine(Engine):
         max_model_len: int,
         device: str = "cpu",
         trust_remote_code: bool = False,
+        sleeps: bool = False,
     ) -> None:
         os.environ.update(vllm_environment(config, device))
         # vLLM's import logs before it sets its own logger up.
@@ -139,6 +145,8 @@ class VllmEngine(Engine):
             tensor_parallel_size=parallel,
             distributed_executor_backend="uni" if parallel == 1 else "mp",
             enforce_eager=config.enforce_eager,
+            # vLLM refuses it on the CPU, where there is nothing to give back.
+            enable_sleep_mode=sleeps and device == "cuda",
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
@@ -220,6 +228,13 @@ class VllmEngine(Engine):
             raise InvariantError("the prefix cache could not be emptied: requests are running")
         if weight_version is not None:
             self.weight_version = int(weight_version)
+
+    def sleep(self, level: int) -> None:
+        """Also empties the prefix cache."""
+        self.llm.sleep(level=level, mode="abort")  # there are no requests
+
+    def wake_up(self, tags: Sequence[str]) -> None:
+        self.llm.wake_up(tags=list(tags))
 
     def close(self) -> None:
         if self.llm is not None:

@@ -13,7 +13,8 @@ from mgsrl.config import RolloutConfig
 from mgsrl.config.model_path import POCKET, POCKET_POLICY, resolve_model_path
 from mgsrl.errors import ConfigError
 from mgsrl.rollout.decoding import Decoder
-from mgsrl.rollout.engine import Engine, EngineSpec, rollout_engine
+from mgsrl.rollout.engine import Engine, EngineSpec, rollout_engine, sleep_verbs_missing
+from mgsrl.rollout.residency import KV_CACHE, WEIGHTS
 from mgsrl.sync.fingerprint import compare, fingerprint
 from mgsrl.sync.wire import pack_group
 from mgsrl.testing.demand import demand
@@ -49,6 +50,8 @@ def check_engine(name: str) -> None:
     try:
         _responses(engine, model, part)
         _weights(engine, model, part)
+        if not sleep_verbs_missing(kind):
+            _sleep(engine, model, part)
     finally:
         engine.close()
     engine.close()
@@ -97,10 +100,7 @@ def _weights(engine: Engine, model: torch.nn.Module, part: str) -> None:
         for value in model.parameters():
             value.add_(0.02 * torch.randn(value.shape, generator=generator))
     new: dict[str, Tensor] = {name: p.detach() for name, p in model.named_parameters()}
-    engine.start_weight_update()
-    for name, weight in new.items():
-        engine.update_weights(pack_group([name], [weight]))
-    engine.finish_weight_update("7")
+    _publish(engine, new, "7")
     version = engine.weight_version
     demand(version == 7, part, "the version of the new weights", version)
     (rollout,) = engine.generate([_request(0)])
@@ -110,6 +110,28 @@ def _weights(engine: Engine, model: torch.nn.Module, part: str) -> None:
     published = {name: (fingerprint(weight, 7),) for name, weight in new.items()}
     proof = compare(engine.probe(7, list(published)), published)
     demand(not proof.stale, part, "fingerprints of what it computes with", proof.stale)
+
+
+def _sleep(engine: Engine, model: torch.nn.Module, part: str) -> None:
+    """It computes after a sleep as it did before, the weights of level 2 sent anew."""
+    requests = [_request(seed) for seed in range(4)]
+    tokens = _tokens(engine.generate(requests))
+    engine.sleep(engine.sleep_level)
+    engine.wake_up([WEIGHTS])
+    if engine.sleep_level == 2:
+        _publish(engine, {name: p.detach() for name, p in model.named_parameters()}, "8")
+    engine.wake_up([KV_CACHE])
+    demand(_tokens(engine.generate(requests)) == tokens, part, "equal tokens after a sleep", "no")
+    engine.sleep(1)
+    engine.wake_up([WEIGHTS, KV_CACHE])
+    demand(_tokens(engine.generate(requests)) == tokens, part, "weights kept at level 1", "no")
+
+
+def _publish(engine: Engine, weights: dict[str, Tensor], version: str) -> None:
+    engine.start_weight_update()
+    for name, weight in weights.items():
+        engine.update_weights(pack_group([name], [weight]))
+    engine.finish_weight_update(version)
 
 
 def _tokens(rollouts: Sequence[Rollout]) -> list[tuple[int, ...]]:
