@@ -55,6 +55,10 @@ class RolloutConfig:
     distribution it samples from. Smaller values are refused for training, allowed in evaluation."""
     max_new_tokens: int = 64
     """Response limit in tokens."""
+    staleness: int = 0
+    """Steps that rollouts may be ahead of the learners. 0: one after the other. N: the responses
+    of the next N steps are made while the learners work on a step, with weights that are up to N
+    updates older than those they train (`staleness/<domain>`); needs `algo.importance_cap`."""
     max_prompts_in_flight: int = 256
     """Sequences an engine decodes at once (vLLM `max_num_seqs`)."""
     dtype: str = "float32"
@@ -86,6 +90,7 @@ class RolloutConfig:
         one_of("rollout.dtype", self.dtype, DTYPES)
         at_least("rollout.num_workers", self.num_workers, 1)
         at_least("rollout.max_new_tokens", self.max_new_tokens, 1)
+        at_least("rollout.staleness", self.staleness, 0)
         temperature("rollout.temperature", self.temperature)
         full_distribution("rollout.top_p", self.top_p)
         within("rollout.max_prompts_in_flight", self.max_prompts_in_flight, 1, MAX_IN_FLIGHT)

@@ -6,9 +6,8 @@ with the threads, GPUs and environment that its engine needs.
 
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -190,16 +189,12 @@ def worker_environment(spec: EngineSpec) -> dict[str, str]:
     return env | rollout_engine(spec.config.engine).environment(spec.config, spec.device)
 
 
-def rollout_pools(
-    spec: EngineSpec, domains: Mapping[str, int], *, on_restart: Callable[[Any], None] | None = None
-) -> dict[str, ActorPool]:
+def rollout_pools(spec: EngineSpec, domains: Mapping[str, int]) -> dict[str, ActorPool]:
     """Pools of rollout actors by domain; under `assignment=shared` all domains share one.
 
     Args:
         spec: what the workers load; its `threads` is filled in here when 0.
         domains: `dedicated` workers per domain (`domains.<name>.num_workers`).
-        on_restart: given the new handle of a worker that was replaced; must send it weights.
-            Never runs twice at once, though dedicated pools work in parallel.
 
     Raises:
         MissingPathError: there is no model at `spec.model_path`.
@@ -216,12 +211,6 @@ def rollout_pools(
     else:
         sizes = {f"rollout/{domain}": count for domain, count in domains.items()}
     options = _actor_options(spec, sum(sizes.values()))
-    lock = threading.Lock()
-
-    def restarted(handle: Any) -> None:
-        if on_restart is not None:
-            with lock:
-                on_restart(handle)
 
     def make(_slot: int) -> Any:
         return ray.remote(RolloutWorker).options(**options["actor"]).remote(options["spec"])
@@ -235,7 +224,6 @@ def rollout_pools(
             max_restarts=config.max_restarts,
             restart_window=config.restart_window,
             start_limit_s=config.start_limit_s,
-            on_restart=restarted,
         )
         for name, size in sizes.items()
     }

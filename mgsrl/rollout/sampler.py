@@ -3,18 +3,21 @@
 Every request has a seed made from (run seed, purpose, step, domain, prompt, sample index) alone,
 so a response does not depend on which worker makes it, on the order of the batches, or on
 whether a worker died half-way and the batch was done again.
-Left out: asynchronous rollouts; they would be another class with the same `rollout` signature.
+
+`submit` has a step's responses made in the background, steps in the order in which they were
+submitted, and `collect` waits for them: between the two the learners may work on an earlier step.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from mgsrl.cluster.pool import ActorPool
 from mgsrl.config.data import DomainConfig
 from mgsrl.config.rollout import RolloutConfig
 from mgsrl.errors import InvariantError, WorkerDiedError
+from mgsrl.rollout.revival import Revival
 from mgsrl.types import GenerationRequest, Prompt, Rollout, RolloutGroup, Sampling
 
 BATCHES_PER_WORKER = 3
@@ -27,6 +30,8 @@ that before and after differ by the policy and not by luck."""
 
 OnProgress = Callable[[int, int], None]
 """(responses done, responses in all)"""
+Groups = dict[str, list[RolloutGroup]]
+"""By domain."""
 
 
 def request_seed(run_seed: int, step: int, prompt_id: str, sample: int) -> int:
@@ -60,6 +65,8 @@ class Sampler:
         samples_per_prompt: group size G.
         seed: the run's seed.
         limit_s: longest wait for one batch of one worker, in seconds.
+        send_weights: sends them to a worker that was made anew; called in the loop's thread only.
+        staleness: steps by which the weights of one step's responses may differ.
     """
 
     def __init__(
@@ -70,12 +77,22 @@ class Sampler:
         samples_per_prompt: int,
         seed: int,
         limit_s: float,
+        send_weights: Callable[[Any], None] | None = None,
+        staleness: int = 0,
     ) -> None:
         self.pools = dict(pools)
         self.sampling = dict(sampling)
         self.samples_per_prompt = samples_per_prompt
         self.seed = seed
         self.limit_s = limit_s
+        self.staleness = staleness
+        self._revival = Revival(send_weights)
+        if send_weights is not None:
+            for pool in self.distinct_pools:
+                pool.on_restart = self._revival
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
+        self._steps: dict[int, tuple[Future[Groups], _Progress]] = {}
+        """Submitted and not collected."""
 
     @property
     def distinct_pools(self) -> list[ActorPool]:
@@ -96,22 +113,59 @@ class Sampler:
         prompts: Mapping[str, Sequence[Prompt]],
         step: int,
         on_progress: OnProgress | None = None,
-    ) -> dict[str, list[RolloutGroup]]:
-        """`samples_per_prompt` responses to every prompt; domains and prompts keep their order.
+    ) -> Groups:
+        """`submit` and `collect`, one after the other."""
+        self.submit(prompts, step)
+        return self.collect(step, on_progress)
+
+    def submit(self, prompts: Mapping[str, Sequence[Prompt]], step: int) -> None:
+        """Have `samples_per_prompt` responses to every prompt made in the background."""
+        if step in self._steps:
+            raise InvariantError(f"the prompts of step {step} are submitted twice")
+        self._steps[step] = self._begin(prompts, self.sampling, self.samples_per_prompt, step)
+
+    def collect(self, step: int, on_progress: OnProgress | None = None) -> Groups:
+        """The groups of a submitted step; domains and prompts keep their order.
 
         Raises:
             WorkerDiedError: a worker died more often than `rollout.max_restarts`.
         """
-        groups = self._groups(prompts, self.sampling, self.samples_per_prompt, step, on_progress)
+        groups = self._result(*self._steps.pop(step), on_progress)
         versions = {
             rollout.weight_version
             for domain in groups.values()
             for group in domain
             for rollout in group.rollouts
         }
-        if len(versions) > 1:
+        if versions and max(versions) - min(versions) > self.staleness:
             raise InvariantError(f"rollouts of one step have weight versions {sorted(versions)}")
         return groups
+
+    @property
+    def submitted(self) -> list[int]:
+        """Steps that were submitted and not collected, in that order."""
+        return list(self._steps)
+
+    def settle(self) -> None:
+        """Wait until what was submitted is made, or waits for new weights: these may be sent now.
+
+        Raises:
+            Exception: what went wrong in the background.
+        """
+        for future, _ in self._steps.values():
+            if not self._wait(future, serve=False):
+                return
+
+    def finished(self) -> dict[int, Groups]:
+        """Wait until all that was submitted is made; it stays to be collected."""
+        return {step: self._result(*made) for step, made in self._steps.items()}
+
+    def restore(self, finished: Mapping[int, Groups]) -> None:
+        """Steps whose responses are there already, to be collected."""
+        for step, groups in finished.items():
+            future = Future[Groups]()
+            future.set_result(groups)
+            self._steps[step] = future, _Progress(0)
 
     def evaluate(
         self,
@@ -120,22 +174,57 @@ class Sampler:
         *,
         samples_per_prompt: int = 1,
         on_progress: OnProgress | None = None,
-    ) -> dict[str, list[RolloutGroup]]:
+    ) -> Groups:
         """Responses for evaluation: any `top_p`, temperature 0 (greedy) allowed.
 
-        Its seeds are a stream of their own, the same at every evaluation of the run.
+        The weights are those last published. The seeds are a stream of their own, the same at
+        every evaluation of the run.
         """
         settings = {**self.sampling, **(sampling or {})}
-        return self._groups(prompts, settings, samples_per_prompt, EVALUATION_STEP, on_progress)
+        begun = self._begin(prompts, settings, samples_per_prompt, EVALUATION_STEP)
+        return self._result(*begun, on_progress)
 
     def replace(self, handle: Any, reason: str) -> None:
-        """Make one worker anew and send it weights (through its pool's `on_restart`)."""
-        pool = next(pool for pool in self.distinct_pools if handle in pool.handles)
-        pool.replace(handle, WorkerDiedError(reason))
+        """Make one worker anew and send it weights (through its pool's `on_restart`); nothing if
+        the background did so already."""
+        for pool in self.distinct_pools:
+            if handle in pool.handles:
+                pool.replace(handle, WorkerDiedError(reason))
 
     def stop(self) -> None:
+        """Stop the workers, and what waits for them; safe to call twice."""
         for pool in self.distinct_pools:
             pool.stop()
+        self._revival.stop()
+        self._background.shutdown(wait=False, cancel_futures=True)
+
+    def _begin(
+        self,
+        prompts: Mapping[str, Sequence[Prompt]],
+        sampling: Mapping[str, Sampling],
+        samples: int,
+        step: int,
+    ) -> "tuple[Future[Groups], _Progress]":
+        progress = _Progress(samples * sum(map(len, prompts.values())))
+        work = self._background.submit(self._groups, prompts, sampling, samples, step, progress)
+        return work, progress
+
+    def _result(
+        self, work: "Future[Groups]", progress: "_Progress", on_progress: OnProgress | None = None
+    ) -> Groups:
+        progress.report = on_progress
+        self._wait(work, serve=True)
+        return work.result()
+
+    def _wait(self, work: "Future[Groups]", *, serve: bool) -> bool:
+        try:
+            done = self._revival.wait(work, serve=serve)
+            if done and (error := work.exception()) is not None:
+                raise error
+            return done
+        except BaseException:  # Ctrl-C must not wait for what the workers are busy with
+            self.stop()
+            raise
 
     def _groups(
         self,
@@ -143,8 +232,8 @@ class Sampler:
         sampling: Mapping[str, Sampling],
         samples: int,
         step: int,
-        on_progress: OnProgress | None,
-    ) -> dict[str, list[RolloutGroup]]:
+        progress: "_Progress",
+    ) -> Groups:
         requests = {
             domain: [
                 self._request(prompt, sampling[domain], step, sample)
@@ -153,7 +242,7 @@ class Sampler:
             ]
             for domain, of_domain in prompts.items()
         }
-        rollouts = self._generate(requests, samples, on_progress)
+        rollouts = self._generate(requests, samples, progress)
         return {
             domain: [
                 RolloutGroup(
@@ -175,11 +264,9 @@ class Sampler:
         self,
         requests: Mapping[str, list[GenerationRequest]],
         samples: int,
-        on_progress: OnProgress | None,
+        progress: "_Progress",
     ) -> dict[str, list[Rollout]]:
         """Send every pool its domains' requests, all pools at once."""
-        total = sum(len(of_domain) for of_domain in requests.values())
-        progress = _Progress(total, on_progress)
         by_pool: dict[int, list[str]] = {}
         for domain, of_domain in requests.items():
             if of_domain:
@@ -191,9 +278,6 @@ class Sampler:
                 for domains in by_pool.values()
             ]
             done = {id_: rollout for future in waiting for id_, rollout in future.result().items()}
-        except BaseException:  # Ctrl-C must not wait for what the workers are busy with
-            self.stop()
-            raise
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
         return {
@@ -232,10 +316,12 @@ class Sampler:
 class _Progress:
     """Adds up the responses of pools that work in parallel (rounded; a display, not a count)."""
 
-    def __init__(self, total: int, report: OnProgress | None) -> None:
+    report: OnProgress | None = None
+    """Of whoever waits for them."""
+
+    def __init__(self, total: int) -> None:
         self.done = 0
         self.total = total
-        self.report = report
 
     def add(self, responses: int) -> None:
         self.done += responses

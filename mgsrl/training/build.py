@@ -56,7 +56,7 @@ def build(
     with ExitStack() as stack:
         # All actors load side by side: the pools return at once, the learners when they are up.
         sampler = _sampler(
-            config, plan, num_gpus, on_restart=lambda handle: runs[0].publisher.republish(handle)
+            config, plan, num_gpus, send_weights=lambda handle: runs[0].publisher.republish(handle)
         )
         stack.callback(sampler.stop)
         scorer = Scorer(
@@ -100,7 +100,7 @@ def build(
 
 
 def _sampler(
-    config: Config, plan: Plan, num_gpus: int, on_restart: Callable[[Any], None]
+    config: Config, plan: Plan, num_gpus: int, send_weights: Callable[[Any], None]
 ) -> Sampler:
     device = choose_device(config.learner.device, num_gpus)
     check_tensor_parallel(config.rollout, device)
@@ -114,11 +114,13 @@ def _sampler(
     )
     workers = {name: domain.num_workers for name, domain in config.domains.items()}
     return Sampler(
-        rollout_pools(engine, workers, on_restart=on_restart),
+        rollout_pools(engine, workers),
         plan.sampling,
         samples_per_prompt=config.algo.samples_per_prompt,
         seed=config.seed,
         limit_s=config.rollout.time_limit_s,
+        send_weights=send_weights,
+        staleness=config.rollout.staleness,
     )
 
 
@@ -174,6 +176,7 @@ def _run(
         policy=policy,
         config_yaml=config_to_yaml(config),
         first_checkpoint_bytes=first_checkpoint_bytes(config, policy),
+        staleness=config.rollout.staleness,
         max_skipped_steps=config.train.max_skipped_steps,
     )
 

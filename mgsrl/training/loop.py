@@ -14,10 +14,11 @@ def train(run: Run) -> None:
     run.publish_weights()
     run.evaluate_if_due()
     while run.step < run.num_steps:
-        phase = run.enter_phase()
-        prompts = run.mixture.next_prompts(phase.quotas)  # {domain: [Prompt]}
+        run.enter_phase()
+        for step, prompts in run.prompts_ahead():  # of this step and the next `rollout.staleness`
+            run.sampler.submit(prompts, step)
         with run.stage("rollout"):  # {domain: [RolloutGroup]}
-            groups = run.sampler.rollout(prompts, run.step, run.console.progress)
+            groups = run.sampler.collect(run.step, run.console.progress)
         with run.stage("reward"):
             groups = with_advantages(run.scorer.shaped_rewards(run.scorer.score(groups)), run.algo)
         batch = run.pack(groups)  # domain-pure micro-batches for every rank
@@ -32,6 +33,8 @@ def train(run: Run) -> None:
             with run.stage("step"):
                 outcomes.append(run.learners.optimizer_step(run.step))
         run.step += 1
+        with run.stage("rollout"):  # what was begun with a version of the weights ends with it
+            run.sampler.settle()
         with run.stage("sync"):
             run.publish_weights(groups)
         run.after_step(groups, losses, report, outcomes)

@@ -33,8 +33,8 @@ from mgsrl.training.evaluation import Evaluation
 from mgsrl.training.fingerprint import PolicyIdentity
 from mgsrl.training.journal import Journal
 from mgsrl.training.publisher import Publisher
-from mgsrl.training.schedule import Phase, Schedule
-from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
+from mgsrl.training.schedule import Schedule
+from mgsrl.types import DomainStats, Prompt, RolloutGroup, StepStats, SurgeryReport
 
 Groups = Mapping[str, Sequence[RolloutGroup]]
 
@@ -65,6 +65,8 @@ class Run:
     """The resolved configuration, kept with every checkpoint."""
     first_checkpoint_bytes: int = 0
     """What the first checkpoint will take, as far as known."""
+    staleness: int = 0
+    """Steps that rollouts may be ahead of the learners."""
     max_skipped_steps: int = 0
     """Steps in a row without an update after which the run stops; 0 never."""
     step: int = 0
@@ -115,8 +117,8 @@ class Run:
         self.evaluation.find_best()  # what was set aside may have been it
         self.evaluation.note_rhythm(self.num_steps)
 
-    def enter_phase(self) -> Phase:
-        """The phase of the coming step, its resets done when the step is its first."""
+    def enter_phase(self) -> None:
+        """Begin a step; the resets of its phase are done when it is the first."""
         self.timers.start_step()
         self._in_step = self.step + 1
         for pool in (*self.sampler.distinct_pools, *self.scorer.reward_pools):
@@ -127,7 +129,17 @@ class Run:
                 self.learners.reset_optimizer()
             if phase.move_reference:
                 self.learners.move_reference()
-        return phase
+
+    def prompts_ahead(self) -> Iterator[tuple[int, dict[str, list[Prompt]]]]:
+        """The prompts of the coming step and of as many after it as `staleness` allows, as far as
+        they are not submitted yet; in step order, so that they do not depend on it.
+
+        None beyond the phase: the next one begins with the weights that this one ends with.
+        """
+        end = min(self.step + self.staleness + 1, self.schedule.phase(self.step).end)
+        for step in range(self.step, end):
+            if step not in self.sampler.submitted:
+                yield step, self.mixture.next_prompts(self.schedule.phase(step).quotas)
 
     # ---- around a step -------------------------------------------------------------------------
 
