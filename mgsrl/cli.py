@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 from mgsrl import __version__
 from mgsrl.cluster.session import on_sigterm, stopped_by
-from mgsrl.commands import compare, data, doctor, eval, export, report, score, train
+from mgsrl.commands import compare, data, doctor, eval, export, plan, report, score, train
 from mgsrl.errors import MgsrlError, UserError, disk_problem, explain, nearest
 from mgsrl.obs.terminal import quiet_libraries, reader_is_gone
 
 COMMANDS = {
     "train": train,
+    "plan": plan,
     "report": report,
     "compare": compare,
     "score": score,

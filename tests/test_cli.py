@@ -19,7 +19,17 @@ def mgsrl(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProc
 def test_help_lists_every_command() -> None:
     done = mgsrl("--help")
     assert done.returncode == 0
-    for command in ("train", "report", "compare", "score", "eval", "data", "export", "doctor"):
+    for command in (
+        "train",
+        "plan",
+        "report",
+        "compare",
+        "score",
+        "eval",
+        "data",
+        "export",
+        "doctor",
+    ):
         assert f"    {command} " in done.stdout
 
 

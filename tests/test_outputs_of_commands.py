@@ -11,7 +11,7 @@ from mgsrl.cli import COMMANDS, _parser, main
 from tests.report import synthetic
 
 ROW = {"id": 1, "prompt": "2 + 3?", "response": "<response>5</response>", "answer": "5"}
-WRITES_NOTHING = {"doctor", "data inspect"}
+WRITES_NOTHING = {"doctor", "plan", "data inspect"}
 """Commands without an output."""
 OWN_FOLDER = {"train"}
 """Its output is a run folder, which it holds, resumes or sets aside (`training/folder.py`)."""

@@ -63,7 +63,7 @@ def model_facts(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
             hidden_size=getattr(config, "hidden_size", None),
             architectures=tuple(getattr(whole, "architectures", None) or ()),
             head_width=_head_width(config),
-            cache_per_token=_cache_per_token(config),
+            cache_per_token=cache_per_token(config),
         )
     # Any exception: the file is the user's, and families check their fields each in its own way.
     except Exception as error:
@@ -112,7 +112,8 @@ def _head_width(config: Any) -> int | None:
     return getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // heads or None
 
 
-def _cache_per_token(config: Any) -> int | None:
+def cache_per_token(config: Any) -> int | None:
+    """Numbers that the key-value cache holds per token; None for an unknown layout."""
     try:
         heads = config.num_attention_heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads

@@ -15,10 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mgsrl.cluster.memory import MAX_BUCKET
 from mgsrl.config.learner import LearnerConfig
-
-MAX_BUCKET = 200_000_000
-"""Elements of one communication bucket (0.8 GB in fp32)."""
 
 
 def deepspeed_config(config: LearnerConfig, num_parameters: int, device: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def plan(config: Config) -> Plan:
         UserError: a model, file or row that is not what it should be.
     """
     model_path, facts = check_parts(config)
-    schedule = _schedule(config)
+    schedule = schedule_of(config)
     tokenizer = load_tokenizer(config.policy)
     decoder = Decoder(
         model_path, trust_remote_code=config.policy.trust_remote_code, tokenizer=tokenizer
@@ -67,7 +67,7 @@ def plan(config: Config) -> Plan:
     shares = {name: source_weights(name, config.domains[name]) for name in schedule.domains}
     if config.data.mixing_temperature is not None:
         sizes = {name: sum(len(prompts[key]) for key in keys) for name, keys in shares.items()}
-        schedule = _schedule(config, sizes)
+        schedule = schedule_of(config, sizes)
     sampling = training_sampling(config.rollout, config.domains)
     for each in (prompts, heldout):
         check_tokens(each, tokenizer, facts)
@@ -105,7 +105,7 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
     Raises:
         UserError: one of them cannot be.
     """
-    _schedule(config)
+    schedule_of(config)
     check_method(config.surgery, len(config.domains))
     check_advantages(config.algo)
     check_loss(config.algo)
@@ -144,7 +144,7 @@ def _prompts(
     return prompts, heldout
 
 
-def _schedule(config: Config, sizes: Mapping[str, int] | None = None) -> Schedule:
+def schedule_of(config: Config, sizes: Mapping[str, int] | None = None) -> Schedule:
     """The quotas of every step; `sizes` (prompts by domain) is for `data.mixing_temperature`."""
     quotas = {
         name: domain.prompts_per_step or config.algo.prompts_per_domain

@@ -1,0 +1,139 @@
+"""What a run would take and do, from its configuration alone: nothing is started or loaded.
+
+Left out: the machine's own processes and Ray's object store (`machine.py` checks them), reward
+models on GPUs, the memory of an engine of one's own.
+"""
+
+from dataclasses import dataclass
+
+from mgsrl.cluster.memory import GIB, Load, Memory, engine_memory, learner_memory
+from mgsrl.cluster.preflight import choose_device
+from mgsrl.config import Config
+from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
+from mgsrl.config.model_shape import ModelShape, model_shape
+from mgsrl.rollout.actor import gpus_per_worker
+from mgsrl.training.machine import rollout_workers
+from mgsrl.training.plan import schedule_of
+
+GPU_GIB = 79.0
+"""What an "80 GB" GPU shows."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Equal processes of a run."""
+
+    what: str
+    count: int
+    gpus_each: float
+    key: str
+    """The configuration key that says how many."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    device: str
+    """`cpu` or `cuda`, where learners and engines compute."""
+    shape: ModelShape
+    places: tuple[Place, ...]
+    batch: dict[str, int]
+    """The largest step: sizes by what they are of."""
+    learner: Memory
+    """Of one rank."""
+    engine: Memory | None
+    """Of one GPU of an engine; None without GPUs or for another engine than vLLM."""
+    cached_sequences: int
+    """Longest sequences that an engine's cache holds at once."""
+
+    @property
+    def gpus(self) -> float:
+        return sum(place.count * place.gpus_each for place in self.places)
+
+
+def estimate(config: Config, num_gpus: int, gpu_gib: float = GPU_GIB) -> Estimate:
+    """Of the run with this configuration on GPUs of `gpu_gib` each.
+
+    Args:
+        num_gpus: of the machine that it is for; only `learner.device=auto` looks at it.
+
+    Raises:
+        MissingPathError: the policy is not there, or its shape is not known.
+    """
+    device = choose_device(config.learner.device, num_gpus)
+    path = resolve_model_path(config.policy.path, "policy.path", POCKET_POLICY)
+    shape = model_shape(path, config.policy.lora, trust_remote_code=config.policy.trust_remote_code)
+    batch = _batch(config)
+    engine, sequences = None, 0
+    if device == "cuda" and config.rollout.engine == "vllm":
+        engine, sequences = engine_memory(
+            shape, config.rollout, round(gpu_gib * GIB), batch["tokens of the longest sequence"]
+        )
+    return Estimate(
+        device=device,
+        shape=shape,
+        places=_places(config, device),
+        batch=batch,
+        learner=learner_memory(shape, config.learner, config.surgery, _load(config, batch, device)),
+        engine=engine,
+        cached_sequences=sequences,
+    )
+
+
+def _load(config: Config, batch: dict[str, int], device: str) -> Load:
+    surgery = config.surgery
+    return Load(
+        num_domains=batch["domains"],
+        reference=config.algo.kl_coef > 0,
+        tokens=batch["tokens of a micro-batch"],
+        entropy=config.algo.entropy_coef > 0,
+        measures=surgery.gate == "reliable" or surgery.reliability.every > 0,
+        cuda=device == "cuda",
+    )
+
+
+def _batch(config: Config) -> dict[str, int]:
+    learner, samples = config.learner, config.algo.samples_per_prompt
+    limits = {
+        name: domain.max_new_tokens or config.rollout.max_new_tokens
+        for name, domain in config.domains.items()
+    }
+    longest = config.data.max_prompt_tokens + max(limits.values())
+    # A domain's sequences are dealt in runs of a micro-batch for every rank.
+    run = learner.micro_batch_size * learner.world_size
+    steps = schedule_of(config).by_step
+    most = max(steps, key=lambda quotas: sum(quotas.values()))
+    return {
+        "domains": max(map(len, steps)),
+        **{f"prompts of {name}": count for name, count in most.items()},
+        "prompts": sum(most.values()),
+        "responses": samples * sum(most.values()),
+        "response tokens": samples * sum(count * limits[name] for name, count in most.items()),
+        "micro-batches of a rank": sum(-(-count * samples // run) for count in most.values()),
+        "tokens of a micro-batch": learner.micro_batch_size * longest,
+        "tokens of the longest sequence": longest,
+        "updates": config.algo.updates_per_batch,
+    }
+
+
+def _places(config: Config, device: str) -> tuple[Place, ...]:
+    gpu = device == "cuda"
+    shared = config.rollout.assignment == "shared"
+    rewards = [
+        Place(
+            f"reward workers ({name}: {domain.reward.kind})",
+            domain.reward.num_workers,
+            domain.reward.num_gpus,
+            f"domains.{name}.reward.num_workers",
+        )
+        for name, domain in config.domains.items()
+    ]
+    return (
+        Place("learner ranks", config.learner.world_size, float(gpu), "learner.world_size"),
+        Place(
+            f"rollout engines ({config.rollout.engine})",
+            rollout_workers(config),
+            gpus_per_worker(config.rollout) if gpu else 0.0,
+            "rollout.num_workers" if shared else "domains.NAME.num_workers",
+        ),
+        *rewards,
+    )

@@ -1,0 +1,86 @@
+"""`mgsrl plan` and what it is made of."""
+
+import json
+
+import pytest
+
+from mgsrl.cli import main
+from mgsrl.config.compose import compose_config, list_choices
+from mgsrl.errors import MissingPathError
+from mgsrl.training.estimate import estimate
+
+
+def test_the_published_recipe_is_planned_without_a_network(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["plan", "+experiment=qwen_mgs", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["gpus"] == 8
+    assert {place["what"]: place["count"] * place["gpus_each"] for place in found["placement"]} == {
+        "learner ranks": 4,
+        "rollout engines (vllm)": 3,
+        "reward workers (math: math)": 0,
+        "reward workers (chat: reward_model)": 1,
+        "reward workers (instruction_following: constraints)": 0,
+    }
+    assert found["batch"]["responses"] == 64 * 8
+    assert found["batch"]["micro-batches of a rank"] == 44 + 42 + 42
+    assert found["batch"]["tokens of a micro-batch"] == 896 + 4096
+    assert "published shape" in found["model"]["source"]
+
+
+def test_every_experiment_can_be_planned() -> None:
+    for name in list_choices("experiment"):
+        config = compose_config([f"+experiment={name}"])
+        if config.policy.path.startswith("./"):  # a folder that the reader fills
+            with pytest.raises(MissingPathError, match=r"policy\.path"):
+                estimate(config, 0)
+            continue
+        found = estimate(config, 0)
+        assert found.learner.peak[1] > 0
+        assert (found.device == "cuda") == (found.gpus > 0)
+
+
+def test_phases_are_not_added_up() -> None:
+    mixed, one_by_one = (
+        estimate(compose_config([f"strategy={name}"]), 0) for name in ("mixed", "sequential")
+    )
+    assert (mixed.batch["domains"], one_by_one.batch["domains"]) == (3, 1)
+    assert mixed.batch["prompts"] == one_by_one.batch["prompts"]
+    rows = "domains' gradients"
+    assert mixed.learner.held[rows] == 3 * one_by_one.learner.held[rows]
+
+
+def test_measuring_keeps_two_gradients_per_domain() -> None:
+    held = [
+        estimate(compose_config([f"surgery.reliability.every={every}"]), 0).learner.held
+        for every in (0, 5)
+    ]
+    assert held[1]["domains' gradients"] == 2 * held[0]["domains' gradients"]
+
+
+def test_what_does_not_fit_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "+experiment=qwen_mgs", "--gpu-gib", "15"]) == 0
+    text = capsys.readouterr().out
+    assert "IT DOES NOT FIT" in text
+    assert "NO ROOM" in text
+    assert main(["plan", "+experiment=qwen_mgs", "--gpu-gib", "79"]) == 0
+    text = capsys.readouterr().out
+    assert "7,615,616,512 parameters" in text
+    assert "NOT FIT" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--gpu-gib", "-3"], "the memory of one GPU"),
+        (["policy.path=/nowhere"], "policy.path does not name a model"),
+        (["policy.pth=x"], "did you mean 'path'"),
+        (["--jsn"], "does not take --jsn"),
+    ],
+)
+def test_mistakes_are_one_message(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *words]) == 2
+    assert said in capsys.readouterr().err
