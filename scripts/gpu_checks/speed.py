@@ -1,0 +1,200 @@
+"""Seconds, tokens/s, arithmetic and memory of a step with random weights of published shapes.
+
+Model FLOP utilisation: the arithmetic that the mathematics asks for, over the time and the card's
+peak for dense bfloat16 products. For every token of every sequence 2 operations per weight of the
+body forward and 4 backward, 2 more for the reference; the head for response tokens alone; attention
+`4 x layers x width` operations per pair of tokens that see each other, three times for the policy
+and once for the reference. What is computed once and used several times (a shared prompt) counts as
+often as it is used, what is computed twice (activations again) once.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from gpu_checks.models import model_config, save_model, start_worker
+from gpu_checks.record import GIB, Record, Setting, release
+
+PEAKS = {
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "B200": 2250,
+    "A100": 312,
+    "L40S": 362,
+    "L4": 121,
+    "A10": 125,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+}
+"""TFLOP/s of dense bfloat16 products with float32 sums, from the makers' data sheets, by a part of
+the card's name; the first that fits counts."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """One step's work."""
+
+    shape: str
+    micro_batch_size: int
+    prompts: int = 8
+    samples: int = 8
+    prompt_tokens: int = 512
+    response_tokens: int = 512
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the tests' `Case`."""
+
+    @property
+    def name(self) -> str:
+        return ", ".join([self.shape, *(f"{k}={v}" for k, v in self.options.items())])
+
+
+def loads(device: str, quick: bool) -> list[Load]:
+    """One process each."""
+    if device == "cpu":
+        return [Load("tiny", 4, prompts=2, samples=2, prompt_tokens=16, response_tokens=16)]
+    small = Load("SmolLM2-135M", 16)
+    if quick:
+        return [small]
+    return [
+        small,
+        Load("Qwen2.5-0.5B", 16),
+        Load("Qwen2.5-1.5B", 8),
+        replace(small, options={"buffer_device": "cpu"}),
+        replace(small, options={"offload_optimizer": True}),
+    ]
+
+
+def speed(setting: Setting, record: Record, index: int) -> None:
+    load = loads(setting.device.type, setting.quick)[index]
+    with record.caught(f"step of {load.name}"):
+        whole_step(setting, record, load)
+
+
+def make_groups(load: Load, vocab: int) -> Mapping[str, Any]:
+    """Random tokens of equal lengths: no padding, so tokens/s are real ones."""
+    from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
+    from tests.learner.parts import DOMAINS
+
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, vocab, (count,), generator=generator).tolist())
+
+    def group(domain: str, index: int) -> Any:
+        prompt = Prompt(str(index), domain, (), tokens(load.prompt_tokens))
+        logprobs = (-math.log(vocab),) * load.response_tokens
+        rollouts = tuple(
+            Rollout(str(sample), tokens(load.response_tokens), logprobs, "", "stop", 0)
+            for sample in range(load.samples)
+        )
+        advantages = tuple(torch.randn(load.samples, generator=generator).tolist())
+        return RolloutGroup(prompt, rollouts, (Reward(1.0),) * load.samples, advantages)
+
+    return {domain: [group(domain, n) for n in range(load.prompts)] for domain in DOMAINS}
+
+
+def whole_step(setting: Setting, record: Record, load: Load) -> None:
+    from mgsrl.data.packing import Packing, pack
+    from tests.learner.parts import TEMPERATURES, Case
+
+    device, name = setting.device, load.name
+    config = model_config(load.shape)
+    folder = save_model(setting.scratch / load.shape, config, torch.bfloat16, device)
+    release()
+    begin = time.perf_counter()
+    case = Case(dtype="bfloat16", kl_coef=0.001, lr=1e-6, **load.options)
+    worker = start_worker(setting, folder, case)
+    record.measure(f"{name}: start", time.perf_counter() - begin, "s")
+    parameters = sum(p.numel() for p in worker.policy.parameters())
+    groups, size = make_groups(load, config.vocab_size), load.micro_batch_size
+    while True:
+        batch = pack(
+            groups,
+            Packing(
+                micro_batch_size=size,
+                world_size=1,
+                max_response_length=load.response_tokens,
+                pad_token_id=0,
+                temperatures=TEMPERATURES,
+            ),
+        )
+        try:
+            if setting.on_gpu:
+                torch.cuda.reset_peak_memory_stats()
+            timed_step(setting, worker, batch, 0)  # warms up, and allocates AdamW's moments
+            break
+        except torch.OutOfMemoryError:
+            record.measure(f"{name}: no memory for micro-batches of", size, "sequences")
+            size //= 2
+            if not size:
+                raise
+            worker.grads.restart()
+            release()
+    runs = [timed_step(setting, worker, batch, step) for step in (1, 2)]
+    spent = {part: min(run[part] for run in runs) for part in runs[0]}
+    total = sum(spent.values())
+    tokens = 3 * load.prompts * load.samples * (load.prompt_tokens + load.response_tokens)
+    record.measure(f"{name}: sequences of a micro-batch", size)
+    for part, value in spent.items():
+        record.measure(f"{name}: {part}", value, "s")
+    record.measure(f"{name}: whole step", total, "s")
+    record.measure(f"{name}: tokens", tokens / total, "tokens/s")
+    record.measure(f"{name}: share of surgery", 100 * spent["resolve"] / total, "%")
+    rate = operations(config, load, parameters) / total
+    record.measure(f"{name}: arithmetic", rate / 1e12, "TFLOP/s")
+    if setting.on_gpu:
+        card = torch.cuda.get_device_name()
+        peak = next((tflops for part, tflops in PEAKS.items() if part in card), None)
+        found = 100 * rate / peak / 1e12 if peak else f"no peak known of {card}"
+        record.measure(f"{name}: model FLOP utilisation", found, "%" if peak else "")
+    memory(setting, record, load, parameters)
+
+
+def operations(config: Any, load: Load, parameters: int) -> float:
+    """Of one step with a reference; see the module."""
+    head = config.vocab_size * config.hidden_size
+    body = parameters - head * (1 if config.tie_word_embeddings else 2)
+    sequences = 3 * load.prompts * load.samples
+    length = load.prompt_tokens + load.response_tokens
+    pairs = length * (length + 1) / 2
+    forward = 2 * body * length + 2 * head * load.response_tokens
+    forward += 4 * config.num_hidden_layers * config.hidden_size * pairs
+    return 4 * sequences * forward  # forward, backward (twice that), and the reference's forward
+
+
+def timed_step(setting: Setting, worker: Any, batch: Any, step: int) -> dict[str, float]:
+    times: dict[str, float] = {}
+
+    def timed(part: str, work: Callable[[], object]) -> None:
+        setting.wait()
+        begin = time.perf_counter()
+        work()
+        setting.wait()
+        times[part] = times.get(part, 0.0) + time.perf_counter() - begin
+
+    timed("load", lambda: worker.load_batch(batch.per_rank[0], batch.totals))
+    for domain in batch.domains:
+        timed("accumulate", lambda domain=domain: worker.accumulate(domain))
+    timed("resolve", lambda: worker.resolve_conflicts(step))
+    timed("optimizer step", lambda: worker.optimizer_step(step))
+    return times
+
+
+def memory(setting: Setting, record: Record, load: Load, parameters: int) -> None:
+    """What a GPU holds between steps against the arithmetic: bfloat16 weights and reference,
+    float32 masters, two moments, three gradient rows."""
+    if not setting.on_gpu:
+        return
+    name, offload = load.name, "offload_optimizer" in load.options
+    states = 0 if offload else 4 + 8
+    rows = 0 if offload or "buffer_device" in load.options else 3 * 4
+    expected = parameters * (2 + 2 + states + rows)
+    held, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+    record.measure(f"{name}: held between steps", held / GIB, "GiB")
+    record.measure(f"{name}: held, by arithmetic", expected / GIB, "GiB")
+    record.measure(f"{name}: peak", peak / GIB, "GiB")
