@@ -33,6 +33,7 @@ def check_config(config: Config) -> None:
     check_mixture(config.data, config.domains)
     _check_overlong(config)
     _check_devices(config)
+    _check_staleness(config)
 
 
 def _check_domains(config: Config) -> None:
@@ -94,3 +95,22 @@ def _check_devices(config: Config) -> None:
         )
     if config.resume not in ("auto", "never") and "/" not in config.resume:
         one_of("resume", config.resume, ("auto", "never", "PATH/TO/CHECKPOINT"))
+
+
+def _check_staleness(config: Config) -> None:
+    rollout = config.rollout
+    if rollout.staleness and config.algo.importance_cap is None:
+        raise ConfigError(
+            "Rollouts of older weights need the importance weight: without it the gradient is of "
+            "another policy than the one that is trained.",
+            expected="algo.importance_cap >= 1 beside rollout.staleness",
+            found=f"rollout.staleness={rollout.staleness} algo.importance_cap=null",
+            todo="set algo.importance_cap=2.0, or rollout.staleness=0",
+        )
+    if rollout.inflight_updates and not rollout.staleness:
+        raise ConfigError(
+            "rollout.inflight_updates is for rollouts that are ahead of the learners.",
+            expected="rollout.staleness >= 1 beside it",
+            found="rollout.staleness=0",
+            todo="set rollout.staleness=1, or leave rollout.inflight_updates out",
+        )

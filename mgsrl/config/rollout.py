@@ -57,8 +57,12 @@ class RolloutConfig:
     """Response limit in tokens."""
     staleness: int = 0
     """Steps that rollouts may be ahead of the learners. 0: one after the other. N: the responses
-    of the next N steps are made while the learners work on a step, with weights that are up to N
-    updates older than those they train (`staleness/<domain>`); needs `algo.importance_cap`."""
+    of the next N steps are made while the learners work on a step, with weights at most N updates
+    older than those that they train (metric `staleness/<domain>`). Within a phase only."""
+    inflight_updates: bool = False
+    """Whether new weights reach a response while it is made (its tokens know their version, but
+    numbers depend on the clock). `false` waits for what is under way first: then `staleness=1`
+    overlaps as much as more would, and equal seeds give equal numbers."""
     max_prompts_in_flight: int = 256
     """Sequences an engine decodes at once (vLLM `max_num_seqs`)."""
     dtype: str = "float32"

@@ -99,6 +99,14 @@ class Mixture:
                 )
         return {domain: self._take_domain(domain, quota) for domain, quota in quotas.items()}
 
+    def prompts_of(self, domain: str) -> list[Prompt]:
+        """All prompts of a domain's sources; none of a domain that does not take part."""
+        return [
+            prompt
+            for source in self._sources.get(domain, ())
+            for prompt in self._cursors[source].prompts
+        ]
+
     def peek(self, count: int) -> list[Prompt]:
         """Up to `count` prompts in the order of the sources, the domains in turn; moves nothing.
 

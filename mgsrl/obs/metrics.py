@@ -17,8 +17,9 @@ from mgsrl.files.jsonl import read_rows
 from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
 
 FILE = "metrics.jsonl"
-MAX_SCALARS = 75
-"""Three domains log 73: 9 spreads of rewards, and 64 of all else with five kinds of modules."""
+MAX_SCALARS = 78
+"""Three domains log 73: 9 spreads of rewards, and 64 of all else with five kinds of modules; and 3
+more where rollouts may be ahead."""
 
 # Families in the order in which they are folded; `reward` never is.
 FOLD_ORDER = (
@@ -29,6 +30,7 @@ FOLD_ORDER = (
     "surgery/cosine",
     "cut_at_limit",
     "abstained",
+    "staleness",
     "loss",
     "surgery/projected_share",
     "format_ok",
@@ -99,6 +101,23 @@ def rollout_metrics(groups: Mapping[str, Sequence[RolloutGroup]]) -> Scalars:
     return scalars
 
 
+def staleness_metrics(groups: Mapping[str, Sequence[RolloutGroup]], version: int) -> Scalars:
+    """`staleness/<domain>`: mean over response tokens of `version`, of the weights that they
+    trained, minus the version that sampled them; in updates."""
+    scalars: Scalars = {}
+    for domain, domain_groups in groups.items():
+        rollouts = [r for group in domain_groups for r in group.rollouts]
+        tokens = sum(len(r.token_ids) for r in rollouts)
+        behind = sum((version - r.weight_version) * len(r.token_ids) for r in rollouts)
+        scalars[f"staleness/{domain}"] = behind / tokens if tokens else math.nan
+    return scalars
+
+
+def oldest_version(groups: Mapping[str, Sequence[RolloutGroup]]) -> int:
+    """Of the weights that sampled any token."""
+    return min(r.weight_version for gs in groups.values() for g in gs for r in g.rollouts)
+
+
 def learner_metrics(stats: Mapping[str, DomainStats]) -> Scalars:
     """`loss`, `kl`, `entropy` and `mismatch` (nats) per domain; shares over all trained tokens.
 
@@ -153,17 +172,20 @@ def step_scalars(
     weight_version: int,
     canary_error: float,
     restarts: Mapping[str, int] = MappingProxyType({}),
+    staleness: Mapping[str, float] = MappingProxyType({}),
 ) -> Scalars:
     """Everything a step logs, folded to about `MAX_SCALARS`.
 
     Args:
         canary_error: in nats.
         restarts: workers replaced since the last step, by role.
+        staleness: of `staleness_metrics`, where rollouts may be ahead.
     """
     scalars = {
         **rollout_metrics(groups),
         **learner_metrics(domain_stats),
         **surgery.scalars,
+        **staleness,
         **step_metrics(step),
         **throughput(groups, times["time/total"]),
         **times,

@@ -1,10 +1,9 @@
 """Weights for rollout workers that were made anew while the learners are at work.
 
 Rollouts are made in the background, and a worker that dies there is replaced there; but weights
-come from the learners, whose verbs are collectives, and between two steps' publications they hold
-weights of no version. So the background only says that a worker wants weights and waits; the
-loop's thread sends them where it waits for rollouts itself: then the learners stand still and hold
-the version last published.
+come from the learners, whose verbs are collectives, and within a step they hold weights of no
+version. So the background only says that a worker wants weights and waits; the loop's thread sends
+them where it waits for rollouts itself: then the learners stand still.
 """
 
 import threading
@@ -45,19 +44,15 @@ class Revival:
             self._changed.notify_all()
         sent.result()
 
-    def wait(self, work: "Future[Any]", *, serve: bool) -> bool:
-        """Wait in the loop's thread for background work; whether it is done.
-
-        Args:
-            serve: send weights to the workers that want them meanwhile. Without it the wait also
-                ends when one does: the work cannot go on.
-        """
+    def wait(self, work: "Future[Any]") -> None:
+        """Wait in the loop's thread until background work is done; meanwhile send weights to the
+        workers that want them."""
         work.add_done_callback(lambda _: self._wake())
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: work.done() or self._waiting)
-                if work.done() or not serve:
-                    return work.done()
+                if work.done():
+                    return
                 handle, sent = self._waiting.popleft()
             self._serve(handle, sent)
 

@@ -11,6 +11,7 @@ submitted, and `collect` waits for them: between the two the learners may work o
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 from mgsrl.cluster.pool import ActorPool
@@ -56,6 +57,16 @@ def training_sampling(
     return settings
 
 
+@dataclass
+class Submission:
+    """Prompts of one step, and what came of them so far."""
+
+    prompts: dict[str, list[Prompt]]
+    samples: int
+    made: dict[str, Rollout] = field(default_factory=dict)
+    """By request id."""
+
+
 class Sampler:
     """Rollouts from pools of workers.
 
@@ -91,8 +102,9 @@ class Sampler:
             for pool in self.distinct_pools:
                 pool.on_restart = self._revival
         self._background = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
-        self._steps: dict[int, tuple[Future[Groups], _Progress]] = {}
-        """Submitted and not collected."""
+        self.outstanding: dict[int, Submission] = {}
+        """By step, in the order in which they were submitted: what is not collected."""
+        self._work: dict[int, tuple[Future[Groups], _Progress]] = {}
 
     @property
     def distinct_pools(self) -> list[ActorPool]:
@@ -118,19 +130,35 @@ class Sampler:
         self.submit(prompts, step)
         return self.collect(step, on_progress)
 
-    def submit(self, prompts: Mapping[str, Sequence[Prompt]], step: int) -> None:
-        """Have `samples_per_prompt` responses to every prompt made in the background."""
-        if step in self._steps:
-            raise InvariantError(f"the prompts of step {step} are submitted twice")
-        self._steps[step] = self._begin(prompts, self.sampling, self.samples_per_prompt, step)
+    def submit(
+        self, prompts: Mapping[str, Sequence[Prompt]], step: int, made: Sequence[Rollout] = ()
+    ) -> None:
+        """Ask for `samples_per_prompt` responses to every prompt; returns at once.
+
+        Args:
+            made: responses that need not be made again: `Submission.made` of a checkpoint.
+        """
+        if step in self.outstanding:
+            raise InvariantError(f"step {step} was submitted before and is not collected")
+        kept = {domain: list(of_domain) for domain, of_domain in prompts.items()}
+        submission = Submission(kept, self.samples_per_prompt, {r.request_id: r for r in made})
+        self.outstanding[step] = submission
+        if len(made) == submission.samples * sum(map(len, kept.values())):
+            future = Future[Groups]()
+            future.set_result(self._grouped(kept, submission.samples, step, submission.made))
+            self._work[step] = future, _Progress(len(made))
+        else:
+            self._work[step] = self._begin(kept, self.sampling, submission.samples, step)
 
     def collect(self, step: int, on_progress: OnProgress | None = None) -> Groups:
-        """The groups of a submitted step; domains and prompts keep their order.
+        """Wait for what was submitted; domains and prompts keep their order.
 
         Raises:
             WorkerDiedError: a worker died more often than `rollout.max_restarts`.
         """
-        groups = self._result(*self._steps.pop(step), on_progress)
+        self.wait(step, on_progress)
+        del self.outstanding[step]
+        groups = self._work.pop(step)[0].result()
         versions = {
             rollout.weight_version
             for domain in groups.values()
@@ -141,31 +169,18 @@ class Sampler:
             raise InvariantError(f"rollouts of one step have weight versions {sorted(versions)}")
         return groups
 
-    @property
-    def submitted(self) -> list[int]:
-        """Steps that were submitted and not collected, in that order."""
-        return list(self._steps)
+    def wait(self, step: int, on_progress: OnProgress | None = None) -> None:
+        """Wait until all of a step's responses are made, and keep them for `collect`."""
+        self._result(*self._work[step], on_progress)
 
-    def settle(self) -> None:
-        """Wait until what was submitted is made, or waits for new weights: these may be sent now.
-
-        Raises:
-            Exception: what went wrong in the background.
-        """
-        for future, _ in self._steps.values():
-            if not self._wait(future, serve=False):
-                return
-
-    def finished(self) -> dict[int, Groups]:
-        """Wait until all that was submitted is made; it stays to be collected."""
-        return {step: self._result(*made) for step, made in self._steps.items()}
-
-    def restore(self, finished: Mapping[int, Groups]) -> None:
-        """Steps whose responses are there already, to be collected."""
-        for step, groups in finished.items():
-            future = Future[Groups]()
-            future.set_result(groups)
-            self._steps[step] = future, _Progress(0)
+    def gather(self) -> dict[int, Submission]:
+        """All that is outstanding, with the responses that are made by now."""
+        for step, (work, _) in self._work.items():
+            if work.done():
+                of_step = [group for of_domain in work.result().values() for group in of_domain]
+                made = {r.request_id: r for group in of_step for r in group.rollouts}
+                self.outstanding[step].made = made
+        return self.outstanding
 
     def evaluate(
         self,
@@ -213,15 +228,9 @@ class Sampler:
         self, work: "Future[Groups]", progress: "_Progress", on_progress: OnProgress | None = None
     ) -> Groups:
         progress.report = on_progress
-        self._wait(work, serve=True)
-        return work.result()
-
-    def _wait(self, work: "Future[Groups]", *, serve: bool) -> bool:
         try:
-            done = self._revival.wait(work, serve=serve)
-            if done and (error := work.exception()) is not None:
-                raise error
-            return done
+            self._revival.wait(work)
+            return work.result()
         except BaseException:  # Ctrl-C must not wait for what the workers are busy with
             self.stop()
             raise
@@ -242,13 +251,27 @@ class Sampler:
             ]
             for domain, of_domain in prompts.items()
         }
-        rollouts = self._generate(requests, samples, progress)
+        made = {
+            rollout.request_id: rollout
+            for of_domain in self._generate(requests, samples, progress).values()
+            for rollout in of_domain
+        }
+        return self._grouped(prompts, samples, step, made)
+
+    @staticmethod
+    def _grouped(
+        prompts: Mapping[str, Sequence[Prompt]],
+        samples: int,
+        step: int,
+        made: Mapping[str, Rollout],
+    ) -> Groups:
         return {
             domain: [
                 RolloutGroup(
-                    prompt, tuple(rollouts[domain][index * samples : (index + 1) * samples])
+                    prompt,
+                    tuple(made[_request_id(step, prompt, sample)] for sample in range(samples)),
                 )
-                for index, prompt in enumerate(of_domain)
+                for prompt in of_domain
             ]
             for domain, of_domain in prompts.items()
         }
@@ -256,9 +279,9 @@ class Sampler:
     def _request(
         self, prompt: Prompt, sampling: Sampling, step: int, sample: int
     ) -> GenerationRequest:
-        key = f"{prompt.domain}/{prompt.id}"
-        seed = request_seed(self.seed, step, key, sample)
-        return GenerationRequest(f"{key}/{sample}", prompt.token_ids, seed, sampling)
+        seed = request_seed(self.seed, step, f"{prompt.domain}/{prompt.id}", sample)
+        id_ = _request_id(step, prompt, sample)
+        return GenerationRequest(id_, prompt.token_ids, seed, sampling)
 
     def _generate(
         self,
@@ -311,6 +334,11 @@ class Sampler:
         )
         rollouts = [rollout for result in results for rollout in result]
         return {rollout.request_id: rollout for rollout in rollouts}
+
+
+def _request_id(step: int, prompt: Prompt, sample: int) -> str:
+    """Unique among all that are under way: a prompt may come again before it is answered."""
+    return f"{step}/{prompt.domain}/{prompt.id}/{sample}"
 
 
 class _Progress:

@@ -177,6 +177,7 @@ def _run(
         config_yaml=config_to_yaml(config),
         first_checkpoint_bytes=first_checkpoint_bytes(config, policy),
         staleness=config.rollout.staleness,
+        inflight_updates=config.rollout.inflight_updates,
         max_skipped_steps=config.train.max_skipped_steps,
     )
 

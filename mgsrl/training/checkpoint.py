@@ -1,10 +1,11 @@
 """Checkpoints that are complete or absent: written aside, hashed, renamed, verified on loading.
 
 Layout of `checkpoints/step_N/`: `learner/` (safetensors shards), `state.json` (step, data
-cursors), `config.yaml` (of the run that wrote it), `manifest.json` (see `manifest.py`). No pickle
-anywhere. `checkpoints/best.json` names the best one (`evaluate/pareto.py`): for people and
-`mgsrl export`; a run finds it anew from its evaluations. Nothing that may be of use is deleted: a
-damaged checkpoint, or one of a branch that the run leaves, gets another name.
+cursors), `rollouts.jsonl` (of later steps, see `in_flight.py`), `config.yaml` (of the run that
+wrote it), `manifest.json` (see `manifest.py`). No pickle anywhere. `checkpoints/best.json` names
+the best one (`evaluate/pareto.py`): for people and `mgsrl export`; a run finds it anew from its
+evaluations. Nothing that may be of use is deleted: a damaged checkpoint, or one of a branch that
+the run leaves, gets another name.
 """
 
 import json
@@ -63,6 +64,7 @@ def save_checkpoint(
     state: dict[str, Any],
     write_learner: Callable[[Path], None],
     *,
+    write_more: Callable[[Path], None] = lambda _: None,
     config_yaml: str = "",
     num_bytes: int = 0,
 ) -> Path:
@@ -72,6 +74,7 @@ def save_checkpoint(
         folder: the run's `checkpoints/`.
         state: JSON-able; what the driver must remember.
         write_learner: fills the given empty folder with the learners' shards.
+        write_more: adds other files to the checkpoint's folder.
         config_yaml: the run's configuration, kept with it.
         num_bytes: what it will take, as far as known; nothing is written when that does not fit.
 
@@ -85,7 +88,9 @@ def save_checkpoint(
             shutil.rmtree(leftover, ignore_errors=True)
         (draft / LEARNER).mkdir(parents=True)
         _check_room(folder, step, num_bytes)
-        _fill(draft, step, state, write_learner, config_yaml)
+        write_learner(draft / LEARNER)
+        write_more(draft)
+        _fill(draft, step, state, config_yaml)
         if final.exists():
             _rename_aside(final, "abandoned")
         os.replace(draft, final)
@@ -108,14 +113,7 @@ def _check_room(folder: Path, step: int, num_bytes: int) -> None:
         )
 
 
-def _fill(
-    draft: Path,
-    step: int,
-    state: dict[str, Any],
-    write_learner: Callable[[Path], None],
-    config_yaml: str,
-) -> None:
-    write_learner(draft / LEARNER)
+def _fill(draft: Path, step: int, state: dict[str, Any], config_yaml: str) -> None:
     (draft / STATE).write_text(json.dumps({"step": step, **state}))
     if config_yaml:
         (draft / CONFIG).write_text(config_yaml)

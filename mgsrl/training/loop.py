@@ -15,10 +15,9 @@ def train(run: Run) -> None:
     run.evaluate_if_due()
     while run.step < run.num_steps:
         run.enter_phase()
-        for step, prompts in run.prompts_ahead():  # of this step and the next `rollout.staleness`
-            run.sampler.submit(prompts, step)
-        with run.stage("rollout"):  # {domain: [RolloutGroup]}
-            groups = run.sampler.collect(run.step, run.console.progress)
+        run.submit_prompts()  # of this step, and of the next `rollout.staleness`
+        with run.stage("rollout"):
+            groups = run.collect_groups()  # of this step, {domain: [RolloutGroup]}
         with run.stage("reward"):
             groups = with_advantages(run.scorer.shaped_rewards(run.scorer.score(groups)), run.algo)
         batch = run.pack(groups)  # domain-pure micro-batches for every rank
@@ -33,8 +32,8 @@ def train(run: Run) -> None:
             with run.stage("step"):
                 outcomes.append(run.learners.optimizer_step(run.step))
         run.step += 1
-        with run.stage("rollout"):  # what was begun with a version of the weights ends with it
-            run.sampler.settle()
+        with run.stage("rollout"):
+            run.settle_rollouts()  # what was begun with a version of the weights ends with it
         with run.stage("sync"):
             run.publish_weights(groups)
         run.after_step(groups, losses, report, outcomes)

@@ -23,7 +23,7 @@ from mgsrl.rollout.sampler import training_sampling
 from mgsrl.surgery import check_method
 from mgsrl.training.export import check_export
 from mgsrl.training.fit import check_context, check_tokens, end_of_turn_note
-from mgsrl.training.schedule import Schedule, curve, make_schedule
+from mgsrl.training.schedule import Schedule, check_staleness, curve, make_schedule
 from mgsrl.types import Prompt, Sampling
 
 
@@ -105,7 +105,7 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
     Raises:
         UserError: one of them cannot be.
     """
-    schedule_of(config)
+    check_staleness(schedule_of(config), config.rollout.staleness)
     check_method(config.surgery, len(config.domains))
     check_advantages(config.algo)
     check_loss(config.algo)

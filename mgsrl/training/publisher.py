@@ -34,7 +34,7 @@ class Publisher:
     canary_error: float = 0.0
     """Of the last publish: mean |log p_engine - log p_learner| in nats, the worst worker's."""
     version: int = 0
-    """The weight version last published (the number of steps done)."""
+    """The weight version that the learners hold: the number of steps done."""
     _sequences: list[tuple[int, ...]] = field(default_factory=list)
     """What the canary compares."""
     _connected: list[Any] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Publisher:
                     raise
 
     def republish(self, handle: Any) -> None:
-        """A rollout worker was replaced: send it the current version, and prove that too."""
+        """A rollout worker was replaced: send it the learners' version, and prove that too."""
         self._connect([handle])
         if self.learners.publish(self.version):
             raise WorkerDiedError("the new rollout worker died while weights were sent to it")

@@ -13,10 +13,10 @@ from pathlib import Path
 from mgsrl.config import AlgoConfig, CheckpointConfig, SurgeryConfig
 from mgsrl.data.mixture import Mixture
 from mgsrl.data.packing import PackedBatch, Packing, pack
-from mgsrl.errors import AbstentionError, NoUpdateError, StorageError, disk_problem
+from mgsrl.errors import AbstentionError, InvariantError, NoUpdateError, StorageError, disk_problem
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.obs.console import Console
-from mgsrl.obs.metrics import step_scalars
+from mgsrl.obs.metrics import oldest_version, staleness_metrics, step_scalars
 from mgsrl.obs.run_record import record_checkpoint
 from mgsrl.obs.timers import StageTimers
 from mgsrl.rewards.scorer import Scorer
@@ -31,10 +31,11 @@ from mgsrl.training.checkpoint import (
 )
 from mgsrl.training.evaluation import Evaluation
 from mgsrl.training.fingerprint import PolicyIdentity
+from mgsrl.training.in_flight import Ahead, read_in_flight, write_in_flight
 from mgsrl.training.journal import Journal
 from mgsrl.training.publisher import Publisher
 from mgsrl.training.schedule import Schedule
-from mgsrl.types import DomainStats, Prompt, RolloutGroup, StepStats, SurgeryReport
+from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
 
 Groups = Mapping[str, Sequence[RolloutGroup]]
 
@@ -67,6 +68,8 @@ class Run:
     """What the first checkpoint will take, as far as known."""
     staleness: int = 0
     """Steps that rollouts may be ahead of the learners."""
+    inflight_updates: bool = False
+    """Whether weights may change while a response is made."""
     max_skipped_steps: int = 0
     """Steps in a row without an update after which the run stops; 0 never."""
     step: int = 0
@@ -76,6 +79,8 @@ class Run:
     _skipped: int = 0
     _skips_told: bool = False
     """Steps in a row without an update."""
+    _ahead: Ahead = field(default_factory=dict)
+    """What the checkpoint held, not submitted yet."""
     _restarts: dict[str, int] = field(default_factory=dict)
     """By role, as last logged."""
 
@@ -109,6 +114,7 @@ class Run:
                 self.learners.load(self.checkpoint.path / "learner")
                 self.scorer.restore(self.checkpoint.state.get("rewards", {}))
             self.step = self.checkpoint.step
+            self._ahead = read_in_flight(self.checkpoint.path, self.mixture)
             set_others_aside(self.folder / "checkpoints", self.step, self.console.note)
             self.console.note(f"resumed after step {self.step} from {self.checkpoint.path}")
         # Without a checkpoint nothing binds old logs to this run: even its first evaluation goes.
@@ -130,16 +136,38 @@ class Run:
             if phase.move_reference:
                 self.learners.move_reference()
 
-    def prompts_ahead(self) -> Iterator[tuple[int, dict[str, list[Prompt]]]]:
-        """The prompts of the coming step and of as many after it as `staleness` allows, as far as
-        they are not submitted yet; in step order, so that they do not depend on it.
+    def submit_prompts(self) -> None:
+        """Ask for the rollouts of the coming step and of as many after it as `staleness` allows;
+        in step order, so that the prompts of a step do not depend on it.
 
-        None beyond the phase: the next one begins with the weights that this one ends with.
+        Not beyond the phase: the next one begins with the weights that this one ends with.
         """
         end = min(self.step + self.staleness + 1, self.schedule.phase(self.step).end)
         for step in range(self.step, end):
-            if step not in self.sampler.submitted:
-                yield step, self.mixture.next_prompts(self.schedule.phase(step).quotas)
+            if step in self._ahead:  # in a checkpoint's
+                self.sampler.submit(self._ahead[step][0], step, self._ahead.pop(step)[1])
+            elif step not in self.sampler.outstanding:
+                prompts = self.mixture.next_prompts(self.schedule.phase(step).quotas)
+                self.sampler.submit(prompts, step)
+
+    def collect_groups(self) -> dict[str, list[RolloutGroup]]:
+        """The rollouts of the coming step, of weights not older than `staleness` allows."""
+        groups = self.sampler.collect(self.step, self.console.progress)
+        oldest = oldest_version(groups)
+        if not self.step - self.staleness <= oldest <= self.step:
+            raise InvariantError(
+                f"rollouts of weight version {oldest} for an update of version {self.step}, "
+                f"rollout.staleness={self.staleness}"
+            )
+        return groups
+
+    def settle_rollouts(self) -> None:
+        """Wait for the rollouts that were begun with the weights before this step's update, unless
+        these may change under way."""
+        self.publisher.version = self.step  # what a worker that is made anew meanwhile gets
+        if not self.inflight_updates:
+            for step in self.sampler.outstanding:
+                self.sampler.wait(step, self.console.progress)
 
     # ---- around a step -------------------------------------------------------------------------
 
@@ -186,6 +214,7 @@ class Run:
             weight_version=self.step,
             canary_error=self.publisher.canary_error,
             restarts=self._new_restarts(),
+            staleness=staleness_metrics(groups, self.step - 1) if self.staleness else {},
         )
         scalars["skipped"] = skipped
         self.journal.log_step(self.step, scalars, groups, report)
@@ -246,6 +275,7 @@ class Run:
                     self.step,
                     state,
                     self.learners.save,
+                    write_more=lambda draft: write_in_flight(draft, self.sampler.gather()),
                     config_yaml=self.config_yaml,
                     num_bytes=checkpoint_bytes(folder) or self.first_checkpoint_bytes,
                 )

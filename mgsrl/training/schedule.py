@@ -57,6 +57,23 @@ class Schedule:
         return most
 
 
+def check_staleness(schedule: Schedule, staleness: int) -> None:
+    """ConfigError when no step of the run could have its rollouts made so far ahead: they stay
+    within their phase."""
+    longest = max(phase.end - phase.start for phase in schedule.phases)
+    if staleness >= longest:
+        several = len(schedule.phases) > 1
+        raise ConfigError(
+            "rollout.staleness is more than the run has steps ahead"
+            + (" within a phase: rollouts do not cross from one to the next." if several else "."),
+            expected=f"at most {longest - 1}: the "
+            + (f"longest of {len(schedule.phases)} phases" if several else "run")
+            + f" has {longest} step{'s'[: longest > 1]}",
+            found=f"rollout.staleness={staleness}",
+            todo="lower it, or raise train.num_steps",
+        )
+
+
 def make_schedule(
     strategy: StrategyConfig,
     quotas: Mapping[str, float],

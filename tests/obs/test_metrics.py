@@ -18,6 +18,7 @@ def scalars_of(domains):
         weight_version=5,
         canary_error=1e-6,
         restarts={"rollout": 0, "reward": 1},
+        staleness={f"staleness/{d}": 1.0 for d in domains},
     )
 
 
@@ -37,6 +38,18 @@ def test_rollout_metrics_by_hand():
     assert m["abstained/math"] == 0.25
     assert m["format_ok/math"] == 0.75
     assert m["cut_at_limit/math"] == 0.5
+
+
+def test_staleness_is_the_mean_over_tokens():
+    old, new = group(lengths=(3, 5)), group(index=1, lengths=(4, 4))
+    old = replace(old, rollouts=tuple(replace(r, weight_version=4) for r in old.rollouts))
+    new = replace(new, rollouts=tuple(replace(r, weight_version=6) for r in new.rollouts))
+    groups = {"math": [old, new], "chat": [old], "if": []}
+    found = metrics.staleness_metrics(groups, version=6)
+    assert found["staleness/math"] == 1.0
+    assert found["staleness/chat"] == 2.0
+    assert math.isnan(found["staleness/if"])
+    assert metrics.oldest_version(groups) == 4
 
 
 def test_live_groups_are_counted_by_their_rewards():
@@ -83,11 +96,13 @@ def test_a_single_response_has_no_spread():
 def test_the_spread_of_rewards_costs_no_other_metric_its_place():
     """It is folded before the others, and the limit leaves it room: with any number of domains all
     that 70 scalars without it held is still there."""
+    families = [family for family in metrics.FOLD_ORDER if family != "staleness"]
     for count in range(1, 12):
         scalars = scalars_of(tuple(f"domain{i}" for i in range(count)))
-        full = {f"{f}/domain{i}": 0.0 for f in metrics.FOLD_ORDER for i in range(count)} | scalars
+        full = {f"{f}/domain{i}": 0.0 for f in families for i in range(count)} | scalars
+        full = {k: v for k, v in full.items() if not k.startswith("staleness")}
         without = {k: v for k, v in full.items() if not k.startswith("reward_")}
-        assert set(metrics.fold(without, limit=70)) <= set(metrics.fold(full))
+        assert set(metrics.fold(without, limit=70)) <= set(metrics.fold(full, limit=75))
 
 
 def test_eight_domains_fold_the_least_telling_families():

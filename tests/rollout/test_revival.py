@@ -18,23 +18,9 @@ def test_the_loops_thread_sends_while_it_waits(background: ThreadPoolExecutor) -
     senders: list[tuple[str, int]] = []
     revival = Revival(lambda handle: senders.append((handle, threading.get_ident())))
     work = background.submit(lambda: [revival(name) for name in ("a", "b")])
-    assert revival.wait(work, serve=True)
+    revival.wait(work)
     revival("c")  # a worker that the loop itself replaced
     assert senders == [(name, threading.get_ident()) for name in ("a", "b", "c")]
-
-
-def test_a_wait_that_may_not_send_ends_where_the_work_is_held_up(
-    background: ThreadPoolExecutor,
-) -> None:
-    sent: list[str] = []
-    revival = Revival(sent.append)
-    work = background.submit(revival, "a")
-    assert not revival.wait(work, serve=False)
-    assert not sent
-    assert not work.done()
-    assert revival.wait(work, serve=True)
-    assert sent == ["a"]
-    assert revival.wait(work, serve=False)
 
 
 def test_a_worker_that_dies_again_is_its_pools_affair(background: ThreadPoolExecutor) -> None:
@@ -53,7 +39,7 @@ def test_a_worker_that_dies_again_is_its_pools_affair(background: ThreadPoolExec
         revival("b")
 
     work = background.submit(pool)
-    assert revival.wait(work, serve=True)
+    revival.wait(work)
     work.result()
     assert tries == ["a", "b"]
 
@@ -65,7 +51,7 @@ def test_a_learner_that_dies_ends_both(background: ThreadPoolExecutor) -> None:
     revival = Revival(send)
     work = background.submit(revival, "a")
     with pytest.raises(LearnerDiedError):
-        revival.wait(work, serve=True)
+        revival.wait(work)
     with pytest.raises(LearnerDiedError):
         work.result(10)
 
@@ -73,7 +59,6 @@ def test_a_learner_that_dies_ends_both(background: ThreadPoolExecutor) -> None:
 def test_stopping_lets_nobody_wait(background: ThreadPoolExecutor) -> None:
     revival = Revival(lambda _: None)
     work: Future[None] = background.submit(revival, "a")
-    assert not revival.wait(work, serve=False)
     revival.stop()
     late = background.submit(revival, "b")
     for each in (work, late):

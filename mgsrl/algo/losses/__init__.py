@@ -4,8 +4,11 @@ Per response token, with r = exp(logp - logp_old) and w = min(exp(logp_old - log
 
     loss = w * policy_loss(log r, A) + kl_coef * KL(policy, reference) - entropy_coef * entropy
 
-`w` corrects for the rollout engine sampling from slightly different probabilities than the
-learner's (truncated importance sampling); it carries no gradient and touches the policy term
+`w` corrects for the rollout engine sampling from other probabilities than the learner's (truncated
+importance sampling): slightly others by its kernels, and those of older weights where rollouts are
+ahead. `logp_old` is the learner's before the first update on the batch, not the engine's: the
+decoupled objective (arXiv 2110.00641, used as in AReaL, arXiv 2505.24298), in which the clip bounds
+what this batch's updates do and nothing else. `w` carries no gradient and touches the policy term
 only. Because the denominators are global (`BatchTotals`), the loss of a batch is the plain sum
 over its micro-batches, whatever their size, rank or domain: the sum of the domains' gradients is
 the gradient of the mixed loss.
