@@ -1,8 +1,8 @@
 """The vocabulary: frozen records that pass between the stages of one training step.
 
 Shape suffixes used throughout the package:
-    _B sequences of a micro-batch   _L token positions (prompt + response, right-padded)
-    _G samples of a group           _T response tokens of one sequence, or of all
+    _B sequences of a micro-batch   _L token positions of responses, right-padded
+    _G samples of a group           _T tokens, one after the other
     _D domains                      _E the other domains, in an order of projection
     _M modules                      _P pairs of domains
     _H hidden width                 _V vocabulary
@@ -142,21 +142,35 @@ def tell_apart(rewards: Sequence[float]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """Sequences of ONE domain, right-padded. Position `t` of a `_BL` tensor describes token `t`.
+class RowLayout:
+    """Where prompts and responses stand in a row of tokens; together they tile it.
 
-    Under causal attention no real token sees the padding after it, so no attention mask is needed.
+    A prompt stands once, however many of the responses are to it.
+    """
+
+    prompts: tuple[slice, ...]
+    responses: tuple[slice, ...]
+    """[B]"""
+    prompt_of: tuple[int, ...]
+    """[B] the place in `prompts` of each response's."""
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Sequences of ONE domain: their tokens in one row, and what is known of their responses.
+
     A micro-batch of weight zero (`response_mask_BL` all zero) keeps ranks in lockstep when a
     rank has nothing left: it is run like any other and adds nothing.
     """
 
     domain: str
-    token_ids_BL: torch.Tensor
-    """int64"""
+    token_ids_T: torch.Tensor
+    """int64 [T], without padding."""
+    layout: RowLayout
     response_mask_BL: torch.Tensor
-    """float32, 1 on the response tokens that are trained on."""
+    """float32 [B, L], 1 on the response tokens that are trained on; L of the longest response."""
     rollout_logprobs_BL: torch.Tensor
-    """float32, the engine's log-probabilities; 0 outside the response."""
+    """float32, the engine's log-probabilities; 0 behind a response's end."""
     advantages_B: torch.Tensor
     """float32"""
     temperature: float

@@ -6,6 +6,7 @@ from mgsrl.config.require import at_least, less_than, more_than, one_of, seconds
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("float32", "bfloat16")
+SHARING = ("auto", "always", "never")
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -52,6 +53,9 @@ class LearnerConfig:
     """Compute: `float32`, or `bfloat16` with fp32 master weights and fp32 domain gradients."""
     micro_batch_size: int = 16
     """Sequences per rank and micro-step; changes speed and memory, never the update."""
+    share_prompts: str = "auto"
+    """Compute a prompt once for all its responses of a micro-batch, in rows without padding:
+    `auto` with models that can, `always` (or stop), or `never` (padded, each with its prompt)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     offload_optimizer: bool = False
@@ -70,6 +74,7 @@ class LearnerConfig:
         one_of("learner.device", self.device, DEVICES)
         one_of("learner.dtype", self.dtype, DTYPES)
         at_least("learner.micro_batch_size", self.micro_batch_size, 1)
+        one_of("learner.share_prompts", self.share_prompts, SHARING)
         at_least("learner.threads_per_rank", self.threads_per_rank, 0)
         seconds("learner.time_limit_s", self.time_limit_s)
         self.optimizer.validate()

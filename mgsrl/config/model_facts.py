@@ -6,6 +6,7 @@ keep them in a part of their own, so it is read through transformers' `get_text_
 Left out: the weights. What they compute is measured (`learner/agreement.py`), not read.
 """
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,12 @@ POSITIONS = (
 STRETCHED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 """Rotary embeddings whose configuration names the stretched length already."""
 
+BESIDE_ATTENTION = ("attn_logit_softcapping", "alibi", "index_topk", "num_kv_shared_layers")
+"""Settings of soft caps, biases by distance, sparse attention, layers that borrow their keys."""
+
+KEPT_TO_THEMSELVES = ("nemotron",)
+"""Families whose layers do not hand on to attention what the model is given for it."""
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -41,6 +48,8 @@ class ModelFacts:
     """Width of an attention head; None without attention, or with latent attention."""
     cache_per_token: int | None
     """Numbers that the key-value cache holds per token; None for an unknown layout."""
+    not_packed: str | None
+    """See `packing_obstacle`."""
 
 
 def model_facts(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
@@ -64,6 +73,7 @@ def model_facts(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
             architectures=tuple(getattr(whole, "architectures", None) or ()),
             head_width=_head_width(config),
             cache_per_token=cache_per_token(config),
+            not_packed=packing_obstacle(whole),
         )
     # Any exception: the file is the user's, and families check their fields each in its own way.
     except Exception as error:
@@ -73,6 +83,33 @@ def model_facts(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
             found=f"{path!r}: {one_line(error)}",
             todo="correct policy.path (policy.trust_remote_code=true runs a model's own code)",
         ) from error
+
+
+def packing_obstacle(config: Any) -> str | None:
+    """Why several sequences of this model cannot stand in one row and share their prompt.
+
+    None for what `learner/attention.py` can do: attention that transformers lets others compute,
+    full or in a sliding window, as the only place where tokens meet.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
+
+    text = config.get_text_config()
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or type(config) not in MODEL_MAPPING:
+        return "its code is not transformers' own"
+    model, body = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], MODEL_MAPPING[type(config)]
+    others = {*(getattr(text, "layer_types", None) or ())} - {"full_attention", "sliding_attention"}
+    takes = inspect.signature(body.forward).parameters
+    reasons = {
+        f"layers of the kind {', '.join(sorted(map(str, others)))}": others,
+        "layers that carry a state from token to token": getattr(model, "_is_stateful", False),
+        "attention that only its own code can compute": not model._supports_attention_backend
+        or not {"position_ids", "kwargs"} <= takes.keys()
+        or text.model_type in KEPT_TO_THEMSELVES,
+        # No fused attention of torch's (`sdpa`): there are sinks, as in gpt-oss.
+        "more in its attention than products and a softmax": not model._supports_sdpa
+        or any(getattr(text, name, None) for name in BESIDE_ATTENTION),
+    }
+    return next((reason for reason, found in reasons.items() if found), None)
 
 
 def _stops(written: dict[str, Any]) -> tuple[int, ...]:

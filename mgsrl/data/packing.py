@@ -17,11 +17,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from mgsrl.data.token_row import lay_out
 from mgsrl.errors import InvariantError
 from mgsrl.types import BatchTotals, MicroBatch, Prompt, Rollout, RolloutGroup
-
-_FILLER_LENGTH = 2
-"""Shortest sequence with a next token to predict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ class Packing:
     max_response_length: int
     """The response limit, the constant of `sequence_sum_norm`."""
     pad_token_id: int
-    """Fills the right of shorter sequences; masked everywhere."""
+    """Stands for the tokens of a rank with nothing left; masked."""
     temperatures: Mapping[str, float]
     """Of sampling, by domain."""
 
@@ -160,23 +158,21 @@ def _deal(
 def _micro_batch(
     domain: str, sequences: list[_Sequence], pad_token_id: int, temperature: float, half: int
 ) -> MicroBatch:
-    """Right-padded to the longest sequence; of weight zero when there is none."""
-    num_rows = max(len(sequences), 1)
-    length = max((sequence.length for sequence in sequences), default=0)
-    length = max(length, _FILLER_LENGTH)
-    token_ids_BL = torch.full((num_rows, length), pad_token_id, dtype=torch.int64)
-    response_mask_BL = torch.zeros(num_rows, length)
-    rollout_logprobs_BL = torch.zeros(num_rows, length)
+    """Of weight zero, with a token to predict, when there is no sequence."""
+    pairs = [(sequence.prompt.token_ids, sequence.rollout.token_ids) for sequence in sequences]
+    token_ids_T, layout = lay_out(pairs or [((pad_token_id,), (pad_token_id,))])
+    length = max(len(response) for _, response in pairs) if pairs else 1
+    response_mask_BL = torch.zeros(max(len(pairs), 1), length)
+    rollout_logprobs_BL = torch.zeros_like(response_mask_BL)
     for row, sequence in enumerate(sequences):
-        begin, end = len(sequence.prompt.token_ids), sequence.length
-        token_ids_BL[row, :begin] = torch.tensor(sequence.prompt.token_ids)
-        token_ids_BL[row, begin:end] = torch.tensor(sequence.rollout.token_ids)
-        response_mask_BL[row, begin:end] = 1
-        rollout_logprobs_BL[row, begin:end] = torch.tensor(sequence.rollout.logprobs)
+        end = len(sequence.rollout.token_ids)
+        response_mask_BL[row, :end] = 1
+        rollout_logprobs_BL[row, :end] = torch.tensor(sequence.rollout.logprobs)
     advantages = [sequence.advantage for sequence in sequences] or [0.0]
     return MicroBatch(
         domain=domain,
-        token_ids_BL=token_ids_BL,
+        token_ids_T=token_ids_T,
+        layout=layout,
         response_mask_BL=response_mask_BL,
         rollout_logprobs_BL=rollout_logprobs_BL,
         advantages_B=torch.tensor(advantages, dtype=torch.float32),

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mgsrl.errors import UserError
+from mgsrl.data.token_row import lay_out
+from mgsrl.errors import InvariantError, UserError
 from mgsrl.learner.forward import PolicyForward
 
 NUM_TOKENS = 8
@@ -34,13 +35,14 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
 @torch.no_grad()
-def proven_forward(model: Any, path: str) -> PolicyForward:
+def proven_forward(model: Any, path: str, *, packed: bool = False) -> PolicyForward:
     """`model` (a causal LM on the CPU, in evaluation mode) as the learner's forward.
 
     Dropout is off afterwards. No random number is drawn from torch's generators.
 
     Args:
         path: as the user gave it, for messages.
+        packed: whether it computes packed rows.
 
     Raises:
         UserError: the learner would compute other log-probabilities than a sampler.
@@ -50,10 +52,10 @@ def proven_forward(model: Any, path: str) -> PolicyForward:
         raise _refusal(path, f"its LM head is a {type(head).__name__}, not a linear layer")
     switch_dropout_off(model)
     with torch.random.fork_rng(devices=[]):
-        return _proven(model, head, path)
+        return _proven(model, head, path, packed)
 
 
-def _proven(model: Any, head: nn.Linear, path: str) -> PolicyForward:
+def _proven(model: Any, head: nn.Linear, path: str, packed: bool) -> PolicyForward:
     token_ids_BL = _tokens(head.out_features)
     own_LV, loud_LV, loud_raw_LV, head_input_LH = _own_logits(model, head, token_ids_BL)
     if own_LV.shape != loud_raw_LV.shape:
@@ -68,15 +70,23 @@ def _proven(model: Any, head: nn.Linear, path: str) -> PolicyForward:
             path,
             f"layers between the last hidden state and the LM head ({_beside_the_body(model)})",
         )
-    forward = PolicyForward(model, scale).train()
-    expected_BL = _logprobs(own_LV, token_ids_BL)
-    mask_BL = _mask(token_ids_BL)
-    found_BL, _ = forward(token_ids_BL, mask_BL, 1.0)
-    errors_BL = (found_BL[:, 1:] - expected_BL).abs() * mask_BL[:, 1:]
-    error_B = errors_BL.double().sum(1) / mask_BL.sum(1)
+    own_attention = model.config._attn_implementation
+    forward = PolicyForward(model, scale, packed=packed).train()
+    # Last to first: behind the half that is shared in a packed row stands the other tail.
+    row_T, layout = lay_out([_split(row, packed) for row in token_ids_BL.flip(0).tolist()])
+    length = max(span.stop - span.start for span in layout.responses)
+    expected_BL = _logprobs(own_LV, token_ids_BL).flip(0)[:, -length:]
+    mask_BL = _mask(token_ids_BL).flip(0)[:, -length:]
+    try:
+        found_BL, _ = forward(row_T, layout, mask_BL, 1.0)
+    except InvariantError as error:
+        raise _refusal(path, f"{error} (set learner.share_prompts=never)") from error
+    error_B = ((found_BL - expected_BL).abs() * mask_BL).double().sum(1) / mask_BL.sum(1)
     rounding = torch.finfo(head.weight.dtype).eps * own_LV.abs().max().item()
     if not (error_B <= max(TOLERANCE.get(head.weight.dtype, 0.1), rounding)).all():
-        cause = _cause(forward, token_ids_BL, error_B)
+        if packed:
+            model.set_attn_implementation(own_attention)
+        cause = _cause(forward, token_ids_BL)
         raise _refusal(path, f"log-probabilities {error_B.max().item():.3g} nats off: {cause}")
     forward.eval()
     return forward
@@ -112,6 +122,12 @@ def _tokens(vocab_size: int) -> torch.Tensor:
     token_ids_BL = (row_L % vocab_size).repeat(3, 1)
     token_ids_BL[2, HALF:] = token_ids_BL[0, :HALF]
     return token_ids_BL
+
+
+def _split(row: list[int], packed: bool) -> tuple[list[int], list[int]]:
+    """Prompt and response; all of a packed row share the first half."""
+    prompt = HALF if packed else 1
+    return row[:prompt], row[prompt:]
 
 
 def _mask(token_ids_BL: torch.Tensor) -> torch.Tensor:
@@ -179,7 +195,7 @@ def _close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 # ---- the cause of a difference -------------------------------------------------------------------
 
 
-def _cause(forward: PolicyForward, token_ids_BL: torch.Tensor, error_B: torch.Tensor) -> str:
+def _cause(forward: PolicyForward, token_ids_BL: torch.Tensor) -> str:
     model = forward.policy
     model.eval()
     quiet_BLH = _body(model, token_ids_BL)
@@ -188,6 +204,8 @@ def _cause(forward: PolicyForward, token_ids_BL: torch.Tensor, error_B: torch.Te
         return f"active in training mode only (dropout or noise): {', '.join(noisy)}"
     if not _close(quiet_BLH[2, :HALF], quiet_BLH[0, :HALF]):
         return "a token depends on padding that follows it (the model is not causal)"
+    if forward.packed:
+        return "responses do not share their prompt (learner.share_prompts=never keeps them apart)"
     return "no module was found that behaves differently in training mode"
 
 

@@ -14,6 +14,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+
+from mgsrl.learner.attention import PackedRow, use_packed_attention
+from mgsrl.types import RowLayout
 
 CHUNK_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 27}
 """Logits held at once (64 MiB on a CPU, 512 MiB on a GPU, in fp32)."""
@@ -174,30 +178,42 @@ class PolicyForward(nn.Module):
     Args:
         policy: the model; its LM head is replaced.
         logit_scale: the constant by which the model multiplies what its LM head gives.
+        packed: compute the row as it stands, every prompt once; otherwise sequence by sequence.
     """
 
-    def __init__(self, policy: Any, logit_scale: float = 1.0) -> None:
+    def __init__(self, policy: Any, logit_scale: float = 1.0, *, packed: bool = False) -> None:
         super().__init__()
         self.logit_scale = logit_scale
         policy.set_output_embeddings(ResponseHead(policy.get_output_embeddings()))
         self.policy: Any = policy
+        self.packed = packed
+        if packed:
+            use_packed_attention(policy)
 
     def forward(
-        self, token_ids_BL: torch.Tensor, response_mask_BL: torch.Tensor, temperature: float
+        self,
+        token_ids_T: torch.Tensor,
+        layout: RowLayout,
+        response_mask_BL: torch.Tensor,
+        temperature: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(log-probabilities [B, L], entropies [B, L]), 0 where the mask is 0.
+        """(log-probabilities [B, L], entropies [B, L]) of responses, 0 where the mask is 0.
 
-        Sequences are right-padded, so under causal attention no real token sees a pad and no
-        attention mask is needed; without one the fused causal kernels apply.
-        Position t is predicted from the hidden state of t - 1; position 0 must be masked out.
+        Each token is predicted from the hidden state of the one before it, a response's first
+        from its prompt's last.
         """
-        hidden_BLH = self.policy.base_model(input_ids=token_ids_BL, use_cache=False)[0]
+        body = self._packed_body if self.packed else self._padded_body
+        hidden_PH, places_BL = body(token_ids_T, layout, response_mask_BL.shape[1])
         selected = response_mask_BL.bool()
-        hidden_TH = hidden_BLH[:, :-1][selected[:, 1:]]
-        targets_T = token_ids_BL[:, 1:][selected[:, 1:]]
+        starts_B1 = torch.tensor([span.start for span in layout.responses])[:, None]
+        tokens_BL = (starts_B1 + torch.arange(selected.shape[1])).to(token_ids_T.device)
         head = self.policy.get_output_embeddings()
-        # softmax(scale * z / T): a scale is a temperature.
-        logprobs_T, entropy_T = head(hidden_TH, targets_T, temperature / self.logit_scale)
+        logprobs_T, entropy_T = head(
+            hidden_PH.index_select(0, places_BL[selected]),
+            token_ids_T[tokens_BL[selected]],
+            # softmax(scale * z / T): a scale is a temperature.
+            temperature / self.logit_scale,
+        )
         empty_BL = torch.zeros(
             response_mask_BL.shape, dtype=logprobs_T.dtype, device=logprobs_T.device
         )
@@ -205,3 +221,40 @@ class PolicyForward(nn.Module):
             empty_BL.masked_scatter(selected, logprobs_T),
             empty_BL.masked_scatter(selected, entropy_T),
         )
+
+    def _packed_body(
+        self, token_ids_T: torch.Tensor, layout: RowLayout, length: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states [P, H] of the row, and where each response token is predicted, [B, L]."""
+        row = PackedRow(layout, token_ids_T.device)
+        hidden_1TH = self.policy.base_model(
+            input_ids=token_ids_T[None],
+            position_ids=row.position_ids[None],
+            use_cache=False,
+            packed_row=row,
+        )[0]
+        places_BL = torch.tensor([span.start - 1 for span in layout.responses])[:, None]
+        places_BL = places_BL + torch.arange(length)
+        ends = [layout.prompts[prompt].stop - 1 for prompt in layout.prompt_of]
+        places_BL[:, 0] = torch.tensor(ends)
+        return hidden_1TH[0], places_BL.to(token_ids_T.device)
+
+    def _padded_body(
+        self, token_ids_T: torch.Tensor, layout: RowLayout, length: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of one sequence per response, right-padded to the longest.
+
+        Under causal attention no real token sees a pad and no attention mask is needed; without
+        one the fused causal kernels apply.
+        """
+        prompts = [layout.prompts[prompt] for prompt in layout.prompt_of]
+        rows = [
+            torch.cat([token_ids_T[prompt], token_ids_T[response]])
+            for prompt, response in zip(prompts, layout.responses)
+        ]
+        token_ids = pad_sequence(rows, batch_first=True)
+        hidden = self.policy.base_model(input_ids=token_ids, use_cache=False)[0]
+        ends = [prompt.stop - prompt.start - 1 for prompt in prompts]
+        firsts_B = torch.tensor(ends) + token_ids.shape[1] * torch.arange(len(rows))
+        places_BL = firsts_B[:, None] + torch.arange(length)
+        return hidden.flatten(0, 1), places_BL.to(token_ids_T.device)

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from mgsrl.config.learner import LearnerConfig
+from mgsrl.config.model_facts import packing_obstacle
 from mgsrl.config.model_load import load_causal_lm
 from mgsrl.config.model_path import POCKET_POLICY, find_model
 from mgsrl.config.policy import PolicyConfig
-from mgsrl.errors import MissingPathError, one_line
+from mgsrl.errors import ConfigError, MissingPathError, one_line
 from mgsrl.learner.agreement import proven_forward
 from mgsrl.learner.forward import PolicyForward
 from mgsrl.learner.lora import add_adapters
@@ -42,13 +44,36 @@ def load_policy(config: PolicyConfig, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def load_forward(config: PolicyConfig, dtype: torch.dtype) -> PolicyForward:
+def load_forward(
+    config: PolicyConfig, dtype: torch.dtype, share_prompts: str = LearnerConfig.share_prompts
+) -> PolicyForward:
     """The policy as the learner computes with it, proven to be the model's own log-probabilities.
 
     Raises:
-        UserError: see `load_policy` and `agreement.proven_forward`.
+        UserError: see `load_policy`, `packs_rows` and `agreement.proven_forward`.
     """
-    return proven_forward(load_policy(config, dtype), config.path)
+    policy: Any = load_policy(config, dtype)
+    packed = packs_rows(share_prompts, packing_obstacle(policy.config), config.path)
+    return proven_forward(policy, config.path, packed=packed)
+
+
+def packs_rows(share_prompts: str, obstacle: str | None, path: str) -> bool:
+    """Whether the learner computes rows in which responses share their prompt.
+
+    Args:
+        obstacle: of `model_facts`: why the model cannot.
+
+    Raises:
+        ConfigError: it should and cannot.
+    """
+    if share_prompts == "always" and obstacle is not None:
+        raise ConfigError(
+            "learner.share_prompts=always is not possible with this model.",
+            expected="a model whose tokens meet in full or sliding-window attention only",
+            found=f"{path!r}: {obstacle}",
+            todo="set learner.share_prompts=auto (or never): every response gets its prompt",
+        )
+    return share_prompts != "never" and obstacle is None
 
 
 def load_tokenizer(config: PolicyConfig) -> Any:

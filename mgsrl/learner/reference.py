@@ -34,7 +34,7 @@ class Reference:
         self, policy: PolicyConfig, config: LearnerConfig, dtype: torch.dtype, device: torch.device
     ) -> None:
         plain = replace(policy, lora=LoraConfig())
-        model = load_forward(plain, dtype).requires_grad_(False)
+        model = load_forward(plain, dtype, config.share_prompts).requires_grad_(False)
         self.moved = False
         self._forward: Any = model.to(device)
         if config.zero_stage == 3:
@@ -52,7 +52,7 @@ class Reference:
     def logprobs(self, batch: MicroBatch) -> torch.Tensor:
         """float32 [B, L] log-probabilities of the response tokens, 0 elsewhere."""
         logprobs_BL, _ = self._forward(
-            batch.token_ids_BL, batch.response_mask_BL, batch.temperature
+            batch.token_ids_T, batch.layout, batch.response_mask_BL, batch.temperature
         )
         return logprobs_BL
 

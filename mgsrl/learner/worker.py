@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from mgsrl.algo.losses import grpo_loss, policy_loss
 from mgsrl.config.surgery import SURGERY_METHODS
+from mgsrl.data.token_row import scoring_batch
 from mgsrl.errors import InvariantError
 from mgsrl.learner import checkpoint, runtime
 from mgsrl.learner.domain_grads import DomainGradients
@@ -96,7 +97,7 @@ class LearnerWorker:
         runtime.join(self._rank, address, config.time_limit_s, self._server)
         self._load_plugins()
         dtype = DTYPES[config.dtype]
-        forward = load_forward(spec.policy, dtype)
+        forward = load_forward(spec.policy, dtype, config.share_prompts)
         if config.gradient_checkpointing:
             forward.policy.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
@@ -167,8 +168,14 @@ class LearnerWorker:
 
     @torch.no_grad()
     def _score(self, batch: MicroBatch) -> torch.Tensor:
-        logprobs_BL, _ = self._engine(batch.token_ids_BL, batch.response_mask_BL, batch.temperature)
-        return logprobs_BL
+        return self._forward(batch)[0]
+
+    def _forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(log-probabilities, entropies), both [B, L], of the policy."""
+        found: tuple[torch.Tensor, torch.Tensor] = self._engine(
+            batch.token_ids_T, batch.layout, batch.response_mask_BL, batch.temperature
+        )
+        return found
 
     def accumulate(self, domain: str) -> DomainStats:
         """Forward, loss, backward over one domain's micro-batches; its gradient is kept apart.
@@ -191,9 +198,7 @@ class LearnerWorker:
         batch, algo = item.batch, self._spec.algo
         if batch.domain != domain:
             raise InvariantError(f"a micro-batch of {batch.domain} among those of {domain}")
-        logprobs_BL, entropy_BL = self._engine(
-            batch.token_ids_BL, batch.response_mask_BL, batch.temperature
-        )
+        logprobs_BL, entropy_BL = self._forward(batch)
         output = grpo_loss(
             logprobs_BL,
             batch,
@@ -283,9 +288,11 @@ class LearnerWorker:
         rows: list[list[float]] = []
         for start in range(0, len(sequences), size):
             part = sequences[start : start + size]
-            batch = _scoring_batch(part, temperature)
+            batch = scoring_batch(part, temperature)
             scored_BL = self._score(_moved(batch, self._rank.device)).cpu()
-            rows += [row[: len(tokens)].tolist() for row, tokens in zip(scored_BL, part)]
+            rows += [
+                [0.0, *row[: len(tokens) - 1].tolist()] for row, tokens in zip(scored_BL, part)
+            ]
         return rows
 
     def fingerprints(self) -> Published:
@@ -374,26 +381,8 @@ def _code(name: str) -> int:
 def _moved(batch: MicroBatch, device: torch.device) -> MicroBatch:
     return replace(
         batch,
-        token_ids_BL=batch.token_ids_BL.to(device),
+        token_ids_T=batch.token_ids_T.to(device),
         response_mask_BL=batch.response_mask_BL.to(device),
         rollout_logprobs_BL=batch.rollout_logprobs_BL.to(device),
         advantages_B=batch.advantages_B.to(device),
-    )
-
-
-def _scoring_batch(sequences: Sequence[Sequence[int]], temperature: float) -> MicroBatch:
-    """Every token but the first is scored."""
-    shape = (len(sequences), max(2, *map(len, sequences)))
-    token_ids_BL = torch.zeros(shape, dtype=torch.int64)
-    mask_BL = torch.zeros(shape)
-    for row, tokens in enumerate(sequences):
-        token_ids_BL[row, : len(tokens)] = torch.tensor(tokens)
-        mask_BL[row, 1 : len(tokens)] = 1.0
-    return MicroBatch(
-        domain="",
-        token_ids_BL=token_ids_BL,
-        response_mask_BL=mask_BL,
-        rollout_logprobs_BL=torch.zeros(shape),
-        advantages_B=torch.zeros(len(sequences)),
-        temperature=temperature,
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 from mgsrl.algo.losses import LossOutput, PolicyLoss, grpo_loss, policy_loss
 from mgsrl.config.algo import AGGREGATIONS, AlgoConfig
 from mgsrl.testing.demand import chosen, demand
-from mgsrl.types import BatchTotals, MicroBatch
+from mgsrl.types import BatchTotals, MicroBatch, RowLayout
 
 ALWAYS = ("finite", "masked", "zero_mask", "split", "padding", "sums")
 USUAL = ("gradient", "first_update")
@@ -99,7 +99,8 @@ class _Subject:
         logp_BL = batch.logp_BL.clone().requires_grad_()
         micro_batch = MicroBatch(
             "math",
-            torch.zeros(batch.mask_BL.shape, dtype=torch.int64),
+            torch.zeros(0, dtype=torch.int64),
+            RowLayout((), (), ()),
             batch.mask_BL,
             batch.rollout_BL,
             batch.advantages_B,

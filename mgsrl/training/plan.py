@@ -13,7 +13,7 @@ from mgsrl.config.surgery import SURGERY_METHODS
 from mgsrl.data.domain import load_prompts, source_weights, training_prompts
 from mgsrl.data.mixture import Mixture
 from mgsrl.data.templates import PromptTokenizer
-from mgsrl.learner.policy import load_tokenizer, resolve_policy
+from mgsrl.learner.policy import load_tokenizer, packs_rows, resolve_policy
 from mgsrl.learner.spec import LearnerSpec
 from mgsrl.obs.trackers import check_trackers
 from mgsrl.rewards.factory import check_reward, row_needs
@@ -117,6 +117,7 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
         check_reward(domain.reward, f"domains.{name}.reward")
     facts = model_facts(model_path, trust_remote_code=config.policy.trust_remote_code)
     engine.check_model(facts, device)
+    packs_rows(config.learner.share_prompts, facts.not_packed, config.policy.path)
     return model_path, facts
 
 

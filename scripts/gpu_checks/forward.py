@@ -16,6 +16,7 @@ def own_logits(setting: Setting, record: Record, dtype: str) -> None:
     """The learner's forward in training mode against the model's own logits in evaluation."""
     from mgsrl.config.model_load import load_causal_lm
     from mgsrl.config.policy import PolicyConfig
+    from mgsrl.data.token_row import lay_out
     from mgsrl.learner.policy import load_forward
 
     path = pocket()
@@ -25,13 +26,13 @@ def own_logits(setting: Setting, record: Record, dtype: str) -> None:
     own = load_causal_lm(path, kind, trust_remote_code=False).to(setting.device).eval()
     torch.manual_seed(1)
     tokens_BL = torch.randint(3, own.config.vocab_size, (4, 61), device=setting.device)
-    mask_BL = torch.ones(4, 61, device=setting.device)
-    mask_BL[:, :20] = 0
+    row_T, layout = lay_out([(row[:20], row[20:]) for row in tokens_BL.tolist()])
+    mask_BL = torch.ones(4, 41, device=setting.device)
     with torch.no_grad():
-        found_BL, _ = forward(tokens_BL, mask_BL, 1.0)
+        found_BL, _ = forward(row_T.to(setting.device), layout, mask_BL, 1.0)
         logits = own(input_ids=tokens_BL).logits[:, :-1].float()
     expected_BL = torch.log_softmax(logits, -1).gather(2, tokens_BL[:, 1:, None]).squeeze(2)
-    errors = (found_BL[:, 1:] - expected_BL).abs()[mask_BL[:, 1:] > 0]
+    errors = (found_BL - expected_BL[:, 19:]).abs()
     limit = 1e-4 if dtype == "float32" else 0.1
     record.at_most(
         f"training against evaluation {dtype}, mean", errors.mean().item(), limit, "nats"

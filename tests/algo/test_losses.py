@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mgsrl.algo.losses import aggregate, grpo_loss, importance_weight
 from mgsrl.config.algo import AGGREGATIONS, AlgoConfig
-from mgsrl.types import BatchTotals, MicroBatch
+from mgsrl.types import BatchTotals, MicroBatch, RowLayout
 from tests.oracle import published_file
 
 AGGREGATION_OF = {
@@ -25,9 +25,9 @@ PLAIN = AlgoConfig(kl_coef=0.0, importance_cap=None)
 
 
 def make_batch(mask: Tensor, advantages: Tensor, rollout: Tensor | None = None) -> MicroBatch:
-    ids = torch.zeros(mask.shape, dtype=torch.int64)
+    ids = torch.zeros(0, dtype=torch.int64)
     rollout = mask * 0 if rollout is None else rollout
-    return MicroBatch("math", ids, mask, rollout, advantages, 1.0)
+    return MicroBatch("math", ids, RowLayout((), (), ()), mask, rollout, advantages, 1.0)
 
 
 def totals_of(mask: Tensor, limit: int | None = None) -> BatchTotals:

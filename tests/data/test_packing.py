@@ -56,9 +56,21 @@ def packed(
 
 
 def real_lengths(micro: MicroBatch) -> list[int]:
-    """[B] up to the last response token; 0 of a filler."""
-    positions_L = torch.arange(1, micro.response_mask_BL.shape[1] + 1)
-    return (micro.response_mask_BL * positions_L).amax(1).int().tolist()
+    """[B] of prompt and response; 0 of a filler."""
+    layout = micro.layout
+    return [
+        len(tokens_of(micro, index)) if micro.response_mask_BL[index].any() else 0
+        for index in range(len(layout.responses))
+    ]
+
+
+def tokens_of(micro: MicroBatch, index: int) -> list[int]:
+    layout = micro.layout
+    prompt = layout.prompts[layout.prompt_of[index]]
+    return [
+        *micro.token_ids_T[prompt].tolist(),
+        *micro.token_ids_T[layout.responses[index]].tolist(),
+    ]
 
 
 def sequences(batch: PackedBatch) -> Counter[tuple[Any, ...]]:
@@ -67,12 +79,12 @@ def sequences(batch: PackedBatch) -> Counter[tuple[Any, ...]]:
     for rank in batch.per_rank:
         for domain, micro_batches in rank.items():
             for micro in micro_batches:
-                for row, length in enumerate(real_lengths(micro)):
+                for row in range(len(micro.layout.responses)):
                     mask = micro.response_mask_BL[row].bool()
                     if mask.any():
                         found[
                             domain,
-                            tuple(micro.token_ids_BL[row, :length].tolist()),
+                            tuple(tokens_of(micro, row)),
                             tuple(micro.rollout_logprobs_BL[row][mask].tolist()),
                             round(float(micro.advantages_B[row]), 4),
                         ] += 1
@@ -146,19 +158,23 @@ def test_ranks_stay_in_lockstep(
 
 
 def check_shapes(micro: MicroBatch, domain: str, micro_batch_size: int) -> None:
-    rows, length = micro.token_ids_BL.shape
+    layout = micro.layout
+    rows, length = micro.response_mask_BL.shape
     assert micro.domain == domain
-    assert 1 <= rows <= micro_batch_size
-    assert length >= 2
-    for tensor in (micro.response_mask_BL, micro.rollout_logprobs_BL):
-        assert tensor.shape == (rows, length)
-    real = real_lengths(micro)
-    assert max(real) == (length if micro.response_mask_BL.any() else 0)  # to the longest
-    for tokens, end in zip(
-        micro.token_ids_BL, real, strict=True
-    ):  # right-padded; no token of a test is PAD
-        assert (tokens[:end] != PAD).all()
-        assert (tokens[end:] == PAD).all()
+    assert 1 <= rows == len(layout.responses) == len(layout.prompt_of) <= micro_batch_size
+    assert micro.rollout_logprobs_BL.shape == (rows, length)
+    lengths = [span.stop - span.start for span in layout.responses]
+    assert max(lengths) == length >= 1
+    if micro.response_mask_BL.any():
+        assert micro.response_mask_BL.sum(1).tolist() == lengths
+    spans = sorted((*layout.prompts, *layout.responses), key=lambda span: span.start)
+    assert spans[0].start == 0  # they tile the row
+    assert [span.stop for span in spans] == [
+        *(span.start for span in spans[1:]),
+        len(micro.token_ids_T),
+    ]
+    prompts = [tuple(micro.token_ids_T[span].tolist()) for span in layout.prompts]
+    assert len({*prompts}) == len(prompts)
     assert (micro.rollout_logprobs_BL[micro.response_mask_BL == 0] == 0).all()
 
 
@@ -177,7 +193,7 @@ def test_a_domain_that_abstained_altogether_is_absent_everywhere() -> None:
 
 def test_dtypes_and_temperature() -> None:
     micro = packed({"chat": [(2, [3, 2])]}, 4, 1).per_rank[0]["chat"][0]
-    assert micro.token_ids_BL.dtype == torch.int64
+    assert micro.token_ids_T.dtype == torch.int64
     assert micro.response_mask_BL.dtype == micro.rollout_logprobs_BL.dtype == torch.float32
     assert micro.advantages_B.dtype == torch.float32
     assert micro.temperature == 0.7
@@ -187,11 +203,10 @@ def test_ranks_get_equally_long_work() -> None:
     """What the ranks compute side by side differs little in length, and padding is low."""
     rows = [(5, [1 + (7 * i + 3 * j) % 60 for j in range(8)]) for i in range(16)]
     result = packed({"math": rows}, 4, 4)
-    widths = [[micro.token_ids_BL.shape[1] for micro in rank["math"]] for rank in result.per_rank]
+    widths = [[max(real_lengths(micro)) for micro in rank["math"]] for rank in result.per_rank]
     assert all(max(step) - min(step) <= 4 for step in zip(*widths, strict=True))
-    padded = sum(m.token_ids_BL.numel() for rank in result.per_rank for m in rank["math"])
-    real = sum(sum(real_lengths(m)) for rank in result.per_rank for m in rank["math"])
-    assert real / padded > 0.9
+    padded = sum(m.response_mask_BL.numel() for rank in result.per_rank for m in rank["math"])
+    assert result.totals.num_tokens / padded > 0.9
 
 
 def test_the_same_groups_give_the_same_tensors() -> None:
@@ -201,7 +216,8 @@ def test_the_same_groups_give_the_same_tensors() -> None:
     for first, second in zip(one.per_rank, two.per_rank, strict=True):
         for domain in one.domains:
             for a, b in zip(first[domain], second[domain], strict=True):
-                assert torch.equal(a.token_ids_BL, b.token_ids_BL)
+                assert torch.equal(a.token_ids_T, b.token_ids_T)
+                assert a.layout == b.layout
 
 
 def test_groups_that_were_not_scored_are_refused() -> None:

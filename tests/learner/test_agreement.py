@@ -12,13 +12,15 @@ import torch
 from torch import nn
 
 from mgsrl.config.policy import LoraConfig, PolicyConfig
+from mgsrl.data.token_row import lay_out
 from mgsrl.errors import UserError
 from mgsrl.learner.agreement import proven_forward, switch_dropout_off
 from mgsrl.learner.forward import PolicyForward
 from mgsrl.learner.policy import load_forward
 
 IDS = torch.tensor([[5, 9, 30, 31, 32, 77]])
-MASK = torch.tensor([[0, 1, 1, 1, 1, 1]]).float()
+ROW, LAYOUT = lay_out([((5,), (9, 30, 31, 32, 77))])
+MASK = torch.ones(1, 5)
 
 
 def load(path: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -53,8 +55,10 @@ def test_a_healthy_model_is_left_alone(rank: int, dtype: torch.dtype, tiny_model
     assert torch.equal(drawn, torch.rand(3))
     assert forward.logit_scale == 1.0
     assert not forward.training
-    plain = PolicyForward(load(tiny_model, dtype))
-    for found, expected in zip(forward.train()(IDS, MASK, 0.7), plain(IDS, MASK, 0.7), strict=True):
+    plain = PolicyForward(load(tiny_model, dtype), packed=True)
+    for found, expected in zip(
+        forward.train()(ROW, LAYOUT, MASK, 0.7), plain(ROW, LAYOUT, MASK, 0.7), strict=True
+    ):
         assert torch.equal(found, expected)
 
 
@@ -66,7 +70,7 @@ def test_a_constant_factor_is_measured(factor: float, tiny_untied_model: Path) -
         change_logits(each, lambda logits: factor * logits)
     forward = proven_forward(model, "x")
     assert forward.logit_scale == pytest.approx(factor, rel=1e-6)
-    found = forward.train()(IDS, MASK, 0.7)[0].sum()
+    found = forward.train()(ROW, LAYOUT, MASK, 0.7)[0].sum()
     table = torch.log_softmax(expected(IDS).logits[0, :-1] / 0.7, -1)
     wanted = table.gather(1, IDS[0, 1:, None]).sum()
     assert found.item() == pytest.approx(wanted.item(), rel=1e-5)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mgsrl.data.token_row import lay_out
 from mgsrl.learner import forward
 from mgsrl.learner.forward import PolicyForward, TokenLogprobs
 
@@ -80,28 +81,32 @@ def test_bfloat16_head_sums_chunks_in_fp32() -> None:
     assert (grads[0] - grads[1]).norm() < 0.01 * grads[1].norm()
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("model_fixture", ["tiny_model", "tiny_untied_model"])
-def test_right_padding_changes_nothing(
-    model_fixture: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+def test_every_response_is_its_own_sequence(
+    model_fixture: str,
+    packed: bool,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from transformers import AutoModelForCausalLM
 
     path: Path = request.getfixturevalue(model_fixture)
     plain = AutoModelForCausalLM.from_pretrained(path)
-    sequences = [[5, 9, 7, 3, 8, 2], [4, 6, 1]]
+    sequences = [([5, 9], [7, 3, 8, 2]), ([4], [6, 1])]
     expected = [
-        torch.log_softmax(plain(torch.tensor([ids])).logits[0].float() / 0.8, -1)
-        for ids in sequences
+        torch.log_softmax(plain(torch.tensor([prompt + response])).logits[0].float() / 0.8, -1)
+        for prompt, response in sequences
     ]
     monkeypatch.setitem(forward.CHUNK_ELEMENTS, "cpu", 600)  # two rows of the vocabulary
-    model = PolicyForward(AutoModelForCausalLM.from_pretrained(path))
-    ids = torch.tensor([sequences[0], [4, 6, 1, 0, 0, 0]])
-    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [0, 1, 1, 0, 0, 0]]).float()
-    logprobs, entropy = model(ids, mask, 0.8)
-    assert logprobs[0, 3].item() == pytest.approx(expected[0][2, 3].item(), abs=1e-5)
-    assert logprobs[1, 2].item() == pytest.approx(expected[1][1, 1].item(), abs=1e-5)
+    model = PolicyForward(AutoModelForCausalLM.from_pretrained(path), packed=packed)
+    row, layout = lay_out(sequences)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).float()
+    logprobs, entropy = model(row, layout, mask, 0.8)
+    assert logprobs[0, 1].item() == pytest.approx(expected[0][2, 3].item(), abs=1e-5)
+    assert logprobs[1, 1].item() == pytest.approx(expected[1][1, 1].item(), abs=1e-5)
     own = expected[1][0]
-    assert entropy[1, 1].item() == pytest.approx(-(own.exp() * own).sum().item(), abs=1e-5)
+    assert entropy[1, 0].item() == pytest.approx(-(own.exp() * own).sum().item(), abs=1e-5)
     assert not logprobs[mask == 0].any()
     assert [name for name, _ in model.policy.named_parameters()] == [
         name for name, _ in plain.named_parameters()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mgsrl.config import PolicyConfig, RolloutConfig
+from mgsrl.data.token_row import lay_out
 from mgsrl.errors import UserError
 from mgsrl.learner.forward import PolicyForward
 from mgsrl.learner.policy import load_forward
@@ -27,14 +28,13 @@ LEARNING_RATE = 0.02
 
 
 def scores(forward: PolicyForward, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-    """[B, L] as the learner's worker computes them: in training mode, padded on the right."""
-    length = max(map(len, sequences))
-    token_ids_BL = torch.zeros(len(sequences), length, dtype=torch.int64)
-    mask_BL = torch.zeros(len(sequences), length)
+    """[B, L] as the learner's worker computes them, in training mode; 0 for the first token."""
+    row_T, layout = lay_out([(tokens[:1], tokens[1:]) for tokens in sequences])
+    mask_BL = torch.zeros(len(sequences), max(map(len, sequences)) - 1)
     for row, tokens in enumerate(sequences):
-        token_ids_BL[row, : len(tokens)] = torch.tensor(tokens)
-        mask_BL[row, 1 : len(tokens)] = 1
-    return forward.train()(token_ids_BL, mask_BL, 0.8)[0]
+        mask_BL[row, : len(tokens) - 1] = 1
+    found_BL: torch.Tensor = forward.train()(row_T, layout, mask_BL, 0.8)[0]
+    return torch.nn.functional.pad(found_BL, (1, 0))
 
 
 def assert_equal_scores(found_BL: torch.Tensor, engine: Sequence[Sequence[float]]) -> None:
