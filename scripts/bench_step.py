@@ -24,7 +24,12 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-STAGES = ("rollout", "reward", "logprob", "backward", "surgery", "step", "sync", "other")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mgsrl.obs.timers import STAGES as TIMED  # noqa: E402
+
+STAGES = (*TIMED, "other")
 
 
 def main() -> int:

@@ -25,6 +25,7 @@ import argparse
 import importlib.metadata
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -72,6 +73,7 @@ INSTALL_LIMIT_S = 900
 
 def main() -> int:
     options, overrides = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the processes are ended then, too
     try:
         figures = compare(options, overrides)
     except UserError as error:

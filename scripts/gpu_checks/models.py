@@ -19,11 +19,14 @@ class Shape:
     heads: int
     kv_heads: int
     vocab: int
+    window: int | None = None
+    """Of sliding attention."""
 
 
 SHAPES = {
     "tiny": Shape("llama", 64, 128, 2, 2, 1, 300),
     "tiny Qwen2": Shape("qwen2", 64, 128, 2, 2, 1, 300),
+    "tiny Mistral": Shape("mistral", 64, 128, 2, 2, 1, 300, window=16),
     "SmolLM2-135M": Shape("llama", 576, 1536, 30, 9, 3, 49152),
     "Qwen2.5-0.5B": Shape("qwen2", 896, 4864, 24, 14, 2, 151936),
     "Qwen2.5-1.5B": Shape("qwen2", 1536, 8960, 28, 12, 2, 151936),
@@ -48,6 +51,7 @@ def model_config(shape: str, tied: bool = True) -> Any:
         bos_token_id=None,
         eos_token_id=1,
         pad_token_id=0,
+        **({"sliding_window": s.window} if s.window else {}),
     )
 
 
