@@ -22,7 +22,7 @@ FILES = sorted(
 )
 
 LAYERS = {
-    **dict.fromkeys(["types", "errors", "plugins", "files", "config"], 0),
+    **dict.fromkeys(["types", "errors", "plugins", "files", "config", "compiled"], 0),
     **dict.fromkeys(["algo", "surgery", "obs", "cluster", "constraints"], 1),
     **dict.fromkeys(["data", "rewards", "sync"], 2),
     **dict.fromkeys(["rollout", "learner", "scoring", "tasks"], 3),

@@ -6,8 +6,7 @@ rows' own type; chunks are added up in float64. Only the upper half is computed.
 since BLAS has no kernel for a few very long rows that is fast on every CPU: MKL's batched products
 take 1.1 times the reading of the memory on Intel's and 3 to 5 times on AMD's.
 
-Left out: GPUs and 16-bit rows (`gramian.py`), and numba's own threads: theirs and PyTorch's would
-be two pools on the same cores.
+Left out: GPUs and 16-bit rows (`gramian.py`).
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from llvmlite.binding import ffi
-from numba import njit
 from torch import Tensor
 
-# vLLM's CPU build looks through the attributes of everything in every module. LLVM's handle takes
-# any name for a function of the library, `__dict__` too, and that ends the process's vLLM.
-if hasattr(ffi.lib, "_fntab"):
-    ffi.lib._fntab.setdefault("__dict__", {})
+from mgsrl.compiled import compiled
 
 CHUNK = 512
 """Columns whose products are summed in the rows' own type; 8 rows of float32 are 16 KiB."""
@@ -31,7 +25,7 @@ UNIT = 1 << 17
 
 
 # Sums may be reordered (SIMD); NaN and infinity must stay what they are.
-@njit(nogil=True, fastmath={"reassoc", "contract"}, error_model="numpy")
+@compiled(fastmath={"reassoc", "contract"}, error_model="numpy")
 def _add_products(flat: Any, stride: int, bounds_U2: Any, out_UDD: Any) -> None:
     num_rows = out_UDD.shape[1]
     for u in range(len(bounds_U2)):

@@ -11,11 +11,13 @@ which are exact in every type. So each matrix also has the sums of a few of its 
 ones for every version. A publish that did not arrive changes all columns; what is not seen at one
 version is a fault confined to other columns.
 
-Pure: tensors in, whole numbers out.
+Pure: tensors in, whole numbers out. On a CPU large tensors go through a compiled loop
+(`bit_sums.py`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from sys import modules
 
 import torch
 
@@ -24,6 +26,10 @@ COLUMNS = 32
 CHUNK = {"cpu": 1 << 14, "cuda": 1 << 26}
 """Elements squared at once. On a CPU they stay in a core's cache and are few enough for PyTorch not
 to call other threads, which cost more than they help (and far more on a busy machine)."""
+WORTH_COMPILING = 1 << 20
+"""Elements of a CPU's tensor that pay for loading the compiled loop; a process that has it uses it
+for all."""
+COMPILED = "mgsrl.sync.bit_sums"
 EXPONENT = 0x7F800000
 """The exponent's bits of a float32; all 0 in zeros and denormals."""
 MODULUS = 1 << 64
@@ -82,6 +88,10 @@ def square_sum(values: torch.Tensor, *, rows: bool = False) -> torch.Tensor:
     sum. Every type is read as float32, which holds the narrower ones exactly. Zeros of either
     sign and denormals (which kernels may flush) count as 0.
     """
+    if values.device.type == "cpu" and (values.numel() >= WORTH_COMPILING or COMPILED in modules):
+        from mgsrl.sync.bit_sums import row_sums
+
+        return row_sums(values) if rows else row_sums(values.reshape(1, -1))[0]
     chunk = CHUNK["cuda" if values.is_cuda else "cpu"]
     if rows:
         parts = values.split(max(1, chunk // len(values)), dim=1)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mgsrl.sync import fingerprint as sync_fingerprint
 from mgsrl.sync.fingerprint import (
     CHUNK,
     COLUMNS,
@@ -89,9 +90,25 @@ def test_zeros_and_denormals_count_nothing() -> None:
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     value = matrix(0)
     expected = fingerprint(value, 0)
+    monkeypatch.setattr(sync_fingerprint, "COMPILED", "no such module")
     monkeypatch.setitem(CHUNK, "cpu", 7)
     assert fingerprint(value, 0) == expected
     assert fingerprint(torch.empty(0), 0).whole == 0
+
+
+@given(seeds, st.sampled_from([*DTYPES, torch.float16]), st.booleans(), st.booleans())
+@settings(deadline=None)  # the loop is compiled in the first example
+def test_the_compiled_loop_sums_what_pytorch_sums(
+    seed: int, dtype: torch.dtype, transposed: bool, rows: bool
+) -> None:
+    value = matrix(seed).to(dtype) * 10.0 ** (seed % 80 - 42)  # denormal ... infinite
+    value[seed % 6] = 0.0
+    value = value.T if transposed else value
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sync_fingerprint, "COMPILED", "no such module")
+        plain = square_sum(value, rows=rows)
+        patch.setattr(sync_fingerprint, "WORTH_COMPILING", 0)
+        assert torch.equal(square_sum(value, rows=rows), plain)
 
 
 def test_columns_are_the_same_everywhere_and_change_with_the_version() -> None:
