@@ -62,6 +62,7 @@ class TokenLogprobs(torch.autograd.Function):
         of the weight's size is ever held in fp32; of the positions' size only `grad_hidden_TH`."""
         hidden_TH, targets_T, lse_T, entropy_T = ctx.saved_tensors
         weight_VH, bias_V = ctx.weight_VH, ctx.bias_V
+        grad_logprobs_T, grad_entropy_T = grads
         num_words, width = weight_VH.shape
         grad_hidden_TH = torch.zeros_like(hidden_TH, dtype=lse_T.dtype)
         grad_weight_VH = grad_bias_V = None
@@ -74,7 +75,11 @@ class TokenLogprobs(torch.autograd.Function):
             bias_v = None if bias_V is None else bias_V[part]
             logits = _logits(hidden_TH, weight_VH[part], bias_v, ctx.temperature, lse_T.dtype)
             grad_Tv = _grad_logits(
-                logits.sub_(lse_T[:, None]), targets_T - part.start, *grads, entropy_T
+                logits.sub_(lse_T[:, None]),
+                targets_T - part.start,
+                grad_logprobs_T,
+                grad_entropy_T,
+                entropy_T,
             ).div_(ctx.temperature)
             if grad_bias_V is not None:
                 grad_bias_V[part] = grad_Tv.sum(0)
