@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgsrl.config import PhaseConfig, StrategyConfig
@@ -60,6 +60,7 @@ def walk(schedule: Schedule, staleness: int, num_steps: int) -> Ahead:
     return sampler
 
 
+@settings(deadline=None)
 @given(
     staleness=st.integers(0, 5),
     lengths=st.lists(st.integers(1, 4), min_size=1, max_size=3),
