@@ -15,8 +15,8 @@ def train(run: Run) -> None:
     run.evaluate_if_due()
     while run.step < run.num_steps:
         run.enter_phase()
-        run.submit_prompts()  # of this step, and of the next `rollout.staleness`
         with run.stage("rollout"):
+            run.submit_prompts()  # of this step, and of the next `rollout.staleness`
             groups = run.collect_groups()  # of this step, {domain: [RolloutGroup]}
         with run.stage("reward"):
             groups = with_advantages(run.scorer.shaped_rewards(run.scorer.score(groups)), run.algo)

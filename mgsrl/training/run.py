@@ -140,13 +140,18 @@ class Run:
         """Ask for the rollouts of the coming step and of as many after it as `staleness` allows;
         in step order, so that the prompts of a step do not depend on it.
 
-        Not beyond the phase: the next one begins with the weights that this one ends with.
+        Not beyond the phase: the next one begins with the weights that this one ends with. Unless
+        weights may change under way, the engines make one step's at a time: on a CPU the bits of a
+        response may depend on what is made beside it, and that on the clock.
         """
         end = min(self.step + self.staleness + 1, self.schedule.phase(self.step).end)
         for step in range(self.step, end):
+            if step in self.sampler.outstanding:
+                continue
+            self._finish_rollouts()
             if step in self._ahead:  # in a checkpoint's
                 self.sampler.submit(self._ahead[step][0], step, self._ahead.pop(step)[1])
-            elif step not in self.sampler.outstanding:
+            else:
                 prompts = self.mixture.next_prompts(self.schedule.phase(step).quotas)
                 self.sampler.submit(prompts, step)
 
@@ -165,6 +170,9 @@ class Run:
         """Wait for the rollouts that were begun with the weights before this step's update, unless
         these may change under way."""
         self.publisher.version = self.step  # what a worker that is made anew meanwhile gets
+        self._finish_rollouts()
+
+    def _finish_rollouts(self) -> None:
         if not self.inflight_updates:
             for step in self.sampler.outstanding:
                 self.sampler.wait(step, self.console.progress)

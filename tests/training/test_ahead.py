@@ -34,9 +34,14 @@ class Ahead:
         self.outstanding: dict[int, Any] = {}
         self.seen: dict[int, dict[str, list[str]]] = {}
         self.furthest: list[tuple[int, ...]] = []
+        self.made: set[int] = set()
+
+    def wait(self, step: int, _: Any) -> None:
+        self.made.add(step)
 
     def submit(self, prompts: dict[str, list[Prompt]], step: int, made: Any = ()) -> None:
         assert step not in self.outstanding
+        assert self.made == self.outstanding.keys()  # the engines have one step at a time
         self.outstanding[step] = prompts
         self.seen[step] = {domain: [p.id for p in of] for domain, of in prompts.items()}
 
@@ -50,12 +55,17 @@ def walk(schedule: Schedule, staleness: int, num_steps: int) -> Ahead:
         schedule=schedule,
         mixture=mixture(),
         sampler=sampler,
+        inflight_updates=False,
+        console=SimpleNamespace(progress=None),
         _ahead={},
     )
+    run._finish_rollouts = lambda: Run._finish_rollouts(run)
     for run.step in range(num_steps):
         Run.submit_prompts(run)
         sampler.furthest.append(tuple(sampler.outstanding))
         del sampler.outstanding[run.step]
+        sampler.made.discard(run.step)
+        run._finish_rollouts()  # as settle_rollouts does
     assert not sampler.outstanding
     return sampler
 

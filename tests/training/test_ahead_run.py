@@ -157,6 +157,31 @@ def test_an_error_in_the_background_reaches_the_user(tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
+def test_weights_may_change_while_responses_are_made(tmp_path: Path) -> None:
+    """Publishing waits for nothing, an evaluation goes between, and a run that goes on makes what
+    its checkpoint did not hold."""
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    more = ("rollout.inflight_updates=true", "rollout.staleness=2", "evaluate.every=2")
+    runs.train(whole, *AHEAD, *more, slow_engine(tmp_path)[0])
+    go_on_from(3, whole, again, *more, slow_engine(tmp_path)[0])
+    for folder in (whole, again):
+        assert [row["step"] for row in runs.metrics(folder)] == list(range(1, 7))
+        assert all(0 <= age <= 2 for ages in staleness(folder) for age in ages)
+        evaluated = [json.loads(line) for line in (folder / "evaluations.jsonl").open()]
+        assert [row["step"] for row in evaluated if row["domain"] == "math"] == [0, 2, 4, 6]
+    drawn = [prompts_of(folder) for folder in (whole, again)]
+    assert drawn[0] == drawn[1]
+
+
+def prompts_of(folder: Path) -> list[set[str]]:
+    """By step, those whose responses are stored."""
+    return [
+        {f"{row['domain']}/{row['prompt_id']}" for row in map(json.loads, path.open())}
+        for path in sorted((folder / "rollouts").glob("step_*.jsonl"))
+    ]
+
+
 def slow_engine(folder: Path, *, fails: bool = False) -> tuple[str, ...]:
     """One that takes a second for a batch, and may fail at its third."""
     (folder / "slow.py").write_text(SLOW.format(fails=fails))
