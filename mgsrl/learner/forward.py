@@ -3,7 +3,8 @@
 A causal language model's logits `[B, L, V]` are its largest activation (batch 8, length 4096,
 vocabulary 152k: 20 GB in fp32). Only response tokens are trained on, so the LM head runs on
 their positions only, chunk by chunk: the forward keeps one number per token (log-sum-exp), the
-backward computes the logits again, a slice of the vocabulary at a time. The idea is that of fused
+backward computes the logits again, a slice of the vocabulary at a time (a CPU, where memory is
+cheaper than a product, keeps what is one chunk). The idea is that of fused
 linear cross-entropy (Liger kernel, arXiv 2410.10989), with the gradient of the entropy added.
 
 Left out: models that change their logits after the LM head by more than a constant factor
@@ -52,6 +53,9 @@ class TokenLogprobs(torch.autograd.Function):
         # Not saved as a tensor: under ZeRO-3 the parameter's storage comes and goes.
         ctx.weight_VH, ctx.bias_V = weight_VH, bias_V
         ctx.temperature, ctx.chunk = temperature, chunk
+        # What was held at once anyway may stay until the backward, which comes next.
+        whole = 0 < len(targets_T) <= chunk
+        ctx.logits_TV = logits if whole and not hidden_TH.is_cuda else None
         ctx.set_materialize_grads(False)
         return logprobs_T, entropy_T
 
@@ -73,9 +77,13 @@ class TokenLogprobs(torch.autograd.Function):
         rows = ctx.chunk * num_words // max(len(targets_T), width)
         for part in _chunks(num_words, max(1, rows)):
             bias_v = None if bias_V is None else bias_V[part]
-            logits = _logits(hidden_TH, weight_VH[part], bias_v, ctx.temperature, lse_T.dtype)
+            if ctx.logits_TV is not None:
+                logits_Tv = ctx.logits_TV[:, part]
+            else:
+                wide = lse_T.dtype
+                logits_Tv = _logits(hidden_TH, weight_VH[part], bias_v, ctx.temperature, wide)
             grad_Tv = _grad_logits(
-                logits.sub_(lse_T[:, None]),
+                logits_Tv - lse_T[:, None],
                 targets_T - part.start,
                 grad_logprobs_T,
                 grad_entropy_T,

@@ -100,6 +100,31 @@ def test_nothing_of_the_heads_size_is_held_in_fp32() -> None:
     assert size <= changes.cumsum(0).max() < 1.5 * size  # the gradient itself, and a slice
 
 
+def test_padded_rows_are_the_plain_formula_to_the_bit(tiny_model: Path) -> None:
+    """Values and gradients of right-padded rows and a mask over all of their positions."""
+    from transformers import AutoModelForCausalLM
+
+    sequences = [([5, 9], [7, 3, 8, 2]), ([4], [6, 1]), ([5, 9], [8])]
+    ids_BL = torch.tensor([[5, 9, 7, 3, 8, 2], [4, 6, 1, 0, 0, 0], [5, 9, 8, 0, 0, 0]])
+    mask_BL = torch.tensor([[0, 0, 1, 1, 1, 1], [0, 1, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0]]).bool()
+    plain = PolicyForward(AutoModelForCausalLM.from_pretrained(tiny_model))
+    hidden_BLH = plain.policy.base_model(input_ids=ids_BL, use_cache=False)[0]
+    head = plain.policy.get_output_embeddings()
+    wanted_T, _ = head(hidden_BLH[:, :-1][mask_BL[:, 1:]], ids_BL[mask_BL], 0.8)
+
+    model = PolicyForward(AutoModelForCausalLM.from_pretrained(tiny_model))
+    row, layout = lay_out(sequences)
+    responses_BL = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]]).float()
+    found_BL, _ = model(row, layout, responses_BL, 0.8)
+    assert torch.equal(found_BL[responses_BL.bool()], wanted_T)
+    (found_BL**2).sum().backward()
+    (wanted_T**2).sum().backward()
+    for found, wanted in zip(model.parameters(), plain.parameters(), strict=True):
+        assert found.grad is not None
+        assert wanted.grad is not None
+        assert torch.equal(found.grad, wanted.grad)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("model_fixture", ["tiny_model", "tiny_untied_model"])
 def test_every_response_is_its_own_sequence(
