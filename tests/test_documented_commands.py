@@ -34,7 +34,8 @@ HUB = "reads the hub"
 GPUS = "needs 8 GPUs"
 NOT_RUN = {
     "mgsrl train +experiment=qwen_mgs": GPUS,
-    "mgsrl train +experiment=qwen3_1_7b": "needs 2 GPUs",
+    "mgsrl train +experiment=qwen_mgs_1gpu": "needs a GPU",
+    "mgsrl train +experiment=smollm2_mgs_gpu": "needs a GPU",
     "mgsrl train +experiment=smollm2_mgs": "needs SmolLM2's weights and its data sets",
     "mgsrl data prepare gsm8k": HUB,
     "mgsrl data prepare smollm2": "fetches 93 MB",

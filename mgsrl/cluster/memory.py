@@ -34,6 +34,13 @@ NCCL = round(0.7 * GIB)
 ENGINE_OVERHEAD = round(2.0 * GIB)
 """What vLLM keeps besides weights and cache: a prefill's activations, CUDA graphs, its context."""
 
+ENGINE_ASLEEP = round(1.5 * GIB)
+"""What a sleeping vLLM keeps of its GPU: its context and CUDA graphs."""
+ONLY_TO_LEARN = ("domains' gradients", "reduced gradient", "combined gradient")
+"""Of a learner rank; freed while engines use its GPU."""
+OFFLOADED = ("fp32 master weights", "AdamW's moments", "reference")
+"""Moved to the host meanwhile with `learner.offload_during_rollout`."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -84,6 +91,12 @@ def learner_memory(
     if load.cuda:
         held["CUDA context"] = CONTEXT + (NCCL if config.world_size > 1 else 0)
     return Memory(_some(held), {name: _some(terms) for name, terms in phases.items()}, _some(host))
+
+
+def resting_bytes(memory: Memory, *, offload: bool) -> int:
+    """What a learner rank holds of its GPU while an engine uses it."""
+    away = ONLY_TO_LEARN + (OFFLOADED if offload else ())
+    return sum(size for name, size in memory.held.items() if name not in away)
 
 
 def engine_memory(

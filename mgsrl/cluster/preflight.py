@@ -34,6 +34,8 @@ DISK_GIB = 5.0
 RECIPE_GPUS = 8
 RECIPE_GPU_GIB = 70.0
 """An "80 GB" GPU shows about 79 GiB; the published recipe does not fit 48 GB ones."""
+ONE_GPU_GIB = {"smollm2_mgs_gpu": 14.5, "qwen_mgs_1gpu": RECIPE_GPU_GIB}
+"""The recipes for one GPU that learner and engine share, and what they need of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +254,14 @@ def verdicts(checks: Iterable[Check]) -> list[Check]:
         status: Status = "fail" if failed else "warn" if problems else "ok"
         todo = "mend the lines above" if problems else extra
         verdict.append(Check(f"can run {name}", status, "; ".join(problems) or "yes", todo))
+    largest = max((gib for _, gib in gpus), default=0.0)
+    for name, need_gib in ONE_GPU_GIB.items():
+        if largest >= need_gib and not failed:
+            verdict.append(Check(f"can run {name}", "ok", "yes"))
+        elif gpus:
+            found = f"no: the largest GPU here has {largest:.0f} GiB, about {need_gib:g} needed"
+            todo = "`mgsrl plan +experiment=NAME` shows what the recipes need"
+            verdict.append(Check(f"can run {name}", "warn", found, todo))
     large = sum(gib >= RECIPE_GPU_GIB for _, gib in gpus)
     need = f"{RECIPE_GPUS} GPUs with 80 GB each"
     if large >= RECIPE_GPUS and not failed:

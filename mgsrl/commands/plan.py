@@ -74,6 +74,7 @@ def _record(found: "Estimate", gpu_gib: float) -> dict[str, Any]:
         "learner_rank": _memory_record(found.learner),
         "engine_gpu": found.engine and _memory_record(found.engine),
         "cached_sequences": found.cached_sequences,
+        "turns_bytes": found.turns,
     }
 
 
@@ -128,6 +129,9 @@ def _verdicts(found: "Estimate", gpu_gib: float) -> list[str]:
     lines = [f"a learner rank needs {_gib(peak)} GiB {where} ({phase})"]
     if found.device == "cuda" and peak > gpu_gib * 2**30:
         lines[0] += ": IT DOES NOT FIT (docs/troubleshooting.md, Sizing)"
+    for turn, size in (found.turns or {}).items():
+        misfit = ": IT DOES NOT FIT" if size > gpu_gib * 2**30 else ""
+        lines.append(f"on a shared GPU {turn} takes {_gib(size)} GiB of {gpu_gib:.1f}{misfit}")
     if found.engine is not None and not found.cached_sequences:
         lines.append("the engine's weights leave NO ROOM for a sequence of full length")
     return lines

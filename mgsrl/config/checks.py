@@ -2,7 +2,7 @@
 
 from mgsrl.config.data import check_mixture
 from mgsrl.config.require import at_least, one_of, plain_name, within
-from mgsrl.config.root import Config
+from mgsrl.config.root import PLACEMENTS, Config
 from mgsrl.errors import ConfigError, nearest
 
 
@@ -28,6 +28,7 @@ def check_config(config: Config) -> None:
         plain_name("domains", name)
         domain.validate(f"domains.{name}")
     at_least("seed", config.seed, 0)
+    one_of("placement", config.placement, PLACEMENTS)
     within("max_abstained_share", config.max_abstained_share, 0.0, 1.0)
     _check_domains(config)
     check_mixture(config.data, config.domains)

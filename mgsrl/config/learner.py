@@ -60,6 +60,9 @@ class LearnerConfig:
     """Recompute activations in the backward pass."""
     offload_optimizer: bool = False
     """Keep the optimizer state in CPU memory (ZeRO offload, GPUs only)."""
+    offload_during_rollout: bool = False
+    """Move the optimizer's state and the reference to CPU memory while engines use the same GPUs
+    (`placement=colocated` only; gradient rows are freed there in any case)."""
     threads_per_rank: int = 0
     """CPU threads of one rank; 0 divides the machine's cores by the ranks on it."""
     assert_purity: bool = True

@@ -15,7 +15,7 @@ ENGINES = Registry(
 )
 ASSIGNMENTS = ("shared", "dedicated")
 DTYPES = ("float32", "bfloat16")
-TRANSFERS = ("auto", "object_store", "nccl")
+TRANSFERS = ("auto", "object_store", "nccl", "ipc")
 MAX_IN_FLIGHT = 8192
 """vLLM decodes no more sequences at once than its scheduler has tokens in a step."""
 
@@ -23,8 +23,9 @@ MAX_IN_FLIGHT = 8192
 @dataclass
 class SyncConfig:
     transfer: str = "auto"
-    """How weights travel: `nccl` (vLLM's built-in engine, GPUs), `object_store` (Ray's shared
-    memory, any machine), `auto` picks by device."""
+    """How weights travel: `nccl` (vLLM's built-in engine, between GPUs), `ipc` (vLLM's, inside GPUs
+    that engines and learners share), `object_store` (Ray's shared memory, any machine), `auto`
+    picks by device and placement."""
     canary_sequences: int = 4
     """Sequences whose log-probabilities are compared after every sync."""
     canary_threshold: float = 0.02

@@ -19,6 +19,8 @@ from mgsrl.config.training import (
     TrainConfig,
 )
 
+PLACEMENTS = ("auto", "disjoint", "colocated")
+
 
 @dataclass
 class Config:
@@ -27,6 +29,10 @@ class Config:
     resume: str = "auto"
     """`auto` continues from the newest complete checkpoint of `run.dir`, `never` starts anew,
     or the path of a checkpoint."""
+    placement: str = "auto"
+    """Of learner ranks and rollout engines on GPUs. `disjoint`: each has its own. `colocated`: they
+    share them by turns, an engine sleeps while the learners work. `auto`: colocated where there are
+    too few GPUs for disjoint."""
     max_abstained_share: float = 0.5
     """Stop when a larger share of one domain's rewards abstains in a step."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -70,6 +70,10 @@ class DomainGradients:
         """Begin another update over the same rows."""
         self.start(self.domains, self._num_halves == 2)
 
+    def release(self) -> None:
+        """Free the rows until the next `start`; what they hold is spent."""
+        self._buffer_RN, self._combined_N = self._buffer_RN.new_zeros(0, 0), None
+
     def add(self, domain: str, half: int = 0) -> None:
         """Add the gradient of the backward that just ran, and clear it in DeepSpeed."""
         row = half * len(self.domains) + self.domains.index(domain)

@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from mgsrl.cluster.placement import Seat
 from mgsrl.cluster.preflight import choose_device
 from mgsrl.cluster.wait import get, short_reason, timed_out
 from mgsrl.data.packing import PackedBatch
@@ -37,8 +38,8 @@ class LearnerGroup:
     Args:
         spec: what is trained and how.
         loopback: all ranks are on this machine; they talk over the loopback interface only.
-        gpus_per_rank: GPU share that Ray reserves per rank when training on GPUs.
         engines: what takes the weights; None for one with the defaults.
+        seats: where each rank goes; without them Ray finds a GPU for each, if there are any.
     """
 
     def __init__(
@@ -46,8 +47,8 @@ class LearnerGroup:
         spec: LearnerSpec,
         *,
         loopback: bool = True,
-        gpus_per_rank: float = 1.0,
         engines: Engines | None = None,
+        seats: Sequence[Seat] = (),
     ) -> None:
         config = spec.learner
         resolve_policy(spec.policy.path)  # a wrong path is said at once, before any actor starts
@@ -60,23 +61,24 @@ class LearnerGroup:
             # The ranks share the machine's cores by threads; a reserved core each could leave a
             # laptop without room for the other actors, and Ray would wait for it for ever.
             "num_cpus": 0,
-            "num_gpus": gpus_per_rank if self.device == "cuda" else 0,
+            "num_gpus": 1.0 if self.device == "cuda" else 0,
             "max_restarts": 0,
-            "runtime_env": {
-                "env_vars": {
-                    "DS_ACCELERATOR": self.device,
-                    "OMP_NUM_THREADS": str(threads),
-                    # Waiting threads sleep instead of spinning on cores that others need.
-                    "OMP_WAIT_POLICY": "PASSIVE",
-                    "TOKENIZERS_PARALLELISM": "false",
-                }
-            },
         }
-        actor = ray.remote(LearnerWorker).options(**options)
-        self.handles: list[Any] = [
-            actor.remote(spec, rank, config.world_size, self.device, threads)
-            for rank in range(config.world_size)
-        ]
+        environment = {
+            "DS_ACCELERATOR": self.device,
+            "OMP_NUM_THREADS": str(threads),
+            # Waiting threads sleep instead of spinning on cores that others need.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        actor = ray.remote(LearnerWorker)
+        self.handles: list[Any] = []
+        for rank in range(config.world_size):
+            seat = seats[rank] if seats else Seat()
+            own = options | seat.options_with(environment)
+            self.handles.append(
+                actor.options(**own).remote(spec, rank, config.world_size, self.device, threads)
+            )
         self._all("ready", what="the learners to start")
         host = LOOPBACK if loopback else self._first("node_address")
         self._all("start", self._first("offer_address", host), what="the learners to load")
@@ -126,6 +128,14 @@ class LearnerGroup:
     def fingerprints(self) -> Published:
         """Of what was last published, under the names it was sent by."""
         return self._all("fingerprints")[0]
+
+    def rest(self) -> None:
+        """Leave the GPUs to the engines; see `LearnerWorker.rest`."""
+        self._all("rest")
+
+    def resume(self) -> None:
+        """Take the GPUs again."""
+        self._all("resume")
 
     # ---- state -----------------------------------------------------------------------------
 

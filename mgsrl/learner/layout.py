@@ -90,6 +90,11 @@ class ShardLayout(ABC):
         flat: torch.Tensor = state[kind].view(-1)
         return flat[shard.offset :][: shard.numel]
 
+    def optimizer_tensors(self) -> list[torch.Tensor]:
+        """All that only the optimizer's step needs: masters and AdamW's state."""
+        states = (self._optimizer_state(group) for group in range(len(self.masters)))
+        return [*self.masters, *(value for state in states for value in state.values())]
+
     def num_updates(self) -> int:
         """AdamW's step count."""
         state = self._optimizer_state(0) if self.masters else {}

@@ -26,11 +26,13 @@ from mgsrl.learner.domain_grads import DomainGradients
 from mgsrl.learner.engine import make_engine, set_learning_rate
 from mgsrl.learner.layout import gathered, make_layout, whole_shape
 from mgsrl.learner.learning_rate import learning_rate
+from mgsrl.learner.parking import Parking
 from mgsrl.learner.policy import load_forward
 from mgsrl.learner.reference import Reference
 from mgsrl.learner.spec import Engines, LearnerSpec, step_seed
 from mgsrl.plugins import plugin_files
 from mgsrl.surgery import module_map, resolve, surgery_method
+from mgsrl.sync.backend import WeightLine
 from mgsrl.sync.fingerprint import Published
 from mgsrl.sync.publication import Publication
 from mgsrl.sync.source import WeightSource
@@ -68,8 +70,8 @@ class LearnerWorker:
         self._totals = BatchTotals(0, 0, 1)
         self._report: SurgeryReport | None = None
         self._half_sizes: Mapping[str, tuple[int, int]] = {}
-        self._sender: Any = None
-        self._publication: Publication | None = None
+        self._parking = Parking()
+        self._line: WeightLine | None = None
 
     # ---- start -----------------------------------------------------------------------------
 
@@ -297,34 +299,23 @@ class LearnerWorker:
 
     def fingerprints(self) -> Published:
         """Of what was last published; on rank 0, empty on the others."""
-        return self._publication.fingerprints if self._publication is not None else {}
+        return self._line.fingerprints if self._line is not None else {}
 
     def connect_rollouts(self, handles: Sequence[Any], transfer: str, engines: Engines) -> None:
-        """Open the line to the rollout actors: rank 0 speaks, the others help gathering."""
-        from mgsrl.sync.backend import choose_transfer
+        """Open the line to the rollout actors, by a transfer that was chosen."""
         from mgsrl.sync.client import RolloutClient
-        from mgsrl.sync.object_store import ObjectStoreSender
 
-        sends = self._rank.index == 0
         client = RolloutClient(handles, engines.limit_s, ranks_per_worker=engines.ranks_per_worker)
-        self._client = client
-        self._publication = Publication(
+        publication = Publication(
             self.source,
             self.policy,
             as_checkpoint=engines.take_checkpoints,
             engine_dtype=DTYPES[engines.dtype],
-            keep=sends,
+            keep=self._rank.index == 0,
         )
-        if self._sender is not None:
-            self._sender.shutdown()
-        if choose_transfer(transfer, self._rank.device.type) == "nccl":
-            from mgsrl.sync.nccl import NcclSender
-
-            self._sender = NcclSender(
-                self._publication, client, self._rank.index, master_address=self._host
-            )
-        else:
-            self._sender = ObjectStoreSender(self._publication, client, sends)
+        if self._line is not None:
+            self._line.close()
+        self._line = WeightLine(transfer, publication, client, self._rank.index, self._host)
 
     def publish(self, version: int) -> list[int]:
         """Send the current weights to the connected rollout actors as `version`.
@@ -333,11 +324,21 @@ class LearnerWorker:
             Positions of the actors that died (rank 0 knows; empty on the others): they must be
             replaced and connected, and the version published again.
         """
-        if self._sender is None or self._publication is None:
+        if self._line is None:
             raise InvariantError("publish should follow connect_rollouts")
-        self._publication.version = version
-        self._sender.send_weights(version)
-        return self._client.lost
+        return self._line.publish(version)
+
+    def rest(self) -> None:
+        """Free what only learning needs (`learner.offload_during_rollout`); publishing goes on."""
+        self.grads.release()
+        if self._spec.learner.offload_during_rollout:
+            self._parking.park_learner(self.layout, self.policy, self.reference)
+        if self._rank.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def resume(self) -> None:
+        """Be able to learn again after `rest`."""
+        self._parking.bring_back()
 
     # ---- state -----------------------------------------------------------------------------
 
@@ -364,8 +365,8 @@ class LearnerWorker:
 
     def stop(self) -> None:
         """Leave the process group."""
-        if self._sender is not None:
-            self._sender.shutdown()
+        if self._line is not None:
+            self._line.close()
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -7,7 +7,7 @@ with the threads, GPUs and environment that its engine needs.
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import ray
 import torch
 
+from mgsrl.cluster.placement import Seat
 from mgsrl.cluster.pool import ActorPool
 from mgsrl.config.model_facts import model_facts
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
@@ -115,12 +116,15 @@ class RolloutWorker:
         self.engine.close()
 
 
-def check_engine(config: RolloutConfig, device: str | None = None) -> type[Engine]:
+def check_engine(
+    config: RolloutConfig, device: str | None = None, *, colocated: bool = False
+) -> type[Engine]:
     """The engine's class, unless it cannot start here. Imports nothing heavy; takes no time.
 
     Args:
         device: `"cpu"` or `"cuda"` where the workers will compute; None when it is not known yet
             (then what depends on it is left for `rollout_pools`).
+        colocated: it will share the learners' GPUs.
 
     Raises:
         ConfigError: there is no such engine, a library that it needs is missing, or
@@ -128,24 +132,25 @@ def check_engine(config: RolloutConfig, device: str | None = None) -> type[Engin
     """
     engine = rollout_engine(config.engine)
     if device is not None:
-        choose_transfer(transfer_of(config), device)
+        transfer_of(config, device, colocated=colocated)
     engine.check(device)
     return engine
 
 
-def transfer_of(config: RolloutConfig) -> str:
-    """`rollout.sync.transfer`, where `auto` is the object store for engines that know no other.
+def transfer_of(config: RolloutConfig, device: str, *, colocated: bool = False) -> str:
+    """`choose_transfer`, where `auto` is the object store for engines that know no other.
 
     Raises:
-        ConfigError: it is `nccl` with such an engine.
+        ConfigError: also where the engine does not know the one that is asked for.
     """
-    if rollout_engine(config.engine).nccl:
-        return config.sync.transfer
-    if config.sync.transfer == "nccl":
+    transfer = choose_transfer(config.sync.transfer, device, colocated=colocated)
+    if transfer == "object_store" or getattr(rollout_engine(config.engine), transfer):
+        return transfer
+    if config.sync.transfer != "auto":
         raise ConfigError(
-            f"rollout.engine={config.engine} does not take weights by NCCL.",
+            f"rollout.engine={config.engine} does not take weights by {transfer.upper()}.",
             expected="rollout.sync.transfer=auto or object_store",
-            found="rollout.sync.transfer=nccl",
+            found=f"rollout.sync.transfer={transfer}",
             todo="set rollout.sync.transfer=auto",
         )
     return "object_store"
@@ -189,19 +194,22 @@ def worker_environment(spec: EngineSpec) -> dict[str, str]:
     return env | rollout_engine(spec.config.engine).environment(spec.config, spec.device)
 
 
-def rollout_pools(spec: EngineSpec, domains: Mapping[str, int]) -> dict[str, ActorPool]:
+def rollout_pools(
+    spec: EngineSpec, domains: Mapping[str, int], seats: Sequence[Seat] = ()
+) -> dict[str, ActorPool]:
     """Pools of rollout actors by domain; under `assignment=shared` all domains share one.
 
     Args:
         spec: what the workers load; its `threads` is filled in here when 0.
         domains: `dedicated` workers per domain (`domains.<name>.num_workers`).
+        seats: where each worker goes, one domain's after the other's; without them Ray finds GPUs.
 
     Raises:
         MissingPathError: there is no model at `spec.model_path`.
         ConfigError: see `check_engine` and `Engine.check_model`. All before any actor starts.
     """
     config = spec.config
-    engine = check_engine(config, spec.device)
+    engine = check_engine(config, spec.device, colocated=spec.sleeps)
     path = resolve_model_path(spec.model_path, "policy.path", POCKET_POLICY)
     engine.check_model(model_facts(path, trust_remote_code=spec.trust_remote_code), spec.device)
     located = replace(config, engine=ENGINES.located(config.engine))
@@ -210,15 +218,18 @@ def rollout_pools(spec: EngineSpec, domains: Mapping[str, int]) -> dict[str, Act
         sizes = {"rollout": config.num_workers}
     else:
         sizes = {f"rollout/{domain}": count for domain, count in domains.items()}
-    options = _actor_options(spec, sum(sizes.values()))
+    options, spec = _actor_options(spec, sum(sizes.values()))
+    environment = worker_environment(spec)
+    free = iter(seats or [Seat()] * sum(sizes.values()))
 
-    def make(_slot: int) -> Any:
-        return ray.remote(RolloutWorker).options(**options["actor"]).remote(options["spec"])
+    def maker(size: int) -> Callable[[int], Any]:
+        own = [options | next(free).options_with(environment) for _ in range(size)]
+        return lambda slot: ray.remote(RolloutWorker).options(**own[slot]).remote(spec)
 
     pools = {
         name: ActorPool(
             name,
-            make,
+            maker(size),
             size,
             key="rollout",
             max_restarts=config.max_restarts,
@@ -232,17 +243,16 @@ def rollout_pools(spec: EngineSpec, domains: Mapping[str, int]) -> dict[str, Act
     return {domain: pools[f"rollout/{domain}"] for domain in domains}
 
 
-def _actor_options(spec: EngineSpec, num_workers: int) -> dict[str, Any]:
+def _actor_options(spec: EngineSpec, num_workers: int) -> tuple[dict[str, Any], EngineSpec]:
     if spec.device == "cpu" and spec.threads == 0:
         threads = cpu_threads(
             spec.model_path, num_workers, trust_remote_code=spec.trust_remote_code
         )
         spec = replace(spec, threads=threads)
-    actor: dict[str, Any] = {
+    options: dict[str, Any] = {
         # Rollouts, rewards and learning take turns on a CPU machine, so cores are not reserved.
         "num_cpus": 0 if spec.device == "cpu" else 1,
         "num_gpus": 0 if spec.device == "cpu" else gpus_per_worker(spec.config),
         "max_restarts": 0,
-        "runtime_env": {"env_vars": worker_environment(spec)},
     }
-    return {"actor": actor, "spec": spec}
+    return options, spec

@@ -7,7 +7,8 @@ What matters here:
   not bend that distribution. Stop tokens are passed explicitly instead.
 - Every request has its own seed; the prefix cache is emptied before each batch, so equal batches
   give equal bits whatever ran before.
-- One GPU or the CPU: one process. Several GPUs per engine: vLLM's `mp` executor (not run here).
+- One GPU or the CPU: one process. Several GPUs per engine: vLLM's `mp` executor, its workers
+  children of this process (not run here).
 - Sleep mode (`placement=colocated`) is vLLM's own: its allocator on GPUs; on the CPU it only pauses
   the scheduler, so that the same calls run there.
 Left out: LoRA, speculative decoding.
@@ -44,9 +45,11 @@ def vllm_environment(config: RolloutConfig, device: str) -> dict[str, str]:
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYTHONWARNINGS": "ignore::FutureWarning",
         "VLLM_NO_USAGE_STATS": "1",
+        # Its core in this process, also over several GPUs: between two processes vLLM would take
+        # fingerprints and handles of memory only as pickles of anybody's.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
     if config.tensor_parallel_size == 1:
-        env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         # A process group of one: nobody else has to reach it.
         env |= {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
     if device == "cpu":
@@ -153,7 +156,7 @@ class VllmEngine(Engine):
             disable_log_stats=True,
             use_tqdm_on_load=False,
             weight_transfer_config=WeightTransferConfig(
-                backend=choose_transfer(config.sync.transfer, device)
+                backend=choose_transfer(config.sync.transfer, device, colocated=sleeps)
             ),
             worker_extension_cls="mgsrl.sync.vllm_receiver.WorkerExtension",
             **memory,

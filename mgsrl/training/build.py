@@ -3,7 +3,7 @@
 `launch.py` and `plan.py` beside it are the only others that see the whole configuration.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from mgsrl.cluster.placement import Placement, Seat, place
 from mgsrl.cluster.preflight import choose_device
 from mgsrl.config import Config
 from mgsrl.config.compose import config_to_yaml
@@ -31,10 +32,11 @@ from mgsrl.rollout.engine import EngineSpec, rollout_engine
 from mgsrl.rollout.sampler import Sampler
 from mgsrl.sync.canary import MAX_TOKENS
 from mgsrl.training.checkpoint import Checkpoint
+from mgsrl.training.choreography import Choreography
 from mgsrl.training.evaluation import Evaluation
 from mgsrl.training.fingerprint import PolicyIdentity
 from mgsrl.training.journal import Journal
-from mgsrl.training.machine import check_gpus
+from mgsrl.training.places import choose_placement, wanted_gpus
 from mgsrl.training.plan import Plan
 from mgsrl.training.publisher import Publisher
 from mgsrl.training.run import Run
@@ -51,37 +53,36 @@ def build(
 ) -> Iterator[Run]:
     """Start the actors (inside a Ray session), yield the run, stop the actors."""
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    check_gpus(config, num_gpus)  # a cluster's are known only now
+    placement = choose_placement(config, num_gpus)  # a cluster's are known only now
+    device = choose_device(config.learner.device, num_gpus)
+    engine = rollout_engine(config.rollout.engine)
     runs: list[Run] = []  # the pools know the run before it is built
     with ExitStack() as stack:
+        if device == "cuda" or placement.colocated:
+            console.note(f"placement: {placement.name} ({placement.why})")
+        seats = place(placement, wanted_gpus(config), device, config.rollout.start_limit_s)
+        stack.callback(seats.release)
         # All actors load side by side: the pools return at once, the learners when they are up.
         sampler = _sampler(
-            config, plan, num_gpus, send_weights=lambda handle: runs[0].publisher.republish(handle)
+            config,
+            plan,
+            _engine_spec(config, plan, device, placement),
+            seats.engines,
+            send_weights=lambda handle: runs[0].publisher.republish(handle),
         )
         stack.callback(sampler.stop)
-        scorer = Scorer(
-            {
-                name: RewardPool(
-                    name, domain.reward, special_tokens=plan.special_tokens, date=config.policy.date
-                )
-                for name, domain in config.domains.items()
-            },
-            {
-                name: Shaper(domain.reward, plan.sampling[name].max_new_tokens)
-                for name, domain in config.domains.items()
-            },
-            max_abstained_share=config.max_abstained_share,
-        )
+        scorer = _scorer(config, plan)
         stack.callback(scorer.stop)
         for pool in (*sampler.distinct_pools, *scorer.reward_pools):
             pool.note = console.note
-        engine = rollout_engine(config.rollout.engine)
+        turns = _turns(config, placement, sampler, console)
         with console.stage(
             f"starting learners, rollout and reward workers side by side{engine.hint}"
         ):
             learners = LearnerGroup(
                 plan.learner,
                 loopback=config.cluster.address == "local",
+                seats=seats.learners,
                 engines=Engines(
                     limit_s=config.rollout.time_limit_s,
                     ranks_per_worker=config.rollout.tensor_parallel_size,
@@ -90,31 +91,73 @@ def build(
                 ),
             )
         stack.callback(learners.stop)
+        turns.admit(learners)
         with console.stage("waiting for rollout workers"):
             engine_facts = sampler.wait_ready()
         with console.stage("waiting for reward workers"):
             scorer.wait_ready()
-        runs.append(_run(config, plan, sampler, scorer, learners, console, checkpoint, policy))
-        _record(config, plan, learners, engine_facts)
+        publisher = _publisher(config, plan, sampler, learners, turns, console)
+        runs.append(_run(config, plan, publisher, scorer, console, checkpoint, policy))
+        _record(config, plan, publisher, placement, engine_facts)
         yield runs[0]
 
 
-def _sampler(
-    config: Config, plan: Plan, num_gpus: int, send_weights: Callable[[Any], None]
-) -> Sampler:
-    device = choose_device(config.learner.device, num_gpus)
+def _turns(
+    config: Config, placement: Placement, sampler: Sampler, console: Console
+) -> Choreography:
+    """With engines that share the learners' GPUs loaded and asleep: each measures what is free of
+    its GPU, so that no learner may be loading there."""
+    if not placement.colocated:
+        return Choreography()
+    engine = rollout_engine(config.rollout.engine)
+    turns = Choreography(
+        sampler, sleep_level=engine.sleep_level, offload=config.learner.offload_during_rollout
+    )
+    with console.stage(f"starting rollout workers{engine.hint}, which sleep at first"):
+        sampler.wait_ready()
+        turns.learn()
+    return turns
+
+
+def _scorer(config: Config, plan: Plan) -> Scorer:
+    return Scorer(
+        {
+            name: RewardPool(
+                name, domain.reward, special_tokens=plan.special_tokens, date=config.policy.date
+            )
+            for name, domain in config.domains.items()
+        },
+        {
+            name: Shaper(domain.reward, plan.sampling[name].max_new_tokens)
+            for name, domain in config.domains.items()
+        },
+        max_abstained_share=config.max_abstained_share,
+    )
+
+
+def _engine_spec(config: Config, plan: Plan, device: str, placement: Placement) -> EngineSpec:
     check_tensor_parallel(config.rollout, device)
     longest_response = max(sampling.max_new_tokens for sampling in plan.sampling.values())
-    engine = EngineSpec(
+    return EngineSpec(
         config=config.rollout,
         model_path=plan.model_path,
         max_model_len=config.data.max_prompt_tokens + longest_response,
         device=device,
         trust_remote_code=config.policy.trust_remote_code,
+        sleeps=placement.colocated,
     )
+
+
+def _sampler(
+    config: Config,
+    plan: Plan,
+    engine: EngineSpec,
+    seats: Sequence[Seat],
+    send_weights: Callable[[Any], None],
+) -> Sampler:
     workers = {name: domain.num_workers for name, domain in config.domains.items()}
     return Sampler(
-        rollout_pools(engine, workers),
+        rollout_pools(engine, workers, seats),
         plan.sampling,
         samples_per_prompt=config.algo.samples_per_prompt,
         seed=config.seed,
@@ -124,12 +167,31 @@ def _sampler(
     )
 
 
-def _run(
+def _publisher(
     config: Config,
     plan: Plan,
     sampler: Sampler,
-    scorer: Scorer,
     learners: LearnerGroup,
+    turns: Choreography,
+    console: Console,
+) -> Publisher:
+    transfer = transfer_of(config.rollout, learners.device, colocated=turns.shared)
+    return Publisher(
+        sampler,
+        learners,
+        replace(config.rollout.sync, transfer=transfer),
+        rounds="bfloat16" in (config.learner.dtype, config.rollout.dtype),
+        note=console.note,
+        max_tokens=min(MAX_TOKENS, (plan.positions or MAX_TOKENS + 1) - 1),
+        turns=turns,
+    )
+
+
+def _run(
+    config: Config,
+    plan: Plan,
+    publisher: Publisher,
+    scorer: Scorer,
     console: Console,
     checkpoint: Checkpoint | None,
     policy: PolicyIdentity,
@@ -140,23 +202,16 @@ def _run(
         num_steps=config.train.num_steps,
         schedule=plan.schedule,
         mixture=plan.mixture,
-        sampler=sampler,
+        sampler=publisher.sampler,
         scorer=scorer,
-        learners=learners,
-        publisher=Publisher(
-            sampler,
-            learners,
-            replace(config.rollout.sync, transfer=transfer_of(config.rollout)),
-            rounds="bfloat16" in (config.learner.dtype, config.rollout.dtype),
-            note=console.note,
-            max_tokens=min(MAX_TOKENS, (plan.positions or MAX_TOKENS + 1) - 1),
-        ),
+        learners=publisher.learners,
+        publisher=publisher,
         evaluation=Evaluation(
             config=config.evaluate,
             checkpoints=config.checkpoint,
             prompts=plan.heldout,
             sampling=_evaluation_sampling(config, plan),
-            sampler=sampler,
+            sampler=publisher.sampler,
             scorer=scorer,
             journal=journal,
         ),
@@ -213,16 +268,22 @@ def _evaluation_sampling(config: Config, plan: Plan) -> dict[str, Sampling]:
 
 
 def _record(
-    config: Config, plan: Plan, learners: LearnerGroup, engine_facts: list[dict[str, Any]]
+    config: Config,
+    plan: Plan,
+    publisher: Publisher,
+    placement: Placement,
+    engine_facts: list[dict[str, Any]],
 ) -> None:
     write_run_record(
         Path(config.run.dir),
         engines={
             "rollout": config.rollout.engine,
-            "learner": f"deepspeed zero {config.learner.zero_stage}, {learners.device}",
-            "transfer": config.rollout.sync.transfer,
+            "learner": f"deepspeed zero {config.learner.zero_stage}, {publisher.learners.device}",
+            "transfer": publisher.sync.transfer,
         },
         placement={
+            "placement": placement.name,
+            "why": placement.why,
             "rollout_workers": engine_facts,
             "assignment": config.rollout.assignment,
             "learner_ranks": config.learner.world_size,

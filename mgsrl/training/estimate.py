@@ -4,15 +4,24 @@ Left out: the machine's own processes and Ray's object store (`machine.py` check
 models on GPUs, the memory of an engine of one's own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mgsrl.cluster.memory import GIB, Load, Memory, engine_memory, learner_memory
+from mgsrl.cluster.memory import (
+    ENGINE_ASLEEP,
+    GIB,
+    Load,
+    Memory,
+    engine_memory,
+    learner_memory,
+    resting_bytes,
+)
 from mgsrl.cluster.preflight import choose_device
 from mgsrl.config import Config
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
 from mgsrl.config.model_shape import ModelShape, model_shape
+from mgsrl.errors import ConfigError, MissingPathError
 from mgsrl.rollout.actor import gpus_per_worker
-from mgsrl.training.machine import rollout_workers
+from mgsrl.training.places import rollout_workers, wanted_gpus
 from mgsrl.training.plan import schedule_of
 
 GPU_GIB = 79.0
@@ -44,6 +53,9 @@ class Estimate:
     """Of one GPU of an engine; None without GPUs or for another engine than vLLM."""
     cached_sequences: int
     """Longest sequences that an engine's cache holds at once."""
+    turns: dict[str, int] | None = None
+    """By whose turn it is, bytes of a GPU that a learner rank and an engine share; None where they
+    do not share any."""
 
     @property
     def gpus(self) -> float:
@@ -68,14 +80,52 @@ def estimate(config: Config, num_gpus: int, gpu_gib: float = GPU_GIB) -> Estimat
         engine, sequences = engine_memory(
             shape, config.rollout, round(gpu_gib * GIB), batch["tokens of the longest sequence"]
         )
+    learner = learner_memory(shape, config.learner, config.surgery, _load(config, batch, device))
+    shares = config.placement == "colocated" or (
+        config.placement == "auto" and 0 < num_gpus < wanted_gpus(config).disjoint
+    )
+    turns = None
+    if device == "cuda" and shares:
+        rest = resting_bytes(learner, offload=config.learner.offload_during_rollout)
+        turns = {
+            "the learner's turn": learner.peak[1] + ENGINE_ASLEEP,
+            "the engine's turn": rest + int(config.rollout.gpu_memory_utilization * gpu_gib * GIB),
+        }
     return Estimate(
         device=device,
         shape=shape,
-        places=_places(config, device),
+        places=_places(config, device, shares),
         batch=batch,
-        learner=learner_memory(shape, config.learner, config.surgery, _load(config, batch, device)),
+        learner=learner,
         engine=engine,
         cached_sequences=sequences,
+        turns=turns,
+    )
+
+
+def check_sharing(config: Config, gpu_gib: float, share: float = 1.0) -> None:
+    """Raise `ConfigError` when `share` of a GPU of `gpu_gib` cannot hold a learner rank and an
+    engine by turns. Says nothing about a policy whose shape is not known."""
+    try:
+        found = estimate(replace(config, placement="colocated"), 1, gpu_gib)
+    except MissingPathError:  # told where the policy is looked for
+        return
+    turns, room = found.turns or {}, gpu_gib * share * GIB
+    too_much = [f"{turn} takes {size / GIB:.1f} GiB" for turn, size in turns.items() if size > room]
+    if not too_much and found.engine is not None and not found.cached_sequences:
+        too_much = ["the engine's weights leave no room for a sequence of full length"]
+    if not too_much:
+        return
+    rest = resting_bytes(found.learner, offload=config.learner.offload_during_rollout)
+    free = max(0.0, (room - rest) / (gpu_gib * GIB))
+    raise ConfigError(
+        "A learner rank and an engine do not fit on one GPU, even by turns.",
+        expected=f"at most {room / GIB:.1f} GiB in each turn",
+        found=", ".join(too_much),
+        todo=f"the learner's turn: learner.zero_stage=3 on more ranks, policy.lora.rank, "
+        "surgery.buffer_dtype=bfloat16, learner.micro_batch_size=1; the engine's: "
+        f"rollout.gpu_memory_utilization={free:.2f} at most, "
+        "learner.offload_during_rollout=true (`mgsrl plan` shows what takes how much)",
     )
 
 
@@ -115,7 +165,7 @@ def _batch(config: Config) -> dict[str, int]:
     }
 
 
-def _places(config: Config, device: str) -> tuple[Place, ...]:
+def _places(config: Config, device: str, shares: bool) -> tuple[Place, ...]:
     gpu = device == "cuda"
     shared = config.rollout.assignment == "shared"
     rewards = [
@@ -130,9 +180,10 @@ def _places(config: Config, device: str) -> tuple[Place, ...]:
     return (
         Place("learner ranks", config.learner.world_size, float(gpu), "learner.world_size"),
         Place(
-            f"rollout engines ({config.rollout.engine})",
+            f"rollout engines ({config.rollout.engine}"
+            + (", on the learners' GPUs)" if gpu and shares else ")"),
             rollout_workers(config),
-            gpus_per_worker(config.rollout) if gpu else 0.0,
+            gpus_per_worker(config.rollout) if gpu and not shares else 0.0,
             "rollout.num_workers" if shared else "domains.NAME.num_workers",
         ),
         *rewards,

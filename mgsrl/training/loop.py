@@ -22,6 +22,7 @@ def train(run: Run) -> None:
             groups = with_advantages(run.scorer.shaped_rewards(run.scorer.score(groups)), run.algo)
         batch = run.pack(groups)  # domain-pure micro-batches for every rank
         with run.stage("logprob"):
+            run.turns.learn()  # engines on the learners' GPUs sleep until `publish_weights`
             run.learners.load_batch(batch)
         outcomes = []
         for _ in range(run.algo.updates_per_batch):

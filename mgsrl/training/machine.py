@@ -1,6 +1,6 @@
 """Whether a run fits the machine: what its actors take, before one starts or anything is loaded.
 
-Left out: memory of activations and of what a GPU holds, which only the run shows.
+Left out: the memory of GPUs that nobody shares, which `mgsrl plan` tells.
 """
 
 from pathlib import Path
@@ -15,14 +15,21 @@ from mgsrl.cluster.demand import (
     check_demand,
     check_threads,
 )
-from mgsrl.cluster.preflight import check_resources, choose_device, machine_memory_gib, usable_cores
+from mgsrl.cluster.preflight import (
+    choose_device,
+    gpu_memories,
+    machine_memory_gib,
+    usable_cores,
+)
 from mgsrl.cluster.session import check_address, check_no_session, check_temp_dir
 from mgsrl.config import Config
 from mgsrl.config.model_path import POCKET_POLICY, POCKET_REWARD_MODEL, resolve_model_path
 from mgsrl.errors import ConfigError, MissingPathError
 from mgsrl.rewards.factory import make_reward
-from mgsrl.rollout.actor import check_tensor_parallel, gpus_per_worker
+from mgsrl.rollout.actor import check_tensor_parallel
 from mgsrl.rollout.engine import rollout_engine
+from mgsrl.training.estimate import check_sharing
+from mgsrl.training.places import choose_placement, obstacle_to_sharing, rollout_workers
 
 GIB = 2**30
 
@@ -39,12 +46,17 @@ def check_fits(config: Config) -> int | None:
     """
     if config.cluster.address != "local":
         check_address(config.cluster.address)
+        obstacle = obstacle_to_sharing(config, "cuda")
+        if config.placement == "colocated" and obstacle is not None:
+            raise obstacle
         return None
     check_no_session()
     check_temp_dir()
     gpus = _local_gpus(config)
-    check_gpus(config, gpus)
+    placement = choose_placement(config, gpus)
     device = choose_device(config.learner.device, gpus)
+    if placement.colocated and device == "cuda":
+        check_sharing(config, min(gib for _, gib in gpu_memories()), placement.share)
     check_tensor_parallel(config.rollout, device)
     cores, memory = usable_cores(), machine_memory_gib()
     check_threads("learner.threads_per_rank", config.learner.threads_per_rank, cores)
@@ -56,34 +68,6 @@ def check_fits(config: Config) -> int | None:
         other_gib=config.cluster.object_store_gib,
     )
     return gpus
-
-
-def check_gpus(config: Config, num_gpus: int) -> None:
-    """Raise `ConfigError` when `num_gpus` are not enough for the run's actors."""
-    rewards = [domain.reward for domain in config.domains.values()]
-    check_resources(
-        learner_gpus=config.learner.world_size,
-        rollout_gpus=rollout_workers(config) * gpus_per_worker(config.rollout),
-        reward_gpus=sum(reward.num_gpus * reward.num_workers for reward in rewards),
-        available_gpus=num_gpus,
-        device=config.learner.device,
-    )
-    wanted = config.rollout.num_gpus
-    if wanted and choose_device(config.learner.device, num_gpus) == "cpu":
-        raise ConfigError(
-            "rollout.num_gpus asks for GPUs where the run computes on the CPU.",
-            expected="0 or null without GPUs and with learner.device=cpu",
-            found=f"rollout.num_gpus={wanted:g}, learner.device={config.learner.device}, "
-            f"{num_gpus} GPUs to use",
-            todo="set rollout.num_gpus=null (the default), or run where there are GPUs",
-        )
-
-
-def rollout_workers(config: Config) -> int:
-    """Rollout actors of all domains together."""
-    if config.rollout.assignment == "shared":
-        return config.rollout.num_workers
-    return sum(domain.num_workers for domain in config.domains.values())
 
 
 def demands(config: Config, device: str) -> list[Demand]:

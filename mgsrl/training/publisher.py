@@ -16,6 +16,7 @@ from mgsrl.learner.group import LearnerGroup
 from mgsrl.rollout.sampler import LIMIT_KEY, Sampler
 from mgsrl.sync.canary import MAX_TOKENS, check_canary, compare_logprobs, named, pick_sequences
 from mgsrl.sync.fingerprint import Proof, compare
+from mgsrl.training.choreography import Choreography
 
 
 @dataclass
@@ -31,6 +32,8 @@ class Publisher:
     """Tells the user."""
     max_tokens: int = MAX_TOKENS
     """Of a sequence that the canary compares; engines need room for one more."""
+    turns: Choreography = field(default_factory=Choreography)
+    """Where engines share the learners' GPUs: who has them."""
     canary_error: float = 0.0
     """Of the last publish: mean |log p_engine - log p_learner| in nats, the worst worker's."""
     version: int = 0
@@ -52,6 +55,7 @@ class Publisher:
         """
         self.version = version
         self._sequences = pick_sequences(candidates, self.sync.canary_sequences, self.max_tokens)
+        self.turns.sync()
         while True:
             handles = self.sampler.handles
             self._connect(handles)
@@ -61,6 +65,7 @@ class Publisher:
                 self.sampler.replace(handles[position], reason)
             if lost:
                 continue
+            self.turns.roll()
             try:
                 self._check_canary(handles)
                 return

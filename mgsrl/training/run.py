@@ -29,6 +29,7 @@ from mgsrl.training.checkpoint import (
     save_checkpoint,
     set_others_aside,
 )
+from mgsrl.training.choreography import Choreography
 from mgsrl.training.evaluation import Evaluation
 from mgsrl.training.fingerprint import PolicyIdentity
 from mgsrl.training.in_flight import Ahead, read_in_flight, write_in_flight
@@ -84,6 +85,11 @@ class Run:
     _restarts: dict[str, int] = field(default_factory=dict)
     """By role, as last logged."""
 
+    @property
+    def turns(self) -> Choreography:
+        """Who has the GPUs, where engines and learners share them."""
+        return self.publisher.turns
+
     # ---- stages ----------------------------------------------------------------------------
 
     @contextmanager
@@ -117,22 +123,11 @@ class Run:
             self._ahead = read_in_flight(self.checkpoint.path, self.mixture)
             set_others_aside(self.folder / "checkpoints", self.step, self.console.note)
             self.console.note(f"resumed after step {self.step} from {self.checkpoint.path}")
-            self._note_missing()
         # Without a checkpoint nothing binds old logs to this run: even its first evaluation goes.
         version = self.step if self.checkpoint is not None else -1
         self.journal.open(self.step + 1, version)
         self.evaluation.find_best()  # what was set aside may have been it
         self.evaluation.note_rhythm(self.num_steps)
-
-    def _note_missing(self) -> None:
-        """Say when a checkpoint holds fewer rollouts than are ahead at that point of the run."""
-        end = self.schedule.phase(max(self.step - 1, 0)).end
-        missing = min(self.staleness, end - self.step) - len(self._ahead)
-        if missing > 0 and self.step > 0:
-            self.console.note(
-                f"the checkpoint holds no rollouts of the next {missing} step(s), as where a run "
-                "ends: they are made with newer weights than one longer run would have had"
-            )
 
     def enter_phase(self) -> None:
         """Begin a step; the resets of its phase are done when it is the first."""
@@ -142,10 +137,11 @@ class Run:
             pool.new_step(self._in_step)
         phase = self.schedule.phase(self.step)
         if self.step == phase.start and self.step > 0:
-            if phase.reset_optimizer:
-                self.learners.reset_optimizer()
-            if phase.move_reference:
-                self.learners.move_reference()
+            with self.turns.learners_whole():
+                if phase.reset_optimizer:
+                    self.learners.reset_optimizer()
+                if phase.move_reference:
+                    self.learners.move_reference()
 
     def submit_prompts(self) -> None:
         """Ask for the rollouts of the coming step and of as many after it as `staleness` allows;
@@ -288,7 +284,8 @@ class Run:
             "policy": self.policy.fingerprint(),
         }
         try:
-            with self.console.stage(f"saving checkpoint {self.step}"):
+            stage = self.console.stage(f"saving checkpoint {self.step}")
+            with stage, self.turns.learners_whole():
                 save_checkpoint(
                     folder,
                     self.step,

@@ -72,6 +72,18 @@ def test_the_recipe_needs_eight_large_gpus(monkeypatch):
     assert preflight.verdicts([])[-1].found == "no: 0 of 8 such GPUs here"
 
 
+def test_one_gpu_is_enough_for_the_recipes_of_one(monkeypatch):
+    said = {}
+    for gib in (15.5, 79.0, None):
+        gpus = [("GPU", gib)] if gib else []
+        monkeypatch.setattr(preflight, "gpu_memories", lambda gpus=gpus: gpus)
+        said[gib] = {check.name: check.status for check in preflight.verdicts([])}
+    assert said[15.5]["can run smollm2_mgs_gpu"] == "ok"
+    assert said[15.5]["can run qwen_mgs_1gpu"] == "warn"
+    assert said[79.0]["can run qwen_mgs_1gpu"] == "ok"
+    assert "can run qwen_mgs_1gpu" not in said[None]
+
+
 def test_asking_for_more_gpus_than_there_are():
     asked = {"learner_gpus": 4, "rollout_gpus": 6, "reward_gpus": 0.5}
     with pytest.raises(ConfigError) as error:

@@ -196,6 +196,37 @@ def test_killed_workers_lose_nothing(six_steps: Path, tmp_path: Path) -> None:
     assert output.count("is replaced") == 2
 
 
+SHARED = ("placement=colocated", "learner.offload_during_rollout=true", "train.num_steps=6")
+
+
+@pytest.mark.capability(
+    feature=("engines share the learners' GPUs (turns only: run on CPUs)",),
+    zero=2,
+    lora=False,
+    engine="transformers",
+    dtype="float32",
+)
+def test_engines_that_sleep_while_learners_work_change_nothing(
+    six_steps: Path, tmp_path: Path
+) -> None:
+    """To the bit, though an engine dies in whatever turn it is; a checkpoint every step."""
+    folder = tmp_path / "colocated"
+    process = runs.start(folder, *SHARED)
+    runs.wait_for(lambda: runs.steps_done(folder) >= 2, "step 2")
+    runs.actor(process, "RolloutWorker").kill()
+    assert process.wait(timeout=300) == 0, folder.with_suffix(".log").read_text()
+    rows, expected = runs.metrics(folder), runs.metrics(six_steps)
+    assert sum(row.pop("restarts/rollout") for row in rows) == 1
+    assert rows == [{k: v for k, v in row.items() if k != "restarts/rollout"} for row in expected]
+    evaluations = [(run / "evaluations.jsonl").read_text() for run in (folder, six_steps)]
+    assert evaluations[0] == evaluations[1]
+    one, other = (run / "checkpoints/step_6/learner" for run in (folder, six_steps))
+    assert (one / "rank_0.safetensors").read_bytes() == (other / "rank_0.safetensors").read_bytes()
+    record = json.loads((folder / "run.json").read_text())
+    assert record["placement"]["placement"] == "colocated"
+    assert record["engines"]["transfer"] == "object_store"
+
+
 @pytest.mark.slow
 def test_a_killed_learner_ends_the_run_and_the_same_command_resumes_it(
     six_steps: Path, tmp_path: Path
@@ -295,3 +326,19 @@ def test_dedicated_vllm_workers_survive_a_kill(tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert all(row["sync/canary_error"] < 1e-4 for row in rows)
     assert all(row[f"mismatch/{name}"] < 1e-4 for row in rows for name in DOMAINS)
+
+
+@pytest.mark.capability(
+    feature=("engines share the learners' GPUs (turns only: run on CPUs)",),
+    zero=2,
+    lora=False,
+    engine="vllm",
+    dtype="float32",
+)
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_a_vllm_that_sleeps_while_learners_work_changes_nothing(tmp_path: Path) -> None:
+    for name, overrides in (("apart", ("train.num_steps=2",)), ("shared", SHARED)):
+        arguments = (*overrides, "rollout.engine=vllm", "train.num_steps=2")
+        runs.train(tmp_path / name, *arguments, limit_s=280)
+    assert runs.metrics(tmp_path / "shared") == runs.metrics(tmp_path / "apart")

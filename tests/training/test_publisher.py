@@ -52,7 +52,7 @@ def publisher(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[Publ
         )
         sampler.wait_ready()
         notes: list[str] = []
-        sync = SyncConfig(canary_threshold=0.05)
+        sync = SyncConfig("object_store", canary_threshold=0.05)
         yield Publisher(sampler, learners, sync, dtype == "bfloat16", notes.append)
         assert notes == []
         learners.stop()

@@ -1,0 +1,229 @@
+"""Where actors go: who shares a GPU with whom, and on which machines Ray puts them.
+
+`decide` says whether engines have GPUs of their own (disjoint) or share those of the learner ranks
+(colocated). `place` asks Ray for it, by placement groups: learner ranks on as few machines as
+possible, all GPUs of an engine on one. Without GPUs nothing is asked.
+
+Left out: GPUs of several sizes, engines over several machines, several learner ranks on one GPU.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mgsrl.errors import ConfigError, UserError
+
+NO_RAY_DEVICES = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
+"""In an actor's environment: it sees the GPUs that its own CUDA_VISIBLE_DEVICES names."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """GPUs that the actors of a run want."""
+
+    ranks: int
+    """Learner ranks, one GPU each."""
+    engines: int
+    engine_gpus: float
+    """Of one engine of its own."""
+    tensor_parallel: int
+    """GPUs that one engine is split over."""
+    rewards: float
+    """Of all reward workers together."""
+
+    @property
+    def disjoint(self) -> float:
+        return self.ranks + self.engines * self.engine_gpus + self.rewards
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What was decided, and why."""
+
+    colocated: bool
+    why: str
+    """One line, for the console and `run.json`."""
+    share: float = 1.0
+    """Of a GPU, that a learner rank and an engine have together; reward models have the rest."""
+
+    @property
+    def name(self) -> str:
+        return "colocated" if self.colocated else "disjoint"
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where one actor goes."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of Ray's `options`: `num_gpus`, `scheduling_strategy`."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def options_with(self, environment: Mapping[str, str]) -> dict[str, Any]:
+        """Ray's options with an actor's own environment and the place's."""
+        return self.options | {"runtime_env": {"env_vars": {**environment, **self.environment}}}
+
+
+def decide(
+    placement: str, wanted: Wanted, num_gpus: int, device: str, obstacle: UserError | None
+) -> Placement:
+    """Disjoint or colocated.
+
+    Args:
+        placement: the configuration's `auto`, `disjoint` or `colocated`.
+        device: `cpu` or `cuda`, where learners and engines compute.
+        obstacle: why this run cannot be colocated, whatever the GPUs; None if it can.
+
+    Returns:
+        Disjoint also where there are too few GPUs for either (`check_resources` says that).
+
+    Raises:
+        UserError: `obstacle`, or a `ConfigError` for too few GPUs where it should be colocated.
+    """
+    if placement == "colocated":
+        if obstacle is not None:
+            raise obstacle
+        return _colocated(wanted, num_gpus, device, "placement=colocated")
+    if device == "cpu":
+        return Placement(False, "nothing to share: learners and engines compute on the CPU")
+    apart = Placement(False, f"{wanted.disjoint:g} of {num_gpus} GPUs: everybody has their own")
+    if placement == "disjoint" or wanted.disjoint <= num_gpus:
+        return apart
+    need = f"apart, learners, engines and rewards want {wanted.disjoint:g} GPUs of {num_gpus}"
+    try:
+        shared = _colocated(wanted, num_gpus, device, need)
+    except ConfigError:  # sharing does not help: it is too few GPUs, whoever has them
+        return apart
+    if obstacle is not None:
+        raise ConfigError(
+            "The run has too few GPUs for learners and engines apart, and cannot share them.",
+            expected=f"at least {wanted.disjoint:g} GPUs, or a run that can share",
+            found=f"{num_gpus} GPUs; {str(obstacle).replace(chr(10), ';')}",
+            todo="mend what stands in the way of sharing, or take fewer workers",
+        ) from obstacle
+    return shared
+
+
+def _colocated(wanted: Wanted, num_gpus: int, device: str, why: str) -> Placement:
+    if device == "cpu":
+        return Placement(True, f"{why}; on the CPU only the turns are kept")
+    if wanted.ranks + wanted.rewards <= num_gpus:
+        return Placement(True, why)
+    share = round(1 - wanted.rewards, 4)
+    if wanted.ranks <= num_gpus and share >= 0.5:  # reward models fit on one GPU with the others
+        return Placement(True, why, share)
+    raise ConfigError(
+        "The run asks for more GPUs than there are, even if engines share the learners'.",
+        expected=f"at most {num_gpus} GPUs",
+        found=f"{wanted.ranks} for learners and engines, {wanted.rewards:g} for reward workers",
+        todo="lower learner.world_size, or the num_gpus of rewards (of half a GPU or less in all "
+        "they find room), or join a larger cluster with cluster.address=HOST:PORT",
+    )
+
+
+class Seats:
+    """What Ray granted.
+
+    Attributes:
+        learners, engines: a place per rank and per engine; empty without GPUs.
+    """
+
+    def __init__(
+        self, learners: Sequence[Seat] = (), engines: Sequence[Seat] = (), groups: Any = ()
+    ) -> None:
+        self.learners, self.engines = list(learners), list(engines)
+        self._groups = list(groups)
+
+    def release(self) -> None:
+        """Give everything back."""
+        from ray.util import remove_placement_group
+
+        for group in self._groups:
+            remove_placement_group(group)
+        self._groups = []
+
+
+def place(placement: Placement, wanted: Wanted, device: str, limit_s: float) -> Seats:
+    """Reserve GPUs for all ranks and engines; inside a Ray session, before any of them starts.
+
+    Raises:
+        ConfigError: Ray cannot place them: the GPUs of an engine are not on one machine.
+    """
+    if device == "cpu":
+        return Seats()
+    if placement.colocated:
+        bundles = [{"GPU": placement.share, "CPU": 1.0}] * wanted.ranks
+        group, order = _reserve(bundles, limit_s)
+        half = round(placement.share / 2, 4)
+        parallel = wanted.tensor_parallel
+        engines = []
+        for engine in range(wanted.engines):
+            mine = order[engine * parallel :][:parallel]
+            seat = _at(group, mine[0], half)
+            if parallel > 1:
+                seen = _same_machine(group, mine, limit_s)
+                seat.environment.update({NO_RAY_DEVICES: "1", "CUDA_VISIBLE_DEVICES": seen})
+            engines.append(seat)
+        return Seats([_at(group, index, half) for index in order], engines, [group])
+    learners, order = _reserve([{"GPU": 1.0}] * wanted.ranks, limit_s)
+    gpus = wanted.engine_gpus
+    engines_group, slots = _reserve([{"GPU": gpus, "CPU": 1.0}] * wanted.engines, limit_s)
+    return Seats(
+        [_at(learners, index, 1.0) for index in order],
+        [_at(engines_group, index, gpus) for index in slots],
+        [learners, engines_group],
+    )
+
+
+def _reserve(bundles: list[dict[str, float]], limit_s: float) -> tuple[Any, list[int]]:
+    """A placement group on as few machines as possible, and its bundles machine by machine."""
+    import ray
+    from ray.util import placement_group, placement_group_table, remove_placement_group
+
+    group = placement_group(bundles, strategy="PACK")
+    if not ray.wait([group.ready()], timeout=limit_s)[0]:
+        remove_placement_group(group)
+        nodes = [node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        raise ConfigError(
+            "Ray cannot place the run's actors.",
+            expected=f"{len(bundles)} x {bundles[0]['GPU']:g} GPUs free, each on one machine",
+            found=f"machines with {', '.join(f'{gpus:g}' for gpus in nodes)} GPUs, perhaps in use",
+            todo="wait for other jobs to end, or take fewer or smaller workers "
+            "(learner.world_size, rollout.num_workers, rollout.tensor_parallel_size)",
+        )
+    nodes_of = placement_group_table(group)["bundles_to_node_id"]
+    return group, sorted(range(len(bundles)), key=lambda index: (nodes_of[index], index))
+
+
+def _at(group: Any, bundle: int, gpus: float) -> Seat:
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
+    return Seat({"num_gpus": gpus, "scheduling_strategy": strategy})
+
+
+def _same_machine(group: Any, bundles: Sequence[int], limit_s: float) -> str:
+    """CUDA_VISIBLE_DEVICES over the GPUs of `bundles`, as Ray numbers them on their machine."""
+    import ray
+
+    look: Callable[[], tuple[str, str]] = _visible
+    refs = [
+        ray.remote(look).options(num_cpus=0, **_at(group, bundle, 0.01).options).remote()
+        for bundle in bundles
+    ]
+    found = ray.get(refs, timeout=limit_s)
+    if len({node for node, _ in found}) > 1:
+        raise ConfigError(
+            "The GPUs of an engine are on several machines.",
+            expected=f"rollout.tensor_parallel_size={len(bundles)} GPUs on one",
+            found=f"learner ranks' GPUs on {len({node for node, _ in found})}",
+            todo="make rollout.tensor_parallel_size a divisor of the GPUs of each machine",
+        )
+    return ",".join(devices for _, devices in found)
+
+
+def _visible() -> tuple[str, str]:
+    import ray
+
+    return ray.get_runtime_context().get_node_id(), os.environ["CUDA_VISIBLE_DEVICES"]

@@ -1,0 +1,99 @@
+"""Sharing GPUs: what cannot be is one message before anything starts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mgsrl.config.compose import compose_config
+from mgsrl.errors import ConfigError
+from mgsrl.training import machine
+from mgsrl.training.estimate import check_sharing
+from mgsrl.training.machine import check_fits
+from mgsrl.training.places import choose_placement
+
+MINE = """
+from mgsrl.rollout.engine import Engine
+class Mine(Engine):
+    def load(cls, spec, decoder): ...
+    def generate(self, requests): ...
+    def logprobs(self, sequences, temperature=1.0): ...
+    def probe(self, version, published): ...
+    def init_weight_transfer_engine(self, init_info): ...
+    def start_weight_update(self): ...
+    def update_weights(self, update_info): ...
+    def finish_weight_update(self, weight_version=None): ...
+    def close(self): ...
+"""
+
+REFUSED = {
+    "rollout.staleness=1": "GPUs of their own: shared ones are used by turns",
+    "rollout.num_workers=2": "more engines than learner ranks",
+    "rollout.sync.transfer=nccl": "NCCL moves weights between GPUs",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+@pytest.mark.parametrize("address", ["local", "auto"])
+def test_what_contradicts_sharing_is_told_before_a_start(
+    override: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "check_address", lambda address: None)
+    overrides = ["placement=colocated", f"cluster.address={address}", override]
+    if "staleness" in override:
+        overrides.append("algo.importance_cap=2.0")
+    with pytest.raises(ConfigError, match=REFUSED[override]) as told:
+        check_fits(compose_config(overrides))
+    assert "to do:" in str(told.value)
+
+
+def test_an_engine_that_cannot_sleep_is_told_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    engine = f"rollout.engine={path}:Mine"
+    with pytest.raises(ConfigError, match="without sleep and wake_up"):
+        check_fits(compose_config([engine, "placement=colocated"]))
+    path.write_text(MINE + "    def sleep(self, level): ...\n")
+    config = compose_config([f"rollout.engine={tmp_path / 'mine.py'}:Mine", "learner.device=cuda"])
+    with pytest.raises(ConfigError, match="cannot share them") as told:
+        choose_placement(config, 1)
+    assert "wake_up" in str(told.value)
+    assert not choose_placement(config, 2).colocated
+
+
+def test_an_unknown_placement_is_told_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="placement"):
+        compose_config(["placement=colocate"])
+
+
+def test_split_engines_share_as_many_gpus_as_there_are_ranks() -> None:
+    split = ["placement=colocated", "rollout.tensor_parallel_size=2", "learner.device=cuda"]
+    with pytest.raises(ConfigError, match="1 engines of 2 GPUs"):
+        choose_placement(compose_config(split), 8)
+    config = compose_config([*split, "learner.world_size=4", "rollout.num_workers=2"])
+    assert choose_placement(config, 4).colocated
+    with pytest.raises(ConfigError, match="even if engines share"):
+        choose_placement(config, 3)
+    config.placement = "auto"  # sharing would not help
+    with pytest.raises(ConfigError, match="asks for more GPUs than there are"):
+        choose_placement(config, 3)
+
+
+def test_memory_is_asked_for_before_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with one GPU, as `mgsrl train` and `mgsrl doctor` look at it."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(machine, "machine_memory_gib", lambda: 64.0)
+    recipe = compose_config(["+experiment=qwen3_0_6b"])
+    for gib, fits in ((23.5, True), (15.5, False)):
+        monkeypatch.setattr(machine, "gpu_memories", lambda gib=gib: [("GPU", gib)])
+        if fits:
+            assert check_fits(recipe) == 1
+            continue
+        with pytest.raises(ConfigError, match="do not fit on one GPU, even by turns") as told:
+            check_fits(recipe)
+        assert "the learner's turn takes" in str(told.value)
+    full = compose_config(["+experiment=qwen3_0_6b", "rollout.gpu_memory_utilization=0.85"])
+    with pytest.raises(ConfigError, match="the engine's turn takes") as told:
+        check_sharing(full, 23.5)
+    assert "rollout.gpu_memory_utilization=0.5" in str(told.value)
+    check_sharing(compose_config(["policy.path=nobody/knows", "learner.device=cuda"]), 1.0)
