@@ -52,9 +52,12 @@ def main() -> None:
         for name, work in works.items():
             begin, begin_cpu = time.perf_counter(), time.process_time()
             work()
-            if number:  # the first one warms up
-                wall[name].append(time.perf_counter() - begin)
-                cpu[name].append(time.process_time() - begin_cpu)
+            spent, spent_cpu = time.perf_counter() - begin, time.process_time() - begin_cpu
+            note = "" if number else " (warms up)"
+            print(f"{name}: {spent:.2f} s, {spent_cpu:.2f} of processors{note}", file=sys.stderr)
+            if number:
+                wall[name].append(spent)
+                cpu[name].append(spent_cpu)
     found: dict[str, Any] = {
         name: {"wall_s": statistics.median(wall[name]), "cpu_s": statistics.median(cpu[name])}
         for name in works
