@@ -95,6 +95,8 @@ def _print(found: "Estimate", gpu_gib: float) -> None:
     console, shape = output(), found.shape
     trained = "" if shape.trained == shape.parameters else f", {shape.trained:,} of them trained"
     console.print(f"model: {shape.parameters:,} parameters{trained}, from {shape.source}")
+    if found.sharing is not None:
+        console.print(found.sharing)
     console.print(_table("placement", _placement(found), ("process", "number", "GPUs each")))
     console.print(
         _table("a step, at most", [(k, f"{v:,}") for k, v in found.batch.items()], ("", ""))

@@ -95,7 +95,7 @@ def packing_obstacle(config: Any) -> str | None:
 
     text = config.get_text_config()
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or type(config) not in MODEL_MAPPING:
-        return "its code is not transformers' own"
+        return "code that is not transformers' own"
     model, body = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], MODEL_MAPPING[type(config)]
     others = {*(getattr(text, "layer_types", None) or ())} - {"full_attention", "sliding_attention"}
     takes = inspect.signature(body.forward).parameters

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config.hub import check_on_hub
-from mgsrl.config.model_facts import cache_per_token
+from mgsrl.config.model_facts import cache_per_token, packing_obstacle
 from mgsrl.config.policy import LoraConfig
 from mgsrl.errors import MissingPathError, one_line
 
@@ -39,6 +39,8 @@ class ModelShape:
     """Numbers that keys and values of one token take in all layers."""
     source: str
     """Where the shape is from, in words."""
+    not_packed: str | None = None
+    """See `model_facts.packing_obstacle`."""
 
 
 def model_shape(
@@ -71,6 +73,7 @@ def model_shape(
         num_layers=text.num_hidden_layers,
         cache_per_token=cache_per_token(text) or 2 * text.num_hidden_layers * hidden,
         source=source,
+        not_packed=packing_obstacle(config),
     )
 
 

@@ -76,6 +76,16 @@ def packs_rows(share_prompts: str, obstacle: str | None, path: str) -> bool:
     return share_prompts != "never" and obstacle is None
 
 
+def sharing_note(share_prompts: str, obstacle: str | None) -> str | None:
+    """What `auto` could not do with this model; None where there is nothing to say."""
+    if share_prompts != "auto" or obstacle is None:
+        return None
+    return (
+        f"the learner computes every response with its prompt, padded: this model has {obstacle} "
+        "(learner.share_prompts)"
+    )
+
+
 def load_tokenizer(config: PolicyConfig) -> Any:
     """The policy's tokenizer; with the first look at the model, so mistakes surface here.
 

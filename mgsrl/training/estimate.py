@@ -20,6 +20,7 @@ from mgsrl.config import Config
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
 from mgsrl.config.model_shape import ModelShape, model_shape
 from mgsrl.errors import ConfigError, MissingPathError
+from mgsrl.learner.policy import packs_rows, sharing_note
 from mgsrl.rollout.actor import gpus_per_worker
 from mgsrl.training.places import rollout_workers, wanted_gpus
 from mgsrl.training.plan import schedule_of
@@ -44,6 +45,8 @@ class Estimate:
     device: str
     """`cpu` or `cuda`, where learners and engines compute."""
     shape: ModelShape
+    sharing: str | None
+    """Why every response is computed with its prompt, in words."""
     places: tuple[Place, ...]
     batch: dict[str, int]
     """The largest step: sizes by what they are of."""
@@ -70,10 +73,12 @@ def estimate(config: Config, num_gpus: int, gpu_gib: float = GPU_GIB) -> Estimat
 
     Raises:
         MissingPathError: the policy is not there, or its shape is not known.
+        ConfigError: responses should share their prompt, and cannot with this model.
     """
     device = choose_device(config.learner.device, num_gpus)
     path = resolve_model_path(config.policy.path, "policy.path", POCKET_POLICY)
     shape = model_shape(path, config.policy.lora, trust_remote_code=config.policy.trust_remote_code)
+    packs_rows(config.learner.share_prompts, shape.not_packed, config.policy.path)
     batch = _batch(config)
     engine, sequences = None, 0
     if device == "cuda" and config.rollout.engine == "vllm":
@@ -94,6 +99,7 @@ def estimate(config: Config, num_gpus: int, gpu_gib: float = GPU_GIB) -> Estimat
     return Estimate(
         device=device,
         shape=shape,
+        sharing=sharing_note(config.learner.share_prompts, shape.not_packed),
         places=_places(config, device, shares),
         batch=batch,
         learner=learner,

@@ -13,7 +13,7 @@ from mgsrl.config.surgery import SURGERY_METHODS
 from mgsrl.data.domain import load_prompts, source_weights, training_prompts
 from mgsrl.data.mixture import Mixture
 from mgsrl.data.templates import PromptTokenizer
-from mgsrl.learner.policy import load_tokenizer, packs_rows, resolve_policy
+from mgsrl.learner.policy import load_tokenizer, packs_rows, resolve_policy, sharing_note
 from mgsrl.learner.spec import LearnerSpec
 from mgsrl.obs.trackers import check_trackers
 from mgsrl.rewards.factory import check_reward, row_needs
@@ -73,6 +73,7 @@ def plan(config: Config) -> Plan:
         check_tokens(each, tokenizer, facts)
         check_context(each, sampling, facts)
     turn = end_of_turn_note(templates.end_of_turn(), decoder.stop_token_ids, tokenizer)
+    sharing = sharing_note(config.learner.share_prompts, facts.not_packed)
     return Plan(
         model_path=model_path,
         positions=facts.positions,
@@ -91,7 +92,7 @@ def plan(config: Config) -> Plan:
             seed=config.seed,
             num_steps=config.train.num_steps,
         ),
-        notes=(*templates.notes(), *([turn] if turn else [])),
+        notes=(*templates.notes(), *filter(None, (turn, sharing))),
         data={name: asdict(counts) for name, counts in templates.counts.items()},
     )
 

@@ -1,13 +1,16 @@
 """`mgsrl plan` and what it is made of."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from mgsrl.cli import main
 from mgsrl.config.compose import compose_config, list_choices
-from mgsrl.errors import MissingPathError
+from mgsrl.errors import ConfigError, MissingPathError
 from mgsrl.training.estimate import estimate
+from mgsrl.training.plan import check_parts
+from tests.zoo.families import FAMILIES, tiny_config
 
 
 def test_the_published_recipe_is_planned_without_a_network(
@@ -68,6 +71,25 @@ def test_what_does_not_fit_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "7,615,616,512 parameters" in text
     assert "NOT FIT" not in text
+
+
+def test_a_model_whose_prompts_cannot_be_shared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Told where `auto` was asked for, refused where it must be; as before a run."""
+    tiny_config(FAMILIES["gpt_oss"]).save_pretrained(tmp_path)
+    words = [f"policy.path={tmp_path}", "rollout.engine=transformers"]
+    reason = "more in its attention than products and a softmax"
+    assert main(["plan", *words]) == 0
+    assert reason in " ".join(capsys.readouterr().out.split())
+    assert main(["plan", *words, "learner.share_prompts=never"]) == 0
+    assert reason not in " ".join(capsys.readouterr().out.split())
+    always = [*words, "learner.share_prompts=always"]
+    assert main(["plan", *always]) == 2
+    assert "learner.share_prompts=always is not possible" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=reason):
+        check_parts(compose_config(always))
+    check_parts(compose_config(words))
 
 
 @pytest.mark.parametrize(
