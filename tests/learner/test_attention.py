@@ -3,13 +3,16 @@
 In float64 (but for norms that compute in float32): what differs is a wrong mask, not rounding.
 """
 
+import inspect
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention import varlen
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mgsrl.config.model_facts import packing_obstacle
@@ -170,6 +173,60 @@ def test_three_descriptions_of_one_mask(sequences: Sequences, window: int | None
         band[:, places] = fresh.band(segment, window)
         assert torch.equal(band, seen_TT[a:b])
     assert query_ends[-1] == len(row_T)
+
+
+TAKES = inspect.signature(varlen.varlen_attn)
+
+
+def reference_varlen(*arguments: Any, **named: Any) -> torch.Tensor:
+    """Attention over sequences of different lengths as torch documents it, in a loop: the last
+    query meets the last key, and so many keys before it."""
+    given = TAKES.bind(*arguments, **named).arguments
+    query, key, value = (given[name] for name in ("query", "key", "value"))
+    assert given["enable_gqa"] or query.shape[1] == key.shape[1]
+    before, after = given["window_size"]
+    assert after == 0
+    outputs = []
+    for (a, b), (c, d) in zip(pairwise(given["cu_seq_q"]), pairwise(given["cu_seq_k"])):
+        assert b - a <= given["max_q"]
+        assert d - c <= given["max_k"]
+        distance = torch.arange(b - a)[:, None] + (d - c) - (b - a) - torch.arange(d - c)
+        seen = (distance >= 0) & ((distance <= before) if before >= 0 else True)
+        outputs.append(
+            torch.nn.functional.scaled_dot_product_attention(
+                *(each.transpose(0, 1) for each in (query[a:b], key[c:d], value[c:d])),
+                attn_mask=seen,
+                scale=given["scale"],
+                enable_gqa=True,
+            ).transpose(0, 1)
+        )
+    return torch.cat(outputs)
+
+
+@settings(max_examples=30, deadline=None)
+@given(sequences=rows, window=st.none() | st.integers(1, 8))
+def test_what_a_gpu_is_asked_for(sequences: Sequences, window: int | None) -> None:
+    """The arguments of torch's attention over different lengths, which has no kernel for CPUs:
+    values and gradients of the others' with a loop in its place."""
+    row_T, layout = lay_out(sequences)
+    row = PackedRow(layout, torch.device("cpu"))
+    torch.manual_seed(0)
+    inputs = [
+        torch.randn(1, heads, len(row_T), 8, dtype=torch.float64, requires_grad=True)
+        for heads in (4, 2, 2)
+    ]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(varlen, "varlen_attn", reference_varlen)
+        found = attention._varlen(row, *inputs, 0.3, window)
+    wanted = attention._by_segment(row, *inputs, 0.3, window).transpose(1, 2)
+    torch.testing.assert_close(found, wanted)
+    weight = torch.randn(found.shape, dtype=torch.float64)
+    for ours, same in zip(
+        torch.autograd.grad((found * weight).sum(), inputs),
+        torch.autograd.grad((wanted * weight).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, same)
 
 
 OTHERS = {
