@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from gpu_checks.beside import beside
 from gpu_checks.models import pocket, start_worker
 from gpu_checks.record import Record, Setting
 
@@ -16,6 +17,8 @@ def engines(setting: Setting, record: Record) -> None:
             engine_and_learner(setting, record, dtype)
     with record.caught("reward model"):
         reward_model(setting, record)
+    with record.caught("transformers engine beside the learner"):
+        beside(setting, record, "transformers")
 
 
 def engine_and_learner(setting: Setting, record: Record, dtype: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from gpu_checks.models import model_config
-from gpu_checks.record import Record, Setting, relative
+from gpu_checks.record import GIB, Record, Setting, relative
 
 
 def kernels(setting: Setting, record: Record) -> None:
@@ -26,6 +26,8 @@ def kernels(setting: Setting, record: Record) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         with record.caught(f"log-probabilities in chunks {dtype}"):
             token_logprobs(setting, record, dtype)
+    with record.caught("LM head"):
+        head(setting, record)
 
 
 def copy_rate(setting: Setting, record: Record) -> float:
@@ -207,3 +209,32 @@ def token_logprobs(setting: Setting, record: Record, dtype: torch.dtype) -> None
         ):
             room = 1e-4 if a.dtype == torch.float32 else 1e-2  # outputs are always float32
             record.at_most(f"{what} {str(dtype)[6:]} in chunks of {chunk}", relative(a, b), room)
+
+
+def head(setting: Setting, record: Record) -> None:
+    """Forward and backward of the LM head of Qwen2.5-1.5B on 4096 positions, alone."""
+    from mgsrl.learner.forward import CHUNK_ELEMENTS, TokenLogprobs
+
+    positions, width, words = (4096, 1536, 151936) if setting.on_gpu else (64, 64, 3000)
+    tensors = {"device": setting.device, "dtype": torch.bfloat16, "requires_grad": True}
+    hidden = torch.randn(positions, width, **tensors)
+    weight = torch.empty(words, width, **tensors)
+    torch.nn.init.normal_(weight, std=0.02)
+    targets = torch.randint(words, (positions,), device=setting.device)
+    chunk = max(1, CHUNK_ELEMENTS[setting.device.type] // words)
+
+    def both() -> None:
+        logprobs, _ = TokenLogprobs.apply(hidden, weight, None, targets, 1.0, chunk)
+        torch.autograd.grad(logprobs.sum(), (hidden, weight))
+
+    spent = setting.seconds(both, 3)
+    record.measure("LM head forward and backward", 1e3 * spent, "ms")
+    rate = 8 * positions * width * words / spent / 1e12  # logits twice, and two gradients
+    record.measure("LM head arithmetic", rate, "TFLOP/s")
+    if setting.on_gpu:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        both()
+        peak = torch.cuda.max_memory_allocated() - before
+        record.measure("LM head: memory on top at the peak", peak / GIB, "GiB")
+        record.measure("LM head: of that its gradient", weight.numel() * 2 / GIB, "GiB")

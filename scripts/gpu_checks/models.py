@@ -1,7 +1,7 @@
 """Random models of published shapes, and a learner on one of them."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +79,19 @@ def pocket() -> str:
     return resolve_model_path("pocket", "policy.path", POCKET_POLICY)
 
 
-def start_worker(setting: Setting, model: Path, case: Any) -> Any:
-    """A learner that is the only rank."""
+def start_worker(setting: Setting, model: Path, case: Any, **learner: Any) -> Any:
+    """A learner that is the only rank.
+
+    Args:
+        learner: keys of its configuration that the tests' `Case` does not have.
+    """
     from mgsrl.learner.worker import LearnerWorker
     from tests.learner.parts import make_spec
 
+    spec = make_spec(model, case, 1)
+    spec = replace(spec, learner=replace(spec.learner, **learner))
     # On a CPU one thread: these models are tiny, and the reference runs beside the GPU's sections.
-    threads = 1 if setting.device.type == "cpu" else 0
-    worker = LearnerWorker(make_spec(model, case, 1), 0, 1, setting.device.type, threads)
+    threads = 0 if setting.on_gpu else 1
+    worker = LearnerWorker(spec, 0, 1, setting.device.type, threads)
     worker.start(f"file://{setting.scratch}/rendezvous_{os.getpid()}")
     return worker

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from gpu_checks.beside import beside
 from gpu_checks.engines import engines
 from gpu_checks.forward import forward
 from gpu_checks.kernels import kernels
@@ -24,7 +25,6 @@ from gpu_checks.record import Figure, Record, Setting
 from gpu_checks.run import run
 from gpu_checks.speed import loads, speed
 from gpu_checks.updates import reference, updates
-from gpu_checks.vllm_engine import vllm_engine
 
 ALL_S = 480
 """What begins after so long is skipped."""
@@ -59,7 +59,7 @@ def sections(device: str, quick: bool) -> dict[str, Section]:
         "updates": Section("a", updates, 240),
         **{f"speed {i}": Section("a", partial(speed, index=i), 120) for i in range(count)},
         "engines": Section("b", engines, 150),
-        "vllm": Section("c", vllm_engine, 240, ("vllm",), in_quick=False),
+        "vllm": Section("c", partial(beside, engine="vllm"), 240, ("vllm", "ray"), in_quick=False),
         "run": Section("d", run, 240, ("ray",), in_quick=False),
     }
 

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,10 +48,25 @@ class Load:
     response_tokens: int = 512
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the tests' `Case`."""
+    learner: Mapping[str, Any] = field(default_factory=dict)
+    """Of the learner's configuration."""
+
+    @property
+    def sequences(self) -> int:
+        return 3 * self.prompts * self.samples
+
+    @property
+    def length(self) -> int:
+        return self.prompt_tokens + self.response_tokens
+
+    @property
+    def shares_prompts(self) -> bool:
+        return self.learner.get("share_prompts") != "never"
 
     @property
     def name(self) -> str:
-        return ", ".join([self.shape, *(f"{k}={v}" for k, v in self.options.items())])
+        options = {**self.options, **self.learner}
+        return ", ".join([self.shape, *(f"{k}={v}" for k, v in options.items())])
 
 
 def loads(device: str, quick: bool) -> list[Load]:
@@ -62,6 +78,7 @@ def loads(device: str, quick: bool) -> list[Load]:
         return [small]
     return [
         small,
+        replace(small, learner={"share_prompts": "never"}),
         Load("Qwen2.5-0.5B", 16),
         Load("Qwen2.5-1.5B", 8),
         replace(small, options={"buffer_device": "cpu"}),
@@ -99,8 +116,7 @@ def make_groups(load: Load, vocab: int) -> Mapping[str, Any]:
 
 
 def whole_step(setting: Setting, record: Record, load: Load) -> None:
-    from mgsrl.data.packing import Packing, pack
-    from tests.learner.parts import TEMPERATURES, Case
+    from tests.learner.parts import Case
 
     device, name = setting.device, load.name
     config = model_config(load.shape)
@@ -108,21 +124,12 @@ def whole_step(setting: Setting, record: Record, load: Load) -> None:
     release()
     begin = time.perf_counter()
     case = Case(dtype="bfloat16", kl_coef=0.001, lr=1e-6, **load.options)
-    worker = start_worker(setting, folder, case)
+    worker = start_worker(setting, folder, case, **load.learner)
     record.measure(f"{name}: start", time.perf_counter() - begin, "s")
     parameters = sum(p.numel() for p in worker.policy.parameters())
     groups, size = make_groups(load, config.vocab_size), load.micro_batch_size
     while True:
-        batch = pack(
-            groups,
-            Packing(
-                micro_batch_size=size,
-                world_size=1,
-                max_response_length=load.response_tokens,
-                pad_token_id=0,
-                temperatures=TEMPERATURES,
-            ),
-        )
+        batch = packed(load, groups, size)
         try:
             if setting.on_gpu:
                 torch.cuda.reset_peak_memory_stats()
@@ -138,33 +145,60 @@ def whole_step(setting: Setting, record: Record, load: Load) -> None:
     runs = [timed_step(setting, worker, batch, step) for step in (1, 2)]
     spent = {part: min(run[part] for run in runs) for part in runs[0]}
     total = sum(spent.values())
-    tokens = 3 * load.prompts * load.samples * (load.prompt_tokens + load.response_tokens)
+    tokens = load.sequences * load.length
     record.measure(f"{name}: sequences of a micro-batch", size)
+    rows = computed_tokens(load, batch)
+    record.measure(f"{name}: tokens computed, of those used", 100 * sum(rows) / tokens, "%")
     for part, value in spent.items():
         record.measure(f"{name}: {part}", value, "s")
     record.measure(f"{name}: whole step", total, "s")
     record.measure(f"{name}: tokens", tokens / total, "tokens/s")
     record.measure(f"{name}: share of surgery", 100 * spent["resolve"] / total, "%")
-    rate = operations(config, load, parameters) / total
+    arithmetic(record, name, operations(config, load, parameters) / total, setting.on_gpu)
+    memory(setting, record, load, worker, folder, max(rows))
+
+
+def packed(load: Load, groups: Mapping[str, Any], size: int) -> Any:
+    from mgsrl.data.packing import Packing, pack
+    from tests.learner.parts import TEMPERATURES
+
+    return pack(
+        groups,
+        Packing(
+            micro_batch_size=size,
+            world_size=1,
+            max_response_length=load.response_tokens,
+            pad_token_id=0,
+            temperatures=TEMPERATURES,
+        ),
+    )
+
+
+def computed_tokens(load: Load, batch: Any) -> list[int]:
+    """Of each micro-batch."""
+    micro_batches = [b for of_domain in batch.per_rank[0].values() for b in of_domain]
+    if load.shares_prompts:
+        return [len(b.token_ids_T) for b in micro_batches]
+    return [len(b.advantages_B) * load.length for b in micro_batches]
+
+
+def arithmetic(record: Record, name: str, rate: float, on_gpu: bool) -> None:
     record.measure(f"{name}: arithmetic", rate / 1e12, "TFLOP/s")
-    if setting.on_gpu:
+    if on_gpu:
         card = torch.cuda.get_device_name()
         peak = next((tflops for part, tflops in PEAKS.items() if part in card), None)
         found = 100 * rate / peak / 1e12 if peak else f"no peak known of {card}"
         record.measure(f"{name}: model FLOP utilisation", found, "%" if peak else "")
-    memory(setting, record, load, parameters)
 
 
 def operations(config: Any, load: Load, parameters: int) -> float:
     """Of one step with a reference; see the module."""
     head = config.vocab_size * config.hidden_size
     body = parameters - head * (1 if config.tie_word_embeddings else 2)
-    sequences = 3 * load.prompts * load.samples
-    length = load.prompt_tokens + load.response_tokens
-    pairs = length * (length + 1) / 2
-    forward = 2 * body * length + 2 * head * load.response_tokens
+    pairs = load.length * (load.length + 1) / 2
+    forward = 2 * body * load.length + 2 * head * load.response_tokens
     forward += 4 * config.num_hidden_layers * config.hidden_size * pairs
-    return 4 * sequences * forward  # forward, backward (twice that), and the reference's forward
+    return 4 * load.sequences * forward  # forward, backward (twice it), the reference's forward
 
 
 def timed_step(setting: Setting, worker: Any, batch: Any, step: int) -> dict[str, float]:
@@ -185,16 +219,24 @@ def timed_step(setting: Setting, worker: Any, batch: Any, step: int) -> dict[str
     return times
 
 
-def memory(setting: Setting, record: Record, load: Load, parameters: int) -> None:
-    """What a GPU holds between steps against the arithmetic: bfloat16 weights and reference,
-    float32 masters, two moments, three gradient rows."""
+def memory(
+    setting: Setting, record: Record, load: Load, worker: Any, folder: Path, longest: int
+) -> None:
+    """What a GPU holds between steps, and at most, against what `mgsrl plan` says."""
+    from mgsrl.cluster import memory as planned
+    from mgsrl.config.model_shape import model_shape
+
     if not setting.on_gpu:
         return
-    name, offload = load.name, "offload_optimizer" in load.options
-    states = 0 if offload else 4 + 8
-    rows = 0 if offload or "buffer_device" in load.options else 3 * 4
-    expected = parameters * (2 + 2 + states + rows)
+    spec = worker._spec
+    expected = planned.learner_memory(
+        model_shape(str(folder)), spec.learner, spec.surgery, planned.Load(3, True, longest)
+    )
+    context = expected.held["CUDA context"]  # not PyTorch's
     held, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
-    record.measure(f"{name}: held between steps", held / GIB, "GiB")
-    record.measure(f"{name}: held, by arithmetic", expected / GIB, "GiB")
-    record.measure(f"{name}: peak", peak / GIB, "GiB")
+    phase, highest = expected.peak
+    record.measure(f"{load.name}: held between steps", held / GIB, "GiB")
+    error = abs(held / (expected.held_bytes - context) - 1)
+    record.at_most(f"{load.name}: held against the plan, off by", error, 0.05)
+    record.measure(f"{load.name}: peak", peak / GIB, "GiB")
+    record.measure(f"{load.name}: peak by the plan ({phase})", (highest - context) / GIB, "GiB")

@@ -19,7 +19,7 @@ def run(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, str(SCRIPT), *options],
         capture_output=True,
         text=True,
-        timeout=290,
+        timeout=580,
         check=False,
         env={**os.environ, **variables},
     )
@@ -57,7 +57,7 @@ def test_without_an_index_the_message_says_how_to_get_trl(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.ray_cluster
-@pytest.mark.vllm
+@pytest.mark.timeout(600)
 def test_both_sides_train_the_same_tokens_in_turns(tmp_path: Path) -> None:
     try:
         importlib.metadata.version("trl")

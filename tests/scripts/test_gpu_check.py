@@ -71,6 +71,7 @@ def test_what_is_skipped_says_why() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_quick_check_passes_on_the_cpu_without_ray_and_vllm(tmp_path: Path) -> None:
     output, forbidden = tmp_path / "check.json", tmp_path / "imports"
     (tmp_path / "sitecustomize.py").write_text(FORBIDDEN)
@@ -78,7 +79,7 @@ def test_the_quick_check_passes_on_the_cpu_without_ray_and_vllm(tmp_path: Path) 
         [sys.executable, str(SCRIPT), "--device", "cpu", "--quick", "--out", str(output)],
         capture_output=True,
         text=True,
-        timeout=290,
+        timeout=580,
         check=False,
         env={
             **os.environ,
