@@ -74,16 +74,17 @@ class TokenLogprobs(torch.autograd.Function):
             grad_weight_VH = torch.empty_like(weight_VH)
         if bias_V is not None and ctx.needs_input_grad[2]:
             grad_bias_V = torch.empty_like(bias_V)
+        kept_TV, ctx.logits_TV = ctx.logits_TV, None  # changed in place: good for one backward
         rows = ctx.chunk * num_words // max(len(targets_T), width)
         for part in _chunks(num_words, max(1, rows)):
             bias_v = None if bias_V is None else bias_V[part]
-            if ctx.logits_TV is not None:
-                logits_Tv = ctx.logits_TV[:, part]
+            if kept_TV is not None:
+                logits_Tv = kept_TV[:, part]
             else:
                 wide = lse_T.dtype
                 logits_Tv = _logits(hidden_TH, weight_VH[part], bias_v, ctx.temperature, wide)
             grad_Tv = _grad_logits(
-                logits_Tv - lse_T[:, None],
+                logits_Tv.sub_(lse_T[:, None]),
                 targets_T - part.start,
                 grad_logprobs_T,
                 grad_entropy_T,

@@ -24,6 +24,20 @@ def test_gradients_of_both_outputs(chunk: int, with_bias: bool) -> None:
     )
 
 
+def test_logits_that_were_kept_are_those_computed_again() -> None:
+    """The first backward uses up what the forward kept."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(6, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
+    targets = torch.randint(0, 11, (6,))
+    logprobs, entropy = TokenLogprobs.apply(hidden, weight, None, targets, 1.3, 100)
+    total = (logprobs**2).sum() + entropy.sum()
+    first, second = (
+        torch.autograd.grad(total, [hidden, weight], retain_graph=True) for _ in range(2)
+    )
+    for kept, again in zip(first, second, strict=True):
+        torch.testing.assert_close(kept, again)
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 100])
 def test_values_are_those_of_log_softmax(chunk: int) -> None:
     torch.manual_seed(0)
