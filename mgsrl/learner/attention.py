@@ -6,7 +6,7 @@ its sequence a token stands, and attention is the function of this file, registe
 transformers' `AttentionInterface`. Models hand what they do not know on to it: so the row's
 description arrives, and is there again when gradient checkpointing recomputes a layer. A response
 attends to its prompt's keys and values and to its own; autograd adds up what all responses ask
-of their prompt.
+of their prompt (Prefix Grouper, arXiv 2506.05433, does so for rows of one prompt).
 
 Three ways compute the same: a mask over the whole row (short rows, where calls cost more than
 arithmetic), one call per prompt and response (measured fastest on CPUs from a few hundred tokens
