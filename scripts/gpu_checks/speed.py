@@ -83,6 +83,7 @@ def loads(device: str, quick: bool) -> list[Load]:
         Load("Qwen2.5-1.5B", 8),
         replace(small, options={"buffer_device": "cpu"}),
         replace(small, options={"offload_optimizer": True}),
+        replace(small, learner={"offload_during_rollout": True}),
     ]
 
 
@@ -240,3 +241,12 @@ def memory(
     record.at_most(f"{load.name}: held against the plan, off by", error, 0.05)
     record.measure(f"{load.name}: peak", peak / GIB, "GiB")
     record.measure(f"{load.name}: peak by the plan ({phase})", (highest - context) / GIB, "GiB")
+    begin = time.perf_counter()
+    worker.rest()
+    rested = time.perf_counter()
+    held = torch.cuda.memory_allocated()
+    worker.resume()
+    setting.wait()
+    record.measure(f"{load.name}: held while engines work", held / GIB, "GiB")
+    record.measure(f"{load.name}: giving it back", rested - begin, "s")
+    record.measure(f"{load.name}: taking it again", time.perf_counter() - rested, "s")

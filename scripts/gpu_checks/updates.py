@@ -1,8 +1,8 @@
 """Whole updates against a textbook of the method and against the CPU."""
 
 import math
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ class Trial:
     model: str
     case: Any
     limit: float = EXACT
+    learner: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the learner that `Case` does not have."""
 
 
 def trials(quick: bool) -> dict[str, Trial]:
@@ -41,6 +43,7 @@ def trials(quick: bool) -> dict[str, Trial]:
     }
     if quick:
         return found
+    resting: Any = {"learner": {"offload_during_rollout": True}}
     for stage in (1, 3):
         found[f"offload {stage}"] = Trial(
             "llama", replace(base, zero_stage=stage, offload_optimizer=True)
@@ -56,6 +59,12 @@ def trials(quick: bool) -> dict[str, Trial]:
         "gradients on the CPU": Trial("llama", replace(base, buffer_device="cpu")),
         "gradients in bfloat16": Trial("llama", replace(base, buffer_dtype="bfloat16"), ROUNDED),
         "stage 2, sequences one by one": Trial("llama", replace(base, micro_batch_size=1)),
+        "prompts not shared": Trial("llama", base, learner={"share_prompts": "never"}),
+        **{
+            f"rests on the host, stage {n}": Trial("llama", replace(base, zero_stage=n), **resting)
+            for n in (0, 2, 3)
+        },
+        "rests on the host, bfloat16": Trial("llama", bf16, BF16, **resting),
         "Qwen2, stage 2": Trial("qwen2", base),
         "Qwen2, stage 3": Trial("qwen2", replace(base, zero_stage=3)),
         "one module": Trial("llama", replace(base, granularity="global")),
@@ -101,12 +110,12 @@ def masters(worker: Any) -> Weights:
 
 
 def run_trial(
-    setting: Setting, model: Path, case: Any
+    setting: Setting, trial: Trial, case: Any
 ) -> tuple[Any, Weights, Weights, list[float]]:
     """(worker, masters before, masters after `STEPS` steps, gradient norms)."""
-    worker = start_worker(setting, model, case)
+    worker = start_worker(setting, setting.scratch / trial.model, case, **trial.learner)
     before = masters(worker)
-    norms = [train_step(worker, case, step).grad_norm for step in range(STEPS)]
+    norms = [train_step(worker, case, n).grad_norm for n in range(STEPS)]
     return worker, before, masters(worker), norms
 
 
@@ -115,18 +124,15 @@ def reference(setting: Setting, record: Record) -> None:
     from mgsrl.surgery import module_map
     from tests.learner.parts import textbook
 
-    models = {}
     for name, shape, tied in (("llama", "tiny", False), ("qwen2", "tiny Qwen2", True)):
         config = model_config(shape, tied)
-        models[name] = save_model(
-            setting.scratch / name, config, torch.float32, torch.device("cpu")
-        )
+        save_model(setting.scratch / name, config, torch.float32, torch.device("cpu"))
     results: dict[str, Any] = {}
     books: dict[str, Any] = {}
     for name, trial in trials(setting.quick).items():
         with record.caught(f"reference of {name}"):
             case, plain = trial.case, replace(trial.case, dtype="float32", buffer_dtype="float32")
-            worker, before, after, _ = run_trial(setting, models[trial.model], plain)
+            worker, before, after, _ = run_trial(setting, trial, plain)
             modules = module_map(list(before), case.granularity)
             del worker
             # What the method's mathematics does not know of shares one textbook.
@@ -142,7 +148,7 @@ def reference(setting: Setting, record: Record) -> None:
             key = f"{trial.model} {key}"
             if key not in books:
                 adapters = before if case.lora.rank else None
-                books[key] = textbook(models[trial.model], case, STEPS, modules, adapters)
+                books[key] = textbook(setting.scratch / trial.model, case, STEPS, modules, adapters)
             weights, norms = books[key]
             change = {n: weights[n].double() - before[n].double() for n in before}
             on_cpu = {n: after[n].double() - before[n].double() for n in before}
@@ -172,7 +178,7 @@ def update(setting: Setting, record: Record, name: str, trial: Trial, known: Any
     from tests.learner.parts import whole_weights
 
     case = trial.case
-    worker, before, after, norms = run_trial(setting, setting.scratch / trial.model, case)
+    worker, before, after, norms = run_trial(setting, trial, case)
     change = {n: after[n].double() - before[n].double() for n in before}
     record.at_most(f"{name}: textbook", change_error(change, known["textbook"]), trial.limit)
     if setting.on_gpu and trial.limit == EXACT:
@@ -192,6 +198,8 @@ def update(setting: Setting, record: Record, name: str, trial: Trial, known: Any
     train_step(worker, case, STEPS)
     went_on = masters(worker)
     worker.load(str(folder))
+    worker.rest()  # as while engines use its GPU
+    worker.resume()
     loaded = masters(worker)
     unequal = [n for n in after if not torch.equal(loaded[n], after[n])]
     record.equal(f"{name}: differs after loading", unequal, [])
