@@ -13,8 +13,8 @@ arithmetic), one call per prompt and response (measured fastest on CPUs from a f
 on), and torch's attention on sequences of different lengths (half-precision types on a GPU;
 not run on one yet).
 
-Left out: soft caps, attention sinks and whatever else models add to attention (`obstacle` says
-which model is kept off this way), and layers that mix tokens otherwise (convolutions, recurrences).
+Left out: soft caps, attention sinks and whatever else models add to attention, and layers that mix
+tokens otherwise (convolutions, recurrences); `packing_obstacle` says which models have them.
 """
 
 from functools import cached_property

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mgsrl.data.token_row import lay_out
+from mgsrl.data.token_row import lay_out, scoring_batch
 from mgsrl.learner import forward
 from mgsrl.learner.forward import PolicyForward, TokenLogprobs
 
@@ -112,6 +112,26 @@ def test_nothing_of_the_heads_size_is_held_in_fp32() -> None:
     changes = torch.tensor([event.nbytes() for event in events], dtype=torch.int64)
     size = weight.numel() * weight.element_size()
     assert size <= changes.cumsum(0).max() < 1.5 * size  # the gradient itself, and a slice
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_whole_sequences_are_scored(packed: bool, tiny_model: Path) -> None:
+    """Also one of a single token, in which nothing is predicted, and equal ones."""
+    from transformers import AutoModelForCausalLM
+
+    sequences = [(5, 9, 7, 3), (5,), (4, 6, 1), (5, 9, 7, 3)]
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model = PolicyForward(AutoModelForCausalLM.from_pretrained(tiny_model), packed=packed)
+    batch = scoring_batch(sequences, 0.8)
+    found_BL, _ = model(batch.token_ids_T, batch.layout, batch.response_mask_BL, 0.8)
+    assert found_BL.shape == (4, 3)
+    assert not found_BL[1].any()
+    for found, tokens in zip(found_BL, sequences, strict=True):
+        table = torch.log_softmax(plain(torch.tensor([tokens])).logits[0] / 0.8, -1)
+        wanted = table[torch.arange(len(tokens) - 1), torch.tensor(tokens[1:], dtype=torch.int64)]
+        torch.testing.assert_close(found[: len(tokens) - 1], wanted, rtol=0, atol=1e-5)
+    alone = scoring_batch([(5,)], 0.8)
+    assert not model(alone.token_ids_T, alone.layout, alone.response_mask_BL, 0.8)[0].any()
 
 
 def test_padded_rows_are_the_plain_formula_to_the_bit(tiny_model: Path) -> None:
