@@ -77,13 +77,13 @@ def loads(device: str, quick: bool) -> list[Load]:
     if quick:
         return [small]
     return [
+        Load("Qwen2.5-1.5B", 8),
+        Load("Qwen2.5-0.5B", 16),
         small,
         replace(small, learner={"share_prompts": "never"}),
-        Load("Qwen2.5-0.5B", 16),
-        Load("Qwen2.5-1.5B", 8),
+        replace(small, learner={"offload_during_rollout": True}),
         replace(small, options={"buffer_device": "cpu"}),
         replace(small, options={"offload_optimizer": True}),
-        replace(small, learner={"offload_during_rollout": True}),
     ]
 
 
