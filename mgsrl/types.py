@@ -177,6 +177,8 @@ class MicroBatch:
     """The sampling temperature; log-probabilities are of `logits / temperature`."""
     half: int = 0
     """Which half of its domain's prompts, 0 or 1, in a batch packed in halves."""
+    trains: bool = True
+    """Whether it adds to the gradient; else it is computed forwards only, for the metrics."""
 
 
 @dataclass(frozen=True, slots=True)

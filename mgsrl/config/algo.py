@@ -46,8 +46,8 @@ class AlgoConfig:
     importance_cap: float | None = 2.0
     """Truncation cap of the engine-to-learner importance weight; null switches it off."""
     updates_per_batch: int = 1
-    """Optimizer steps per batch of rollouts. With 1 the old log-probabilities are the current
-    ones and cost no extra forward pass."""
+    """Optimizer steps per batch of rollouts. The old log-probabilities are those of the first and
+    cost no forward pass of their own."""
 
     def validate(self) -> None:
         at_least(

@@ -33,6 +33,7 @@ def check_config(config: Config) -> None:
     _check_domains(config)
     check_mixture(config.data, config.domains)
     _check_overlong(config)
+    _check_token_budget(config)
     _check_devices(config)
     _check_staleness(config)
 
@@ -84,6 +85,20 @@ def _check_overlong(config: Config) -> None:
                 found=str(domain.reward.overlong_buffer),
                 todo="shorten the buffer or raise max_new_tokens",
             )
+
+
+def _check_token_budget(config: Config) -> None:
+    budget, prompt = config.learner.tokens_per_micro_batch, config.data.max_prompt_tokens
+    limits = [d.max_new_tokens or config.rollout.max_new_tokens for d in config.domains.values()]
+    longest = prompt + max(limits)
+    if budget is not None and budget < longest:
+        raise ConfigError(
+            "learner.tokens_per_micro_batch is less than one sequence may have.",
+            expected=f"{longest} or more: data.max_prompt_tokens={prompt} and a response of "
+            f"{max(limits)}",
+            found=str(budget),
+            todo=f"set learner.tokens_per_micro_batch={longest}, or lower one of the two limits",
+        )
 
 
 def _check_devices(config: Config) -> None:

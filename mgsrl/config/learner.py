@@ -52,7 +52,10 @@ class LearnerConfig:
     dtype: str = "float32"
     """Compute: `float32`, or `bfloat16` with fp32 master weights and fp32 domain gradients."""
     micro_batch_size: int = 16
-    """Sequences per rank and micro-step; changes speed and memory, never the update."""
+    """Sequences per rank and micro-step, at most; changes speed and memory, never the update."""
+    tokens_per_micro_batch: int | None = None
+    """Tokens per rank and micro-step instead of `micro_batch_size` sequences: many short responses
+    at once, or few long ones. At least the longest prompt and response; null counts sequences."""
     share_prompts: str = "auto"
     """Compute a prompt once for all its responses of a micro-batch, in rows without padding:
     `auto` with models that can, `always` (or stop), or `never` (padded, each with its prompt)."""
@@ -78,6 +81,8 @@ class LearnerConfig:
         one_of("learner.dtype", self.dtype, DTYPES)
         at_least("learner.micro_batch_size", self.micro_batch_size, 1)
         one_of("learner.share_prompts", self.share_prompts, SHARING)
+        if self.tokens_per_micro_batch is not None:
+            at_least("learner.tokens_per_micro_batch", self.tokens_per_micro_batch, 1)
         at_least("learner.threads_per_rank", self.threads_per_rank, 0)
         seconds("learner.time_limit_s", self.time_limit_s)
         self.optimizer.validate()

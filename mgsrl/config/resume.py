@@ -48,6 +48,7 @@ LAYOUT_KEYS = (
     "learner.world_size",
     "learner.zero_stage",
     "learner.micro_batch_size",
+    "learner.tokens_per_micro_batch",
     "learner.threads_per_rank",
     "learner.gradient_checkpointing",
     "learner.offload_optimizer",

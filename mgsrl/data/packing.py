@@ -4,22 +4,25 @@ At every micro-step all ranks hold the same domain (ZeRO's collectives then redu
 gradient and nothing else), so every rank gets the same number of micro-batches per domain. A rank
 with nothing left gets one of weight zero.
 
-Ranks wait for each other at every micro-step, so sequences are sorted by length and dealt in runs
-of `world_size * micro_batch_size`: what is computed at the same time is about equally long, which
-also keeps padding low. The last, incomplete run holds the shortest sequences.
-
-Left out: token budgets instead of a micro-batch size and sequence packing without padding. Both
-change speed only, and both want attention kernels that a CPU does not have.
+`dealing.py` says which sequences are computed together. Where only advantages teach, those with an
+advantage of exactly 0 go into micro-batches of their own that are never differentiated: they count
+in every denominator and metric (entropy and mismatch need their log-probabilities, so the forward
+pass is made), and the backward pass, two thirds of the work, would have added zeros.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
+from mgsrl.data.dealing import Limit, Pieces, Sample, deal
 from mgsrl.data.token_row import lay_out
 from mgsrl.errors import InvariantError
-from mgsrl.types import BatchTotals, MicroBatch, Prompt, Rollout, RolloutGroup
+from mgsrl.types import BatchTotals, MicroBatch, RolloutGroup
+
+FORWARD_AND_BACKWARD = 3
+"""Their work in units of the forward pass's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class PackedBatch:
     gradient of the mixed batch."""
     half_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Prompts in each half-batch, by domain; empty unless the batch was packed in halves."""
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    """Ready-made metrics: `packing/padding`, `packing/waiting`, `packing/forward_only`."""
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -41,14 +46,12 @@ class PackedBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sequence:
-    prompt: Prompt
-    rollout: Rollout
-    advantage: float
+class _Step:
+    """One micro-step of all ranks."""
 
-    @property
-    def length(self) -> int:
-        return len(self.prompt.token_ids) + len(self.rollout.token_ids)
+    ranks: list[Pieces]
+    half: int
+    trains: bool
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,16 @@ class Packing:
     """Stands for the tokens of a rank with nothing left; masked."""
     temperatures: Mapping[str, float]
     """Of sampling, by domain."""
+    only_advantages_teach: bool = False
+    """Whether responses with an advantage of 0 are left out of the backward pass."""
+    tokens_per_micro_batch: int | None = None
+    """If given, this many tokens instead of `micro_batch_size` sequences."""
+    share_prompts: bool = False
+    """Whether the samples of a group have one copy of their prompt in a micro-batch."""
+
+    @property
+    def limit(self) -> Limit:
+        return Limit(self.micro_batch_size, self.tokens_per_micro_batch, self.share_prompts)
 
 
 def pack(
@@ -84,10 +97,11 @@ def pack(
         InvariantError: a group that was not scored, or log-probabilities that do not match its
             tokens.
     """
-    size, world_size = packing.micro_batch_size, packing.world_size
-    per_rank: tuple[dict[str, tuple[MicroBatch, ...]], ...] = tuple({} for _ in range(world_size))
+    ranks = range(packing.world_size)
+    per_rank: tuple[dict[str, tuple[MicroBatch, ...]], ...] = tuple({} for _ in ranks)
     half_sizes: dict[str, tuple[int, int]] = {}
-    num_tokens = num_sequences = 0
+    sequences: list[Sample] = []
+    all_steps: list[_Step] = []
     for domain, domain_groups in groups.items():
         prompts = _trainable(domain, domain_groups)
         if not prompts:
@@ -95,24 +109,29 @@ def pack(
         parts = [prompts[0::2], prompts[1::2]] if halves else [prompts]
         if halves:
             half_sizes[domain] = (len(parts[0]), len(parts[1]))
-        steps: list[tuple[int, list[list[_Sequence]]]] = []
-        for half, part in enumerate(parts):
-            sequences = [sequence for prompt in part for sequence in prompt]
-            num_sequences += len(sequences)
-            num_tokens += sum(len(sequence.rollout.token_ids) for sequence in sequences)
-            steps += [(half, step) for step in _deal(sequences, size, world_size)]
-        for rank in range(world_size):
+        steps = [step for half, part in enumerate(parts) for step in _steps(part, half, packing)]
+        for rank in ranks:
             per_rank[rank][domain] = tuple(
-                _micro_batch(
-                    domain, step[rank], packing.pad_token_id, packing.temperatures[domain], half
+                replace(
+                    _micro_batch(
+                        domain,
+                        [sequence for piece in step.ranks[rank] for sequence in piece],
+                        packing.pad_token_id,
+                        packing.temperatures[domain],
+                        step.half,
+                    ),
+                    trains=step.trains,
                 )
-                for half, step in steps
+                for step in steps
             )
-    totals = BatchTotals(num_tokens, num_sequences, packing.max_response_length)
-    return PackedBatch(per_rank, totals, half_sizes)
+        sequences += [sequence for prompt in prompts for sequence in prompt]
+        all_steps += steps
+    num_tokens = sum(len(sequence.rollout.token_ids) for sequence in sequences)
+    totals = BatchTotals(num_tokens, len(sequences), packing.max_response_length)
+    return PackedBatch(per_rank, totals, half_sizes, _scalars(all_steps, packing.limit))
 
 
-def _trainable(domain: str, groups: Sequence[RolloutGroup]) -> list[list[_Sequence]]:
+def _trainable(domain: str, groups: Sequence[RolloutGroup]) -> list[list[Sample]]:
     """The trainable responses by prompt, without prompts that have none."""
     prompts = []
     for group in groups:
@@ -132,31 +151,45 @@ def _trainable(domain: str, groups: Sequence[RolloutGroup]) -> list[list[_Sequen
                     f"{len(rollout.logprobs)}",
                 )
             if not reward.abstained and rollout.token_ids:
-                sequences.append(_Sequence(group.prompt, rollout, advantage))
+                sequences.append(Sample(group.prompt, rollout, advantage))
         if sequences:
             prompts.append(sequences)
     return prompts
 
 
-def _deal(
-    sequences: list[_Sequence], micro_batch_size: int, world_size: int
-) -> list[list[list[_Sequence]]]:
-    """[steps][ranks][<= micro_batch_size] longest first; each run is dealt to and fro."""
-    # sorted() is stable: equal lengths keep the order of prompts and samples.
-    by_length = sorted(sequences, key=lambda sequence: -sequence.length)
-    run = micro_batch_size * world_size
+def _steps(prompts: list[list[Sample]], half: int, packing: Packing) -> list[_Step]:
+    """The micro-steps of one half of a domain, those without a backward pass last."""
     steps = []
-    for start in range(0, len(by_length), run):
-        ranks: list[list[_Sequence]] = [[] for _ in range(world_size)]
-        for index, sequence in enumerate(by_length[start : start + run]):
-            lap, place = divmod(index, world_size)
-            ranks[place if lap % 2 == 0 else world_size - 1 - place].append(sequence)
-        steps.append(ranks)
+    for trains in (True, False):
+        kept = [
+            [s for s in prompt if (s.advantage != 0 or not packing.only_advantages_teach) is trains]
+            for prompt in prompts
+        ]
+        dealt = deal([prompt for prompt in kept if prompt], packing.limit, packing.world_size)
+        steps += [_Step(ranks, half, trains) for ranks in dealt]
     return steps
 
 
+def _scalars(steps: Sequence[_Step], limit: Limit) -> dict[str, float]:
+    """See `docs/metrics.md`; NaN of nothing."""
+    computed = padding = forward_only = worked = waited = 0
+    for step in steps:
+        costs = [limit.cost(pieces) for pieces in step.ranks]
+        computed += sum(costs)
+        padding += sum(map(limit.padding, step.ranks))
+        forward_only += 0 if step.trains else sum(costs)
+        passes = FORWARD_AND_BACKWARD if step.trains else 1
+        worked += passes * sum(costs)
+        waited += passes * (max(costs) * len(costs) - sum(costs))
+    return {
+        "packing/padding": padding / computed if computed else math.nan,
+        "packing/waiting": waited / (worked + waited) if computed else math.nan,
+        "packing/forward_only": forward_only / computed if computed else math.nan,
+    }
+
+
 def _micro_batch(
-    domain: str, sequences: list[_Sequence], pad_token_id: int, temperature: float, half: int
+    domain: str, sequences: list[Sample], pad_token_id: int, temperature: float, half: int
 ) -> MicroBatch:
     """Of weight zero, with a token to predict, when there is no sequence."""
     pairs = [(sequence.prompt.token_ids, sequence.rollout.token_ids) for sequence in sequences]

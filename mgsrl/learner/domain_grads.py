@@ -91,6 +91,12 @@ class DomainGradients:
                 target.add_(gradient.to(target.device))
         self.layout.clear_gradients()
 
+    def add_nothing(self, domain: str) -> None:
+        """A domain whose gradient is zero, without a backward."""
+        row = self.domains.index(domain)
+        self._buffer_RN[row].zero_()
+        self._filled.add(row)
+
     def gramian(self) -> torch.Tensor:
         """float64 [M, R, R] over all ranks: inner products of the rows per module."""
         num_domains, num_rows = len(self.domains), len(self._buffer_RN)

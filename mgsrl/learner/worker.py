@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mgsrl.algo.losses import grpo_loss, policy_loss
+from mgsrl.algo.losses import domain_stats, grpo_loss, policy_loss
 from mgsrl.config.surgery import SURGERY_METHODS
 from mgsrl.data.token_row import scoring_batch
 from mgsrl.errors import InvariantError
@@ -41,13 +41,14 @@ from mgsrl.types import BatchTotals, DomainStats, MicroBatch, StepStats, Surgery
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Prepared:
     """One micro-batch with what stays fixed over the updates on it."""
 
     batch: MicroBatch
-    old_logprobs_BL: torch.Tensor | None
     ref_logprobs_BL: torch.Tensor | None
+    old_logprobs_BL: torch.Tensor | None = None
+    """Those of the first update, for the others."""
 
 
 class LearnerWorker:
@@ -145,8 +146,7 @@ class LearnerWorker:
         totals: BatchTotals,
         half_sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> None:
-        """Take this rank's micro-batches; score them with the reference if the KL needs it, and
-        with the current policy if several updates will be made on them."""
+        """Take this rank's micro-batches; score them with the reference if the KL needs it."""
         self._totals, self._half_sizes = totals, half_sizes
         counts = [len(batches) for batches in micro_batches.values()]
         self._assert_lockstep([len(counts)], "the number of domains")
@@ -161,12 +161,7 @@ class LearnerWorker:
 
     def _prepare(self, batch: MicroBatch) -> _Prepared:
         batch = _moved(batch, self._rank.device)
-        old = ref = None
-        if self._spec.algo.updates_per_batch > 1:
-            old = self._score(batch)
-        if self.reference is not None:
-            ref = self.reference.logprobs(batch)
-        return _Prepared(batch, old, ref)
+        return _Prepared(batch, self.reference.logprobs(batch) if self.reference else None)
 
     @torch.no_grad()
     def _score(self, batch: MicroBatch) -> torch.Tensor:
@@ -182,18 +177,26 @@ class LearnerWorker:
     def accumulate(self, domain: str) -> DomainStats:
         """Forward, loss, backward over one domain's micro-batches; its gradient is kept apart.
 
+        Micro-batches that do not train are computed forwards only. A domain of no others has a
+        gradient of zero.
+
         Raises:
             InvariantError: the ranks hold different domains in one micro-step (on all ranks).
         """
         sums: dict[str, torch.Tensor] = {}
         for item in self._batch[domain]:
             if self._spec.learner.assert_purity:
+                batch = item.batch
                 self._assert_lockstep(
-                    [_code(domain), _code(item.batch.domain), item.batch.half],
+                    [_code(domain), _code(batch.domain), batch.half, batch.trains],
                     f"the domain of a micro-step ({domain})",
                 )
-            for name, value in self._micro_step(domain, item).items():
+            with torch.set_grad_enabled(item.batch.trains):
+                found = self._micro_step(domain, item)
+            for name, value in found.items():
                 sums[name] = sums[name] + value if name in sums else value
+        if not any(item.batch.trains for item in self._batch[domain]):
+            self.grads.add_nothing(domain)
         return self._domain_stats(sums)
 
     def _micro_step(self, domain: str, item: _Prepared) -> dict[str, torch.Tensor]:
@@ -212,27 +215,19 @@ class LearnerWorker:
             # Detached, its backward is never computed: then it is a metric only.
             entropy_BL=entropy_BL if algo.entropy_coef > 0 else entropy_BL.detach(),
         )
-        # The denominators are global and DeepSpeed takes the mean over ranks: undo the mean.
-        self._engine.backward(output.loss * self._rank.world_size, scale_wrt_gas=False)
-        self.grads.add(domain, batch.half)
+        if item.old_logprobs_BL is None and algo.updates_per_batch > 1:
+            item.old_logprobs_BL = logprobs_BL.detach()
+        if batch.trains:
+            # The denominators are global and DeepSpeed takes the mean over ranks: undo the mean.
+            self._engine.backward(output.loss * self._rank.world_size, scale_wrt_gas=False)
+            self.grads.add(domain, batch.half)
         return output.sums
 
     def _domain_stats(self, sums: dict[str, torch.Tensor]) -> DomainStats:
         names = sorted(sums)
         total = torch.stack([sums[name].double() for name in names]).to(self._rank.device)
         dist.all_reduce(total)
-        value = dict(zip(names, total.tolist()))
-        tokens = max(value["num_tokens"], 1.0)
-        return DomainStats(
-            loss=value["loss"] / tokens,
-            kl=value["kl"] / tokens if self.reference is not None else math.nan,
-            entropy=value["entropy"] / tokens,
-            mismatch=value["mismatch"] / tokens,
-            clip_fraction=value["clipped"] / tokens,
-            truncated_fraction=value["truncated"] / tokens,
-            num_tokens=round(value["num_tokens"]),
-            num_sequences=round(value["num_sequences"]),
-        )
+        return domain_stats(dict(zip(names, total.tolist())), self._spec.algo)
 
     def resolve_conflicts(self, step: int) -> SurgeryReport:
         """Gramian per module (one all-reduce), weights, and the combination in place.

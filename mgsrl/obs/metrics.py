@@ -17,8 +17,8 @@ from mgsrl.files.jsonl import read_rows
 from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
 
 FILE = "metrics.jsonl"
-MAX_SCALARS = 78
-"""Three domains log 73: 9 spreads of rewards, and 64 of all else with five kinds of modules; and 3
+MAX_SCALARS = 81
+"""Three domains log 76: 9 spreads of rewards, and 67 of all else with five kinds of modules; and 3
 more where rollouts may be ahead."""
 
 # Families in the order in which they are folded; `reward` never is.
@@ -171,6 +171,7 @@ def step_scalars(
     times: Mapping[str, float],
     weight_version: int,
     canary_error: float,
+    packing: Mapping[str, float] = MappingProxyType({}),
     restarts: Mapping[str, int] = MappingProxyType({}),
     staleness: Mapping[str, float] = MappingProxyType({}),
 ) -> Scalars:
@@ -178,6 +179,7 @@ def step_scalars(
 
     Args:
         canary_error: in nats.
+        packing: `PackedBatch.scalars`.
         restarts: workers replaced since the last step, by role.
         staleness: of `staleness_metrics`, where rollouts may be ahead.
     """
@@ -187,6 +189,7 @@ def step_scalars(
         **surgery.scalars,
         **staleness,
         **step_metrics(step),
+        **packing,
         **throughput(groups, times["time/total"]),
         **times,
         "weights/version": float(weight_version),

@@ -6,12 +6,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mgsrl.algo.losses import LossOutput, PolicyLoss, grpo_loss, policy_loss
+from mgsrl.algo.losses import (
+    LossOutput,
+    PolicyLoss,
+    grpo_loss,
+    only_advantages_teach,
+    policy_loss,
+)
 from mgsrl.config.algo import AGGREGATIONS, AlgoConfig
 from mgsrl.testing.demand import chosen, demand
 from mgsrl.types import BatchTotals, MicroBatch, RowLayout
 
-ALWAYS = ("finite", "masked", "zero_mask", "split", "padding", "sums")
+ALWAYS = ("finite", "masked", "zero_mask", "split", "padding", "sums", "silent")
 USUAL = ("gradient", "first_update")
 TOLERANCE = 1e-9
 STEP = 1e-6
@@ -38,7 +44,8 @@ def check_loss(
     Always tried: `finite` values, a bool of the same shape beside them; tokens outside the mask
     have no influence, even NaN (`masked`); with a `zero_mask` loss and gradient are exactly 0 and
     the graph is connected; any `split` into micro-batches adds up to the whole, and `padding`
-    changes nothing; the `sums` for the metrics are detached.
+    changes nothing; the `sums` for the metrics are detached; one that says so (`silent_at_zero`) is
+    `silent` where the advantage is 0.
 
     Raises:
         ContractError: a property does not hold.
@@ -197,6 +204,14 @@ def _sums(subject: _Subject, batch: _Batch) -> None:
     subject.demand(0 <= clipped <= tokens, "a bool per token of where a clip removed it", clipped)
 
 
+def _silent(subject: _Subject, batch: _Batch) -> None:
+    if only_advantages_teach(subject.config, policy_loss(subject.loss)):
+        zero = replace(batch, advantages_B=torch.zeros_like(batch.advantages_B))
+        output, gradient_BL = subject.run(zero, _totals(zero))
+        nothing = not any((output.loss, gradient_BL.any(), output.sums["clipped"]))
+        subject.demand(nothing, "exactly 0 without an advantage", f"{output}, {gradient_BL}")
+
+
 def _gradient(subject: _Subject, batch: _Batch) -> None:
     _, gradient_BL = subject.value(batch)
     numeric_BL = torch.zeros_like(gradient_BL)
@@ -230,6 +245,7 @@ _PROPERTIES: dict[str, Callable[[_Subject, _Batch], None]] = {
     "split": _split,
     "padding": _padding,
     "sums": _sums,
+    "silent": _silent,
     "gradient": _gradient,
     "first_update": _first_update,
 }

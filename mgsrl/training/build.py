@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from mgsrl.algo.losses import only_advantages_teach
 from mgsrl.cluster.placement import Placement, Seat, place
 from mgsrl.cluster.preflight import choose_device
 from mgsrl.config import Config
@@ -225,6 +226,8 @@ def _run(
             max_response_length=max(s.max_new_tokens for s in plan.sampling.values()),
             pad_token_id=plan.pad_token_id,
             temperatures={name: s.temperature for name, s in plan.sampling.items()},
+            only_advantages_teach=only_advantages_teach(config.algo),
+            tokens_per_micro_batch=config.learner.tokens_per_micro_batch,
         ),
         console=console,
         checkpoint=checkpoint,

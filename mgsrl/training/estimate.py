@@ -154,8 +154,10 @@ def _batch(config: Config) -> dict[str, int]:
         for name, domain in config.domains.items()
     }
     longest = config.data.max_prompt_tokens + max(limits.values())
-    # A domain's sequences are dealt in runs of a micro-batch for every rank.
-    run = learner.micro_batch_size * learner.world_size
+    budget = learner.tokens_per_micro_batch
+    size = learner.micro_batch_size if budget is None else budget // longest
+    # A domain's sequences, all of them long, are dealt in runs of a micro-batch for every rank.
+    run = size * learner.world_size
     steps = schedule_of(config).by_step
     most = max(steps, key=lambda quotas: sum(quotas.values()))
     return {
@@ -165,7 +167,7 @@ def _batch(config: Config) -> dict[str, int]:
         "responses": samples * sum(most.values()),
         "response tokens": samples * sum(count * limits[name] for name, count in most.items()),
         "micro-batches of a rank": sum(-(-count * samples // run) for count in most.values()),
-        "tokens of a micro-batch": learner.micro_batch_size * longest,
+        "tokens of a micro-batch": budget or size * longest,
         "tokens of the longest sequence": longest,
         "updates": config.algo.updates_per_batch,
     }

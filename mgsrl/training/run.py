@@ -75,6 +75,8 @@ class Run:
     """Steps in a row without an update after which the run stops; 0 never."""
     step: int = 0
     timers: StageTimers = field(default_factory=StageTimers)
+    _packed: Mapping[str, float] = field(default_factory=dict)
+    """The metrics of the step's batch."""
     _in_step: int = 0
     """The step under way, counted from 1; `step` moves on before the weights are published."""
     _skipped: int = 0
@@ -103,6 +105,7 @@ class Run:
         much of the gradients is noise."""
         halves = self.surgery.measures_reliability(self._in_step)
         batch = pack(groups, self.packing, halves=halves)
+        self._packed = batch.scalars
         if not batch.domains:
             raise AbstentionError(
                 "There is nothing to train on: every response of the step is empty or unscored."
@@ -228,6 +231,7 @@ class Run:
             times=self.timers.finish_step(),
             weight_version=self.step,
             canary_error=self.publisher.canary_error,
+            packing=self._packed,
             restarts=self._new_restarts(),
             staleness=staleness_metrics(groups, self.step - 1) if self.staleness else {},
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mgsrl.algo.advantages import check_advantages
 from mgsrl.algo.losses import check_loss as check_loss_at_start
+from mgsrl.algo.losses import only_advantages_teach, policy_loss, silent_at_zero
 from mgsrl.algo.losses.ppo import ppo
 from mgsrl.config.algo import ADVANTAGES, LOSSES, AlgoConfig
 from mgsrl.errors import ConfigError, ContractError
@@ -94,6 +95,7 @@ BROKEN_LOSSES: dict[str, Any] = {
     "gradient": lambda log_ratio, advantages_B1: log_ratio * log_ratio.detach(),
     "first_update": lambda log_ratio, advantages_B1: 2 * log_ratio,
     "zero_mask": lambda log_ratio, advantages_B1, mask_BL: log_ratio / mask_BL.sum(),
+    "silent": silent_at_zero(lambda log_ratio, advantages_B1: (advantages_B1 + 1) * log_ratio),
 }
 
 
@@ -102,6 +104,14 @@ def test_every_property_of_losses_can_fail(name: str) -> None:
     subject = testing_loss._Subject(BROKEN_LOSSES[name], name, AlgoConfig(kl_coef=0.0))
     with pytest.raises(ContractError):
         testing_loss._PROPERTIES[name](subject, testing_loss._draw(0))
+
+
+def test_only_a_loss_that_says_so_is_silent_without_an_advantage() -> None:
+    config = AlgoConfig(kl_coef=0.0)
+    assert only_advantages_teach(config)
+    assert not only_advantages_teach(AlgoConfig(kl_coef=0.1))
+    assert not only_advantages_teach(AlgoConfig(kl_coef=0.0, entropy_coef=0.1))
+    assert not only_advantages_teach(config, policy_loss(of_sequences))
 
 
 def test_a_loss_without_a_gradient_is_told() -> None:

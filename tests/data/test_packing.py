@@ -1,6 +1,8 @@
 """Packing: nothing lost, nothing doubled, whatever the ranks and the micro-batch size."""
 
+import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,7 +38,12 @@ batches = st.dictionaries(st.sampled_from(DOMAINS), st.lists(rows, max_size=5))
 
 
 def packed(
-    batch: dict[str, list[Any]], micro_batch_size: int, world_size: int, *, halves: bool = False
+    batch: dict[str, list[Any]],
+    micro_batch_size: int,
+    world_size: int,
+    *,
+    halves: bool = False,
+    **options: Any,
 ) -> PackedBatch:
     groups = {
         domain: [group(domain, i, p, responses) for i, (p, responses) in enumerate(rows)]
@@ -50,6 +57,7 @@ def packed(
             max_response_length=8,
             pad_token_id=PAD,
             temperatures={"math": 1.0, "chat": 0.7, "if": 1.0},
+            **options,
         ),
         halves=halves,
     )
@@ -150,7 +158,8 @@ def test_ranks_stay_in_lockstep(
     for domain in result.domains:
         counts = {len(rank[domain]) for rank in result.per_rank}
         total = sum(n > 0 for _, responses in batch[domain] for n in responses)
-        assert counts == {-(-total // (micro_batch_size * world_size))}
+        assert len(counts) == 1
+        assert -(-total // (micro_batch_size * world_size)) <= counts.pop() <= total
         for rank in result.per_rank:
             for micro in rank[domain]:
                 check_shapes(micro, domain, micro_batch_size)
@@ -232,3 +241,60 @@ def test_groups_that_were_not_scored_are_refused() -> None:
     )
     with pytest.raises(InvariantError, match="one per response token"):
         pack({"math": [short]}, options)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=batches,
+    silent=st.sets(st.integers(0, 4)),
+    micro_batch_size=st.integers(1, 5),
+    world_size=st.integers(1, 4),
+    halves=st.booleans(),
+)
+def test_what_has_no_advantage_is_kept_out_of_the_backward(
+    batch: dict[str, list[Any]],
+    silent: set[int],
+    micro_batch_size: int,
+    world_size: int,
+    halves: bool,
+) -> None:
+    """It counts in everything, in micro-batches of its own, in lockstep."""
+    groups = {
+        domain: [
+            replace(each, advantages=(0.0,) * len(each.advantages)) if number in silent else each
+            for number, each in enumerate(
+                group(domain, i + 1, p, responses) for i, (p, responses) in enumerate(rows)
+            )
+        ]
+        for domain, rows in batch.items()
+    }
+    options = Packing(micro_batch_size, world_size, 8, PAD, dict.fromkeys(DOMAINS, 1.0))
+    whole = pack(groups, options, halves=halves)
+    result = pack(groups, replace(options, only_advantages_teach=True), halves=halves)
+    assert sequences(result) == sequences(whole)
+    assert (result.totals, result.half_sizes) == (whole.totals, whole.half_sizes)
+    assert result.domains == whole.domains
+    for domain in result.domains:
+        for step in zip(*(rank[domain] for rank in result.per_rank), strict=True):
+            assert len({(micro.half, micro.trains) for micro in step}) == 1
+            for micro in step:
+                has_row = micro.response_mask_BL.any(1)
+                assert ((micro.advantages_B[has_row] != 0) == micro.trains).all()
+    assert all(m.trains for rank in whole.per_rank for ms in rank.values() for m in ms)
+
+
+def test_the_metrics_of_packing() -> None:
+    """Two ranks: lengths 10 and 10 beside each other, then 4 alone; 20 more are not trained on."""
+    alive = group("math", 1, 2, [8, 8, 2])
+    dead = replace(group("math", 2, 2, [8, 8]), advantages=(0.0, 0.0))
+    options = Packing(1, 2, 8, PAD, {"math": 1.0}, only_advantages_teach=True)
+    scalars = pack({"math": [alive, dead]}, options).scalars
+    assert scalars == {
+        "packing/padding": 0.0,
+        "packing/waiting": pytest.approx(3 * 4 / (3 * (20 + 8) + 20)),
+        "packing/forward_only": pytest.approx(20 / 44),
+    }
+    wide = replace(options, world_size=1, micro_batch_size=2)
+    padded = pack({"math": [group("math", 1, 2, [38, 37])]}, wide)
+    assert padded.scalars["packing/padding"] == pytest.approx(1 / 80)
+    assert all(math.isnan(value) for value in pack({}, options).scalars.values())

@@ -27,8 +27,14 @@ DOMAINS = ("math", "chat", "instructions")
 TEMPERATURES = {"math": 0.7, "chat": 1.0, "instructions": 1.3}
 
 
-def make_groups(vocab_size: int, seed: int = 0) -> dict[str, list[RolloutGroup]]:
-    """Three domains of 2, 3 and 1 prompts with 4, 2 and 3 responses each, of 1-9 tokens."""
+def make_groups(
+    vocab_size: int, seed: int = 0, silent: Sequence[str] = ()
+) -> dict[str, list[RolloutGroup]]:
+    """Three domains of 2, 3 and 1 prompts with 4, 2 and 3 responses each, of 1-9 tokens.
+
+    In the `silent` ones all advantages are 0. If there are any, so are those of the first prompt of
+    the others, and those of the last response to their other prompts.
+    """
     rng = random.Random(seed)
     groups: dict[str, list[RolloutGroup]] = {}
     for domain, num_prompts, size in zip(DOMAINS, (2, 3, 1), (4, 2, 3)):
@@ -43,6 +49,10 @@ def make_groups(vocab_size: int, seed: int = 0) -> dict[str, list[RolloutGroup]]
                 rollouts.append(Rollout("r", tuple(tokens), logprobs, "", "stop", 0))
             advantages = tuple(rng.gauss(0.0, 1.0) for _ in rollouts)
             rewards = (Reward(1.0),) * size
+            if domain in silent or (silent and index == 0 and num_prompts > 1):
+                advantages = (0.0,) * size
+            elif silent:
+                advantages = (*advantages[:-1], 0.0)
             groups[domain].append(RolloutGroup(prompt, tuple(rollouts), rewards, advantages))
     return groups
 
@@ -54,8 +64,11 @@ def make_batch(
     seed: int = 0,
     domains: Sequence[str] = DOMAINS,
     halves: bool = False,
+    *,
+    silent: Sequence[str] = (),
+    only_advantages_teach: bool = False,
 ) -> PackedBatch:
-    groups = make_groups(vocab_size, seed)
+    groups = make_groups(vocab_size, seed, silent)
     return pack(
         {domain: groups[domain] for domain in domains},
         Packing(
@@ -64,6 +77,7 @@ def make_batch(
             max_response_length=16,
             pad_token_id=0,
             temperatures=TEMPERATURES,
+            only_advantages_teach=only_advantages_teach,
         ),
         halves=halves,
     )
@@ -95,6 +109,8 @@ class Case:
     reliability_every: int = 0
     buffer_dtype: str = "float32"
     buffer_device: str = "same"
+    silent: tuple[str, ...] = ()
+    """See `make_groups`."""
     frozen: str = ""
     """Parameters with this in their name are not trained."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -206,7 +222,7 @@ def textbook(
     )
     norms = []
     for step in range(num_steps):
-        groups = make_groups(model.config.vocab_size, seed=step)
+        groups = make_groups(model.config.vocab_size, step, case.silent)
         samples = {d: list(_samples(groups[d], TEMPERATURES[d])) for d in case.domains}
         num_tokens = sum(len(s[1]) for rows in samples.values() for s in rows)
         old = {d: [_logprobs(model, s)[0].detach() for s in samples[d]] for d in case.domains}

@@ -6,7 +6,7 @@ once and runs all cases.
 
 import math
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from mgsrl.algo.losses import only_advantages_teach
 from mgsrl.errors import InvariantError
 from mgsrl.learner.policy import load_policy
 from mgsrl.surgery import module_map
@@ -69,6 +70,23 @@ OPTIONS = {
     "frozen2": Case(frozen="embed_tokens"),
     "frozen3": Case(frozen="layers.0.mlp", zero_stage=3),
 }
+SILENT = {
+    f"silent{stage}": Case(kl_coef=0.0, silent=("instructions",), zero_stage=stage)
+    for stage in range(4)
+}
+SILENT |= {
+    "silent_rows": replace(SILENT["silent2"], micro_batch_size=1),
+    "silent_halves": replace(SILENT["silent2"], reliability_every=1),
+    "silent_two_updates": replace(SILENT["silent3"], updates_per_batch=2, lr=3e-3),
+    "silent_checkpointing": replace(SILENT["silent3"], gradient_checkpointing=True),
+    "silent_with_kl": replace(SILENT["silent2"], kl_coef=0.01),
+}
+"""Advantages of 0: of a domain, of a prompt, of a response."""
+OPTIONS |= SILENT
+ALL_SILENT = {
+    f"all_silent{stage}": Case(kl_coef=0.0, silent=DOMAINS, zero_stage=stage) for stage in range(4)
+}
+"""Nothing but weight decay moves the weights, by little more than the rounding of fp32."""
 BF16 = {
     f"bf16_stage{stage}": Case(zero_stage=stage, dtype="bfloat16", micro_batch_size=16)
     for stage in (1, 2, 3)
@@ -82,7 +100,7 @@ ROUNDED["rows_bf16_offload"] = replace(ROUNDED["rows_bf16_2"], offload_optimizer
 """Gradients kept in bfloat16: exact up to its rounding."""
 CASES = {
     1: {**GRID[1], "bf16_stage2": BF16["bf16_stage2"]},
-    2: {**GRID[2], **OPTIONS, **BF16, **ROUNDED},
+    2: {**GRID[2], **OPTIONS, **BF16, **ROUNDED, **ALL_SILENT},
 }
 """By world size; the options run where the collectives are real."""
 RUNS = [(name, world_size) for world_size in (1, 2) for name in CASES[world_size]]
@@ -103,10 +121,19 @@ def _worker(case: Case, rank: int, world_size: int, address: str, model: Path) -
     return worker
 
 
-def _batch(worker: Any, case: Case, world_size: int, seed: int) -> Any:
+def _batch(worker: Any, case: Case, world_size: int, seed: int, *, leave_out: bool = True) -> Any:
     vocab_size = worker.policy.config.vocab_size
     halves = worker._spec.surgery.measures_reliability(seed + 1)
-    return make_batch(vocab_size, world_size, case.micro_batch_size, seed, case.domains, halves)
+    return make_batch(
+        vocab_size,
+        world_size,
+        case.micro_batch_size,
+        seed,
+        case.domains,
+        halves,
+        silent=case.silent,
+        only_advantages_teach=only_advantages_teach(worker._spec.algo) and leave_out,
+    )
 
 
 def run_cases(rank: int, world_size: int, address: str, model: Path) -> dict[str, Any]:
@@ -134,12 +161,24 @@ def run_cases(rank: int, world_size: int, address: str, model: Path) -> dict[str
             "published": [meta.name for meta in worker.source.metadata()],
             "num_updates": worker.layout.num_updates(),
         }
+        if case.silent:
+            results[name]["whole"] = _whole(case, rank, world_size, address, model)
     results["non_finite"] = _non_finite(rank, world_size, address, model)
     results["no_weights"] = _no_weights(rank, world_size, address, model)
     results["impure"] = _impure(rank, world_size, address, model)
     results["torn"] = _torn(rank, world_size, address, model)
     worker.stop()
     return results
+
+
+def _whole(case: Case, rank: int, world_size: int, address: str, model: Path) -> Any:
+    """The same with a backward of everything: (losses, report, weights)."""
+    worker = _worker(case, rank, world_size, address, model)
+    for step in range(STEPS):
+        batch = _batch(worker, case, world_size, seed=step, leave_out=False)
+        assert all(m.trains for part in batch.per_rank for ms in part.values() for m in ms)
+        losses, report, _ = one_step(worker, batch, rank, step)
+    return losses, report, whole_weights(worker)
 
 
 def _non_finite(rank: int, world_size: int, address: str, model: Path) -> list[Any]:
@@ -261,7 +300,7 @@ def expected(tiny_untied_model: Path, modules: dict[str, str]) -> dict[str, Any]
 
 @pytest.mark.parametrize(
     ("name", "world_size"),
-    marked(CASES, [run for run in RUNS if run[0] not in {**BF16, **ROUNDED}]),
+    marked(CASES, [run for run in RUNS if run[0] not in {**BF16, **ROUNDED, **ALL_SILENT}]),
 )
 def test_update_is_the_textbooks(
     name: str, world_size: int, results: dict[int, Any], expected: dict[str, Any]
@@ -272,6 +311,23 @@ def test_update_is_the_textbooks(
         norms[-STEPS:] if len(norms) == STEPS else norms[1::2], rel=1e-5
     )
     assert not result["stats"].skipped
+
+
+@pytest.mark.parametrize("name", named(SILENT | ALL_SILENT, SILENT | ALL_SILENT))
+def test_metrics_do_not_tell_what_was_left_out(name: str, results: dict[int, Any]) -> None:
+    """Of responses with an advantage of 0, by the same code with a backward of everything."""
+    result = results[2][name]
+    losses, report, weights = result["whole"]
+    for domain, stats in losses.items():
+        assert asdict(result["losses"][domain]) == pytest.approx(
+            asdict(stats), rel=1e-5, abs=1e-7, nan_ok=True
+        )
+    torch.testing.assert_close(result["gram"], report.gram_MDD, rtol=1e-4, atol=1e-9)
+    assert result["scalars"] == pytest.approx(report.scalars, rel=1e-3, abs=1e-6, nan_ok=True)
+    assert relative_error(result["weights"], result["start"], weights) < 1e-5
+    if name in ALL_SILENT:
+        assert all(torch.equal(result["weights"][each], weights[each]) for each in weights)
+        assert not result["gram"].any()
 
 
 def test_every_stage_and_world_size_agree(results: dict[int, Any]) -> None:

@@ -23,12 +23,14 @@ for
     config         `AlgoConfig`
 
 It stands in a file of its own here, by its name in `config.algo.LOSSES`, or in yours:
-`algo.loss=mine.py:function`.
+`algo.loss=mine.py:function`. One that is `silent_at_zero` spares the backward pass of responses
+whose advantage is 0; of others nothing is assumed.
 
 Left out: per-micro-batch means (they make the update depend on the micro-batch size).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +39,7 @@ from torch import Tensor
 from mgsrl.algo.kl import kl_estimate
 from mgsrl.config.algo import AGGREGATIONS, LOSSES, AlgoConfig
 from mgsrl.plugins import Part, tried
-from mgsrl.types import BatchTotals, MicroBatch
+from mgsrl.types import BatchTotals, DomainStats, MicroBatch
 
 KEY = "algo.loss"
 PolicyLoss = Callable[..., Tensor | tuple[Tensor, Tensor]]
@@ -50,6 +52,23 @@ def policy_loss(loss: str | PolicyLoss) -> Part:
         ConfigError: there is none, or it asks for arguments that nobody has.
     """
     return Part.of(LOSSES, loss, ("advantages_B1", "mask_BL", "config"), KEY)
+
+
+def silent_at_zero(loss: PolicyLoss) -> PolicyLoss:
+    """Say of a policy loss that it and its gradient are 0 of tokens whose advantage is 0."""
+    loss.silent_at_zero = True  # type: ignore[attr-defined]
+    return loss
+
+
+def only_advantages_teach(config: AlgoConfig, part: Part | None = None) -> bool:
+    """Whether a response with an advantage of exactly 0 adds nothing to the gradient.
+
+    Args:
+        part: of `policy_loss`; None finds `config.loss`.
+    """
+    regularised = config.kl_coef > 0 or config.entropy_coef > 0
+    loss = (part or policy_loss(config.loss)).function
+    return not regularised and getattr(loss, "silent_at_zero", False) is True
 
 
 def check_loss(config: AlgoConfig) -> None:
@@ -73,6 +92,21 @@ class LossOutput:
     sums: dict[str, Tensor]
     """Detached float64 scalars, sums over the trained response tokens: `loss`, `kl`, `entropy`,
     `mismatch` (nats), `clipped`, `truncated` (counts), `num_tokens`, `num_sequences`."""
+
+
+def domain_stats(sums: Mapping[str, float], config: AlgoConfig) -> DomainStats:
+    """The metrics of `sums` as `LossOutput` has them, added up over a domain's micro-batches."""
+    tokens = max(sums["num_tokens"], 1.0)
+    return DomainStats(
+        loss=sums["loss"] / tokens,
+        kl=sums["kl"] / tokens if config.kl_coef > 0 else math.nan,
+        entropy=sums["entropy"] / tokens,
+        mismatch=sums["mismatch"] / tokens,
+        clip_fraction=sums["clipped"] / tokens,
+        truncated_fraction=sums["truncated"] / tokens,
+        num_tokens=round(sums["num_tokens"]),
+        num_sequences=round(sums["num_sequences"]),
+    )
 
 
 def grpo_loss(

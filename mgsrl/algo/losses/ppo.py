@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from mgsrl.algo.kl import LOG_RATIO_LIMIT
+from mgsrl.algo.losses import silent_at_zero
 from mgsrl.config.algo import AlgoConfig
 
 
+@silent_at_zero
 def ppo(log_ratio_BL: Tensor, advantages_B1: Tensor, config: AlgoConfig) -> tuple[Tensor, Tensor]:
     """Per-token loss and where a clip removed the gradient (bool)."""
     ratio_BL = torch.clamp(log_ratio_BL, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
