@@ -59,12 +59,6 @@ class Limit:
         lengths = [sample.length for piece in pieces for sample in piece]
         return len(lengths) * max(lengths, default=0)
 
-    def padding(self, pieces: Pieces) -> int:
-        """How many of them are padding."""
-        if self.share:
-            return 0
-        return self.cost(pieces) - sum(sample.length for piece in pieces for sample in piece)
-
     @property
     def room(self) -> int:
         """The most, in what `size` counts."""
@@ -90,8 +84,10 @@ def deal(groups: Sequence[Sequence[Sample]], limit: Limit, world_size: int) -> l
     Raises:
         InvariantError: a sample alone is longer than the budget.
     """
+    if not groups:
+        return []
     if limit.tokens is not None:
-        longest = max((s.length for group in groups for s in group), default=0)
+        longest = max(s.length for group in groups for s in group)
         if longest > limit.tokens:
             raise InvariantError(f"{longest} tokens in a budget of {limit.tokens}")
     return (_deal_groups if limit.share else _deal_rows)(groups, limit, world_size)

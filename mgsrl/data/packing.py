@@ -10,9 +10,8 @@ in every denominator and metric (entropy and mismatch need their log-probabiliti
 pass is made), and the backward pass, two thirds of the work, would have added zeros.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -37,7 +36,8 @@ class PackedBatch:
     half_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Prompts in each half-batch, by domain; empty unless the batch was packed in halves."""
     scalars: Mapping[str, float] = field(default_factory=dict)
-    """Ready-made metrics: `packing/padding`, `packing/waiting`, `packing/forward_only`."""
+    """Ready-made metrics: `packing/padding`, `packing/shared`, `packing/waiting`,
+    `packing/forward_only`."""
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -112,17 +112,7 @@ def pack(
         steps = [step for half, part in enumerate(parts) for step in _steps(part, half, packing)]
         for rank in ranks:
             per_rank[rank][domain] = tuple(
-                replace(
-                    _micro_batch(
-                        domain,
-                        [sequence for piece in step.ranks[rank] for sequence in piece],
-                        packing.pad_token_id,
-                        packing.temperatures[domain],
-                        step.half,
-                    ),
-                    trains=step.trains,
-                )
-                for step in steps
+                _micro_batch(domain, step, rank, packing) for step in steps
             )
         sequences += [sequence for prompt in prompts for sequence in prompt]
         all_steps += steps
@@ -171,27 +161,30 @@ def _steps(prompts: list[list[Sample]], half: int, packing: Packing) -> list[_St
 
 
 def _scalars(steps: Sequence[_Step], limit: Limit) -> dict[str, float]:
-    """See `docs/metrics.md`; NaN of nothing."""
-    computed = padding = forward_only = worked = waited = 0
+    """See `docs/metrics.md`."""
+    if not steps:
+        return {}
+    computed = real = forward_only = worked = waited = 0
     for step in steps:
         costs = [limit.cost(pieces) for pieces in step.ranks]
         computed += sum(costs)
-        padding += sum(map(limit.padding, step.ranks))
+        real += sum(s.length for pieces in step.ranks for piece in pieces for s in piece)
         forward_only += 0 if step.trains else sum(costs)
         passes = FORWARD_AND_BACKWARD if step.trains else 1
         worked += passes * sum(costs)
         waited += passes * (max(costs) * len(costs) - sum(costs))
     return {
-        "packing/padding": padding / computed if computed else math.nan,
-        "packing/waiting": waited / (worked + waited) if computed else math.nan,
-        "packing/forward_only": forward_only / computed if computed else math.nan,
+        "packing/padding": max(0, computed - real) / computed,
+        "packing/shared": max(0, real - computed) / real,
+        "packing/waiting": waited / (worked + waited),
+        "packing/forward_only": forward_only / computed,
     }
 
 
-def _micro_batch(
-    domain: str, sequences: list[Sample], pad_token_id: int, temperature: float, half: int
-) -> MicroBatch:
+def _micro_batch(domain: str, step: _Step, rank: int, packing: Packing) -> MicroBatch:
     """Of weight zero, with a token to predict, when there is no sequence."""
+    sequences = [sequence for piece in step.ranks[rank] for sequence in piece]
+    pad_token_id = packing.pad_token_id
     pairs = [(sequence.prompt.token_ids, sequence.rollout.token_ids) for sequence in sequences]
     token_ids_T, layout = lay_out(pairs or [((pad_token_id,), (pad_token_id,))])
     length = max(len(response) for _, response in pairs) if pairs else 1
@@ -209,8 +202,9 @@ def _micro_batch(
         response_mask_BL=response_mask_BL,
         rollout_logprobs_BL=rollout_logprobs_BL,
         advantages_B=torch.tensor(advantages, dtype=torch.float32),
-        temperature=temperature,
-        half=half,
+        temperature=packing.temperatures[domain],
+        half=step.half,
+        trains=step.trains,
     )
 
 

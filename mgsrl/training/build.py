@@ -228,6 +228,7 @@ def _run(
             temperatures={name: s.temperature for name, s in plan.sampling.items()},
             only_advantages_teach=only_advantages_teach(config.algo),
             tokens_per_micro_batch=config.learner.tokens_per_micro_batch,
+            share_prompts=plan.packs_rows,
         ),
         console=console,
         checkpoint=checkpoint,

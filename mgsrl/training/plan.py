@@ -43,6 +43,8 @@ class Plan:
     mixture: Mixture
     sampling: Mapping[str, Sampling]
     learner: LearnerSpec
+    packs_rows: bool
+    """Whether responses share their prompt in the learner."""
     notes: tuple[str, ...]
     """What the user should know about the data."""
     data: Mapping[str, Any]
@@ -92,6 +94,7 @@ def plan(config: Config) -> Plan:
             seed=config.seed,
             num_steps=config.train.num_steps,
         ),
+        packs_rows=packs_rows(config.learner.share_prompts, facts.not_packed, model_path),
         notes=(*templates.notes(), *filter(None, (turn, sharing))),
         data={name: asdict(counts) for name, counts in templates.counts.items()},
     )

@@ -1,6 +1,5 @@
 """Packing: nothing lost, nothing doubled, whatever the ranks and the micro-batch size."""
 
-import math
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -100,11 +99,16 @@ def sequences(batch: PackedBatch) -> Counter[tuple[Any, ...]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(batch=batches, micro_batch_size=st.integers(1, 5), world_size=st.integers(1, 4))
+@given(
+    batch=batches,
+    micro_batch_size=st.integers(1, 5),
+    world_size=st.integers(1, 4),
+    share=st.booleans(),
+)
 def test_every_trainable_sequence_once(
-    batch: dict[str, list[Any]], micro_batch_size: int, world_size: int
+    batch: dict[str, list[Any]], micro_batch_size: int, world_size: int, share: bool
 ) -> None:
-    result = packed(batch, micro_batch_size, world_size)
+    result = packed(batch, micro_batch_size, world_size, share_prompts=share)
     alive = [n for rows in batch.values() for _, responses in rows for n in responses if n > 0]
     found = sequences(result)
     assert found.total() == len(alive) == result.totals.num_sequences
@@ -117,12 +121,17 @@ def test_every_trainable_sequence_once(
 
 
 @settings(max_examples=60, deadline=None)
-@given(batch=batches, micro_batch_size=st.integers(1, 5), world_size=st.integers(1, 4))
+@given(
+    batch=batches,
+    micro_batch_size=st.integers(1, 5),
+    world_size=st.integers(1, 4),
+    share=st.booleans(),
+)
 def test_halves_are_every_other_prompt_and_together_the_whole_batch(
-    batch: dict[str, list[Any]], micro_batch_size: int, world_size: int
+    batch: dict[str, list[Any]], micro_batch_size: int, world_size: int, share: bool
 ) -> None:
-    result = packed(batch, micro_batch_size, world_size, halves=True)
-    whole = packed(batch, micro_batch_size, world_size)
+    result = packed(batch, micro_batch_size, world_size, halves=True, share_prompts=share)
+    whole = packed(batch, micro_batch_size, world_size, share_prompts=share)
     assert sequences(result) == sequences(whole)
     assert result.totals == whole.totals
     assert whole.half_sizes == {}
@@ -149,11 +158,16 @@ def prompts_of(batch: PackedBatch, domain: str, half: int) -> set[int]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(batch=batches, micro_batch_size=st.integers(1, 5), world_size=st.integers(1, 4))
+@given(
+    batch=batches,
+    micro_batch_size=st.integers(1, 5),
+    world_size=st.integers(1, 4),
+    share=st.booleans(),
+)
 def test_ranks_stay_in_lockstep(
-    batch: dict[str, list[Any]], micro_batch_size: int, world_size: int
+    batch: dict[str, list[Any]], micro_batch_size: int, world_size: int, share: bool
 ) -> None:
-    result = packed(batch, micro_batch_size, world_size)
+    result = packed(batch, micro_batch_size, world_size, share_prompts=share)
     assert len(result.per_rank) == world_size
     for domain in result.domains:
         counts = {len(rank[domain]) for rank in result.per_rank}
@@ -250,6 +264,7 @@ def test_groups_that_were_not_scored_are_refused() -> None:
     micro_batch_size=st.integers(1, 5),
     world_size=st.integers(1, 4),
     halves=st.booleans(),
+    share=st.booleans(),
 )
 def test_what_has_no_advantage_is_kept_out_of_the_backward(
     batch: dict[str, list[Any]],
@@ -257,6 +272,7 @@ def test_what_has_no_advantage_is_kept_out_of_the_backward(
     micro_batch_size: int,
     world_size: int,
     halves: bool,
+    share: bool,
 ) -> None:
     """It counts in everything, in micro-batches of its own, in lockstep."""
     groups = {
@@ -268,7 +284,14 @@ def test_what_has_no_advantage_is_kept_out_of_the_backward(
         ]
         for domain, rows in batch.items()
     }
-    options = Packing(micro_batch_size, world_size, 8, PAD, dict.fromkeys(DOMAINS, 1.0))
+    options = Packing(
+        micro_batch_size,
+        world_size,
+        8,
+        PAD,
+        dict.fromkeys(DOMAINS, 1.0),
+        share_prompts=share,
+    )
     whole = pack(groups, options, halves=halves)
     result = pack(groups, replace(options, only_advantages_teach=True), halves=halves)
     assert sequences(result) == sequences(whole)
@@ -291,10 +314,14 @@ def test_the_metrics_of_packing() -> None:
     scalars = pack({"math": [alive, dead]}, options).scalars
     assert scalars == {
         "packing/padding": 0.0,
+        "packing/shared": 0.0,
         "packing/waiting": pytest.approx(3 * 4 / (3 * (20 + 8) + 20)),
         "packing/forward_only": pytest.approx(20 / 44),
     }
     wide = replace(options, world_size=1, micro_batch_size=2)
     padded = pack({"math": [group("math", 1, 2, [38, 37])]}, wide)
     assert padded.scalars["packing/padding"] == pytest.approx(1 / 80)
-    assert all(math.isnan(value) for value in pack({}, options).scalars.values())
+    shared = pack({"math": [group("math", 1, 2, [38, 37])]}, replace(wide, share_prompts=True))
+    assert shared.scalars["packing/padding"] == 0
+    assert shared.scalars["packing/shared"] == pytest.approx(2 / 79)
+    assert pack({}, options).scalars == {}

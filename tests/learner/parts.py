@@ -78,6 +78,7 @@ def make_batch(
             pad_token_id=0,
             temperatures=TEMPERATURES,
             only_advantages_teach=only_advantages_teach,
+            share_prompts=True,
         ),
         halves=halves,
     )
