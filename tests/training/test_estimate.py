@@ -28,7 +28,7 @@ def test_the_published_recipe_is_planned_without_a_network(
     }
     assert found["batch"]["responses"] == 64 * 8
     assert found["batch"]["micro-batches of a rank"] == 44 + 42 + 42
-    assert found["batch"]["tokens of a micro-batch"] == 896 + 4096
+    assert found["batch"]["tokens of a micro-batch"] == 5120
     assert "published shape" in found["model"]["source"]
 
 
