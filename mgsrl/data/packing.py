@@ -23,6 +23,9 @@ from mgsrl.types import BatchTotals, MicroBatch, RolloutGroup
 FORWARD_AND_BACKWARD = 3
 """Their work in units of the forward pass's."""
 
+FILLER = ((0,), (0,))
+"""Prompt and response of a rank with nothing left: the least that has a token to predict."""
+
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
@@ -64,8 +67,6 @@ class Packing:
     """Learner ranks."""
     max_response_length: int
     """The response limit, the constant of `sequence_sum_norm`."""
-    pad_token_id: int
-    """Stands for the tokens of a rank with nothing left; masked."""
     temperatures: Mapping[str, float]
     """Of sampling, by domain."""
     only_advantages_teach: bool = False
@@ -184,9 +185,8 @@ def _scalars(steps: Sequence[_Step], limit: Limit) -> dict[str, float]:
 def _micro_batch(domain: str, step: _Step, rank: int, packing: Packing) -> MicroBatch:
     """Of weight zero, with a token to predict, when there is no sequence."""
     sequences = [sequence for piece in step.ranks[rank] for sequence in piece]
-    pad_token_id = packing.pad_token_id
     pairs = [(sequence.prompt.token_ids, sequence.rollout.token_ids) for sequence in sequences]
-    token_ids_T, layout = lay_out(pairs or [((pad_token_id,), (pad_token_id,))])
+    token_ids_T, layout = lay_out(pairs or [FILLER])
     length = max(len(response) for _, response in pairs) if pairs else 1
     response_mask_BL = torch.zeros(max(len(pairs), 1), length)
     rollout_logprobs_BL = torch.zeros_like(response_mask_BL)

@@ -224,7 +224,6 @@ def _run(
             micro_batch_size=config.learner.micro_batch_size,
             world_size=config.learner.world_size,
             max_response_length=max(s.max_new_tokens for s in plan.sampling.values()),
-            pad_token_id=plan.pad_token_id,
             temperatures={name: s.temperature for name, s in plan.sampling.items()},
             only_advantages_teach=only_advantages_teach(config.algo),
             tokens_per_micro_batch=config.learner.tokens_per_micro_batch,

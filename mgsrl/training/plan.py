@@ -34,7 +34,6 @@ class Plan:
     model_path: str
     positions: int | None
     """The policy's context in tokens; None where nothing limits it."""
-    pad_token_id: int
     special_tokens: tuple[str, ...]
     """The policy's; reward models must not see them."""
     prompts: Mapping[str, list[Prompt]]
@@ -79,7 +78,6 @@ def plan(config: Config) -> Plan:
     return Plan(
         model_path=model_path,
         positions=facts.positions,
-        pad_token_id=decoder.pad_token_id,
         special_tokens=tuple(tokenizer.all_special_tokens),
         prompts=prompts,
         heldout=heldout,

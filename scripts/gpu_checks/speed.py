@@ -169,7 +169,6 @@ def packed(load: Load, groups: Mapping[str, Any], size: int) -> Any:
             micro_batch_size=size,
             world_size=1,
             max_response_length=load.response_tokens,
-            pad_token_id=0,
             temperatures=TEMPERATURES,
         ),
     )

@@ -13,7 +13,6 @@ from mgsrl.data.packing import PackedBatch, Packing, pack
 from mgsrl.errors import InvariantError
 from mgsrl.types import MicroBatch, Prompt, Reward, Rollout, RolloutGroup
 
-PAD = 0
 DOMAINS = ("math", "chat", "if")
 
 
@@ -54,7 +53,6 @@ def packed(
             micro_batch_size=micro_batch_size,
             world_size=world_size,
             max_response_length=8,
-            pad_token_id=PAD,
             temperatures={"math": 1.0, "chat": 0.7, "if": 1.0},
             **options,
         ),
@@ -247,7 +245,7 @@ def test_groups_that_were_not_scored_are_refused() -> None:
     unscored = RolloutGroup(
         Prompt("p", "math", (), (1,)), (Rollout("r", (1,), (0.0,), "", "stop", 0),)
     )
-    options = Packing(1, 1, 8, 0, {"math": 1.0})
+    options = Packing(1, 1, 8, {"math": 1.0})
     with pytest.raises(InvariantError, match="one per response"):
         pack({"math": [unscored]}, options)
     short = RolloutGroup(
@@ -288,7 +286,6 @@ def test_what_has_no_advantage_is_kept_out_of_the_backward(
         micro_batch_size,
         world_size,
         8,
-        PAD,
         dict.fromkeys(DOMAINS, 1.0),
         share_prompts=share,
     )
@@ -310,7 +307,7 @@ def test_the_metrics_of_packing() -> None:
     """Two ranks: lengths 10 and 10 beside each other, then 4 alone; 20 more are not trained on."""
     alive = group("math", 1, 2, [8, 8, 2])
     dead = replace(group("math", 2, 2, [8, 8]), advantages=(0.0, 0.0))
-    options = Packing(1, 2, 8, PAD, {"math": 1.0}, only_advantages_teach=True)
+    options = Packing(1, 2, 8, {"math": 1.0}, only_advantages_teach=True)
     scalars = pack({"math": [alive, dead]}, options).scalars
     assert scalars == {
         "packing/padding": 0.0,

@@ -75,7 +75,6 @@ def make_batch(
             micro_batch_size=micro_batch_size,
             world_size=world_size,
             max_response_length=16,
-            pad_token_id=0,
             temperatures=TEMPERATURES,
             only_advantages_teach=only_advantages_teach,
             share_prompts=True,

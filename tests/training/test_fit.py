@@ -60,9 +60,10 @@ def planned(model: Path, *overrides: str) -> Plan:
 
 def test_a_pad_token_without_a_row(tiny_model: Path, tmp_path: Path) -> None:
     model = with_tokens(tiny_model, tmp_path / "padded", pad_token="[PAD]")
-    ready = planned(model)
-    assert Decoder(str(model)).tokenizer.pad_token_id >= 300
-    assert ready.pad_token_id == 0
+    planned(model)
+    decoder = Decoder(str(model))
+    assert decoder.tokenizer.pad_token_id >= 300
+    assert decoder.pad_token_id == 0
     config = RolloutConfig(engine="transformers", max_prompts_in_flight=4)
     engine = TransformersEngine(str(model), config, Decoder(str(model)))
     sampling = Sampling(1.0, 4)
