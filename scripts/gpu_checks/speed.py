@@ -170,6 +170,7 @@ def packed(load: Load, groups: Mapping[str, Any], size: int) -> Any:
             world_size=1,
             max_response_length=load.response_tokens,
             temperatures=TEMPERATURES,
+            share_prompts=load.shares_prompts,
         ),
     )
 

@@ -22,6 +22,8 @@ class Trial:
     model: str
     case: Any
     limit: float = EXACT
+    packing: Mapping[str, Any] = field(default_factory=dict)
+    """How its batches are packed, beside the defaults."""
     learner: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the learner that `Case` does not have."""
 
@@ -59,6 +61,10 @@ def trials(quick: bool) -> dict[str, Trial]:
         "gradients on the CPU": Trial("llama", replace(base, buffer_device="cpu")),
         "gradients in bfloat16": Trial("llama", replace(base, buffer_dtype="bfloat16"), ROUNDED),
         "stage 2, sequences one by one": Trial("llama", replace(base, micro_batch_size=1)),
+        "token budget": Trial("llama", base, packing={"tokens_per_micro_batch": 24}),
+        "responses without an advantage": Trial(
+            "llama", replace(base, kl_coef=0.0, silent=("instructions",), zero_stage=3)
+        ),
         "prompts not shared": Trial("llama", base, learner={"share_prompts": "never"}),
         **{
             f"rests on the host, stage {n}": Trial("llama", replace(base, zero_stage=n), **resting)
@@ -87,12 +93,25 @@ STEPS = 2
 Weights = dict[str, torch.Tensor]
 
 
-def train_step(worker: Any, case: Any, step: int) -> Any:
-    from tests.learner.parts import make_batch, one_step
+def train_step(worker: Any, case: Any, step: int, packing: Mapping[str, Any] | None = None) -> Any:
+    from mgsrl.algo.losses import only_advantages_teach
+    from mgsrl.data.packing import Packing, pack
+    from tests.learner.parts import TEMPERATURES, make_groups, one_step
 
-    halves = worker._spec.surgery.measures_reliability(step + 1)
-    batch = make_batch(
-        worker.policy.config.vocab_size, 1, case.micro_batch_size, step, case.domains, halves
+    spec = worker._spec
+    groups = make_groups(worker.policy.config.vocab_size, step, case.silent)
+    wanted = Packing(
+        micro_batch_size=case.micro_batch_size,
+        world_size=1,
+        max_response_length=16,
+        temperatures=TEMPERATURES,
+        only_advantages_teach=only_advantages_teach(spec.algo),
+        share_prompts=spec.learner.share_prompts != "never",
+    )
+    batch = pack(
+        {domain: groups[domain] for domain in case.domains},
+        replace(wanted, **(packing or {})),
+        halves=spec.surgery.measures_reliability(step + 1),
     )
     return one_step(worker, batch, 0, step)[2]
 
@@ -115,7 +134,7 @@ def run_trial(
     """(worker, masters before, masters after `STEPS` steps, gradient norms)."""
     worker = start_worker(setting, setting.scratch / trial.model, case, **trial.learner)
     before = masters(worker)
-    norms = [train_step(worker, case, n).grad_norm for n in range(STEPS)]
+    norms = [train_step(worker, case, n, trial.packing).grad_norm for n in range(STEPS)]
     return worker, before, masters(worker), norms
 
 
@@ -195,7 +214,7 @@ def update(setting: Setting, record: Record, name: str, trial: Trial, known: Any
     folder = setting.scratch / "checkpoint"
     folder.mkdir(exist_ok=True)
     worker.save(str(folder))
-    train_step(worker, case, STEPS)
+    train_step(worker, case, STEPS, trial.packing)
     went_on = masters(worker)
     worker.load(str(folder))
     worker.rest()  # as while engines use its GPU
@@ -203,7 +222,7 @@ def update(setting: Setting, record: Record, name: str, trial: Trial, known: Any
     loaded = masters(worker)
     unequal = [n for n in after if not torch.equal(loaded[n], after[n])]
     record.equal(f"{name}: differs after loading", unequal, [])
-    train_step(worker, case, STEPS)
+    train_step(worker, case, STEPS, trial.packing)
     again = masters(worker)
     size = {n: went_on[n].double() - after[n].double() for n in after}
     error = {n: again[n].double() - after[n].double() for n in after}
