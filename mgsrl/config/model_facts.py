@@ -29,8 +29,8 @@ STRETCHED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llam
 BESIDE_ATTENTION = ("attn_logit_softcapping", "alibi", "index_topk", "num_kv_shared_layers")
 """Settings of soft caps, biases by distance, sparse attention, layers that borrow their keys."""
 
-KEPT_TO_THEMSELVES = ("nemotron",)
-"""Families whose layers do not hand on to attention what the model is given for it."""
+OWN_ATTENTION = ("doge", "moshi", "nemotron")
+"""Families that give attention a mask of their own, or do not hand on what the model is given."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def packing_obstacle(config: Any) -> str | None:
         "layers that carry a state from token to token": getattr(model, "_is_stateful", False),
         "attention that only its own code can compute": not model._supports_attention_backend
         or not {"position_ids", "kwargs"} <= takes.keys()
-        or text.model_type in KEPT_TO_THEMSELVES,
+        or text.model_type in OWN_ATTENTION,
         # No fused attention of torch's (`sdpa`): there are sinks, as in gpt-oss.
         "more in its attention than products and a softmax": not model._supports_sdpa
         or any(getattr(text, name, None) for name in BESIDE_ATTENTION),

@@ -234,9 +234,7 @@ def _varlen(
 
 
 def _has_window(module: Any) -> bool:
-    """Whether this layer attends to its last tokens only, as the configuration says."""
-    config = getattr(module, "config", None)
-    kinds = getattr(config, "layer_types", None)
-    if kinds:
-        return bool(kinds[module.layer_idx] == "sliding_attention")
-    return bool(getattr(config, "sliding_window", None))
+    """Whether this layer attends to its last tokens only. Families whose layers are all alike hand
+    on the configuration's window, or have none, whatever it says."""
+    kinds = getattr(getattr(module, "config", None), "layer_types", None)
+    return bool(kinds and kinds[module.layer_idx] == "sliding_attention")
