@@ -29,10 +29,12 @@ def _row_sums(bits_nm: Any, shift: Any, sums_n: Any) -> None:
 
 def row_sums(values_nm: Tensor) -> Tensor:
     """int64 [n]: the sums over the rows of a matrix, see `fingerprint.square_sum`."""
-    values_nm = values_nm.detach().contiguous()
-    sums_n = np.empty(len(values_nm), dtype=np.int64)
+    values_nm = values_nm.detach()
     if values_nm.dtype == torch.bfloat16:  # the upper half of a float32's bits
-        _row_sums(values_nm.view(torch.int16).numpy(), np.int32(16), sums_n)
+        bits_nm, shift = values_nm.view(torch.int16).numpy(), np.int32(16)
     else:
-        _row_sums(values_nm.float().view(torch.int32).numpy(), np.int32(0), sums_n)
+        bits_nm, shift = values_nm.float().view(torch.int32).numpy(), np.int32(0)
+    sums_n = np.empty(len(bits_nm), dtype=np.int64)
+    # NumPy's copy: PyTorch's would wake other threads for a few rows of an engine's answer.
+    _row_sums(np.ascontiguousarray(bits_nm), shift, sums_n)
     return torch.from_numpy(sums_n)

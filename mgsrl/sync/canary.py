@@ -25,7 +25,8 @@ JUMP = 3.0
 CEILING = 10.0
 """In bfloat16, rounding explains up to this many times the threshold, and no more."""
 MAX_TOKENS = 256
-"""Of a compared sequence: an engine holds the logits of a whole one at once."""
+"""Of all compared sequences together: both sides compute them after every publish, and an engine
+holds the logits of a whole one at once."""
 NAMED = 5
 """Parameters that a message names."""
 
@@ -43,14 +44,12 @@ class CanaryError:
 def pick_sequences(
     candidates: Sequence[Sequence[int]], count: int, max_tokens: int = MAX_TOKENS
 ) -> list[tuple[int, ...]]:
-    """`count` of the candidates (prompt + response tokens), evenly spaced, cut to `max_tokens`.
-
-    Short on purpose: an engine holds the logits of a whole scored sequence at once, and needs
-    room for one more token.
-    """
-    usable = [tuple(sequence[:max_tokens]) for sequence in candidates if len(sequence) > 1]
+    """`count` of the candidates (prompt + response tokens), evenly spaced, cut to equal shares of
+    `max_tokens` (the learner pads to the longest)."""
+    usable = [sequence for sequence in candidates if len(sequence) > 1]
     count = min(count, len(usable))
-    return [usable[index * len(usable) // count] for index in range(count)]
+    share = max(2, max_tokens // max(1, count))
+    return [tuple(usable[index * len(usable) // count][:share]) for index in range(count)]
 
 
 def compare_logprobs(

@@ -145,10 +145,16 @@ def _share(
 
 def _columns(module: Any, in_features: int, dtype: torch.dtype, version: int) -> torch.Tensor:
     """[columns, out]: the sampled columns of a layer's matrix, out of its kernel."""
+    return module.quant_method.apply(module, _units(in_features, dtype, version), None)
+
+
+@lru_cache(maxsize=8)
+def _units(in_features: int, dtype: torch.dtype, version: int) -> torch.Tensor:
+    """[columns, in]: the unit vectors of the sampled columns."""
     columns = sampled_columns(in_features, version)
     units = torch.zeros(len(columns), in_features, dtype=dtype)
     units[torch.arange(len(columns)), columns] = 1
-    return module.quant_method.apply(module, units, None)
+    return units
 
 
 def _vocabulary(name: str, module: Any, part: str, names: Names, version: int) -> Iterator[Seen]:

@@ -31,7 +31,7 @@ class Publisher:
     note: Callable[[str], None]
     """Tells the user."""
     max_tokens: int = MAX_TOKENS
-    """Of a sequence that the canary compares; engines need room for one more."""
+    """Of the sequences that the canary compares; engines need room for one more."""
     turns: Choreography = field(default_factory=Choreography)
     """Where engines share the learners' GPUs: who has them."""
     canary_error: float = 0.0
@@ -86,21 +86,15 @@ class Publisher:
             self._connected = list(handles)
 
     def _check_canary(self, handles: Sequence[Any]) -> None:
-        expected = self.learners.logprobs(self._sequences, temperature=1.0)
+        """Engines and learners compute side by side."""
         published = self.learners.fingerprints()
+        names = list(published)
+        scores = [handle.logprobs.remote(self._sequences, 1.0) for handle in handles]
+        probes = [handle.probe.remote(self.version, names) for handle in handles]
+        expected = self.learners.logprobs(self._sequences, temperature=1.0)
         limit_s = self.sampler.limit_s
-        scored = get(
-            [handle.logprobs.remote(self._sequences, 1.0) for handle in handles],
-            limit_s,
-            "the canary's log-probabilities",
-            LIMIT_KEY,
-        )
-        seen = get(
-            [handle.probe.remote(self.version, list(published)) for handle in handles],
-            limit_s,
-            "the engines' fingerprints",
-            LIMIT_KEY,
-        )
+        scored = get(scores, limit_s, "the canary's log-probabilities", LIMIT_KEY)
+        seen = get(probes, limit_s, "the engines' fingerprints", LIMIT_KEY)
         errors = [compare_logprobs(logprobs, expected) for logprobs in scored]
         proofs = [compare(report, published) for report in seen]
         self.canary_error = max(error.mean for error in errors)

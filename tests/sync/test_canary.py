@@ -20,7 +20,9 @@ PARTLY = Proof((), ("model.layers.0.mixer.conv1d.weight",), 20)
 
 def test_sequences_are_spread_and_cut() -> None:
     candidates = [(index,) * 9 for index in range(10)]
-    assert pick_sequences(candidates, 3, 4) == [(0,) * 4, (3,) * 4, (6,) * 4]
+    assert pick_sequences(candidates, 3, 12) == [(0,) * 4, (3,) * 4, (6,) * 4]
+    assert pick_sequences(candidates, 2, 100) == [(0,) * 9, (5,) * 9]
+    assert pick_sequences(candidates, 4, 3) == [(0,) * 2, (2,) * 2, (5,) * 2, (7,) * 2]
     assert pick_sequences([(1,), (2, 3)], 4) == [(2, 3)]
     assert pick_sequences([], 4) == []
 
