@@ -27,7 +27,7 @@ class SyncConfig:
     that engines and learners share), `object_store` (Ray's shared memory, any machine), `auto`
     picks by device and placement."""
     canary_sequences: int = 4
-    """Sequences whose log-probabilities are compared after every sync."""
+    """Sequences whose log-probabilities are compared after every sync, 128 tokens in all."""
     canary_threshold: float = 0.02
     """Largest mean |log p_engine - log p_learner| in nats. In float32 the run stops above it. In
     bfloat16 it is where the canary begins to ask: 3 times the first publish's error is a jump,

@@ -1,18 +1,21 @@
 """Publish weights through Ray's shared memory: any machine, no GPU, no process group.
 
 The learner's ranks walk the source together, one layer group at a time (under ZeRO-3 each group
-is gathered by all ranks). Rank 0 hands the group to the rollout actors while the next one is
-being gathered: at most two groups are alive, never the whole model.
+is gathered by all ranks). Rank 0 hands the groups to the rollout actors, small ones together, while
+the next ones are being gathered: at most two such messages are alive, never the whole model.
 Does not import vLLM, which would cost the learner 12 s and 1 GiB.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import torch
 
 from mgsrl.sync.wire import pack_group
+
+MESSAGE_BYTES = 64 << 20
+"""Layer groups travel together until they are this large: a call costs milliseconds."""
 
 
 class LayerGroups(Protocol):
@@ -64,7 +67,7 @@ class ObjectStoreSender:
         self.client.start_weight_update()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish") as thread:
             in_flight: Future[None] | None = None
-            for names, tensors in self.source.iter_groups():
+            for names, tensors in messages(self.source.iter_groups()):
                 payload = pack_group(names, tensors)
                 if in_flight is not None:
                     in_flight.result()
@@ -76,3 +79,19 @@ class ObjectStoreSender:
 
     def shutdown(self) -> None:
         """Nothing to close: the object store belongs to Ray."""
+
+
+def messages(
+    groups: Iterable[tuple[list[str], list[torch.Tensor]]],
+) -> Iterator[tuple[list[str], list[torch.Tensor]]]:
+    """Neighbouring groups joined until each but the last has `MESSAGE_BYTES`."""
+    names, tensors, size = list[str](), list[torch.Tensor](), 0
+    for group_names, group in groups:
+        names, tensors = names + group_names, tensors + group
+        size += sum(tensor.nbytes for tensor in group)
+        del group
+        if size >= MESSAGE_BYTES:
+            yield names, tensors
+            names, tensors, size = [], [], 0
+    if names:
+        yield names, tensors

@@ -27,8 +27,9 @@ from mgsrl.sync.fingerprint import Seen
 from mgsrl.sync.vllm_probe import probe_model
 from mgsrl.sync.wire import unpack_group
 
-LOADED_IN_PLACE = ("GptOssRoutedExperts", "OAIAttention")
-"""Layers into whose parameters the model's loader copies by itself; see `load_in_place`."""
+LOADED_IN_PLACE = ("GptOssRoutedExperts", "OAIAttention", "VocabParallelEmbedding")
+"""Layers that are written where they are, see `load_in_place`: their loader copies by itself, or
+(embeddings) they are large and nothing is packed: a second copy would cost as much as the rest."""
 
 
 @dataclass
@@ -76,12 +77,11 @@ class ObjectStoreReceiver(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreU
 
 
 def load_in_place(model: torch.nn.Module) -> None:
-    """Take layers whose tensors the model's loader writes by itself out of the layerwise reload.
+    """Take some layers out of the layerwise reload: they are written into directly.
 
     The reload notices what goes through a parameter's own loader. GPT-OSS copies its experts and
     attention sinks straight into the parameters: during a reload those are empty shells, so the
-    copy is lost, silently. These layers get their real tensors back, and are written where they
-    are.
+    copy is lost, silently. These layers get their real tensors back.
     """
     for layer in model.modules():
         if type(layer).__name__ in LOADED_IN_PLACE:

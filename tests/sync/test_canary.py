@@ -24,6 +24,7 @@ def test_sequences_are_spread_and_cut() -> None:
     assert pick_sequences(candidates, 2, 100) == [(0,) * 9, (5,) * 9]
     assert pick_sequences(candidates, 4, 3) == [(0,) * 2, (2,) * 2, (5,) * 2, (7,) * 2]
     assert pick_sequences([(1,), (2, 3)], 4) == [(2, 3)]
+    assert pick_sequences([range(9), range(1, 9)], 2, 6) == [(6, 7, 8), (6, 7, 8)]
     assert pick_sequences([], 4) == []
 
 

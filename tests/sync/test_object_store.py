@@ -16,6 +16,7 @@ from mgsrl.config import ClusterConfig, RolloutConfig
 from mgsrl.errors import ConfigError, InvariantError, StaleWeightsError
 from mgsrl.rollout.actor import rollout_pools
 from mgsrl.rollout.engine import EngineSpec
+from mgsrl.sync import object_store
 from mgsrl.sync.backend import choose_transfer
 from mgsrl.sync.client import RolloutClient
 from mgsrl.sync.fingerprint import Proof, compare, fingerprint
@@ -85,7 +86,8 @@ class RecordingClient:
         self.calls.append(("finish", weight_version))
 
 
-def test_groups_go_out_in_order_and_at_most_two_are_alive() -> None:
+def test_groups_go_out_in_order_and_at_most_two_are_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_store, "MESSAGE_BYTES", 24)  # a layer's
     module = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(5)))
     source, client = ModuleSource(module), RecordingClient()
     sender = ObjectStoreSender(source, client, True)
@@ -101,6 +103,17 @@ def test_groups_go_out_in_order_and_at_most_two_are_alive() -> None:
         *([f"{i}.weight", f"{i}.bias"] for i in range(5)),
         ("finish", "4"),
     ]
+
+
+def test_small_groups_travel_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_store, "MESSAGE_BYTES", 40)
+    module = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(5)))
+    client = RecordingClient()
+    client.hold.set()
+    ObjectStoreSender(ModuleSource(module), client, True).send_weights(4)
+    names = [[f"{i}.weight", f"{i}.bias"] for i in range(5)]
+    together = [names[0] + names[1], names[2] + names[3], names[4]]
+    assert client.calls == ["init", "start", *together, ("finish", "4")]
 
 
 def test_other_ranks_gather_and_send_nothing() -> None:
