@@ -37,6 +37,8 @@ class Console:
         self._live = enabled and self._out.is_terminal
         self._begin = self._last = time.monotonic()
         self._durations: list[float] = []
+        self.seconds_outside: dict[str, float] = {}
+        """Seconds of each stage outside the steps so far."""
         self._progress: Progress | None = None
         self._label = "starting"
         if self._live:
@@ -78,8 +80,10 @@ class Console:
         elif self._enabled and not inside_step:
             self._print(f"[{_clock(begin - self._begin)}] {text}")
         yield
+        seconds = time.monotonic() - begin
+        if not inside_step:
+            self.seconds_outside[text] = self.seconds_outside.get(text, 0.0) + seconds
         if self._progress is not None and not inside_step:
-            seconds = time.monotonic() - begin
             self._print(Text.assemble(("✓ ", "green"), text, (f"  {seconds:.0f} s", "dim")))
         if not inside_step:
             self._last = time.monotonic()

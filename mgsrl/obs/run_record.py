@@ -121,6 +121,13 @@ def record_checkpoint(run_dir: Path, step: int) -> None:
     _write(run_dir, record)
 
 
+def record_start(run_dir: Path, seconds: Mapping[str, float]) -> None:
+    """The first step of the session begins: seconds of every stage of its start-up."""
+    record = _known(run_dir)
+    _sessions(record)[-1]["start_up"] = {name: round(s, 1) for name, s in seconds.items()}
+    _write(run_dir, record)
+
+
 def recorded_checkpoint(run_dir: Path) -> int | None:
     """The last step of which a checkpoint was ever written; 0 for none, None when nobody knows."""
     sessions = _known(run_dir).get("sessions", [])

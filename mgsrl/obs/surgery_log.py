@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from mgsrl.errors import DataError, one_line
@@ -181,6 +180,8 @@ def read_parts(parts: Sequence[Path], columns: Sequence[str] | None = None) -> p
         DataError: a part is damaged.
     """
     names = [str(part) for part in parts]
+    import pyarrow.dataset as ds  # and pandas with it: a third of a second
+
     dataset = ds.dataset(names, schema=SCHEMA, format="parquet")
     try:
         return dataset.to_table(columns=list(columns) if columns else None)

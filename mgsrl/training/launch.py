@@ -4,10 +4,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+from typing import TypeVar
 
 from ray.exceptions import RayError
 
@@ -31,6 +32,7 @@ from mgsrl.training.machine import check_fits
 from mgsrl.training.plan import plan
 from mgsrl.training.run import Run
 
+T = TypeVar("T")
 NO_REPORT = f"report not written: {INSTALL}"
 
 
@@ -98,13 +100,24 @@ def _train(
         session = _Session(folder, first_step)
         with (
             session.recorded(),
-            ray_session(cluster, session.fail) as session.ray_death,
+            _shown(
+                console, "starting Ray", ray_session(cluster, session.fail)
+            ) as session.ray_death,
             build(config, ready, checkpoint, console, policy) as run,
             session.recorded(),  # before the actors are stopped, which may hang
         ):
             session.run = run
             train(run)
             session.end("finished")
+
+
+@contextmanager
+def _shown(console: Console, text: str, context: AbstractContextManager[T]) -> Iterator[T]:
+    """`context`, whose beginning is a stage of the console."""
+    with ExitStack() as stack:
+        with console.stage(text):
+            value = stack.enter_context(context)
+        yield value
 
 
 @dataclass

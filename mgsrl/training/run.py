@@ -6,7 +6,7 @@ position, restoring and checkpoints.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from mgsrl.errors import AbstentionError, InvariantError, NoUpdateError, Storage
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.obs.console import Console
 from mgsrl.obs.metrics import oldest_version, staleness_metrics, step_scalars
-from mgsrl.obs.run_record import record_checkpoint
+from mgsrl.obs.run_record import record_checkpoint, record_start
 from mgsrl.obs.timers import StageTimers
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rollout.sampler import Sampler
@@ -135,6 +135,8 @@ class Run:
     def enter_phase(self) -> None:
         """Begin a step; the resets of its phase are done when it is the first."""
         self.timers.start_step()
+        if self._in_step == 0:  # the first of this process
+            record_start(self.folder, self.console.seconds_outside)
         self._in_step = self.step + 1
         for pool in (*self.sampler.distinct_pools, *self.scorer.reward_pools):
             pool.new_step(self._in_step)
@@ -203,7 +205,9 @@ class Run:
         else:
             count = self.publisher.sync.canary_sequences
             candidates = [prompt.token_ids for prompt in self.mixture.peek(count)]
-        self.publisher.publish(self.step, candidates)
+        before_steps = nullcontext() if groups else self.console.stage("sending the first weights")
+        with before_steps:
+            self.publisher.publish(self.step, candidates)
 
     def evaluate_if_due(self) -> None:
         """Held-out rewards before the first step, every `evaluate.every` steps and at the end."""

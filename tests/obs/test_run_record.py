@@ -11,6 +11,7 @@ from mgsrl.obs.run_record import (
     finish_run_record,
     read_run_record,
     record_checkpoint,
+    record_start,
     recorded_checkpoint,
     session_seconds,
     write_run_record,
@@ -67,6 +68,17 @@ def test_a_session_that_never_started_ends_too(tmp_path):
     begin_run_record(tmp_path, first_step=0)
     finish_run_record(tmp_path, status="interrupted", last_step=0, error="stopped by SIGTERM")
     assert read_run_record(tmp_path)["status"] == "interrupted"
+
+
+def test_the_seconds_of_the_start_belong_to_the_session(tmp_path):
+    for first_step in (0, 4):
+        begin_run_record(tmp_path, first_step=first_step)
+        record_start(
+            tmp_path, {"starting Ray": 2.345, "sending the first weights": 0.5 + first_step}
+        )
+    sessions = read_run_record(tmp_path)["sessions"]
+    assert [session["start_up"]["sending the first weights"] for session in sessions] == [0.5, 4.5]
+    assert sessions[0]["start_up"]["starting Ray"] == 2.3
 
 
 def test_it_knows_whether_a_checkpoint_was_ever_written(tmp_path):
