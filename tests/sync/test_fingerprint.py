@@ -20,6 +20,7 @@ from mgsrl.sync.fingerprint import (
     square_sum,
 )
 
+unhurried = settings(deadline=None)  # a first example compiles the loop
 DTYPES = [torch.float32, torch.bfloat16]
 seeds = st.integers(0, 10_000)
 
@@ -29,6 +30,7 @@ def matrix(seed: int, rows: int = 6, columns: int = 40) -> torch.Tensor:
 
 
 @given(seeds, st.integers(0, 239), st.sampled_from(DTYPES))
+@unhurried
 def test_one_step_of_one_element_is_seen(seed: int, at: int, dtype: torch.dtype) -> None:
     """The nearest other value of the type, which no projection in that type would show."""
     old = matrix(seed).to(dtype)
@@ -39,6 +41,7 @@ def test_one_step_of_one_element_is_seen(seed: int, at: int, dtype: torch.dtype)
 
 
 @given(seeds)
+@unhurried
 def test_steps_up_and_down_do_not_cancel(seed: int) -> None:
     old = matrix(seed).bfloat16()
     new = old.clone()
@@ -49,6 +52,7 @@ def test_steps_up_and_down_do_not_cancel(seed: int) -> None:
 
 
 @given(seeds, st.integers(0, 5), st.sampled_from(DTYPES))
+@unhurried
 def test_layout_padding_and_type_do_not_matter(seed: int, version: int, dtype: torch.dtype) -> None:
     value = matrix(seed).to(dtype)
     rows = torch.randperm(len(value), generator=torch.Generator().manual_seed(seed))
@@ -62,6 +66,7 @@ def test_layout_padding_and_type_do_not_matter(seed: int, version: int, dtype: t
 
 
 @given(seeds, st.integers(0, 5))
+@unhurried
 def test_a_packed_matrix_is_the_sum_of_its_parts(seed: int, version: int) -> None:
     first, second = matrix(seed, 4), matrix(seed + 1, 3)
     together = fingerprint(torch.cat([first, second]), version)
@@ -73,6 +78,7 @@ def test_a_packed_matrix_is_the_sum_of_its_parts(seed: int, version: int) -> Non
 
 
 @given(seeds, st.sampled_from(DTYPES))
+@unhurried
 def test_products_with_unit_vectors_give_the_columns(seed: int, dtype: torch.dtype) -> None:
     value = matrix(seed).to(dtype)
     value[0, :] = -0.0  # a product gives 0.0
@@ -97,7 +103,7 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(seeds, st.sampled_from([*DTYPES, torch.float16]), st.booleans(), st.booleans())
-@settings(deadline=None)  # the loop is compiled in the first example
+@unhurried
 def test_the_compiled_loop_sums_what_pytorch_sums(
     seed: int, dtype: torch.dtype, transposed: bool, rows: bool
 ) -> None:
