@@ -165,15 +165,31 @@ def place(placement: Placement, wanted: Wanted, device: str, limit_s: float) -> 
                 seen = _same_machine(group, mine, limit_s)
                 seat.environment.update({NO_RAY_DEVICES: "1", "CUDA_VISIBLE_DEVICES": seen})
             engines.append(seat)
-        return Seats([_at(group, index, half) for index in order], engines, [group])
-    learners, order = _reserve([{"GPU": 1.0}] * wanted.ranks, limit_s)
+        learners = [_at(group, index, half) for index in order]
+        for seat in learners:
+            seat.environment.update(shareable_memory())
+        return Seats(learners, engines, [group])
+    ranks, order = _reserve([{"GPU": 1.0}] * wanted.ranks, limit_s)
     gpus = wanted.engine_gpus
-    engines_group, slots = _reserve([{"GPU": gpus, "CPU": 1.0}] * wanted.engines, limit_s)
+    own, slots = _reserve([{"GPU": gpus, "CPU": 1.0}] * wanted.engines, limit_s)
     return Seats(
-        [_at(learners, index, 1.0) for index in order],
-        [_at(engines_group, index, gpus) for index in slots],
-        [learners, engines_group],
+        [_at(ranks, index, 1.0) for index in order],
+        [_at(own, index, gpus) for index in slots],
+        [ranks, own],
     )
+
+
+def shareable_memory() -> dict[str, str]:
+    """Settings of PyTorch's allocator for a learner whose weights an engine reads: this process's,
+    without expandable segments.
+
+    Their handles pass between processes by a system call that containers often forbid. vLLM's own
+    allocator, which lets an engine sleep, switches them off by itself while it takes memory.
+    """
+    given = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
+    kept = [part for part in given.split(",") if part and "expandable_segments" not in part]
+    settings = ",".join([*kept, "expandable_segments:False"])
+    return dict.fromkeys(("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"), settings)
 
 
 def _reserve(bundles: list[dict[str, float]], limit_s: float) -> tuple[Any, list[int]]:

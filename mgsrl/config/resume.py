@@ -45,6 +45,7 @@ FREE_KEYS = (
 
 # The layout of ranks and workers: the update does not depend on it (up to rounding).
 LAYOUT_KEYS = (
+    "placement",
     "learner.world_size",
     "learner.zero_stage",
     "learner.micro_batch_size",
@@ -52,6 +53,7 @@ LAYOUT_KEYS = (
     "learner.threads_per_rank",
     "learner.gradient_checkpointing",
     "learner.offload_optimizer",
+    "learner.offload_during_rollout",
     "surgery.buffer_device",
     "surgery.reliability.every",
     "rollout.num_workers",

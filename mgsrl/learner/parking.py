@@ -51,12 +51,12 @@ class Parking:
     def park_learner(
         self, layout: ShardLayout, policy: nn.Module, reference: Reference | None
     ) -> None:
-        """The optimizer's state and the reference; the policy's own weights stay."""
+        """The optimizer's state and the reference, as far as they are on the device; the policy's
+        own weights stay."""
         frozen = reference.model.parameters() if reference is not None else ()
-        self.park(
-            [*layout.optimizer_tensors(), *(held_part(param)[1] for param in frozen)],
-            keep=[held_part(param)[1] for param in policy.parameters()],
-        )
+        weights = [held_part(param)[1] for param in policy.parameters()]
+        state = [*layout.optimizer_tensors(), *(held_part(param)[1] for param in frozen)]
+        self.park([each for each in state if each.device == weights[0].device], keep=weights)
 
     def bring_back(self) -> None:
         """Take memory again for what was parked, and fill it."""

@@ -28,7 +28,7 @@ from mgsrl.obs.trackers import make_trackers
 from mgsrl.rewards.pool import RewardPool
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rewards.shaping import Shaper
-from mgsrl.rollout.actor import check_tensor_parallel, rollout_pools, transfer_of
+from mgsrl.rollout.actor import check_engine, check_tensor_parallel, rollout_pools, transfer_of
 from mgsrl.rollout.engine import EngineSpec, rollout_engine
 from mgsrl.rollout.sampler import Sampler
 from mgsrl.sync.canary import MAX_TOKENS
@@ -56,7 +56,7 @@ def build(
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     placement = choose_placement(config, num_gpus)  # a cluster's are known only now
     device = choose_device(config.learner.device, num_gpus)
-    engine = rollout_engine(config.rollout.engine)
+    engine = check_engine(config.rollout, device, colocated=placement.colocated)
     runs: list[Run] = []  # the pools know the run before it is built
     with ExitStack() as stack:
         if device == "cuda" or placement.colocated:
@@ -64,6 +64,11 @@ def build(
         seats = place(placement, wanted_gpus(config), device, config.rollout.start_limit_s)
         stack.callback(seats.release)
         # All actors load side by side: the pools return at once, the learners when they are up.
+        scorer = _scorer(config, plan)
+        stack.callback(scorer.stop)
+        if placement.share < 1:  # an engine measures what a reward model leaves of its GPU
+            with console.stage("waiting for reward workers"):
+                scorer.wait_ready()
         sampler = _sampler(
             config,
             plan,
@@ -72,8 +77,6 @@ def build(
             send_weights=lambda handle: runs[0].publisher.republish(handle),
         )
         stack.callback(sampler.stop)
-        scorer = _scorer(config, plan)
-        stack.callback(scorer.stop)
         for pool in (*sampler.distinct_pools, *scorer.reward_pools):
             pool.note = console.note
         turns = _turns(config, placement, sampler, console)

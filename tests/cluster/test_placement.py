@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgsrl.cluster.placement import Placement, Seats, Wanted, decide, place
+from mgsrl.cluster.placement import (
+    Placement,
+    Seats,
+    Wanted,
+    decide,
+    place,
+    shareable_memory,
+)
 from mgsrl.errors import ConfigError
 
 ONE = Wanted(ranks=1, engines=1, engine_gpus=1.0, tensor_parallel=1, rewards=0.0)
@@ -59,6 +66,17 @@ def test_what_is_decided_fits(
     left = gpus - ranks if found.share == 1.0 else 1 - found.share
     assert wanted.rewards <= left + 1e-9
     assert 0.5 <= found.share <= 1.0
+
+
+def test_a_learner_that_an_engine_reads_has_no_expandable_segments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64,expandable_segments:True")
+    expected = "max_split_size_mb:64,expandable_segments:False"
+    assert set(shareable_memory().values()) == {expected}
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # the newer name counts
+    assert set(shareable_memory().values()) == {"expandable_segments:False"}
 
 
 # ---- Ray --------------------------------------------------------------------------------------
@@ -114,6 +132,7 @@ def test_a_rank_and_its_engine_see_one_gpu() -> None:
     seats = place(SHARED, Wanted(4, 4, 1.0, 1, 0.0), "cuda", 60)
     learners, engines = seated(seats)
     seats.release()
+    assert all(seat.environment == shareable_memory() for seat in seats.learners)
     assert learners == engines
     assert {gpu for _, gpu in learners} == {"0", "1", "2", "3"}
 
@@ -163,6 +182,7 @@ def test_ranks_stay_together_and_an_engine_on_one_machine() -> None:
     import ray
     from ray.cluster_utils import Cluster
 
+    ray.shutdown()  # of the tests above
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 0})
     try:
         for _ in range(2):
