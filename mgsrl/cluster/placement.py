@@ -17,6 +17,10 @@ from mgsrl.errors import ConfigError, UserError
 NO_RAY_DEVICES = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 """In an actor's environment: it sees the GPUs that its own CUDA_VISIBLE_DEVICES names."""
 
+GUESTS = 0.5
+"""Of a shared GPU, at most, for reward models that have none of their own; any of the GPUs can
+take all of them."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -111,7 +115,7 @@ def _colocated(wanted: Wanted, num_gpus: int, device: str, why: str) -> Placemen
     if wanted.ranks + wanted.rewards <= num_gpus:
         return Placement(True, why)
     share = round(1 - wanted.rewards, 4)
-    if wanted.ranks <= num_gpus and share >= 0.5:  # reward models fit on one GPU with the others
+    if wanted.ranks <= num_gpus and wanted.rewards <= GUESTS:
         return Placement(True, why, share)
     raise ConfigError(
         "The run asks for more GPUs than there are, even if engines share the learners'.",

@@ -15,6 +15,7 @@ from mgsrl.cluster.memory import (
     learner_memory,
     resting_bytes,
 )
+from mgsrl.cluster.placement import GUESTS
 from mgsrl.cluster.preflight import choose_device
 from mgsrl.config import Config
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
@@ -62,7 +63,9 @@ class Estimate:
 
     @property
     def gpus(self) -> float:
-        return sum(place.count * place.gpus_each for place in self.places)
+        rewards = sum(place.count * place.gpus_each for place in self.places[2:])
+        guests = rewards if self.turns is not None and rewards <= GUESTS else 0.0
+        return sum(place.count * place.gpus_each for place in self.places) - guests
 
 
 def estimate(config: Config, num_gpus: int, gpu_gib: float = GPU_GIB) -> Estimate:

@@ -11,6 +11,7 @@ import pytest
 from mgsrl.config.compose import compose_config, config_dir, list_choices
 from mgsrl.training.estimate import check_sharing, estimate
 from mgsrl.training.places import choose_placement
+from tests.documented import ROOT
 
 PATHS = {
     "Qwen/Qwen2.5-1.5B",
@@ -24,6 +25,7 @@ PATHS = {
 }
 SHOWN = {16: 15.5, 24: 23.5, 32: 31.3, 48: 47.4, 80: 79.0}
 """GiB that a GPU of so many GB shows."""
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 LEFT = 0.15
 """Share of a GPU that is left in the learner's turn, for blocks that the allocator loses."""
 RECIPES = {name: text for name, text in list_choices("experiment").items() if "one GPU of" in text}
@@ -50,6 +52,10 @@ def test_both_turns_fit_the_gpu_that_is_named(name: str) -> None:
     assert turns is not None
     assert turns["the learner's turn"] <= (1 - LEFT) * placement.share * gib * 2**30
     assert turns["the engine's turn"] <= 0.95 * placement.share * gib * 2**30
+    row = re.search(rf"^\| `{name}` \| {match[1]} GB \| (\S+) \| (\S+) \|$", PAGE, re.MULTILINE)
+    assert row is not None
+    said = {"the learner's turn": float(row[1]), "the engine's turn": float(row[2])}
+    assert said == {turn: pytest.approx(size / 2**30, abs=0.06) for turn, size in turns.items()}
 
 
 @recipes

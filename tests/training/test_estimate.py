@@ -32,6 +32,20 @@ def test_the_published_recipe_is_planned_without_a_network(
     assert "published shape" in found["model"]["source"]
 
 
+def test_a_shared_gpu_is_planned_by_turns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "+experiment=qwen_mgs_1gpu", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["gpus"] == 1  # the reward model is a guest
+    learning, rolling = found["turns_bytes"].values()
+    assert learning > found["learner_rank"]["peak_gib"] * 2**30
+    assert main(["plan", "+experiment=qwen_mgs_1gpu", "--gpu-gib", "47"]) == 0
+    said = capsys.readouterr().out
+    assert "on a shared GPU the learner's turn takes" in said
+    assert "IT DOES NOT FIT" in said
+    assert main(["plan", "+experiment=qwen_mgs", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["turns_bytes"] is None
+
+
 def test_every_experiment_can_be_planned() -> None:
     for name in list_choices("experiment"):
         config = compose_config([f"+experiment={name}"])
