@@ -8,8 +8,9 @@ Rows are sorted by length, and a micro-batch ends before more than `PADDING` of 
 Packed groups stay whole where they fit and where that balances; pieces go, longest first, to the
 micro-batch with the least in it (LPT; Graham 1969).
 
-Left out: the attention's cost, which grows with the square of a sequence's length (at the recipe's
-4,096 tokens it is a tenth of a 7B model's), and optimal packing: LPT is within a few percent of it.
+Left out: the attention's cost, which grows with the square of a sequence's length (under a tenth
+of the work at the recipe's 4,096 tokens and 7B parameters), and optimal packing, a few percent
+better than LPT.
 """
 
 from collections.abc import Sequence

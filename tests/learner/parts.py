@@ -66,7 +66,7 @@ def make_batch(
     halves: bool = False,
     *,
     silent: Sequence[str] = (),
-    only_advantages_teach: bool = False,
+    **packing: Any,
 ) -> PackedBatch:
     groups = make_groups(vocab_size, seed, silent)
     return pack(
@@ -76,8 +76,7 @@ def make_batch(
             world_size=world_size,
             max_response_length=16,
             temperatures=TEMPERATURES,
-            only_advantages_teach=only_advantages_teach,
-            share_prompts=True,
+            **{"share_prompts": True, **packing},
         ),
         halves=halves,
     )
@@ -109,6 +108,8 @@ class Case:
     reliability_every: int = 0
     buffer_dtype: str = "float32"
     buffer_device: str = "same"
+    share_prompts: str = "auto"
+    tokens_per_micro_batch: int | None = None
     silent: tuple[str, ...] = ()
     """See `make_groups`."""
     frozen: str = ""
@@ -125,6 +126,8 @@ def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
             device="cpu",
             dtype=case.dtype,
             micro_batch_size=case.micro_batch_size,
+            tokens_per_micro_batch=case.tokens_per_micro_batch,
+            share_prompts=case.share_prompts,
             gradient_checkpointing=case.gradient_checkpointing,
             offload_optimizer=case.offload_optimizer,
             optimizer=OptimizerConfig(

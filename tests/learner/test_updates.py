@@ -66,6 +66,9 @@ OPTIONS = {
     "measure_only": Case(reliability_every=2, measure_only=True),
     "measure_only_none": Case(method="none", measure_only=True, zero_stage=1),
     "buffer_cpu": Case(buffer_device="cpu", zero_stage=1),
+    "rows": Case(share_prompts="never", zero_stage=3),
+    "budget": Case(tokens_per_micro_batch=40, zero_stage=3),
+    "budget_rows": Case(tokens_per_micro_batch=30, share_prompts="never"),
     "frozen0": Case(frozen="embed_tokens", zero_stage=0),
     "frozen2": Case(frozen="embed_tokens"),
     "frozen3": Case(frozen="layers.0.mlp", zero_stage=3),
@@ -75,7 +78,8 @@ SILENT = {
     for stage in range(4)
 }
 SILENT |= {
-    "silent_rows": replace(SILENT["silent2"], micro_batch_size=1),
+    "silent_one_by_one": replace(SILENT["silent2"], micro_batch_size=1),
+    "silent_rows": replace(SILENT["silent2"], share_prompts="never"),
     "silent_halves": replace(SILENT["silent2"], reliability_every=1),
     "silent_two_updates": replace(SILENT["silent3"], updates_per_batch=2, lr=3e-3),
     "silent_checkpointing": replace(SILENT["silent3"], gradient_checkpointing=True),
@@ -133,6 +137,8 @@ def _batch(worker: Any, case: Case, world_size: int, seed: int, *, leave_out: bo
         halves,
         silent=case.silent,
         only_advantages_teach=only_advantages_teach(worker._spec.algo) and leave_out,
+        share_prompts=case.share_prompts != "never",
+        tokens_per_micro_batch=case.tokens_per_micro_batch,
     )
 
 
