@@ -27,7 +27,7 @@ from mgsrl.sync.fingerprint import Seen
 from mgsrl.sync.vllm_probe import probe_model
 from mgsrl.sync.wire import unpack_group
 
-LOADED_IN_PLACE = ("GptOssRoutedExperts", "OAIAttention")
+LOADED_IN_PLACE = ("GptOssRoutedExperts", "OAIAttention", "VocabParallelEmbedding")
 """Layers that are written where they are, see `load_in_place`: their loader copies by itself, or
 (embeddings) they are large and nothing is packed: a second copy would cost as much as the rest."""
 
