@@ -65,7 +65,9 @@ def test_a_run_leaves_everything_that_was_promised(six_steps: Path) -> None:
     assert [(row["step"], row["domain"]) for row in evaluated] == [
         (step, domain) for step in (0, 6) for domain in DOMAINS
     ]
-    assert json.loads((six_steps / "run.json").read_text())["status"] == "finished"
+    record = json.loads((six_steps / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert {"starting Ray", "sending the first weights"} <= record["sessions"][0]["start_up"].keys()
     assert "report:" in six_steps.with_suffix(".log").read_text().splitlines()[-1]
 
 
