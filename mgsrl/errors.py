@@ -61,6 +61,10 @@ class WorkerDiedError(MgsrlError, RuntimeError):
     """An actor died and could not be brought back."""
 
 
+class GroupBrokenError(MgsrlError, RuntimeError):
+    """A rank of a collective group was lost: the others of the group are lost to it too."""
+
+
 class LearnerDiedError(MgsrlError, RuntimeError):
     """A learner rank died: unlike a pool's worker it cannot be replaced, the run resumes."""
 

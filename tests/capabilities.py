@@ -27,6 +27,7 @@ def of_case(case: "Case", *features: str) -> list[Any]:
     varied = {
         "gradient checkpointing": case.gradient_checkpointing,
         "optimizer offload": case.offload_optimizer,
+        "reference on the host": case.offload_reference,
         "kept gradients in bfloat16": case.buffer_dtype == "bfloat16",
         "kept gradients on the CPU": case.buffer_device == "cpu",
         "reliability by halves": case.reliability_every > 0,

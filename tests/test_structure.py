@@ -214,10 +214,10 @@ def test_the_legend_lists_every_shape_suffix() -> None:
     assert used - names_of_peft == listed
 
 
-def test_internals_of_deepspeed_stand_in_one_file() -> None:
+def test_internals_of_deepspeed_stand_in_one_place() -> None:
     wrong = []
     for path in FILES:
-        if relative(path) == "learner/layout.py":
+        if relative(path) in ("learner/layout.py", "learner/offload.py"):
             continue
         for node in ast.walk(tree_of(path)):
             name = node.attr if isinstance(node, ast.Attribute) else ""

@@ -102,13 +102,14 @@ def _check_token_budget(config: Config) -> None:
 
 
 def _check_devices(config: Config) -> None:
-    if config.learner.offload_optimizer and config.learner.device == "cpu":
-        raise ConfigError(
-            "learner.offload_optimizer moves the optimizer state from a GPU to the CPU.",
-            expected="learner.device=cuda",
-            found="learner.device=cpu",
-            todo="set learner.offload_optimizer=false",
-        )
+    for key, what in (("optimizer", "optimizer state"), ("reference", "reference model")):
+        if getattr(config.learner, f"offload_{key}") and config.learner.device == "cpu":
+            raise ConfigError(
+                f"learner.offload_{key} moves the {what} from a GPU to the CPU.",
+                expected="learner.device=cuda",
+                found="learner.device=cpu",
+                todo=f"set learner.offload_{key}=false",
+            )
     if config.resume not in ("auto", "never") and "/" not in config.resume:
         one_of("resume", config.resume, ("auto", "never", "PATH/TO/CHECKPOINT"))
 

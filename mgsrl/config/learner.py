@@ -66,6 +66,9 @@ class LearnerConfig:
     offload_during_rollout: bool = False
     """Move the optimizer's state and the reference to CPU memory while engines use the same GPUs
     (`placement=colocated` only; gradient rows are freed there in any case)."""
+    offload_reference: bool = False
+    """Keep the reference model in CPU memory, on the GPU only while a batch is scored (GPUs only;
+    its size is copied over once a step)."""
     threads_per_rank: int = 0
     """CPU threads of one rank; 0 divides the machine's cores by the ranks on it."""
     assert_purity: bool = True

@@ -33,11 +33,16 @@ class SyncConfig:
     bfloat16 it is where the canary begins to ask: 3 times the first publish's error is a jump,
     which equal weights explain up to 10 times the threshold. Weights are always compared exactly,
     whatever this says."""
+    time_limit_s: float = 120.0
+    """Longest wait for a worker's part in one message of a weight update, after which it is
+    replaced; before the first message it may be at work for `rollout.time_limit_s`. A worker that
+    dies is noticed within seconds."""
 
     def validate(self) -> None:
         one_of("rollout.sync.transfer", self.transfer, TRANSFERS)
         at_least("rollout.sync.canary_sequences", self.canary_sequences, 1)
         at_least("rollout.sync.canary_threshold", self.canary_threshold, 0.0)
+        seconds("rollout.sync.time_limit_s", self.time_limit_s)
 
 
 @dataclass

@@ -7,6 +7,9 @@ M * D * D float64, equal weights on every rank, the combination written into row
 Two things change that. On steps that measure reliability every domain has two rows, one per half
 of its prompts. Rows of another type or on another device than the optimizer's (`bfloat16`, `cpu`)
 are combined into one fp32 row of the optimizer's: D * N * 2 + N * 4 bytes instead of D * N * 4.
+
+Under ZeRO 3 DeepSpeed keeps a row's worth of gradient of its own. It is made to add to the domain's
+row itself, or, where that is of another kind, to the row of the combination.
 """
 
 from collections.abc import Sequence
@@ -52,6 +55,11 @@ class DomainGradients:
         self._combined_N: torch.Tensor | None = None
         self._num_halves = 1
         self._filled: set[int] = set()
+        self._rows_are_updates = (dtype, storage) == (torch.float32, home)
+        self._scratch_N: torch.Tensor | None = None
+        self.release()  # of what DeepSpeed has made for itself
+        if layout.adds_up and not self._rows_are_updates:
+            self._scratch_N = torch.zeros(layout.num_columns, device=home)
         if storage.type == "cpu":
             gramian([(0, torch.zeros(1, 1, dtype=dtype))], 1)  # compiled now, not in a step
 
@@ -62,24 +70,39 @@ class DomainGradients:
         self._combined_N = None
         rows = len(self.domains) * self._num_halves
         if rows != len(self._buffer_RN):
-            self._buffer_RN = self._buffer_RN.new_zeros(0, 0)  # free before allocating
+            self.release()  # before allocating
             self._buffer_RN = self._buffer_RN.new_zeros(rows, self.layout.num_columns)
         self._filled.clear()
+
+    def release(self) -> None:
+        """Free the rows until the next `start`; what they hold is spent."""
+        if self.layout.adds_up:
+            self.layout.add_in(torch.empty(0, device=self._home))  # DeepSpeed holds one of them
+        self._buffer_RN, self._combined_N = self._buffer_RN.new_zeros(0, 0), None
 
     def restart(self) -> None:
         """Begin another update over the same rows."""
         self.start(self.domains, self._num_halves == 2)
 
-    def release(self) -> None:
-        """Free the rows until the next `start`; what they hold is spent."""
-        self._buffer_RN, self._combined_N = self._buffer_RN.new_zeros(0, 0), None
+    def expect(self, domain: str, half: int = 0) -> None:
+        """The backward that comes next is of `domain`; every one is announced."""
+        if not self.layout.adds_up:
+            return
+        row = self._row(domain, half)
+        target_N = self._buffer_RN[row] if self._scratch_N is None else self._scratch_N
+        if self._scratch_N is not None or row not in self._filled:
+            target_N.zero_()
+        self.layout.add_in(target_N)
 
     def add(self, domain: str, half: int = 0) -> None:
         """Add the gradient of the backward that just ran, and clear it in DeepSpeed."""
-        row = half * len(self.domains) + self.domains.index(domain)
+        row = self._row(domain, half)
         row_N = self._buffer_RN[row]
         first = row not in self._filled
         self._filled.add(row)
+        if self.layout.adds_up and self._scratch_N is None:
+            self.layout.clear_gradients()  # it is in the row already
+            return
         for column, length, gradient in self.layout.gradients():
             target = row_N[column:][:length]
             if gradient is None:
@@ -96,6 +119,9 @@ class DomainGradients:
         row = self.domains.index(domain)
         self._buffer_RN[row].zero_()
         self._filled.add(row)
+
+    def _row(self, domain: str, half: int) -> int:
+        return half * len(self.domains) + self.domains.index(domain)
 
     def gramian(self) -> torch.Tensor:
         """float64 [M, R, R] over all ranks: inner products of the rows per module."""
@@ -120,13 +146,16 @@ class DomainGradients:
     def combine(self, weights_MD: torch.Tensor) -> None:
         """Make the combined gradient; the rows are spent."""
         weights_MR = weights_MD.repeat(1, self._num_halves)
-        if (self._buffer_RN.dtype, self._buffer_RN.device) == (torch.float32, self._home):
+        if self._rows_are_updates:
             if self._columns:
                 combine_(self._pieces(), weights_MR)
             self._combined_N = self._buffer_RN[0]
         else:
             # Zeros: the padding between shards is stepped, too.
-            combined_N = torch.zeros(self.layout.num_columns, device=self._home)
+            combined_N = self._scratch_N
+            if combined_N is None:
+                combined_N = torch.empty(self.layout.num_columns, device=self._home)
+            combined_N.zero_()
             if self._columns:
                 targets = [combined_N[a:b] for _, a, b in self._columns]
                 combine_into(self._pieces(), weights_MR, targets)

@@ -2,7 +2,7 @@
 
 One list of shards serves four things: adding reduced gradients to a domain's row, the pieces of
 each module for surgery, handing the combined gradient back to DeepSpeed, and checkpoints.
-This is the only file that knows DeepSpeed's internals (checked with deepspeed 0.19).
+This file and `offload.py` are the only ones that know DeepSpeed's internals (deepspeed 0.19).
 
     stage 0     every rank owns everything; gradients in `param.grad`
     stage 1, 2  one flat partition of all parameters laid end to end
@@ -52,6 +52,8 @@ class ShardLayout(ABC):
 
     replicated = False
     """Whether all ranks own the same elements."""
+    adds_up = False
+    """Whether DeepSpeed adds gradients up by itself, in a row of ours (`add_in`)."""
 
     def __init__(self, engine: Any, names: Mapping[int, str]) -> None:
         """`names`: id(parameter) -> Hugging Face name."""
@@ -72,7 +74,11 @@ class ShardLayout(ABC):
 
     @abstractmethod
     def put_gradient(self, row_N: torch.Tensor) -> None:
-        """Give DeepSpeed `row_N` as the gradient of the coming `engine.step()`."""
+        """Give DeepSpeed `row_N` as the gradient of the coming `engine.step()`, which spends it."""
+
+    def add_in(self, row_N: torch.Tensor) -> None:
+        """Let DeepSpeed add the next gradients to `row_N`, fp32 with zeros for padding."""
+        raise NotImplementedError
 
     @abstractmethod
     def refresh_weights(self) -> None:
@@ -158,7 +164,7 @@ class ReplicatedLayout(ShardLayout):
 
 
 class _FlatGradient(list[torch.Tensor]):
-    """A partition's gradient in the form that lets ZeRO-1/2 step without copying it."""
+    """A partition's gradient in the form that lets ZeRO step without copying it."""
 
     def __init__(self, views: list[torch.Tensor], flat_partition: torch.Tensor) -> None:
         super().__init__(views)
@@ -213,13 +219,26 @@ class PartitionedLayout(ShardLayout):
         self._zero.update_lp_params()
 
 
+def _flattened(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Laid end to end, which a `_FlatGradient` is."""
+    if isinstance(tensors, _FlatGradient):
+        return tensors.flat_partition
+    return torch._utils._flatten_dense_tensors(tensors)
+
+
 class ParameterShardLayout(ShardLayout):
-    """ZeRO 3: rank r owns the r-th equal share of every parameter."""
+    """ZeRO 3: rank r owns the r-th equal share of every parameter.
+
+    DeepSpeed adds gradients up in a buffer that is laid out as a row, so it can be one.
+    """
+
+    adds_up = True
 
     def __init__(self, engine: Any, names: Mapping[int, str]) -> None:
         super().__init__(engine, names)
         zero = engine.optimizer
         self._zero = zero
+        zero.flatten = _flattened
         self.masters = list(zero.fp32_partitioned_groups_flat)
         self._pieces: list[list[tuple[int, int]]] = []  # (column, padded length) per parameter
         rank = torch.distributed.get_rank()
@@ -239,6 +258,15 @@ class ParameterShardLayout(ShardLayout):
             self._pieces.append(pieces)
         self._real = {shard.column: shard.numel for shard in self.shards}
 
+    def add_in(self, row_N: torch.Tensor) -> None:
+        self._zero.grad_partitions_flat_buffer = row_N
+        slices = self._zero._DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition
+        for params, pieces in zip(self._zero.fp16_groups, self._pieces):
+            for param, (column, share) in zip(params, pieces):
+                slices[param.ds_id] = row_N[column:][:share]
+        self._zero.averaged_gradients = {}
+        self._zero.micro_step_id = 1  # at 0 it would copy, and leave what has no gradient as it is
+
     def gradients(self) -> Iterator[tuple[int, int, torch.Tensor | None]]:
         for group, pieces in enumerate(self._pieces):
             for (column, _), tensor in zip(pieces, self._zero.averaged_gradients[group]):
@@ -247,18 +275,14 @@ class ParameterShardLayout(ShardLayout):
                     yield column, numel, tensor.view(-1)[:numel]
 
     def clear_gradients(self) -> None:
-        for tensors in self._zero.averaged_gradients.values():
-            # DeepSpeed's own buffers: a parameter without gradient would keep the old one.
-            for tensor in tensors or []:
-                tensor.zero_()
         self._zero.averaged_gradients = {}
         self._zero.zero_grad(set_to_none=True)  # also restarts its micro-step counter
 
     def put_gradient(self, row_N: torch.Tensor) -> None:
         for group, pieces in enumerate(self._pieces):
-            self._zero.averaged_gradients[group] = [
-                row_N[column:][:share] for column, share in pieces
-            ]
+            views = [row_N[column:][:share] for column, share in pieces]
+            flat = row_N[pieces[0][0] :][: self.masters[group].numel()]
+            self._zero.averaged_gradients[group] = _FlatGradient(views, flat)
 
     def refresh_weights(self) -> None:
         for group in range(len(self.masters)):
@@ -289,6 +313,12 @@ def whole_shape(param: Any) -> tuple[int, ...]:
     return tuple(getattr(param, "ds_shape", param.shape))
 
 
+def holder(param: Any) -> torch.Tensor:
+    """The tensor whose data is what this rank holds of a parameter."""
+    inside: torch.Tensor = getattr(param, "ds_tensor", param)
+    return inside
+
+
 def held_part(param: Any) -> tuple[int, torch.Tensor]:
     """(start, flat view) of what this rank holds of a parameter: its ZeRO-3 share, or all."""
     if hasattr(param, "ds_tensor"):
@@ -307,72 +337,3 @@ def own_share(param: Any, rank: int, world_size: int) -> tuple[int, torch.Tensor
     if hasattr(param, "ds_tensor"):
         return start, param.ds_tensor.view(-1)[:length]
     return start, param.data.view(-1)[start:][:length]
-
-
-class _Offloaded(ShardLayout):
-    """Optimizer offload: reduced gradients, masters and moments live in CPU memory.
-
-    DeepSpeed copies each parameter's gradient into its master's `.grad` and keeps the norms for
-    the clip aside; a combined gradient has to bring its own norms.
-    """
-
-    _zero: Any
-
-    def gradients(self) -> Iterator[tuple[int, int, torch.Tensor | None]]:
-        wait = getattr(self._zero, "_wait_for_offload_copies", None)
-        if wait is not None:
-            wait()
-        for shard in self.shards:
-            yield shard.column, shard.numel, self._gradient(shard)
-
-    def clear_gradients(self) -> None:
-        super().clear_gradients()  # type: ignore[safe-super]  # concrete in every subclass
-        for master in self.masters:
-            if master.grad is not None:
-                master.grad.zero_()
-        self._zero.reset_cpu_buffers()
-        # Any other number makes the next backward add to what DeepSpeed keeps.
-        self._zero.micro_step_id = self._first_micro_step
-
-    def put_gradient(self, row_N: torch.Tensor) -> None:
-        for shard in self.shards:
-            piece = row_N[shard.column :][: shard.numel]
-            self._gradient(shard).copy_(piece)
-            norm = torch.linalg.vector_norm(piece, dtype=torch.float64)
-            self._zero.norm_for_param_grads[self._keys[shard.name]] = norm
-
-    def _gradient(self, shard: Shard) -> torch.Tensor:
-        grad = self.masters[shard.group].grad
-        assert grad is not None
-        return grad.view(-1)[shard.offset :][: shard.numel]
-
-    @property
-    def _keys(self) -> dict[str, int]:
-        groups = getattr(self._zero, "bit16_groups", None) or self._zero.fp16_groups
-        params = [param for group in groups for param in group]
-        return {self._names[id(param)]: self._zero.get_param_id(param) for param in params}
-
-    _first_micro_step = 0
-
-
-class OffloadedPartitionedLayout(_Offloaded, PartitionedLayout):
-    """ZeRO 1 and 2 with optimizer offload."""
-
-    _first_micro_step = -1
-
-
-class OffloadedParameterShardLayout(_Offloaded, ParameterShardLayout):
-    """ZeRO 3 with optimizer offload."""
-
-
-def make_layout(
-    engine: Any, names: Mapping[int, str], zero_stage: int, offload_optimizer: bool = False
-) -> ShardLayout:
-    """The layout of one rank's engine. `names`: id(parameter) -> Hugging Face name."""
-    if zero_stage == 0:
-        return ReplicatedLayout(engine, names)
-    if zero_stage in (1, 2):
-        partitioned = OffloadedPartitionedLayout if offload_optimizer else PartitionedLayout
-        return partitioned(engine, names)
-    sharded = OffloadedParameterShardLayout if offload_optimizer else ParameterShardLayout
-    return sharded(engine, names)

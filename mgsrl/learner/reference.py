@@ -3,11 +3,15 @@
 ZeRO 0-2: a plain copy on every rank. ZeRO-3: a DeepSpeed engine without optimizer, its
 parameters partitioned like the policy's, so that no rank holds a whole second model.
 
+`learner.offload_reference` keeps it in host memory but for the seconds in which a batch is scored.
+
 It never has adapters: it starts as the model of `policy.path` and moves to merged weights. Left
 out: scoring with the policy's own base weights while adapters are trained, which would spare the
 second model until the reference is moved.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +21,7 @@ from torch import nn
 from mgsrl.config.learner import LearnerConfig
 from mgsrl.config.policy import LoraConfig, PolicyConfig
 from mgsrl.learner.engine import deepspeed_config
-from mgsrl.learner.layout import held_part, own_share, regather_persistent
+from mgsrl.learner.layout import held_part, holder, own_share, regather_persistent
 from mgsrl.learner.policy import load_forward
 from mgsrl.sync.source import WeightSource
 from mgsrl.types import MicroBatch
@@ -47,6 +51,11 @@ class Reference:
             )
         self.model: nn.Module = model.policy
         self._forward.eval()
+        self._device = device
+        self._on_host: list[torch.Tensor] = []
+        if config.offload_reference:
+            self._on_host = [_host_copy(held.data) for held in self._holders()]
+            self._rest()
 
     @torch.no_grad()
     def logprobs(self, batch: MicroBatch) -> torch.Tensor:
@@ -55,6 +64,33 @@ class Reference:
             batch.token_ids_T, batch.layout, batch.response_mask_BL, batch.temperature
         )
         return logprobs_BL
+
+    @contextmanager
+    def at_hand(self) -> Iterator[None]:
+        """On the device inside the block, wherever it is kept."""
+        for held, host in zip(self._holders(), self._on_host):
+            held.data = torch.empty_like(host, device=self._device).copy_(host, non_blocking=True)
+        self._wait()  # DeepSpeed gathers on a stream of its own
+        try:
+            yield
+        finally:
+            self._wait()
+            self._rest()
+
+    def _rest(self) -> None:
+        """Leave the device; only the scoring was done there, so nothing has to be copied back."""
+        if hasattr(self._forward, "optimizer"):  # ZeRO-3 keeps up to 2 GB of what it gathered last
+            self._forward.optimizer.empty_partition_cache()
+        for held, host in zip(self._holders(), self._on_host):
+            held.data = host
+
+    def _wait(self) -> None:
+        if self._on_host and self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _holders(self) -> list[torch.Tensor]:
+        """The tensors whose data is what this rank holds."""
+        return [holder(param) for param in self.model.parameters()]
 
     def shards(self, rank: int, world_size: int) -> dict[str, tuple[int, torch.Tensor]]:
         """name -> (start, flat view) of this rank's share of every parameter; over all ranks
@@ -76,4 +112,10 @@ class Reference:
 
     def refresh(self) -> None:
         """Call after writing to `shards` (ZeRO-3 keeps small parameters whole besides)."""
-        regather_persistent(self.model.parameters())
+        if not self._on_host:
+            regather_persistent(self.model.parameters())
+
+
+def _host_copy(data: torch.Tensor) -> torch.Tensor:
+    host = torch.empty_like(data, device="cpu", pin_memory=data.is_cuda)
+    return host.copy_(data)

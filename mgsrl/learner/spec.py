@@ -16,7 +16,9 @@ class Engines:
     """What the learners know of the rollout engines that take their weights."""
 
     limit_s: float = 600.0
-    """Longest wait for all of them during a publish."""
+    """Longest wait for all of them in one message of a publish."""
+    busy_limit_s: float | None = None
+    """The same for the first message, which may find them at work; None is `limit_s`."""
     ranks_per_worker: int = 1
     """Tensor-parallel ranks behind one rollout actor."""
     take_checkpoints: bool = True

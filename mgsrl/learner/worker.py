@@ -9,6 +9,7 @@ import math
 import socket
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -24,8 +25,9 @@ from mgsrl.errors import InvariantError
 from mgsrl.learner import checkpoint, runtime
 from mgsrl.learner.domain_grads import DomainGradients
 from mgsrl.learner.engine import make_engine, set_learning_rate
-from mgsrl.learner.layout import gathered, make_layout, whole_shape
+from mgsrl.learner.layout import gathered, whole_shape
 from mgsrl.learner.learning_rate import learning_rate
+from mgsrl.learner.offload import make_layout
 from mgsrl.learner.parking import Parking
 from mgsrl.learner.policy import load_forward
 from mgsrl.learner.reference import Reference
@@ -148,15 +150,14 @@ class LearnerWorker:
     ) -> None:
         """Take this rank's micro-batches; score them with the reference if the KL needs it."""
         self._totals, self._half_sizes = totals, half_sizes
-        counts = [len(batches) for batches in micro_batches.values()]
-        self._assert_lockstep([len(counts)], "the number of domains")
-        self._assert_lockstep(
-            [*map(_code, micro_batches), *counts], "domains and numbers of micro-batches"
-        )
-        self._batch = {
-            domain: [self._prepare(batch) for batch in batches]
-            for domain, batches in micro_batches.items()
-        }
+        self._assert_lockstep([len(micro_batches)], "the number of domains")
+        counts = [*map(_code, micro_batches), *map(len, micro_batches.values())]
+        self._assert_lockstep(counts, "domains and numbers of micro-batches")
+        with self.reference.at_hand() if self.reference is not None else nullcontext():
+            self._batch = {
+                domain: [self._prepare(batch) for batch in batches]
+                for domain, batches in micro_batches.items()
+            }
         self.grads.start(list(self._batch), halves=bool(half_sizes))
 
     def _prepare(self, batch: MicroBatch) -> _Prepared:
@@ -218,6 +219,7 @@ class LearnerWorker:
         if item.old_logprobs_BL is None and algo.updates_per_batch > 1:
             item.old_logprobs_BL = logprobs_BL.detach()
         if batch.trains:
+            self.grads.expect(domain, batch.half)
             # The denominators are global and DeepSpeed takes the mean over ranks: undo the mean.
             self._engine.backward(output.loss * self._rank.world_size, scale_wrt_gas=False)
             self.grads.add(domain, batch.half)
@@ -300,7 +302,12 @@ class LearnerWorker:
         """Open the line to the rollout actors, by a transfer that was chosen."""
         from mgsrl.sync.client import RolloutClient
 
-        client = RolloutClient(handles, engines.limit_s, ranks_per_worker=engines.ranks_per_worker)
+        client = RolloutClient(
+            handles,
+            engines.limit_s,
+            ranks_per_worker=engines.ranks_per_worker,
+            busy_limit_s=engines.busy_limit_s,
+        )
         publication = Publication(
             self.source,
             self.policy,

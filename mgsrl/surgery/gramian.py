@@ -23,6 +23,9 @@ Span = tuple[int, int, int]
 
 BLOCK = 1 << 18
 """Columns converted at a time where the buffer is not in a type or place that BLAS sums well."""
+LARGEST_STRIDE = (1 << 31) - 1
+"""BLAS's leading dimension is a 32-bit number. Rows that start further apart are added one by one:
+PyTorch refuses such products on GPUs and falls back to a slow loop on CPUs."""
 
 
 def gramian(pieces: Sequence[Piece], num_modules: int) -> Tensor:
@@ -90,6 +93,8 @@ def combine_into(pieces: Sequence[Piece], weights_MD: Tensor, targets: Sequence[
             combine(piece, weights_MD[module], target)
             continue
         for part, block in zip(target.split(BLOCK), piece.split(BLOCK, dim=1), strict=True):
+            if block.stride(0) > LARGEST_STRIDE:
+                block = block.contiguous()
             part.copy_(weights_MD[module] @ block.to(kind))
 
 
@@ -123,6 +128,10 @@ def _combine_piece(piece: Tensor, own: float, weights_D: Tensor) -> None:
     target, rest = piece[0], piece[1:]
     if len(rest) == 0:
         target.mul_(own)
+    elif piece.stride(0) > LARGEST_STRIDE:
+        target.mul_(own)
+        for row, weight in zip(rest, weights_D[1:].tolist()):
+            target.add_(row, alpha=weight)
     else:
         target.addmv_(rest.T, weights_D[1:], beta=own)
 

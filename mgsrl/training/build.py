@@ -88,7 +88,8 @@ def build(
                 loopback=config.cluster.address == "local",
                 seats=seats.learners,
                 engines=Engines(
-                    limit_s=config.rollout.time_limit_s,
+                    limit_s=config.rollout.sync.time_limit_s,
+                    busy_limit_s=config.rollout.time_limit_s,
                     ranks_per_worker=config.rollout.tensor_parallel_size,
                     take_checkpoints=engine.takes_checkpoints,
                     dtype=config.rollout.dtype,

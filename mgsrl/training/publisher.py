@@ -15,6 +15,7 @@ from mgsrl.errors import WorkerDiedError
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.rollout.sampler import LIMIT_KEY, Sampler
 from mgsrl.sync.canary import MAX_TOKENS, check_canary, compare_logprobs, named, pick_sequences
+from mgsrl.sync.client import LIMIT_KEY as SYNC_KEY
 from mgsrl.sync.fingerprint import Proof, compare
 from mgsrl.training.choreography import Choreography
 
@@ -61,7 +62,7 @@ class Publisher:
             self._connect(handles)
             lost = self.learners.publish(version)
             for position in lost:
-                reason = f"it died while weights were sent to it, or took longer than {LIMIT_KEY}"
+                reason = f"it, or an NCCL peer, died or took {SYNC_KEY} while weights were sent"
                 self.sampler.replace(handles[position], reason)
             if lost:
                 continue

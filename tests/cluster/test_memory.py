@@ -4,7 +4,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgsrl.cluster.memory import GIB, Load, engine_memory, learner_memory
@@ -42,6 +42,7 @@ def test_estimates_are_near_an_h200s(name: str) -> None:
     ranks=st.integers(1, 16),
     dtype=st.sampled_from(["float32", "bfloat16"]),
 )
+@settings(deadline=None)  # the first example imports transformers
 def test_more_ranks_never_take_more_each(stage: int, domains: int, ranks: int, dtype: str) -> None:
     shape = model_shape("Qwen/Qwen2.5-0.5B")
     load = Load(num_domains=domains, reference=True, tokens=1024)

@@ -96,6 +96,7 @@ class Case:
     updates_per_batch: int = 1
     gradient_checkpointing: bool = False
     offload_optimizer: bool = False
+    offload_reference: bool = False
     max_grad_norm: float = 0.05
     eps: float = 1e-4
     """Adam's first step is lr * g / (|g| + eps): not blind to small errors, nor to be so small
@@ -130,6 +131,7 @@ def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
             share_prompts=case.share_prompts,
             gradient_checkpointing=case.gradient_checkpointing,
             offload_optimizer=case.offload_optimizer,
+            offload_reference=case.offload_reference,
             optimizer=OptimizerConfig(
                 lr=case.lr,
                 eps=case.eps,

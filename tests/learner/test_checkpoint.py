@@ -28,6 +28,8 @@ SAVED = {
     "stage2": Case(zero_stage=2),
     "stage3": Case(zero_stage=3),
     "bf16": Case(zero_stage=3, dtype="bfloat16"),
+    "reference_rests1": Case(zero_stage=1, offload_reference=True),
+    "reference_rests3": Case(zero_stage=3, offload_reference=True),
 }
 """Two steps, the reference moved, saved; one more step. Then the optimizer reset, and again."""
 

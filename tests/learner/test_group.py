@@ -19,7 +19,7 @@ from mgsrl.errors import (
     StorageError,
     UserError,
 )
-from mgsrl.learner.group import LearnerGroup
+from mgsrl.learner.group import LearnerGroup, rank_environment
 from tests.learner.parts import Case, make_batch, make_spec
 
 pytestmark = pytest.mark.ray_cluster
@@ -137,3 +137,16 @@ def _is_learner(process: Any) -> bool:
     if process.status() == "zombie":
         return False
     return any("LearnerWorker" in part for part in process.cmdline())
+
+
+def test_only_ranks_with_a_gpu_of_their_own_let_segments_grow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "PYTORCH_CUDA_ALLOC_CONF"
+    for each in (name, "PYTORCH_ALLOC_CONF"):
+        monkeypatch.delenv(each, raising=False)
+    assert rank_environment("cuda", 2, own_gpu=True)[name] == "expandable_segments:True"
+    assert name not in rank_environment("cuda", 2, own_gpu=False)  # its weights go by CUDA IPC
+    assert name not in rank_environment("cpu", 2, own_gpu=True)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:512")
+    assert name not in rank_environment("cuda", 2, own_gpu=True)  # the user's stands

@@ -69,6 +69,8 @@ OPTIONS = {
     "rows": Case(share_prompts="never", zero_stage=3),
     "budget": Case(tokens_per_micro_batch=40, zero_stage=3),
     "budget_rows": Case(tokens_per_micro_batch=30, share_prompts="never"),
+    "reference_rests1": Case(offload_reference=True, zero_stage=1),
+    "reference_rests3": Case(offload_reference=True, zero_stage=3),
     "frozen0": Case(frozen="embed_tokens", zero_stage=0),
     "frozen2": Case(frozen="embed_tokens"),
     "frozen3": Case(frozen="layers.0.mlp", zero_stage=3),

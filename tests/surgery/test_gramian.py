@@ -1,6 +1,8 @@
 """Gramian and combination against explicit float64 arithmetic."""
 
 import sys
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mgsrl.surgery.gramian import combine_, gramian
+from mgsrl.surgery.gramian import LARGEST_STRIDE, combine_, combine_into, gramian
 from mgsrl.surgery.inner_products import CHUNK, UNIT
 
 Pieces = list[tuple[int, Tensor]]
@@ -192,3 +194,38 @@ def test_every_module_can_be_looked_through() -> None:
         for value in list(vars(module).values()):
             if hasattr(value, "__dict__"):
                 assert hasattr(vars(value), "get"), (module, type(value))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_may_start_further_apart_than_blas_counts(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Rows of 3 billion parameters: here their beginnings, in a file that is a hole else."""
+    stride, width = LARGEST_STRIDE + 9, 1000
+    size = 2 * stride + width
+    try:
+        whole = torch.from_file(str(tmp_path / "rows"), shared=True, size=size, dtype=dtype)
+    except (OSError, RuntimeError) as error:
+        pytest.skip(f"no sparse file of {size * dtype.itemsize >> 30} GiB: {error}")
+    buffer = whole.as_strided((3, width), (stride, 1))
+    buffer.copy_(_buffer(3, [width]))
+    near = buffer.clone()
+    weights = torch.tensor([[1.5, -0.5, 2.0], [0.0, 1.0, 0.25]])
+    pieces, copies = (_pieces(each, [400, 600], [0, 1]) for each in (buffer, near))
+    torch.testing.assert_close(gramian(pieces, 2), gramian(copies, 2))
+    targets = [torch.empty(400), torch.empty(600)]
+    combine_into(pieces, weights, targets)
+    expected = torch.cat([weights[m].double() @ piece.double() for m, piece in copies])
+    torch.testing.assert_close(torch.cat(targets).double(), expected, rtol=1e-5, atol=1e-5)
+    combine_(pieces, weights)
+    torch.testing.assert_close(buffer[0], expected.to(dtype), rtol=1e-5, atol=1e-5)
+    assert torch.equal(buffer[1:], near[1:])
+
+
+@given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=5), num_domains=st.integers(1, 8))
+@settings(max_examples=30, deadline=None)
+def test_adding_row_by_row_is_the_same_sum(sizes: list[int], num_domains: int) -> None:
+    weights = torch.randn(1, num_domains, generator=torch.Generator().manual_seed(1)).double()
+    rows = [_buffer(num_domains, sizes) for _ in range(2)]
+    combine_(_pieces(rows[0], sizes, [0] * len(sizes)), weights)
+    with patch("mgsrl.surgery.gramian.LARGEST_STRIDE", 0):
+        combine_(_pieces(rows[1], sizes, [0] * len(sizes)), weights)
+    torch.testing.assert_close(rows[0], rows[1], rtol=1e-5, atol=1e-5)
