@@ -119,6 +119,8 @@ def test_mistakes_name_the_nearest(overrides: list[str], words: list[str]) -> No
         "rollout.num_gpus=-1",
         "rollout.max_restarts=-1",
         "rollout.time_limit_s=0",
+        "rollout.sync.time_limit_s=0",
+        "learner.offload_reference=true",  # the default run computes on the CPU
         "rollout.start_limit_s=-5",
         "domains.math.max_new_tokens=0",
         "domains.math.temperature=0",
