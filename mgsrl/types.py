@@ -91,8 +91,18 @@ class Rollout:
     """The response decoded without special tokens; never contains the prompt."""
     finish_reason: FinishReason
     weight_version: int
-    """The version of the weights that sampled it: the number of batches trained on before (each
-    makes `updates_per_batch` optimizer steps and one publication)."""
+    """The version of the weights that sampled its first token, its oldest: the number of batches
+    trained on before (each makes `updates_per_batch` optimizer steps and one publication)."""
+    version_changes: tuple[tuple[int, int], ...] = ()
+    """(token, version): from that response token on newer weights sampled, because they arrived
+    while it was made. A log-probability is of the version that sampled its token."""
+
+    @property
+    def weight_versions(self) -> tuple[tuple[int, int], ...]:
+        """(version, number of tokens) of each stretch of tokens, in order; never empty."""
+        starts = ((0, self.weight_version), *self.version_changes)
+        ends = (*(token for token, _ in self.version_changes), len(self.token_ids))
+        return tuple((version, end - start) for (start, version), end in zip(starts, ends))
 
 
 @dataclass(frozen=True, slots=True)

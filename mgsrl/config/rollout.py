@@ -89,7 +89,8 @@ class RolloutConfig:
     restart_window: int = 100
     """Steps after which the death of a worker is forgotten."""
     time_limit_s: float = 900.0
-    """Longest wait for one worker's answer."""
+    """Longest time in which a worker that has requests finishes none of them, and longest wait for
+    its answer to any other call; it is replaced then."""
     start_limit_s: float = 600.0
     """Longest wait for a worker to load."""
     sync: SyncConfig = field(default_factory=SyncConfig)

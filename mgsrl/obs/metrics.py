@@ -17,8 +17,8 @@ from mgsrl.files.jsonl import read_rows
 from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
 
 FILE = "metrics.jsonl"
-MAX_SCALARS = 82
-"""Three domains log 77: 9 spreads of rewards, and 68 of all else with five kinds of modules; and 3
+MAX_SCALARS = 83
+"""Three domains log 78: 9 spreads of rewards, and 69 of all else with five kinds of modules; and 3
 more where rollouts may be ahead."""
 
 # Families in the order in which they are folded; `reward` never is.
@@ -108,7 +108,7 @@ def staleness_metrics(groups: Mapping[str, Sequence[RolloutGroup]], version: int
     for domain, domain_groups in groups.items():
         rollouts = [r for group in domain_groups for r in group.rollouts]
         tokens = sum(len(r.token_ids) for r in rollouts)
-        behind = sum((version - r.weight_version) * len(r.token_ids) for r in rollouts)
+        behind = sum((version - v) * count for r in rollouts for v, count in r.weight_versions)
         scalars[f"staleness/{domain}"] = behind / tokens if tokens else math.nan
     return scalars
 
@@ -171,6 +171,7 @@ def step_scalars(
     times: Mapping[str, float],
     weight_version: int,
     canary_error: float,
+    engine_busy: float = math.nan,
     packing: Mapping[str, float] = MappingProxyType({}),
     restarts: Mapping[str, int] = MappingProxyType({}),
     staleness: Mapping[str, float] = MappingProxyType({}),
@@ -179,6 +180,7 @@ def step_scalars(
 
     Args:
         canary_error: in nats.
+        engine_busy: share of the time since the step before in which the engines had work.
         packing: `PackedBatch.scalars`.
         restarts: workers replaced since the last step, by role.
         staleness: of `staleness_metrics`, where rollouts may be ahead.
@@ -194,6 +196,7 @@ def step_scalars(
         **times,
         "weights/version": float(weight_version),
         "sync/canary_error": canary_error,
+        "rollout/engine_busy": engine_busy,
         **{f"restarts/{role}": float(count) for role, count in restarts.items()},
     }
     return fold(scalars)

@@ -71,6 +71,7 @@ def _rows(step: int, group: RolloutGroup) -> Iterator[dict[str, Any]]:
             "num_tokens": len(rollout.token_ids),
             "finish_reason": rollout.finish_reason,
             "weight_version": rollout.weight_version,
+            "version_changes": list(rollout.version_changes),
             "reward": reward.value if reward else None,
             "format_ok": reward.format_ok if reward else None,
             "details": reward.details if reward else {},

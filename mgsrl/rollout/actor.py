@@ -20,10 +20,11 @@ from mgsrl.cluster.pool import ActorPool
 from mgsrl.config.model_facts import model_facts
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
 from mgsrl.config.rollout import ENGINES, RolloutConfig
-from mgsrl.errors import ConfigError, UserError
+from mgsrl.errors import ConfigError, InvariantError, UserError
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.engine import Engine, EngineSpec, rollout_engine
 from mgsrl.rollout.residency import Residency
+from mgsrl.rollout.running import RunningEngine, Taken
 from mgsrl.sync.backend import choose_transfer
 from mgsrl.sync.fingerprint import Seen
 from mgsrl.types import GenerationRequest, Rollout
@@ -50,7 +51,7 @@ class RolloutWorker:
         self._mistake: UserError | None = None
         self._residency = Residency()
         try:
-            self.engine = make_engine(spec)
+            self._running = RunningEngine(lambda: make_engine(spec))
         except UserError as error:
             # Raised here it would reach the driver as the death of an actor, without its message.
             self._mistake = error
@@ -71,49 +72,69 @@ class RolloutWorker:
             "pid": os.getpid(),
             "start_s": round(self._start_s, 2),
             "rss_gib": round(psutil.Process().memory_info().rss / 2**30, 3),
-            "threads": torch.get_num_threads(),
+            "threads": self._running.call(torch.get_num_threads),
         }
 
+    @property
+    def engine(self) -> Engine:
+        return self._running.engine
+
+    def submit(
+        self, step: int, requests: Sequence[GenerationRequest], urgent: bool = False
+    ) -> None:
+        """What `RunningEngine.submit` does; and so for `take`."""
+        self._residency.need("submit")
+        self._running.submit(step, requests, urgent)
+
+    def take(self, step: int, wait_s: float) -> Taken:
+        return self._running.take(step, wait_s)
+
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Rollout]:
+        """From end to end, beside what was submitted."""
         self._residency.need("generate")
-        return self.engine.generate(requests)
+        return self._running.call(self.engine.generate, requests)
 
     def logprobs(
         self, sequences: Sequence[Sequence[int]], temperature: float = 1.0
     ) -> list[list[float]]:
         self._residency.need("logprobs")
-        return self.engine.logprobs(sequences, temperature)
+        return self._running.call(self.engine.logprobs, sequences, temperature)
 
     def probe(self, version: int, published: Sequence[str]) -> list[Seen]:
         self._residency.need("probe")
-        return self.engine.probe(version, published)
+        return self._running.call(self.engine.probe, version, published)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        self.engine.init_weight_transfer_engine(init_info)
+        self._running.call(self.engine.init_weight_transfer_engine, init_info)
 
     def start_weight_update(self) -> None:
+        """What was submitted stands still until the update is finished."""
         self._residency.need_weights("start_weight_update")
-        self.engine.start_weight_update()
+        self._running.pause()
+        self._running.call(self.engine.start_weight_update)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        self.engine.update_weights(update_info)
+        self._running.call(self.engine.update_weights, update_info)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self.engine.finish_weight_update(weight_version)
+        self._running.call(self.engine.finish_weight_update, weight_version)
         self._residency.filled()
+        self._running.resume()
 
     def sleep(self, level: int) -> None:
-        """See `Engine.sleep`; raises `InvariantError` unless everything is awake."""
+        """See `Engine.sleep`; raises `InvariantError` unless everything is awake and done."""
+        if not self._running.is_idle:
+            raise InvariantError("sleep of an engine that has requests")
         self._residency.sleep(level)
-        self.engine.sleep(level)
+        self._running.call(self.engine.sleep, level)
 
     def wake_up(self, tags: Sequence[str]) -> None:
         """See `Engine.wake_up`; raises `InvariantError` in another order than `residency` has."""
         if waking := self._residency.wake(tags):
-            self.engine.wake_up(waking)
+            self._running.call(self.engine.wake_up, waking)
 
     def close(self) -> None:
-        self.engine.close()
+        self._running.call(self.engine.close)
 
 
 def check_engine(

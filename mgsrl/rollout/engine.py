@@ -4,12 +4,16 @@
 `VLLMWeightSyncClient`, so the same senders feed all engines. Left out: streaming, chat templates
 and stop strings. Prompts arrive as tokens and responses leave as the very tokens that were sampled;
 nothing is re-tokenized in between.
+
+`generate` is enough: a worker then hands over one part of its requests after the other (`batches`),
+and new weights come in between. An engine that takes requests while others run has a `stream`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from mgsrl.config.model_facts import ModelFacts
 from mgsrl.config.rollout import ENGINES, RolloutConfig
@@ -36,6 +40,19 @@ class EngineSpec:
     """CPU threads of the engine; 0 leaves them alone (outside Ray)."""
     sleeps: bool = False
     """It shares its GPU with a learner rank, and will be put to sleep."""
+
+
+class Stream(Protocol):
+    """An engine at work: requests go in at any time, responses come out when they are done."""
+
+    def submit(self, requests: Sequence[GenerationRequest], urgent: bool = False) -> None:
+        """Take requests on, the urgent ones before all that wait; returns at once."""
+        ...
+
+    def step(self) -> list[Rollout]:
+        """The least amount of work that is not interrupted; the responses that it finished, in any
+        order. Called while there are requests, and never during a weight update."""
+        ...
 
 
 class Engine(ABC):
@@ -94,6 +111,16 @@ class Engine(ABC):
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Rollout]:
         """One response per request, in the requests' order."""
 
+    def batches(
+        self, requests: Sequence[GenerationRequest]
+    ) -> Iterable[Sequence[GenerationRequest]]:
+        """The parts in which a worker gives requests to `generate`."""
+        return [requests]
+
+    def stream(self) -> Stream:
+        """Made once, after loading. This one is for engines whose least work is a batch."""
+        return BatchStream(self)
+
     @abstractmethod
     def logprobs(
         self, sequences: Sequence[Sequence[int]], temperature: float = 1.0
@@ -138,6 +165,31 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free memory and helper processes; safe to call twice."""
+
+
+class BatchStream:
+    """A `Stream` out of `Engine.generate`, one batch a step."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._waiting: deque[Sequence[GenerationRequest]] = deque()
+
+    def submit(self, requests: Sequence[GenerationRequest], urgent: bool = False) -> None:
+        batches = list(self._engine.batches(requests))
+        if urgent:
+            self._waiting.extendleft(reversed(batches))
+        else:
+            self._waiting.extend(batches)
+
+    def step(self) -> list[Rollout]:
+        batch = self._waiting.popleft()
+        made = self._engine.generate(batch)
+        if [rollout.request_id for rollout in made] != [request.id for request in batch]:
+            raise InvariantError(
+                f"{type(self._engine).__name__}.generate should answer {len(batch)} requests in "
+                f"their order, it gave {len(made)} responses"
+            )
+        return made
 
 
 def rollout_engine(name: str) -> type[Engine]:

@@ -1,16 +1,15 @@
 """Prompts -> groups of responses, from whichever rollout workers are assigned to the domain.
 
 Every request has a seed made from (run seed, purpose, step, domain, prompt, sample index) alone,
-so a response does not depend on which worker makes it, on the order of the batches, or on
-whether a worker died half-way and the batch was done again.
+so a response does not depend on which worker makes it, on what is made beside it, or on whether a
+worker died half-way and it was asked for again.
 
-`submit` has a step's responses made in the background, steps in the order in which they were
-submitted, and `collect` waits for them: between the two the learners may work on an earlier step.
+Rollouts of several steps may be under way (`submit`, `collect`), with new weights in between;
+`rollout` is one step from end to end. An evaluation goes before whatever waits.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,16 +17,15 @@ from mgsrl.cluster.pool import ActorPool
 from mgsrl.config.data import DomainConfig
 from mgsrl.config.rollout import RolloutConfig
 from mgsrl.errors import InvariantError, WorkerDiedError
-from mgsrl.rollout.revival import Revival
+from mgsrl.rollout.dispatch import Dispatcher, Order
 from mgsrl.types import GenerationRequest, Prompt, Rollout, RolloutGroup, Sampling
 
-BATCHES_PER_WORKER = 3
-"""With several workers, each is dealt about so many batches: enough for the idle to pull work
-from the slow, few enough for vLLM to keep its batches full."""
-LIMIT_KEY = "rollout.time_limit_s"
 EVALUATION_STEP = -1
 """Step in the seeds of evaluations: all evaluations of a run share their random numbers, so
 that before and after differ by the policy and not by luck."""
+
+LENGTH_WEIGHT = 0.3
+"""Of the newest step in the running mean of response lengths."""
 
 OnProgress = Callable[[int, int], None]
 """(responses done, responses in all)"""
@@ -66,6 +64,11 @@ class Submission:
     made: dict[str, Rollout] = field(default_factory=dict)
     """By request id."""
 
+    @property
+    def total(self) -> int:
+        """Responses; a prompt that comes twice has the same ones."""
+        return self.samples * sum(len({p.id for p in of}) for of in self.prompts.values())
+
 
 class Sampler:
     """Rollouts from pools of workers.
@@ -75,8 +78,9 @@ class Sampler:
         sampling: settings by domain (see `training_sampling`).
         samples_per_prompt: group size G.
         seed: the run's seed.
-        limit_s: longest wait for one batch of one worker, in seconds.
-        send_weights: sends them to a worker that was made anew; called in the loop's thread only.
+        limit_s: longest time in which a worker with requests finishes none, in seconds.
+        send_weights: sends the current ones to a worker that was made anew. Called by `submit`,
+            `collect`, `evaluate` and `replace`, in their thread.
         staleness: steps by which the weights of one step's responses may differ.
     """
 
@@ -97,14 +101,14 @@ class Sampler:
         self.seed = seed
         self.limit_s = limit_s
         self.staleness = staleness
-        self._revival = Revival(send_weights)
-        if send_weights is not None:
-            for pool in self.distinct_pools:
-                pool.on_restart = self._revival
-        self._background = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
+        for pool in self.distinct_pools:
+            pool.on_restart = send_weights
+        self.lengths: dict[str, float] = {}
+        """Response length by domain, a running mean over steps: decides which worker makes what,
+        and so is kept with checkpoints."""
         self.outstanding: dict[int, Submission] = {}
         """By step, in the order in which they were submitted: what is not collected."""
-        self._work: dict[int, tuple[Future[Groups], _Progress]] = {}
+        self._dispatcher = Dispatcher(self.distinct_pools, limit_s)
 
     @property
     def distinct_pools(self) -> list[ActorPool]:
@@ -138,17 +142,8 @@ class Sampler:
         Args:
             made: responses that need not be made again: `Submission.made` of a checkpoint.
         """
-        if step in self.outstanding:
-            raise InvariantError(f"step {step} was submitted before and is not collected")
-        kept = {domain: list(of_domain) for domain, of_domain in prompts.items()}
-        submission = Submission(kept, self.samples_per_prompt, {r.request_id: r for r in made})
-        self.outstanding[step] = submission
-        if len(made) == submission.samples * sum(map(len, kept.values())):
-            future = Future[Groups]()
-            future.set_result(self._grouped(kept, submission.samples, step, submission.made))
-            self._work[step] = future, _Progress(len(made))
-        else:
-            self._work[step] = self._begin(kept, self.sampling, submission.samples, step)
+        known = {rollout.request_id: rollout for rollout in made}
+        self._submit(prompts, step, self.sampling, self.samples_per_prompt, known)
 
     def collect(self, step: int, on_progress: OnProgress | None = None) -> Groups:
         """Wait for what was submitted; domains and prompts keep their order.
@@ -157,29 +152,31 @@ class Sampler:
             WorkerDiedError: a worker died more often than `rollout.max_restarts`.
         """
         self.wait(step, on_progress)
-        del self.outstanding[step]
-        groups = self._work.pop(step)[0].result()
-        versions = {
-            rollout.weight_version
-            for domain in groups.values()
-            for group in domain
-            for rollout in group.rollouts
-        }
-        if versions and max(versions) - min(versions) > self.staleness:
-            raise InvariantError(f"rollouts of one step have weight versions {sorted(versions)}")
+        groups = self._take(step)
+        self._check_versions(groups)
+        for domain, of_domain in groups.items():
+            lengths = [len(r.token_ids) for group in of_domain for r in group.rollouts]
+            if lengths:
+                mean = sum(lengths) / len(lengths)
+                old = self.lengths.get(domain, mean)
+                self.lengths[domain] = old + LENGTH_WEIGHT * (mean - old)
         return groups
 
     def wait(self, step: int, on_progress: OnProgress | None = None) -> None:
         """Wait until all of a step's responses are made, and keep them for `collect`."""
-        self._result(*self._work[step], on_progress)
+        submission = self.outstanding[step]
+
+        def keep(rollouts: Sequence[Rollout]) -> None:
+            self._keep(rollouts)
+            if on_progress is not None:
+                on_progress(len(submission.made), submission.total)
+
+        keep([])  # what came while nobody waited for it
+        self._dispatcher.receive(step, keep)
 
     def gather(self) -> dict[int, Submission]:
         """All that is outstanding, with the responses that are made by now."""
-        for step, (work, _) in self._work.items():
-            if work.done():
-                of_step = [group for of_domain in work.result().values() for group in of_domain]
-                made = {r.request_id: r for group in of_step for r in group.rollouts}
-                self.outstanding[step].made = made
+        self._dispatcher.gather(self._keep)
         return self.outstanding
 
     def evaluate(
@@ -193,88 +190,65 @@ class Sampler:
         """Responses for evaluation: any `top_p`, temperature 0 (greedy) allowed.
 
         The weights are those last published. The seeds are a stream of their own, the same at
-        every evaluation of the run.
+        every evaluation of the run. They are made before whatever waits.
         """
         settings = {**self.sampling, **(sampling or {})}
-        begun = self._begin(prompts, settings, samples_per_prompt, EVALUATION_STEP)
-        return self._result(*begun, on_progress)
+        self._submit(prompts, EVALUATION_STEP, settings, samples_per_prompt, {})
+        self.wait(EVALUATION_STEP, on_progress)
+        return self._take(EVALUATION_STEP)
+
+    def busy_share(self) -> float:
+        """Share of the time since this was asked before in which the engines worked."""
+        return self._dispatcher.busy_share()
 
     def replace(self, handle: Any, reason: str) -> None:
-        """Make one worker anew and send it weights (through its pool's `on_restart`); nothing if
-        the background did so already."""
-        for pool in self.distinct_pools:
-            if handle in pool.handles:
-                pool.replace(handle, WorkerDiedError(reason))
+        """Make one worker anew and send it weights."""
+        pool = next(pool for pool in self.distinct_pools if handle in pool.handles)
+        pool.replace(handle, WorkerDiedError(reason))
 
     def stop(self) -> None:
-        """Stop the workers, and what waits for them; safe to call twice."""
         for pool in self.distinct_pools:
             pool.stop()
-        self._revival.stop()
-        self._background.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(
+    def _submit(
         self,
         prompts: Mapping[str, Sequence[Prompt]],
+        step: int,
         sampling: Mapping[str, Sampling],
         samples: int,
-        step: int,
-    ) -> "tuple[Future[Groups], _Progress]":
-        progress = _Progress(samples * sum(map(len, prompts.values())))
-        work = self._background.submit(self._groups, prompts, sampling, samples, step, progress)
-        return work, progress
-
-    def _result(
-        self, work: "Future[Groups]", progress: "_Progress", on_progress: OnProgress | None = None
-    ) -> Groups:
-        progress.report = on_progress
-        try:
-            self._revival.wait(work)
-            return work.result()
-        except BaseException:  # Ctrl-C must not wait for what the workers are busy with
-            self.stop()
-            raise
-
-    def _groups(
-        self,
-        prompts: Mapping[str, Sequence[Prompt]],
-        sampling: Mapping[str, Sampling],
-        samples: int,
-        step: int,
-        progress: "_Progress",
-    ) -> Groups:
-        requests = {
-            domain: [
-                self._request(prompt, sampling[domain], step, sample)
-                for prompt in of_domain
-                for sample in range(samples)
-            ]
-            for domain, of_domain in prompts.items()
-        }
-        made = {
-            rollout.request_id: rollout
-            for of_domain in self._generate(requests, samples, progress).values()
-            for rollout in of_domain
-        }
-        return self._grouped(prompts, samples, step, made)
-
-    @staticmethod
-    def _grouped(
-        prompts: Mapping[str, Sequence[Prompt]],
-        samples: int,
-        step: int,
         made: Mapping[str, Rollout],
-    ) -> Groups:
-        return {
-            domain: [
-                RolloutGroup(
-                    prompt,
-                    tuple(made[_request_id(step, prompt, sample)] for sample in range(samples)),
-                )
-                for prompt in of_domain
-            ]
-            for domain, of_domain in prompts.items()
+    ) -> None:
+        if step in self.outstanding:
+            raise InvariantError(f"step {step} was submitted before and is not collected")
+        kept = {domain: list(of_domain) for domain, of_domain in prompts.items()}
+        submission = self.outstanding[step] = Submission(kept, samples)
+        orders: dict[int, list[Order]] = {}
+        for domain, of_domain in kept.items():
+            limit = sampling[domain].max_new_tokens
+            tokens = min(self.lengths.get(domain, limit), limit)
+            for prompt in {prompt.id: prompt for prompt in of_domain}.values():
+                requests = [
+                    self._request(prompt, sampling[domain], step, sample)
+                    for sample in range(samples)
+                ]
+                submission.made |= {r.id: made[r.id] for r in requests if r.id in made}
+                if missing := tuple(r for r in requests if r.id not in made):
+                    order = Order(step, missing, tokens, urgent=step == EVALUATION_STEP)
+                    orders.setdefault(id(self.pools[domain]), []).append(order)
+        for pool in self.distinct_pools:
+            self._dispatcher.send(pool, orders.get(id(pool), []))
+
+    def _check_versions(self, groups: Groups) -> None:
+        """InvariantError unless the weights of one step's responses are near enough."""
+        versions = {
+            version
+            for of_domain in groups.values()
+            for group in of_domain
+            for rollout in group.rollouts
+            for version, _ in rollout.weight_versions
         }
+        if versions and max(versions) - min(versions) > self.staleness:
+            raise InvariantError(f"rollouts of one step have weight versions {sorted(versions)}")
 
     def _request(
         self, prompt: Prompt, sampling: Sampling, step: int, sample: int
@@ -283,98 +257,28 @@ class Sampler:
         id_ = _request_id(step, prompt, sample)
         return GenerationRequest(id_, prompt.token_ids, seed, sampling)
 
-    def _generate(
-        self,
-        requests: Mapping[str, list[GenerationRequest]],
-        samples: int,
-        progress: "_Progress",
-    ) -> dict[str, list[Rollout]]:
-        """Send every pool its domains' requests, all pools at once."""
-        by_pool: dict[int, list[str]] = {}
-        for domain, of_domain in requests.items():
-            if of_domain:
-                by_pool.setdefault(id(self.pools[domain]), []).append(domain)
-        threads = ThreadPoolExecutor(max(1, len(by_pool)), thread_name_prefix="rollout")
-        try:
-            waiting = [
-                threads.submit(self._run_pool, domains, requests, samples, progress)
-                for domains in by_pool.values()
-            ]
-            done = {id_: rollout for future in waiting for id_, rollout in future.result().items()}
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+    def _keep(self, rollouts: Sequence[Rollout]) -> None:
+        for rollout in rollouts:
+            step = int(rollout.request_id.partition("/")[0])
+            self.outstanding[step].made[rollout.request_id] = rollout
+
+    def _take(self, step: int) -> Groups:
+        submission = self.outstanding.pop(step)
         return {
-            domain: [done[request.id] for request in of_domain]
-            for domain, of_domain in requests.items()
+            domain: [
+                RolloutGroup(
+                    prompt,
+                    tuple(
+                        submission.made[_request_id(step, prompt, sample)]
+                        for sample in range(submission.samples)
+                    ),
+                )
+                for prompt in of_domain
+            ]
+            for domain, of_domain in submission.prompts.items()
         }
-
-    def _run_pool(
-        self,
-        domains: Sequence[str],
-        requests: Mapping[str, list[GenerationRequest]],
-        samples: int,
-        progress: "_Progress",
-    ) -> dict[str, Rollout]:
-        pool = self.pools[domains[0]]
-        mine = [request for domain in domains for request in requests[domain]]
-        batches = split_batches(mine, samples, len(pool.handles))
-        seen = 0
-
-        def on_done(done: int, _total: int) -> None:
-            nonlocal seen
-            progress.add((done - seen) * len(mine) // len(batches))
-            seen = done
-
-        results = pool.map(
-            "generate",
-            [(batch,) for batch in batches],
-            limit_s=self.limit_s,
-            limit_key=LIMIT_KEY,
-            on_done=on_done,
-        )
-        rollouts = [rollout for result in results for rollout in result]
-        return {rollout.request_id: rollout for rollout in rollouts}
 
 
 def _request_id(step: int, prompt: Prompt, sample: int) -> str:
     """Unique among all that are under way: a prompt may come again before it is answered."""
     return f"{step}/{prompt.domain}/{prompt.id}/{sample}"
-
-
-class _Progress:
-    """Adds up the responses of pools that work in parallel (rounded; a display, not a count)."""
-
-    report: OnProgress | None = None
-    """Of whoever waits for them."""
-
-    def __init__(self, total: int) -> None:
-        self.done = 0
-        self.total = total
-
-    def add(self, responses: int) -> None:
-        self.done += responses
-        if self.report is not None:
-            self.report(min(self.done, self.total), self.total)
-
-
-def split_batches(
-    requests: Sequence[GenerationRequest], samples: int, num_workers: int
-) -> list[list[GenerationRequest]]:
-    """Deal requests into batches for idle workers to pull; one worker gets all in one batch.
-
-    The samples of one prompt stay together (they share their prefix in the KV cache). Groups
-    are dealt from the largest expected work (prompt plus response limit) down, each to the
-    batch with the least so far, so batches come out balanced. Deterministic.
-    """
-    if num_workers == 1 or not requests:
-        return [list(requests)] if requests else []
-    groups = [list(requests[i : i + samples]) for i in range(0, len(requests), samples)]
-    work = [sum(len(r.token_ids) + r.sampling.max_new_tokens for r in group) for group in groups]
-    count = min(len(groups), num_workers * BATCHES_PER_WORKER)
-    batches: list[list[GenerationRequest]] = [[] for _ in range(count)]
-    load = [0] * count
-    for index in sorted(range(len(groups)), key=lambda i: (-work[i], i)):
-        lightest = min(range(count), key=lambda batch: (load[batch], batch))
-        batches[lightest].extend(groups[index])
-        load[lightest] += work[index]
-    return batches

@@ -4,6 +4,8 @@ For tests and for models that vLLM does not know. Sampling is Gumbel-max: argmax
 `log softmax(logits / T)` plus seeded Gumbel noise IS a draw from that softmax (Gumbel 1954;
 Maddison et al., arXiv 1411.0030). Every request has its own noise, so its tokens do not depend
 on which other requests share its batch, beyond floating-point rounding of the logits.
+New weights come between two batches of `max_prompts_in_flight` requests: a response is of one
+version.
 Left out: continuous batching, prefix caching, tensor parallelism: that is what vLLM is for.
 """
 
@@ -117,21 +119,19 @@ class TransformersEngine(Engine):
         """Requests of equal sampling settings run together, in batches, in their order."""
         for request in requests:
             check_request(request, self.positions)
-        rollouts: list[Rollout | None] = [None] * len(requests)
-        for indices in self._batches(requests):
-            made = self._generate([requests[index] for index in indices])
-            for index, rollout in zip(indices, made, strict=True):
-                rollouts[index] = rollout
-        return [rollout for rollout in rollouts if rollout is not None]
+        made: dict[int, Rollout] = {}
+        for batch in self.batches(requests):
+            made.update(zip(map(id, batch), self._generate(batch), strict=True))
+        return [made[id(request)] for request in requests]
 
-    def _batches(self, requests: Sequence[GenerationRequest]) -> Iterator[list[int]]:
-        by_sampling: dict[Sampling, list[int]] = {}
-        for index, request in enumerate(requests):
-            by_sampling.setdefault(request.sampling, []).append(index)
+    def batches(self, requests: Sequence[GenerationRequest]) -> Iterator[list[GenerationRequest]]:
+        by_sampling: dict[Sampling, list[GenerationRequest]] = {}
+        for request in requests:
+            by_sampling.setdefault(request.sampling, []).append(request)
         size = self.config.max_prompts_in_flight
-        for indices in by_sampling.values():
-            for start in range(0, len(indices), size):
-                yield indices[start : start + size]
+        for alike in by_sampling.values():
+            for start in range(0, len(alike), size):
+                yield alike[start : start + size]
 
     @torch.inference_mode()
     def _generate(self, batch: list[GenerationRequest]) -> list[Rollout]:

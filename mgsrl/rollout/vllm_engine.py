@@ -5,8 +5,12 @@ What matters here:
   was drawn from, temperature (and, in evaluation, the nucleus) included.
 - `generation_config="vllm"`: the model's own generation defaults (top-k 20 in Qwen2.5, ...) do
   not bend that distribution. Stop tokens are passed explicitly instead.
-- Every request has its own seed; the prefix cache is emptied before each batch, so equal batches
+- Every request has its own seed; the prefix cache is emptied before work begins, so equal batches
   give equal bits whatever ran before.
+- Requests come and go while others run. New weights may come in between: running requests keep
+  their tokens, lose their keys and values, and go on as the new weights would from those tokens
+  (what AReaL does, arXiv 2505.24298), so every log-probability is exactly one version's.
+  Left out: keeping keys and values of old weights (PipelineRL), which saves a prefill.
 - One GPU or the CPU: one process. Several GPUs per engine: vLLM's `mp` executor, its workers
   children of this process (not run here).
 - Sleep mode (`placement=colocated`) is vLLM's own: its allocator on GPUs; on the CPU it only pauses
@@ -33,6 +37,8 @@ from mgsrl.types import FinishReason, GenerationRequest, Rollout, Sampling
 GIB = 1 << 30
 CPU_BLOCK_SIZE = 32
 """KV-cache block in tokens. vLLM's CPU default, 128, would share no prefix shorter than that."""
+URGENT, PATIENT = 0, 1
+"""vLLM's priorities: the smaller goes first."""
 PREFILL_TOKENS = 8192
 """Prompt tokens per scheduler step: all prompts of a small batch at once."""
 
@@ -137,6 +143,10 @@ class VllmEngine(Engine):
                 "kv_cache_memory_bytes": _kv_cache_bytes(facts, config, self.max_model_len),
                 "block_size": CPU_BLOCK_SIZE,
             }
+        self._running: dict[str, GenerationRequest] = {}
+        """By vLLM's name of the request."""
+        self._outputs: dict[str, Any] = {}
+        """vLLM's, finished and not yet handed on, by the same name."""
         self.llm: Any = LLM(
             model=model_path,
             skip_tokenizer_init=True,
@@ -151,6 +161,7 @@ class VllmEngine(Engine):
             # vLLM refuses it on the CPU, where there is nothing to give back.
             enable_sleep_mode=sleeps and device == "cuda",
             enable_prefix_caching=True,
+            scheduling_policy="priority",
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
             disable_log_stats=True,
@@ -162,36 +173,30 @@ class VllmEngine(Engine):
             **memory,
         )
 
+    def stream(self) -> Self:
+        return self
+
+    def submit(self, requests: Sequence[GenerationRequest], urgent: bool = False) -> None:
+        self._submit(requests, URGENT if urgent else PATIENT)
+
+    def step(self) -> list[Rollout]:
+        """One token of each running request; `max_prompts_in_flight` run at a time."""
+        if not self._outputs:
+            self._advance()
+        return self._rollouts(list(self._outputs))
+
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Rollout]:
-        """All requests at once; vLLM schedules `max_prompts_in_flight` of them at a time."""
-        for request in requests:
-            check_request(request, self.max_model_len)
-        self.llm.reset_prefix_cache()
-        outputs = self._run(
-            [request.token_ids for request in requests],
-            [self._sampling_params(request.sampling, request.seed) for request in requests],
-        )
-        responses = [tuple(output.outputs[0].token_ids) for output in outputs]
-        texts = self.decoder.texts(responses)
-        return [
-            Rollout(
-                request_id=request.id,
-                token_ids=response,
-                logprobs=_sampled_logprobs(output.outputs[0].logprobs, response),
-                text=text,
-                finish_reason=cast(FinishReason, output.outputs[0].finish_reason),
-                weight_version=self.weight_version,
-            )
-            for request, output, response, text in zip(
-                requests, outputs, responses, texts, strict=True
-            )
-        ]
+        """All of them at once, and before others that wait."""
+        names = self._submit(requests, URGENT)
+        self._wait(names)
+        return self._rollouts(names)
 
     def logprobs(
         self, sequences: Sequence[Sequence[int]], temperature: float = 1.0
     ) -> list[list[float]]:
         """At temperature 1 only: vLLM takes prompt log-probabilities from the raw logits.
 
+        Running requests go on meanwhile, with the same weights; these come before all that wait.
         A sequence may have up to `max_model_len - 1` tokens.
         """
         if temperature != 1.0:
@@ -201,13 +206,15 @@ class VllmEngine(Engine):
         for sequence in sequences:
             check_fits("a sequence to score", len(sequence), 1, self.max_model_len)
         params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        outputs = self._run(sequences, [params] * len(sequences))
+        names = self._enqueue(sequences, [params] * len(sequences), URGENT)
+        self._wait(names)
+        prompts = [self._outputs.pop(name).prompt_logprobs for name in names]
         return [
             [
                 0.0 if at is None else at[token].logprob
-                for token, at in zip(sequence, output.prompt_logprobs, strict=True)
+                for token, at in zip(sequence, prompt, strict=True)
             ]
-            for sequence, output in zip(sequences, outputs, strict=True)
+            for sequence, prompt in zip(sequences, prompts, strict=True)
         ]
 
     def probe(self, version: int, published: Sequence[str]) -> list[Seen]:
@@ -219,16 +226,24 @@ class VllmEngine(Engine):
         self.llm.init_weight_transfer_engine({"init_info": init_info})
 
     def start_weight_update(self) -> None:
+        """Running requests are kept, and stand still until `finish_weight_update`."""
+        if self._running:
+            self.llm.sleep(level=0, mode="keep")
+            core = getattr(self.llm.llm_engine.engine_core, "engine_core", None)
+            while core is not None and core.batch_queue:  # on GPUs: what it works on ahead
+                self._advance()
         self.llm.start_weight_update()
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         self.llm.update_weights({"update_info": update_info})
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Also empties the prefix cache: its keys and values are of the old weights."""
+        """Also empties the cache: its keys and values are of the old weights."""
         self.llm.finish_weight_update(weight_version)
-        if not self.llm.reset_prefix_cache():
+        if not self.llm.reset_prefix_cache(reset_running_requests=bool(self._running)):
             raise InvariantError("the prefix cache could not be emptied: requests are running")
+        if self._running:
+            self.llm.wake_up(tags=["scheduling"])
         if weight_version is not None:
             self.weight_version = int(weight_version)
 
@@ -258,10 +273,67 @@ class VllmEngine(Engine):
             detokenize=False,
         )
 
-    def _run(self, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> list[Any]:
-        return self.llm.generate(
-            [{"prompt_token_ids": list(prompt)} for prompt in prompts], list(params), use_tqdm=False
+    def _submit(self, requests: Sequence[GenerationRequest], priority: int) -> list[str]:
+        for request in requests:
+            check_request(request, self.max_model_len)
+        if not self._running:
+            self.llm.reset_prefix_cache()
+        params = [self._sampling_params(request.sampling, request.seed) for request in requests]
+        names = self._enqueue([request.token_ids for request in requests], params, priority)
+        self._running.update(zip(names, requests, strict=True))
+        return names
+
+    def _enqueue(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[Any], priority: int
+    ) -> list[str]:
+        """The names under which their outputs come."""
+        names = self.llm.enqueue(
+            [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+            list(params),
+            priority=[priority] * len(prompts),
+            use_tqdm=False,
         )
+        return [name.partition("-")[0] for name in names]  # vLLM adds random characters
+
+    def _advance(self) -> None:
+        """One step of vLLM's scheduler."""
+        for output in self.llm.llm_engine.step():
+            if output.finished:
+                self._outputs[output.request_id] = output
+
+    def _wait(self, names: Sequence[str]) -> None:
+        while any(name not in self._outputs for name in names):
+            self._advance()
+
+    def _rollouts(self, names: Sequence[str]) -> list[Rollout]:
+        """Of finished requests, which leave the engine."""
+        requests = [self._running.pop(name) for name in names]
+        outputs = [self._outputs.pop(name).outputs[0] for name in names]
+        responses = [tuple(output.token_ids) for output in outputs]
+        rollouts = []
+        for request, output, response, text in zip(
+            requests, outputs, responses, self.decoder.texts(responses), strict=True
+        ):
+            (_, version), *changes = [
+                (span.start, _version(span.version)) for span in output.weight_versions
+            ]
+            rollouts.append(
+                Rollout(
+                    request_id=request.id,
+                    token_ids=response,
+                    logprobs=_sampled_logprobs(output.logprobs, response),
+                    text=text,
+                    finish_reason=cast(FinishReason, output.finish_reason),
+                    weight_version=version,
+                    version_changes=tuple(changes),
+                )
+            )
+        return rollouts
+
+
+def _version(label: str) -> int:
+    """vLLM's label of weights that it loaded itself is a word."""
+    return int(label) if label.isdigit() else -1
 
 
 def _sampled_logprobs(flat: Any, response: Sequence[int]) -> tuple[float, ...]:

@@ -20,8 +20,9 @@ from enum import Enum
 from mgsrl.cluster.wait import get
 from mgsrl.errors import InvariantError, WorkerDiedError
 from mgsrl.learner.group import LearnerGroup
+from mgsrl.rollout.dispatch import LIMIT_KEY
 from mgsrl.rollout.residency import KV_CACHE, PARTS, WEIGHTS
-from mgsrl.rollout.sampler import LIMIT_KEY, Sampler
+from mgsrl.rollout.sampler import Sampler
 
 
 class Turn(Enum):

@@ -13,7 +13,8 @@ from mgsrl.cluster.wait import get
 from mgsrl.config import SyncConfig
 from mgsrl.errors import WorkerDiedError
 from mgsrl.learner.group import LearnerGroup
-from mgsrl.rollout.sampler import LIMIT_KEY, Sampler
+from mgsrl.rollout.dispatch import LIMIT_KEY
+from mgsrl.rollout.sampler import Sampler
 from mgsrl.sync.canary import MAX_TOKENS, check_canary, compare_logprobs, named, pick_sequences
 from mgsrl.sync.client import LIMIT_KEY as SYNC_KEY
 from mgsrl.sync.fingerprint import Proof, compare

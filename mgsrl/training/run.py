@@ -122,6 +122,7 @@ class Run:
             with self.console.stage(f"restoring {self.checkpoint.path.name}"):
                 self.learners.load(self.checkpoint.path / "learner")
                 self.scorer.restore(self.checkpoint.state.get("rewards", {}))
+            self.sampler.lengths |= self.checkpoint.state.get("response_lengths", {})
             self.step = self.checkpoint.step
             self._ahead = read_in_flight(self.checkpoint.path, self.mixture)
             set_others_aside(self.folder / "checkpoints", self.step, self.console.note)
@@ -237,6 +238,7 @@ class Run:
             canary_error=self.publisher.canary_error,
             packing=self._packed,
             restarts=self._new_restarts(),
+            engine_busy=self.sampler.busy_share(),
             staleness=staleness_metrics(groups, self.step - 1) if self.staleness else {},
         )
         scalars["skipped"] = skipped
@@ -289,6 +291,7 @@ class Run:
         state = {
             "mixture": self.mixture.state(),
             "rewards": self.scorer.state(),
+            "response_lengths": self.sampler.lengths,
             "policy": self.policy.fingerprint(),
         }
         try:

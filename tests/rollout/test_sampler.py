@@ -23,8 +23,9 @@ from mgsrl.rollout.actor import (
     rollout_pools,
     worker_environment,
 )
+from mgsrl.rollout.dispatch import Order, deal
 from mgsrl.rollout.engine import EngineSpec
-from mgsrl.rollout.sampler import Sampler, request_seed, split_batches, training_sampling
+from mgsrl.rollout.sampler import Sampler, request_seed, training_sampling
 from mgsrl.sync.client import RolloutClient
 from mgsrl.sync.object_store import ObjectStoreSender
 from mgsrl.types import GenerationRequest, Prompt, Sampling
@@ -56,32 +57,38 @@ def test_seeds_are_stable_and_distinct() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def requests(count: int, samples: int) -> list[GenerationRequest]:
+def orders(count: int, samples: int) -> list[Order]:
+    """Of prompts of 1 to 40 tokens, and 4 to 64 expected ones."""
     return [
-        GenerationRequest(f"{i}/{j}", (1,) * (1 + i * 7 % 40), 0, Sampling(1.0, 16))
+        Order(
+            3,
+            tuple(
+                GenerationRequest(f"3/{i}/{j}", (1,) * (1 + i * 7 % 40), 0, Sampling(1.0, 64))
+                for j in range(samples)
+            ),
+            tokens=4.0 ** (1 + i % 3),
+        )
         for i in range(count)
-        for j in range(samples)
     ]
 
 
-def test_one_worker_gets_everything_at_once() -> None:
-    all_of_them = requests(5, 4)
-    assert split_batches(all_of_them, 4, 1) == [all_of_them]
-    assert split_batches([], 4, 1) == split_batches([], 4, 3) == []
+def test_one_worker_gets_everything_as_it_is() -> None:
+    assert deal(orders(5, 4), 1) == [orders(5, 4)]
+    assert deal([], 1) == [[]]
+    assert deal([], 3) == [[], [], []]
 
 
 @pytest.mark.parametrize("workers", [2, 3, 8])
-def test_batches_are_balanced_whole_and_deterministic(workers: int) -> None:
-    all_of_them = requests(24, 4)
-    batches = split_batches(all_of_them, 4, workers)
-    assert len(batches) == min(24, 3 * workers)
-    assert sorted(r.id for b in batches for r in b) == sorted(r.id for r in all_of_them)
-    for batch in batches:  # the samples of a prompt are neighbours
-        assert [r.id.split("/")[1] for r in batch] == ["0", "1", "2", "3"] * (len(batch) // 4)
-    loads = [sum(len(r.token_ids) + 16 for r in batch) for batch in batches]
-    heaviest_group = max(4 * (len(r.token_ids) + 16) for r in all_of_them)
-    assert max(loads) - min(loads) <= heaviest_group
-    assert batches == split_batches(all_of_them, 4, workers)
+def test_shares_are_balanced_by_expected_work_whole_and_deterministic(workers: int) -> None:
+    shares = deal(orders(24, 4), workers)
+    assert shares == deal(orders(24, 4), workers)
+    assert sorted(o.requests[0].id for share in shares for o in share) == sorted(
+        o.requests[0].id for o in orders(24, 4)
+    )
+    loads = [sum(order.work for order in share) for share in shares]
+    assert max(loads) - min(loads) <= max(order.work for order in orders(24, 4))
+    for share in shares:  # the long ones first: they end last
+        assert [o.work for o in share] == sorted((o.work for o in share), reverse=True)
 
 
 def test_domains_override_sampling() -> None:
@@ -271,8 +278,80 @@ def test_a_replacement_without_the_current_weights_is_noticed(sampler: Sampler) 
 
     sampler.distinct_pools[0].on_restart = None
     ray.kill(sampler.handles[1])
+    sampler.rollout(prompts(), 2)  # the other worker makes what was the dead one's
     with pytest.raises(InvariantError, match=r"\[-1, 1\]"):
-        sampler.rollout(prompts(), 2)
+        sampler.rollout(prompts(), 3)
+
+
+SLOW = """
+import os, pathlib, time
+from mgsrl.rollout.transformers_engine import TransformersEngine
+
+class Slow(TransformersEngine):
+    def generate(self, requests):
+        time.sleep(0.3)
+        with (pathlib.Path(__file__).parent / str(os.getpid())).open("a") as log:
+            log.writelines(request.id + "\\n" for request in requests)
+        return super().generate(requests)
+"""
+
+
+@pytest.mark.ray_cluster
+def test_rollouts_go_on_while_weights_arrive_workers_die_and_others_are_evaluated(
+    ray_local: None, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Only what a dead worker had not handed over is made again; all tokens are those of their
+    requests and versions."""
+    import ray
+
+    file = tmp_path / "slow.py"
+    file.write_text(SLOW)
+    sampler = make_sampler(tiny_model, engine=f"{file}:Slow", max_prompts_in_flight=2)
+    source = ModuleSource(perturbed(tiny_model))
+
+    def publish(handles: list[Any], version: int) -> None:
+        ObjectStoreSender(source, RolloutClient(handles, 60), True).send_weights(version)
+
+    sampler.staleness = 3  # from -1, the weights that it loaded, to 2
+    sampler.distinct_pools[0].on_restart = lambda handle: publish([handle], 2)
+    try:
+        pids = [facts["pid"] for facts in sampler.wait_ready()]
+        begin = time.monotonic()
+        sampler.submit(prompts(), 5)
+        sampler.submit(prompts(), 6)
+        assert time.monotonic() - begin < 2.0
+        wait_for_lines(tmp_path / str(pids[0]), 4)
+        publish(sampler.handles, 2)
+        evaluated = sampler.evaluate(prompts())
+        kept = {id_ for s in sampler.gather().values() for id_ in s.made}
+        assert 0 < len(kept) < 24, "an evaluation waited for what was asked before"
+        victim = sampler.handles[0]
+        ray.kill(victim)
+        first, second = sampler.collect(5), sampler.collect(6)
+        assert not sampler.outstanding
+        again = sampler.rollout(prompts(), 6)
+        assert tokens(second) == tokens(again)
+        assert tokens(evaluated) == tokens(sampler.evaluate(prompts()))
+    finally:
+        sampler.stop()
+    old = in_this_process(tiny_model, 5)
+    versions = {r.weight_version for of in first.values() for g in of for r in g.rollouts}
+    assert versions == {-1, 2}
+    for domain, of_domain in first.items():
+        for index, group in enumerate(of_domain):
+            for sample, rollout in enumerate(group.rollouts):
+                if rollout.weight_version == -1:
+                    assert rollout.token_ids == old[domain][index][sample]
+    made = [(tmp_path / str(pid)).read_text().split() for pid in pids]
+    repeated = [id_ for id_ in made[1] if id_ in made[0]]
+    assert not kept & set(repeated), "made again although it had been handed over"
+
+
+def wait_for_lines(file: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while not file.exists() or len(file.read_text().splitlines()) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 OWN = """

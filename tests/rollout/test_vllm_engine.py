@@ -21,6 +21,7 @@ from mgsrl.sync.fingerprint import Proof, Published, compare, fingerprint
 from mgsrl.sync.object_store import ObjectStoreSender
 from mgsrl.sync.publication import Publication
 from mgsrl.sync.source import WeightSource
+from mgsrl.sync.wire import pack_group
 from mgsrl.types import GenerationRequest, Rollout, Sampling
 from tests.sync.sources import perturbed
 
@@ -240,6 +241,98 @@ class without:  # noqa: N801  reads as a sentence
         import ray
 
         ray.get(self.handle.__ray_call__.remote(function, self.repair), timeout=30)
+
+
+def on_engine(handle: Any, function: Callable[..., Any], *args: Any) -> Any:
+    """Call it with the actor's engine, on the engine's thread."""
+    import ray
+
+    def run(worker: Any, inner: Any, *given: Any) -> Any:
+        return worker._running.call(inner, worker.engine, *given)
+
+    return ray.get(handle.__ray_call__.remote(run, function, *args), timeout=120)
+
+
+def step_by_step(engine: Any, requests: Any, steps: int, between: Any) -> list[Rollout]:
+    """Responses with something done after so many steps."""
+    engine.submit(requests)
+    made = [rollout for _ in range(steps) for rollout in engine.step()]
+    between(engine)
+    while len(made) < len(requests):
+        made += engine.step()
+    return sorted(made, key=lambda rollout: int(rollout.request_id[1:]))
+
+
+def update(weights: Any, version: int) -> Callable[[Any], None]:
+    def between(engine: Any) -> None:
+        engine.start_weight_update()
+        for payload in weights:
+            engine.update_weights(payload)
+        engine.finish_weight_update(str(version))
+
+    return between
+
+
+def test_new_weights_reach_responses_that_are_being_made(tied: Any, tiny_model: Path) -> None:
+    """Every token is of the version that its response names: sampled from it, given all before."""
+    old, new = perturbed(tiny_model), perturbed(tiny_model, seed=8, scale=0.1)
+    publish(tied, old, 1)
+    requests = [request(s, (5, 9, 30, 7 + s), max_new_tokens=4 + 3 * s) for s in range(12)]
+    undisturbed = call(tied, "generate", requests)
+    payloads = [pack_group([name], [value]) for name, value in WeightSource(new)]
+    made = on_engine(tied, step_by_step, requests, 8, update(payloads, 2))
+    assert {len(rollout.weight_versions) for rollout in made} == {1, 2}
+    for rollout, wanted, before in zip(made, requests, undisturbed, strict=True):
+        (_, count), *_ = rollout.weight_versions
+        assert rollout.token_ids[:count] == before.token_ids[:count]
+        start = 0
+        for version, tokens in rollout.weight_versions:
+            model = {1: old, 2: new}[version]
+            expected = expected_logprobs(model, wanted.token_ids, rollout.token_ids)
+            here = slice(start, start + tokens)
+            got = torch.tensor(rollout.logprobs)
+            assert torch.allclose(got[here], expected[here], atol=1e-4)
+            start += tokens
+        assert start == len(rollout.token_ids)
+    assert call(tied, "generate", requests)[0].weight_versions[0][0] == 2
+
+
+def test_an_update_to_the_same_weights_changes_no_token(tied: Any, tiny_model: Path) -> None:
+    model = perturbed(tiny_model)
+    publish(tied, model, 1)
+    requests = [request(s, (5, 9, 30, 7 + s), max_new_tokens=20) for s in range(8)]
+    undisturbed = call(tied, "generate", requests)
+    payloads = [pack_group([name], [value]) for name, value in WeightSource(model)]
+    made = on_engine(tied, step_by_step, requests, 6, update(payloads, 2))
+    assert [r.token_ids for r in made] == [r.token_ids for r in undisturbed]
+    changes = {r.version_changes for r in made}
+    assert any(changes)
+    assert changes <= {(), *(((token, 2),) for token in range(1, 20))}
+
+
+def test_scores_and_other_requests_do_not_disturb_what_is_in_flight(
+    tied: Any, tiny_model: Path
+) -> None:
+    model = perturbed(tiny_model)
+    publish(tied, model, 1)
+    requests = [request(s, (5, 9, 30, 7 + s), max_new_tokens=20) for s in range(8)]
+    undisturbed = call(tied, "generate", requests)
+    beside = [request(s, (8, 8, s), max_new_tokens=4) for s in range(50, 54)]
+    alone = call(tied, "generate", beside)
+    found: list[Any] = []
+
+    def between(engine: Any) -> list[Any]:
+        return [engine.logprobs(SEQUENCES), engine.generate(beside)]
+
+    def watched(engine: Any, *args: Any) -> Any:
+        seen: list[Any] = []
+        made = step_by_step(engine, *args, lambda e: seen.extend(between(e)))
+        return made, seen
+
+    made, found = on_engine(tied, watched, requests, 5)
+    assert [r.token_ids for r in made] == [r.token_ids for r in undisturbed]
+    assert [r.token_ids for r in found[1]] == [r.token_ids for r in alone]
+    assert compare_logprobs(found[0], learner_scores(model)).max < 1e-4
 
 
 def test_bfloat16_weights_load_into_a_float32_engine(tied: Any, tiny_model: Path) -> None:

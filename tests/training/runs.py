@@ -51,7 +51,7 @@ def train(folder: Path, *overrides: str, limit_s: float = 240) -> str:
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl without what a clock decides."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    clock = ("time/", "throughput/", "timestamp")
+    clock = ("time/", "throughput/", "timestamp", "rollout/engine_busy")
     return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows]
 
 
