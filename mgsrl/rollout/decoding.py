@@ -53,6 +53,8 @@ class Decoder:
 
     def texts(self, responses: Sequence[Sequence[int]]) -> list[str]:
         """Decode without special tokens; spaces are kept as they were sampled."""
+        if not responses:  # transformers takes no responses for one that is empty
+            return []
         return self.tokenizer.batch_decode(
             [list(tokens) for tokens in responses],
             skip_special_tokens=True,

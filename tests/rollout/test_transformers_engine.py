@@ -45,6 +45,12 @@ def reference_logprobs(
     return logprobs[start:-1].gather(1, tokens[0, start + 1 :, None]).squeeze(1)
 
 
+def test_no_responses_are_no_texts(tiny_model: Path) -> None:
+    decoder = Decoder(str(tiny_model))
+    assert decoder.texts([]) == []
+    assert decoder.texts([()]) == [""]
+
+
 def test_gumbel_max_draws_from_the_softmax() -> None:
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
     draws = 20000
