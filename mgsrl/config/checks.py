@@ -102,13 +102,17 @@ def _check_token_budget(config: Config) -> None:
 
 
 def _check_devices(config: Config) -> None:
-    for key, what in (("optimizer", "optimizer state"), ("reference", "reference model")):
-        if getattr(config.learner, f"offload_{key}") and config.learner.device == "cpu":
+    learner = config.learner
+    for key, on, what in (
+        ("learner.offload_optimizer", learner.offload_optimizer, "optimizer state"),
+        ("learner.offload_reference", learner.offload_reference, "reference model"),
+    ):
+        if on and learner.device == "cpu":
             raise ConfigError(
-                f"learner.offload_{key} moves the {what} from a GPU to the CPU.",
+                f"{key} moves the {what} from a GPU to the CPU.",
                 expected="learner.device=cuda",
                 found="learner.device=cpu",
-                todo=f"set learner.offload_{key}=false",
+                todo=f"set {key}=false",
             )
     if config.resume not in ("auto", "never") and "/" not in config.resume:
         one_of("resume", config.resume, ("auto", "never", "PATH/TO/CHECKPOINT"))
