@@ -17,8 +17,9 @@ Ours is the recipe `smollm2_mgs` (surgery, weight sync and canary included); wha
 with `--` are overrides of it. `ratio` of the JSON file is TRL's median step over ours.
 
 TRL is what the present environment holds if its version is right; otherwise pip puts it, and what
-it needs and does not find, into a folder of its own. It generates with transformers: for its
-vLLM mode this version wants vLLM 0.22 to 0.31, older than ours. Left out: several GPUs.
+it needs and does not find, into a folder of its own. It generates with transformers: its
+vLLM mode (`colocate`) starts on a CPU with vLLM 0.32, later than the versions it is made for, and
+ends at the first loading of new weights. Left out: several GPUs.
 """
 
 import argparse
