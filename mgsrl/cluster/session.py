@@ -78,6 +78,8 @@ def ray_session(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    # Two idle workers less: every actor has an environment and so a process of its own.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     import ray
 
     in_main_thread = threading.current_thread() is threading.main_thread()
