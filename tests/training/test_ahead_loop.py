@@ -68,6 +68,9 @@ class Walk(Run):
 
     def restore(self) -> None: ...
 
+    def enter_phase(self) -> None:
+        self.timers.start_step()
+
     def pack(self, groups: Any) -> Any:
         return SimpleNamespace(domains=list(groups))
 
