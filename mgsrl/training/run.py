@@ -127,11 +127,22 @@ class Run:
             self._ahead = read_in_flight(self.checkpoint.path, self.mixture)
             set_others_aside(self.folder / "checkpoints", self.step, self.console.note)
             self.console.note(f"resumed after step {self.step} from {self.checkpoint.path}")
+            self._note_missing()
         # Without a checkpoint nothing binds old logs to this run: even its first evaluation goes.
         version = self.step if self.checkpoint is not None else -1
         self.journal.open(self.step + 1, version)
         self.evaluation.find_best()  # what was set aside may have been it
         self.evaluation.note_rhythm(self.num_steps)
+
+    def _note_missing(self) -> None:
+        """Say when a checkpoint holds fewer rollouts than are ahead at that point of the run."""
+        end = self.schedule.phase(max(self.step - 1, 0)).end
+        missing = min(self.staleness, end - self.step) - len(self._ahead)
+        if missing > 0 and self.step > 0:
+            self.console.note(
+                f"the checkpoint holds no rollouts of the next {missing} step(s), as where a run "
+                "ends: they are made with newer weights than one longer run would have had"
+            )
 
     def enter_phase(self) -> None:
         """Begin a step; the resets of its phase are done when it is the first."""

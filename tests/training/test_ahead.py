@@ -121,6 +121,25 @@ def test_settings_that_cannot_be_right_are_refused(overrides: list[str], message
         compose_config(overrides)
 
 
+@pytest.mark.parametrize(
+    ("step", "kept", "missing"), [(0, 0, 0), (2, 2, 0), (2, 1, 1), (3, 1, 0), (4, 0, 0), (8, 0, 0)]
+)
+def test_a_checkpoint_without_what_would_be_ahead_is_told(
+    step: int, kept: int, missing: int
+) -> None:
+    """Two phases of 4 steps; a run that was to end at step 3 saved one step less of rollouts."""
+    notes: list[str] = []
+    run: Any = SimpleNamespace(
+        step=step,
+        staleness=2,
+        schedule=make_schedule(StrategyConfig(sequential=True), {"math": 2, "chat": 2}, 8),
+        _ahead=dict.fromkeys(range(kept)),
+        console=SimpleNamespace(note=notes.append),
+    )
+    Run._note_missing(run)
+    assert [f"next {missing} step(s)" in note for note in notes] == [True] * (missing > 0)
+
+
 def rollout(request_id: str, version: int) -> Rollout:
     return Rollout(request_id, (4, 5), (-0.1, -1 / 3), "täxt\n", "stop", version)
 

@@ -94,9 +94,9 @@ def sleeping(log_ratio_BL, advantages_B1):
 
 @pytest.mark.slow
 def test_a_step_takes_the_longer_of_rollouts_and_learning(tmp_path: Path) -> None:
-    """Stand-ins sleep 4 s for the rollouts of a step and 4 s for its updates: one after the other
-    that is 8 s, overlapped 4, and what is really computed on top."""
-    (tmp_path / "mine.py").write_text(SLEEPING.format(rollout_s=4, requests=24, learn_s=4 / 3))
+    """Stand-ins sleep 5 s for the rollouts of a step and 5 s for its updates: one after the other
+    that is 10 s, overlapped 5, and what is really computed on top."""
+    (tmp_path / "mine.py").write_text(SLEEPING.format(rollout_s=5, requests=24, learn_s=5 / 3))
     seconds = {}
     for ahead in (0, 1):
         folder = tmp_path / f"ahead{ahead}"
@@ -111,8 +111,8 @@ def test_a_step_takes_the_longer_of_rollouts_and_learning(tmp_path: Path) -> Non
         )
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
         seconds[ahead] = median(row["time/total"] for row in rows[1:])
-    assert seconds[0] > 8
-    assert seconds[1] < 0.75 * seconds[0], seconds
+    assert seconds[0] > 10
+    assert seconds[1] < seconds[0] - 2.5, seconds  # half of what is overlapped, on a busy machine
 
 
 @pytest.mark.slow
