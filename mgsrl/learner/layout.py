@@ -84,6 +84,11 @@ class ShardLayout(ABC):
     def refresh_weights(self) -> None:
         """Make the compute weights of all ranks those of the masters (a collective)."""
 
+    def check_present(self) -> None:
+        """RuntimeError while the masters' memory is lent: a fused step would crash on it."""
+        if any(m.numel() and not m.untyped_storage().nbytes() for m in self.masters):
+            raise RuntimeError("the optimizer's memory is lent: resume() first")
+
     def master(self, shard: Shard) -> torch.Tensor:
         """fp32 [shard.numel], a view."""
         return self.masters[shard.group].detach().view(-1)[shard.offset :][: shard.numel]

@@ -68,6 +68,8 @@ class Reference:
     @contextmanager
     def at_hand(self) -> Iterator[None]:
         """On the device inside the block, wherever it is kept."""
+        if any(held.numel() and not held.untyped_storage().nbytes() for held in self._holders()):
+            raise RuntimeError("the reference's memory is lent: resume() first")  # C++ would crash
         for held, host in zip(self._holders(), self._on_host):
             held.data = torch.empty_like(host, device=self._device).copy_(host, non_blocking=True)
         self._wait()  # DeepSpeed gathers on a stream of its own

@@ -273,6 +273,7 @@ class LearnerWorker:
             reason = report.problem or "the norm of the resolved gradient is not finite"
             return StepStats(math.nan, lr, skipped=True, reason=reason)
         set_learning_rate(self._engine, lr)
+        self.layout.check_present()
         self.layout.put_gradient(self.grads.combined())
         self._engine.step()
         self.layout.clear_gradients()
