@@ -85,8 +85,9 @@ class ShardLayout(ABC):
         """Make the compute weights of all ranks those of the masters (a collective)."""
 
     def check_present(self) -> None:
-        """RuntimeError while the masters' memory is lent: a fused step would crash on it."""
-        if any(m.numel() and not m.untyped_storage().nbytes() for m in self.masters):
+        """RuntimeError while the optimizer's memory is lent: a fused step would crash on it."""
+        state = self.optimizer_tensors()
+        if any(each.numel() and not each.untyped_storage().nbytes() for each in state):
             raise RuntimeError("the optimizer's memory is lent: resume() first")
 
     def master(self, shard: Shard) -> torch.Tensor:
