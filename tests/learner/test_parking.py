@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mgsrl.config.policy import LoraConfig
 from mgsrl.learner import parking
-from mgsrl.learner.layout import held_part
+from mgsrl.learner.layout import holder
 from mgsrl.learner.parking import Parking
 from tests.learner.parts import Case, make_batch, make_spec, one_step, spawn, whole_weights
 
@@ -56,7 +56,7 @@ CASES = {
 def _bytes(worker: Any) -> int:
     """Of the optimizer, the reference and the rows, storages once (a reference that PyTorch maps
     from its file, as on a CPU it does, stays)."""
-    frozen = [held_part(param)[1] for param in worker.reference.model.parameters()]
+    frozen = [holder(param) for param in worker.reference.model.parameters()]
     tensors = [*worker.layout.optimizer_tensors(), *frozen, worker.grads._buffer_RN]
     storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors}
     return sum(each.nbytes() for each in storages.values() if each.resizable())
