@@ -16,6 +16,8 @@ better than LPT.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from mgsrl.errors import InvariantError
 from mgsrl.types import Prompt, Rollout
 
@@ -181,16 +183,16 @@ def _balanced(pieces: Pieces, limit: Limit, world_size: int) -> list[list[Pieces
 def _filled(by_cost: Pieces, limit: Limit, number: int) -> list[Pieces] | None:
     """So many micro-batches; None where a piece finds no room."""
     bins: list[dict[str, Piece]] = [{} for _ in range(number)]
-    costs, sizes = [0] * number, [0] * number
+    costs, room = np.zeros(number, np.int64), np.full(number, limit.room)
     for piece in by_cost:
         size = limit.size(piece)
-        fits = [place for place in range(number) if sizes[place] + size <= limit.room]
-        if not fits:
+        fits = np.flatnonzero(room >= size)
+        if not len(fits):
             return None
-        least = min(fits, key=costs.__getitem__)
+        least = fits[costs[fits].argmin()]
         together = bins[least].setdefault(piece[0].prompt.id, [])
         before = _tokens(together)
         together += piece
         costs[least] += _tokens(together) - before
-        sizes[least] += size
+        room[least] -= size
     return [list(pieces.values()) for pieces in bins]

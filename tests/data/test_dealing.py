@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -203,3 +204,18 @@ def test_padding_and_waiting_on_recorded_lengths(name: str, world_size: int, sha
         print(name, world_size, limit, f"{1 - real / computed:.3f} {1 - computed / slots:.3f}")
         assert 1 - real / computed <= (0 if share else 0.05)
         assert 1 - computed / slots <= WAITING[world_size]
+
+
+def test_large_batches_are_dealt_while_nobody_waits_long() -> None:
+    """4,096 responses on 8 ranks, whose devices stand still meanwhile: half a minute when every
+    micro-batch was looked at in Python for every group."""
+    draw = random.Random(0)
+    lengths = [
+        (draw.randint(1, 512), [min(4096, int(draw.expovariate(1 / 1365)) + 1) for _ in range(8)])
+        for _ in range(512)
+    ]
+    groups = groups_of(lengths)
+    begin = time.process_time()
+    steps = deal(groups, Limit(1, 4608, True), 8)
+    assert time.process_time() - begin < 10.0
+    assert len(all_samples(steps)) == 4096
