@@ -231,11 +231,8 @@ class Sampler:
                     self._request(prompt, sampling[domain], step, sample)
                     for sample in range(samples)
                 ]
-                for request in requests:
-                    known = made.get(request.id)
-                    if known is not None and len(known.token_ids) <= limit:  # not a longer one's
-                        submission.made[request.id] = known
-                if missing := tuple(r for r in requests if r.id not in submission.made):
+                submission.made |= {r.id: made[r.id] for r in requests if r.id in made}
+                if missing := tuple(r for r in requests if r.id not in made):
                     order = Order(step, missing, tokens, urgent=step == EVALUATION_STEP)
                     orders.setdefault(id(self.pools[domain]), []).append(order)
         for pool in self.distinct_pools:

@@ -124,7 +124,7 @@ class Run:
                 self.scorer.restore(self.checkpoint.state.get("rewards", {}))
             self.sampler.lengths |= self.checkpoint.state.get("response_lengths", {})
             self.step = self.checkpoint.step
-            self._ahead = self._allowed(read_in_flight(self.checkpoint.path, self.mixture))
+            self._ahead = read_in_flight(self.checkpoint.path, self.mixture)
             set_others_aside(self.folder / "checkpoints", self.step, self.console.note)
             self.console.note(f"resumed after step {self.step} from {self.checkpoint.path}")
             self._note_missing()
@@ -133,22 +133,6 @@ class Run:
         self.journal.open(self.step + 1, version)
         self.evaluation.find_best()  # what was set aside may have been it
         self.evaluation.note_rhythm(self.num_steps)
-
-    def _allowed(self, ahead: Ahead) -> Ahead:
-        """Without responses of older weights than this run trains on (a smaller
-        `rollout.staleness` than before, or other phases): their prompts get others."""
-        kept, dropped = {}, 0
-        for step, (prompts, made) in ahead.items():
-            oldest = max(step - self.staleness, self.schedule.phase(step).start)
-            new = [rollout for rollout in made if rollout.weight_version >= oldest]
-            kept[step] = (prompts, new)
-            dropped += len(made) - len(new)
-        if dropped:
-            self.console.note(
-                f"{dropped} responses of the checkpoint are of older weights than this run trains "
-                f"on (rollout.staleness={self.staleness}): they are made again"
-            )
-        return kept
 
     def _note_missing(self) -> None:
         """Say when a checkpoint holds fewer rollouts than are ahead at that point of the run."""

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +28,7 @@ from mgsrl.rollout.engine import EngineSpec
 from mgsrl.rollout.sampler import Sampler, request_seed, training_sampling
 from mgsrl.sync.client import RolloutClient
 from mgsrl.sync.object_store import ObjectStoreSender
-from mgsrl.types import GenerationRequest, Prompt, Rollout, Sampling
+from mgsrl.types import GenerationRequest, Prompt, Sampling
 from tests.sync.sources import ModuleSource, perturbed
 
 SAMPLING = {"math": Sampling(1.0, 8), "chat": Sampling(0.7, 6)}
@@ -90,22 +89,6 @@ def test_shares_are_balanced_by_expected_work_whole_and_deterministic(workers: i
     assert max(loads) - min(loads) <= max(order.work for order in orders(24, 4))
     for share in shares:  # the long ones first: they end last
         assert [o.work for o in share] == sorted((o.work for o in share), reverse=True)
-
-
-def test_what_a_checkpoint_holds_is_made_again_where_it_is_longer_than_allowed() -> None:
-    """`max_new_tokens` may be less than in the run that made it."""
-    sent: list[GenerationRequest] = []
-    submit = SimpleNamespace(remote=lambda _step, requests, _urgent: sent.extend(requests))
-    pool: Any = SimpleNamespace(handles=[SimpleNamespace(submit=submit)])
-    sampler = Sampler({"chat": pool}, SAMPLING, samples_per_prompt=3, seed=0, limit_s=1)
-    limit = SAMPLING["chat"].max_new_tokens
-    made = [
-        Rollout(f"4/chat/p0/{sample}", (7,) * length, (-1.0,) * length, "", "length", 3)
-        for sample, length in enumerate((limit, limit + 1))
-    ]
-    sampler.submit({"chat": prompts()["chat"][:1]}, 4, made)
-    assert list(sampler.outstanding[4].made.values()) == made[:1]
-    assert [request.id for request in sent] == ["4/chat/p0/1", "4/chat/p0/2"]
 
 
 def test_domains_override_sampling() -> None:

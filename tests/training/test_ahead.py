@@ -184,36 +184,8 @@ def test_prompts_that_take_part_no_more_are_left_out(tmp_path: Path) -> None:
     assert read_in_flight(tmp_path, fewer) == {4: ({"math": drawn["math"]}, [])}
 
 
-@pytest.mark.parametrize(
-    ("staleness", "sequential", "kept"),
-    [
-        (3, False, {4: 2, 5: 2}),
-        (2, False, {4: 2, 5: 1}),
-        (0, False, {4: 0, 5: 0}),
-        (3, True, {4: 0, 5: 0}),
-    ],
-)
-def test_responses_of_older_weights_than_the_run_allows_now_are_made_again(
-    staleness: int, sequential: bool, kept: dict[int, int]
-) -> None:
-    """A run that goes on may have a smaller staleness, or phases that begin elsewhere."""
-    notes: list[str] = []
-    run: Any = SimpleNamespace(
-        staleness=staleness,
-        schedule=make_schedule(StrategyConfig(sequential=sequential), {"math": 2, "chat": 2}, 8),
-        console=SimpleNamespace(note=notes.append),
-    )
-    prompts = mixture().next_prompts({"math": 1})
-    ahead = {step: (prompts, [rollout(f"{step}/a", 2), rollout(f"{step}/b", 3)]) for step in (4, 5)}
-    found = Run._allowed(run, ahead)
-    assert {step: (drawn, len(made)) for step, (drawn, made) in found.items()} == {
-        step: (prompts, number) for step, number in kept.items()
-    }
-    dropped = 4 - sum(kept.values())
-    assert [f"{dropped} responses" in note for note in notes] == [True] * (dropped > 0)
-
-
-def test_a_step_has_the_domains_of_its_phase_whatever_a_checkpoint_holds() -> None:
+def test_a_step_has_the_domains_of_the_schedule_whatever_a_checkpoint_holds() -> None:
+    """A run may go on with domains that are weighted anew."""
     drawn = mixture().next_prompts({"math": 2, "chat": 2})
     sampler = Ahead()
     run: Any = SimpleNamespace(
