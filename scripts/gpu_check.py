@@ -19,7 +19,7 @@ is not installed is skipped, and says so:
 
     python scripts/gpu_check.py                      # under eight minutes on one card
     python scripts/gpu_check.py --quick --out check.json
-    python scripts/gpu_check.py --device cpu --quick # is the script itself right? A minute.
+    python scripts/gpu_check.py --device cpu --quick # is the script right? A minute or two
 
 Part a needs neither Ray nor vLLM. Every check is caught alone; the exit code is 1 when one fails.
 Left out: several GPUs.

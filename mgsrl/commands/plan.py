@@ -19,8 +19,8 @@ examples:
   mgsrl plan +experiment=qwen_mgs --gpu-gib 47.5    for others
   mgsrl plan +experiment=qwen_mgs learner.world_size=8 --json
 
-Only the configuration and the policy's config.json are read; for the models that the recipes name
-no network is needed. Memory is arithmetic (docs/troubleshooting.md, "Sizing").
+Only the configuration and the policy's config.json are read; for the hub ids that the recipes name
+no network is needed (SmolLM2 is a folder: `mgsrl data prepare smollm2` first). Memory is arithmetic (docs/troubleshooting.md, "Sizing").
 """
 
 
@@ -143,7 +143,13 @@ def _table(title: str, rows: list[tuple[str, ...]], columns: tuple[str, ...]) ->
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        show_header=any(columns),
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", header_style="bold")
     for row in rows:
