@@ -20,7 +20,8 @@ examples:
   mgsrl plan +experiment=qwen_mgs learner.world_size=8 --json
 
 Only the configuration and the policy's config.json are read; for the hub ids that the recipes name
-no network is needed (SmolLM2 is a folder: `mgsrl data prepare smollm2` first). Memory is arithmetic (docs/troubleshooting.md, "Sizing").
+no network is needed (SmolLM2 is a folder: `mgsrl data prepare smollm2` first). Memory is arithmetic
+(docs/troubleshooting.md, "Sizing").
 """
 
 

@@ -2,10 +2,10 @@
 
 What is freed is the storage under the tensors, not the tensors: every view of it (DeepSpeed keeps
 several of the optimizer's state) stays what it is and is filled again with it, to the bit. In
-between nobody may touch one: PyTorch's operations are errors at best, and a fused kernel would write
-to memory that is not there and end the process, so the optimizer asks `ShardLayout.check_present`
-first. Left out: overlapping the copies with anything; they run at the speed of the bus (12 bytes
-per parameter: 0.7 s for 1.5B).
+between nobody may touch one: PyTorch does not always tell, and a fused kernel on memory that is
+not there crashes the process; `ShardLayout.check_present` tells by name before that. Left out:
+overlapping the copies with anything; they run at the speed of the bus (12 bytes per parameter:
+0.7 s for 1.5B).
 """
 
 from collections.abc import Iterable

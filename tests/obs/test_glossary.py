@@ -5,9 +5,10 @@
 
 import torch
 
+from mgsrl.obs.metrics import MAX_SCALARS
 from mgsrl.surgery.reliability import measure_reliability, reliability_scalars
 from mgsrl.surgery.report import surgery_report
-from tests.obs.glossary import documented, undocumented
+from tests.obs.glossary import GLOSSARY, documented, undocumented
 from tests.obs.test_metrics import scalars_of
 
 DOMAINS = ("math", "chat", "if")
@@ -39,3 +40,7 @@ def test_every_metric_is_in_the_glossary_and_the_other_way_round():
         if not any(pattern.fullmatch(metric) for metric in logged)
     ]
     assert unknown == []
+
+
+def test_the_page_knows_how_many_a_step_logs_at_most():
+    assert f"at most about {MAX_SCALARS} scalars" in GLOSSARY.read_text(encoding="utf-8")
