@@ -31,7 +31,7 @@ class Terminated(KeyboardInterrupt):
 
 
 _signals: list[str] = []
-"""SIGTERMs that arrived. Ray's calls make a plain KeyboardInterrupt of whatever interrupts them."""
+"""Signals that arrived. Ray's calls make a plain KeyboardInterrupt of whatever interrupts them."""
 
 
 def on_sigterm(signum: int, frame: FrameType | None) -> None:
@@ -43,6 +43,7 @@ def on_sigterm(signum: int, frame: FrameType | None) -> None:
 
 def on_sigint(signum: int, frame: FrameType | None) -> None:
     """A signal handler: as Python's own, but it says at once that it was heard."""
+    _signals.append("Ctrl-C")
     _say_stopping("Ctrl-C")
     raise KeyboardInterrupt
 
@@ -56,6 +57,13 @@ def _say_stopping(signal_name: str) -> None:
 def stopped_by() -> str:
     """Which signal a KeyboardInterrupt came from."""
     return _signals[0] if _signals else "Ctrl-C"
+
+
+def heed_signals() -> None:
+    """End now if a signal arrived: Python drops what a handler raises inside a callback of the
+    garbage collector, so long work asks again between its stages."""
+    if _signals:
+        raise KeyboardInterrupt(_signals[0])
 
 
 @contextmanager

@@ -2,12 +2,20 @@
 
 import json
 import signal
+import threading
+import weakref
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from mgsrl.cluster import session
+from mgsrl.obs.console import Console
+from mgsrl.obs.timers import StageTimers
 from mgsrl.training.interrupt import how_to_go_on
+from mgsrl.training.run import Run
 from tests.training import runs
 
 
@@ -64,3 +72,20 @@ def test_ctrl_c_is_answered_and_what_it_says_is_true(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     in_steps = sum(row["time/total"] for row in rows)
     assert (seconds[1] - seconds[0]).total_seconds() > in_steps + 3  # start-up is part of it
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_whose_exception_python_drops_is_heeded_at_the_next_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Callbacks of the garbage collector cannot raise, and a signal may come inside one."""
+    monkeypatch.setattr(session, "_signals", [])
+    run: Any = SimpleNamespace(console=Console(False, 1), timers=StageTimers(), _in_step=1)
+    with Run.stage(run, "rollout"):
+        pass
+    thing = threading.Event()
+    watcher = weakref.ref(thing, lambda _: session.on_sigint(signal.SIGINT, None))
+    del thing
+    assert watcher() is None
+    with pytest.raises(KeyboardInterrupt, match="Ctrl-C"), Run.stage(run, "reward"):
+        raise AssertionError("the stage began")
