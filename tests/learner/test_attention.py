@@ -188,7 +188,8 @@ def reference_varlen(*arguments: Any, **named: Any) -> torch.Tensor:
     before, after = given["window_size"]
     assert after == 0
     outputs = []
-    for (a, b), (c, d) in zip(pairwise(given["cu_seq_q"]), pairwise(given["cu_seq_k"])):
+    ends = zip(pairwise(given["cu_seq_q"]), pairwise(given["cu_seq_k"]), strict=True)
+    for (a, b), (c, d) in ends:
         assert b - a <= given["max_q"]
         assert d - c <= given["max_k"]
         distance = torch.arange(b - a)[:, None] + (d - c) - (b - a) - torch.arange(d - c)

@@ -97,7 +97,7 @@ def test_a_bfloat16_gradient_of_the_head_is_rounded_once(chunk: int) -> None:
         logprobs, entropy = TokenLogprobs.apply(h, w, None, targets, 1.0, chunk)
         return list(torch.autograd.grad(logprobs.sum() + 0.1 * entropy.sum(), [h, w]))
 
-    for ours, exact in zip(gradients(exact=False), gradients(exact=True)):
+    for ours, exact in zip(gradients(exact=False), gradients(exact=True), strict=True):
         assert ours.dtype == torch.bfloat16
         assert (ours.double() - exact).norm() < 3e-3 * exact.norm()
 

@@ -10,6 +10,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_rewards.py"
 
 
+@pytest.mark.slow
 def test_prints_a_table_and_writes_its_figures(tmp_path: Path) -> None:
     if not SCRIPT.is_file():
         pytest.skip("the scripts are not beside the tests")

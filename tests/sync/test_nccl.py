@@ -202,7 +202,7 @@ def test_a_group_that_does_not_come_together_is_given_up(how: str) -> None:
 @pytest.mark.usefixtures("ray_local")
 def test_what_an_engine_raises_is_raised() -> None:
     sender, source = _sender({"hangs": "update"}, {"fails": "update"})
-    with pytest.raises(Exception, match="no room for the weights"):
+    with pytest.raises(ValueError, match="no room for the weights"):
         sender.send_weights(7)
     assert source.gathered == 3
 
