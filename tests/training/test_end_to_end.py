@@ -276,7 +276,8 @@ def test_two_ranks_and_zero_3_train_like_one(six_steps: Path, tmp_path: Path) ->
     runs.train(folder, "train.num_steps=1", "learner.world_size=2", "learner.zero_stage=3")
     one, two = runs.metrics(six_steps)[0], runs.metrics(folder)[0]
     for key, value in one.items():
-        assert two[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+        if not key.startswith("packing/"):  # how the ranks divide the work
+            assert two[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
 
 
 @pytest.mark.slow
