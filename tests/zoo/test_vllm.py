@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from mgsrl.config import PolicyConfig, RolloutConfig
+from mgsrl.data.token_row import scoring_batch
 from mgsrl.errors import StaleWeightsError
 from mgsrl.learner.policy import load_forward
 from mgsrl.rollout.decoding import Decoder
@@ -77,9 +78,9 @@ class Policy:
     def scores(self) -> list[list[float]]:
         rows = []
         for tokens in SEQUENCES:
-            mask = torch.ones(1, len(tokens))
-            mask[0, 0] = 0
-            rows.append(self.forward(torch.tensor([tokens]), mask, 1.0)[0][0].tolist())
+            batch = scoring_batch([tokens], 1.0)
+            found_BL = self.forward(batch.token_ids_T, batch.layout, batch.response_mask_BL, 1.0)[0]
+            rows.append([0.0, *found_BL[0].tolist()])
         return rows
 
     @torch.no_grad()
