@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,8 @@ SOCKET_PATH_BYTES = 107
 LONGEST_SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """Of those that Ray makes below its folder."""
 ANSWER_LIMIT_S = 5.0
+AGAIN_S = 0.05
+"""From a signal whose exception was dropped to the next attempt."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -36,22 +39,23 @@ _signals: list[str] = []
 
 def on_sigterm(signum: int, frame: FrameType | None) -> None:
     """A signal handler: end through every `finally`, as Ctrl-C does."""
-    _signals.append("SIGTERM")
-    _say_stopping("SIGTERM")
+    _note_signal("SIGTERM")
     raise Terminated("SIGTERM")
 
 
 def on_sigint(signum: int, frame: FrameType | None) -> None:
     """A signal handler: as Python's own, but it says at once that it was heard."""
-    _signals.append("Ctrl-C")
-    _say_stopping("Ctrl-C")
+    _note_signal("Ctrl-C")
     raise KeyboardInterrupt
 
 
-def _say_stopping(signal_name: str) -> None:
+def _note_signal(name: str) -> None:
+    _signals.append(name)
+    if len(_signals) > 1:
+        return
     # Not print: a signal may come in the middle of one, and its lock is not for twice.
     with suppress(OSError):
-        os.write(2, f"\nmgsrl: stopping ({signal_name}); this takes some seconds\n".encode())
+        os.write(2, f"\nmgsrl: stopping ({name}); this takes some seconds\n".encode())
 
 
 def stopped_by() -> str:
@@ -59,11 +63,24 @@ def stopped_by() -> str:
     return _signals[0] if _signals else "Ctrl-C"
 
 
-def heed_signals() -> None:
-    """End now if a signal arrived: Python drops what a handler raises inside a callback of the
-    garbage collector, so long work asks again between its stages."""
-    if _signals:
-        raise KeyboardInterrupt(_signals[0])
+@contextmanager
+def insisting() -> Iterator[None]:
+    """Inside, a signal whose exception Python drops comes again, until it is heeded: what a handler
+    raises in a weak reference's callback or in `__del__` goes to `sys.unraisablehook` alone."""
+    before = sys.unraisablehook
+
+    def come_again(dropped: "sys.UnraisableHookArgs") -> None:
+        if not _signals or not issubclass(dropped.exc_type, KeyboardInterrupt):
+            before(dropped)
+            return
+        number = signal.SIGTERM if _signals[-1] == "SIGTERM" else signal.SIGINT
+        threading.Timer(AGAIN_S, os.kill, [os.getpid(), number]).start()
+
+    sys.unraisablehook = come_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager
@@ -103,7 +120,7 @@ def ray_session(
         if in_main_thread:  # after ray.init, which installs a handler of its own
             signal.signal(signal.SIGTERM, on_sigterm)
         ours = config.address == "local"
-        with watched_ray(on_death, lambda: bool(_signals), ours=ours) as watch:
+        with watched_ray(on_death, lambda: bool(_signals), ours=ours) as watch, insisting():
             yield watch.death
     finally:
         if in_main_thread:

@@ -10,7 +10,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mgsrl.cluster.session import heed_signals
 from mgsrl.config import AlgoConfig, CheckpointConfig, SurgeryConfig
 from mgsrl.data.mixture import Mixture
 from mgsrl.data.packing import PackedBatch, Packing, pack
@@ -98,7 +97,6 @@ class Run:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage of the step and show it."""
-        heed_signals()
         with self.console.stage(name, step=self._in_step), self.timers.stage(name):
             yield
 

@@ -3,19 +3,15 @@
 import json
 import signal
 import threading
+import time
 import weakref
 from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from mgsrl.cluster import session
-from mgsrl.obs.console import Console
-from mgsrl.obs.timers import StageTimers
 from mgsrl.training.interrupt import how_to_go_on
-from mgsrl.training.run import Run
 from tests.training import runs
 
 
@@ -74,18 +70,27 @@ def test_ctrl_c_is_answered_and_what_it_says_is_true(tmp_path: Path) -> None:
     assert (seconds[1] - seconds[0]).total_seconds() > in_steps + 3  # start-up is part of it
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_signal_whose_exception_python_drops_is_heeded_at_the_next_stage(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_signal_whose_exception_python_drops_comes_again(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Callbacks of the garbage collector cannot raise, and a signal may come inside one."""
+    """A weak reference's callback cannot raise, and a signal may come inside one."""
     monkeypatch.setattr(session, "_signals", [])
-    run: Any = SimpleNamespace(console=Console(False, 1), timers=StageTimers(), _in_step=1)
-    with Run.stage(run, "rollout"):
-        pass
-    thing = threading.Event()
-    watcher = weakref.ref(thing, lambda _: session.on_sigint(signal.SIGINT, None))
-    del thing
-    assert watcher() is None
-    with pytest.raises(KeyboardInterrupt, match="Ctrl-C"), Run.stage(run, "reward"):
-        raise AssertionError("the stage began")
+
+    def lose_one_and_work() -> None:
+        thing = threading.Event()
+        watcher = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+        del thing
+        assert watcher() is None
+        time.sleep(10)
+
+    before, begin = signal.signal(signal.SIGINT, session.on_sigint), time.monotonic()
+    try:
+        with session.insisting(), pytest.raises(KeyboardInterrupt):
+            lose_one_and_work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - begin < 5
+    assert set(session._signals) == {"Ctrl-C"}
+    told = capfd.readouterr().err
+    assert told.count("mgsrl: stopping (Ctrl-C)") == 1
+    assert "Traceback" not in told
