@@ -77,12 +77,18 @@ def model_facts(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
         )
     # Any exception: the file is the user's, and families check their fields each in its own way.
     except Exception as error:
-        raise MissingPathError(
-            "The configuration of policy.path cannot be read.",
-            expected="a config.json of a model that the installed transformers knows",
-            found=f"{path!r}: {one_line(error)}",
-            todo="correct policy.path (policy.trust_remote_code=true runs a model's own code)",
-        ) from error
+        todo = "correct policy.path (policy.trust_remote_code=true runs a model's own code)"
+        raise unreadable_config(path, error, todo) from error
+
+
+def unreadable_config(path: str, error: Exception, todo: str) -> MissingPathError:
+    """What the user is told of a configuration that cannot be read."""
+    return MissingPathError(
+        "The configuration of policy.path cannot be read.",
+        expected="a config.json of a model that the installed transformers knows",
+        found=f"{path!r}: {one_line(error)}",
+        todo=todo,
+    )
 
 
 def packing_obstacle(config: Any) -> str | None:

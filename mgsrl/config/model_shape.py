@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config.hub import check_on_hub
-from mgsrl.config.model_facts import cache_per_token, packing_obstacle
+from mgsrl.config.model_facts import cache_per_token, packing_obstacle, unreadable_config
 from mgsrl.config.policy import LoraConfig
-from mgsrl.errors import MissingPathError, one_line
+from mgsrl.errors import MissingPathError
 
 KNOWN = Path(__file__).resolve().parents[1] / "assets" / "model_shapes.json"
 VARIANT = re.compile(r"-(Instruct|Base)$")
@@ -58,8 +58,8 @@ def model_shape(
     except Exception as error:
         raise _unreadable(path, error) from error
     text = config.get_text_config()
-    parameters = sum(param.numel() for param in model.parameters())
     sizes = [param.numel() for param in model.parameters()]
+    parameters = sum(sizes)
     if lora is not None and lora.rank:
         sizes = _adapter_sizes(model, lora)
     hidden = text.hidden_size
@@ -122,9 +122,5 @@ def _adapter_sizes(model: Any, lora: LoraConfig) -> list[int]:
 
 
 def _unreadable(path: str, error: Exception) -> MissingPathError:
-    return MissingPathError(
-        "The configuration of policy.path cannot be read.",
-        expected="a config.json of a model that the installed transformers knows",
-        found=f"{path!r}: {one_line(error)}",
-        todo="correct policy.path, or download the model's config.json and give its folder",
-    )
+    todo = "correct policy.path, or download the model's config.json and give its folder"
+    return unreadable_config(path, error, todo)

@@ -86,9 +86,7 @@ class ShardLayout(ABC):
 
     def check_present(self) -> None:
         """RuntimeError while the optimizer's memory is lent: a fused step would crash on it."""
-        state = self.optimizer_tensors()
-        if any(each.numel() and not each.untyped_storage().nbytes() for each in state):
-            raise RuntimeError("the optimizer's memory is lent: resume() first")
+        check_not_lent(self.optimizer_tensors(), "optimizer")
 
     def master(self, shard: Shard) -> torch.Tensor:
         """fp32 [shard.numel], a view."""
@@ -317,6 +315,12 @@ def gathered(params: list[Any]) -> AbstractContextManager[None]:
 def whole_shape(param: Any) -> tuple[int, ...]:
     """Of a parameter, without gathering it."""
     return tuple(getattr(param, "ds_shape", param.shape))
+
+
+def check_not_lent(tensors: Iterable[torch.Tensor], what: str) -> None:
+    """RuntimeError when the storage of any is away (`parking.py`): C++ would crash on it."""
+    if any(each.numel() and not each.untyped_storage().nbytes() for each in tensors):
+        raise RuntimeError(f"the {what}'s memory is lent: resume() first")
 
 
 def holder(param: Any) -> torch.Tensor:

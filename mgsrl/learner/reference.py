@@ -21,7 +21,13 @@ from torch import nn
 from mgsrl.config.learner import LearnerConfig
 from mgsrl.config.policy import LoraConfig, PolicyConfig
 from mgsrl.learner.engine import deepspeed_config
-from mgsrl.learner.layout import held_part, holder, own_share, regather_persistent
+from mgsrl.learner.layout import (
+    check_not_lent,
+    held_part,
+    holder,
+    own_share,
+    regather_persistent,
+)
 from mgsrl.learner.policy import load_forward
 from mgsrl.sync.source import WeightSource
 from mgsrl.types import MicroBatch
@@ -68,8 +74,7 @@ class Reference:
     @contextmanager
     def at_hand(self) -> Iterator[None]:
         """On the device inside the block, wherever it is kept."""
-        if any(held.numel() and not held.untyped_storage().nbytes() for held in self._holders()):
-            raise RuntimeError("the reference's memory is lent: resume() first")  # C++ would crash
+        check_not_lent(self._holders(), "reference")
         for held, host in zip(self._holders(), self._on_host):
             held.data = torch.empty_like(host, device=self._device).copy_(host, non_blocking=True)
         self._wait()  # DeepSpeed gathers on a stream of its own

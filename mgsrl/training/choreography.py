@@ -111,7 +111,7 @@ class Choreography:
         return True
 
     def _assert_turn(self, move: str, *turns: Turn) -> None:
-        if self._sampler is not None and self.turn not in turns:
+        if self.turn not in turns:
             raise InvariantError(f"{move} in the turn {self.turn.value}")
 
     def _engines(self, verb: str, argument: object) -> None:

@@ -55,6 +55,11 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows]
 
 
+def trained(folder: Path, step: int = 6) -> bytes:
+    """What a checkpoint holds of the learner: weights and optimizer, one rank's."""
+    return (folder / f"checkpoints/step_{step}/learner/rank_0.safetensors").read_bytes()
+
+
 def wait_for(condition: Callable[[], bool], what: str, limit_s: float = 180) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():

@@ -45,8 +45,7 @@ def test_six_steps_ahead_equal_three_and_three_to_the_bit(tmp_path: Path) -> Non
     assert not (whole / "checkpoints/step_6" / FILE).exists()
     go_on_from(3, whole, again)
     assert runs.metrics(again) == runs.metrics(whole)
-    name = "checkpoints/step_6/learner/rank_0.safetensors"
-    assert (again / name).read_bytes() == (whole / name).read_bytes()
+    assert runs.trained(again) == runs.trained(whole)
     assert staleness(whole) == [{0.0}, *[{1.0}] * 5]
 
 
