@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +27,11 @@ LONGEST_SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_
 """Of those that Ray makes below its folder."""
 ANSWER_LIMIT_S = 5.0
 AGAIN_S = 0.05
-"""From a signal whose exception was dropped to the next attempt."""
+"""From a signal whose exception was dropped, or put off, to the next attempt."""
+PACKAGE = str(Path(__file__).parents[1]) + os.sep
+IMPORTER = "<frozen importlib._bootstrap>"
+LONGEST_IMPORT_S = 20.0
+"""After which a signal interrupts an import all the same."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -35,27 +40,64 @@ class Terminated(KeyboardInterrupt):
 
 _signals: list[str] = []
 """Signals that arrived. Ray's calls make a plain KeyboardInterrupt of whatever interrupts them."""
+_first_at = 0.0
+"""When the first of them came, by the monotonic clock."""
+_again = threading.Event()
+"""A signal that was heard comes again: the next one is not news."""
 
 
 def on_sigterm(signum: int, frame: FrameType | None) -> None:
     """A signal handler: end through every `finally`, as Ctrl-C does."""
     _note_signal("SIGTERM")
-    raise Terminated("SIGTERM")
+    if not _put_off(signum, frame):
+        raise Terminated("SIGTERM")
 
 
 def on_sigint(signum: int, frame: FrameType | None) -> None:
     """A signal handler: as Python's own, but it says at once that it was heard."""
     _note_signal("Ctrl-C")
-    raise KeyboardInterrupt
+    if not _put_off(signum, frame):
+        raise KeyboardInterrupt
 
 
 def _note_signal(name: str) -> None:
+    global _first_at
+    if _again.is_set():
+        _again.clear()
+        return
     _signals.append(name)
     if len(_signals) > 1:
         return
+    _first_at = time.monotonic()
     # Not print: a signal may come in the middle of one, and its lock is not for twice.
     with suppress(OSError):
         os.write(2, f"\nmgsrl: stopping ({name}); this takes some seconds\n".encode())
+
+
+def _put_off(signum: int, frame: FrameType | None) -> bool:
+    """Whether the signal comes again, because `frame` is inside an import: a library that was
+    imported by half is broken for the rest of the process."""
+    if not _in_import(frame) or time.monotonic() - _first_at > LONGEST_IMPORT_S:
+        return False
+    _send_again(signum)
+    return True
+
+
+def _in_import(frame: FrameType | None) -> bool:
+    """Whether a function of ours waits for an import; who imported or called it does not matter."""
+    importing = False
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename.startswith(PACKAGE) and code.co_name != "<module>":
+            return importing
+        importing = importing or code.co_filename == IMPORTER
+        frame = frame.f_back
+    return False
+
+
+def _send_again(signum: int) -> None:
+    _again.set()
+    threading.Timer(AGAIN_S, os.kill, [os.getpid(), signum]).start()
 
 
 def stopped_by() -> str:
@@ -73,8 +115,7 @@ def insisting() -> Iterator[None]:
         if not _signals or not issubclass(dropped.exc_type, KeyboardInterrupt):
             before(dropped)
             return
-        number = signal.SIGTERM if _signals[-1] == "SIGTERM" else signal.SIGINT
-        threading.Timer(AGAIN_S, os.kill, [os.getpid(), number]).start()
+        _send_again(signal.SIGTERM if _signals[-1] == "SIGTERM" else signal.SIGINT)
 
     sys.unraisablehook = come_again
     try:
@@ -99,6 +140,7 @@ def ray_session(
         ConfigError: no cluster answers at `config.address`.
     """
     _signals.clear()  # those of an earlier run of this process
+    _again.clear()
     # Ray reads these when it is imported or started.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

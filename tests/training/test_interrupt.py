@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mgsrl.cluster import session
+from mgsrl.report.extra import can_draw
 from mgsrl.training.interrupt import how_to_go_on
 from tests.training import runs
 
@@ -90,7 +92,39 @@ def test_a_signal_whose_exception_python_drops_comes_again(
     finally:
         signal.signal(signal.SIGINT, before)
     assert time.monotonic() - begin < 5
-    assert set(session._signals) == {"Ctrl-C"}
+    assert session._signals == ["Ctrl-C"]
     told = capfd.readouterr().err
     assert told.count("mgsrl: stopping (Ctrl-C)") == 1
     assert "Traceback" not in told
+
+
+def test_no_library_is_imported_by_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It would be broken for the rest of the process, in which the run may go on."""
+    monkeypatch.setattr(session, "_signals", [])
+    (tmp_path / "matplotlib").mkdir()
+    (tmp_path / "matplotlib" / "__init__.py").write_text(
+        "import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+
+    imported = list[bool]()
+
+    def draw_and_work() -> None:
+        can_draw()
+        imported.append(sys.modules["matplotlib"].whole)
+        time.sleep(10)
+
+    before = signal.signal(signal.SIGINT, session.on_sigint)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            draw_and_work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        sys.modules.pop("matplotlib", None)
+    assert imported == [True]
+    assert session._signals == ["Ctrl-C"]
+    assert capfd.readouterr().err.count("mgsrl: stopping (Ctrl-C)") == 1
