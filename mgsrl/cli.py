@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from mgsrl import __version__
-from mgsrl.cluster.session import on_sigterm, stopped_by
+from mgsrl.cluster.signals import on_signal, stopped_by
 from mgsrl.commands import compare, data, doctor, eval, export, plan, report, score, train
 from mgsrl.errors import MgsrlError, UserError, disk_problem, explain, nearest
 from mgsrl.obs.terminal import quiet_libraries, reader_is_gone
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 0
-    signal.signal(signal.SIGTERM, on_sigterm)
+    signal.signal(signal.SIGTERM, on_signal)
     quiet_libraries()
     try:
         COMMANDS[options.command].run(options)

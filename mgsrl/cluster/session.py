@@ -8,14 +8,12 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
+from mgsrl.cluster import signals
 from mgsrl.cluster.watch import watched_ray
 from mgsrl.config import ClusterConfig
 from mgsrl.errors import ConfigError
@@ -26,102 +24,6 @@ SOCKET_PATH_BYTES = 107
 LONGEST_SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """Of those that Ray makes below its folder."""
 ANSWER_LIMIT_S = 5.0
-AGAIN_S = 0.05
-"""From a signal whose exception was dropped, or put off, to the next attempt."""
-PACKAGE = str(Path(__file__).parents[1]) + os.sep
-IMPORTER = "<frozen importlib._bootstrap>"
-LONGEST_IMPORT_S = 20.0
-"""After which a signal interrupts an import all the same."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived."""
-
-
-_signals: list[str] = []
-"""Signals that arrived. Ray's calls make a plain KeyboardInterrupt of whatever interrupts them."""
-_first_at = 0.0
-"""When the first of them came, by the monotonic clock."""
-_again = threading.Event()
-"""A signal that was heard comes again: the next one is not news."""
-
-
-def on_sigterm(signum: int, frame: FrameType | None) -> None:
-    """A signal handler: end through every `finally`, as Ctrl-C does."""
-    _note_signal("SIGTERM")
-    if not _put_off(signum, frame):
-        raise Terminated("SIGTERM")
-
-
-def on_sigint(signum: int, frame: FrameType | None) -> None:
-    """A signal handler: as Python's own, but it says at once that it was heard."""
-    _note_signal("Ctrl-C")
-    if not _put_off(signum, frame):
-        raise KeyboardInterrupt
-
-
-def _note_signal(name: str) -> None:
-    global _first_at
-    if _again.is_set():
-        _again.clear()
-        return
-    _signals.append(name)
-    if len(_signals) > 1:
-        return
-    _first_at = time.monotonic()
-    # Not print: a signal may come in the middle of one, and its lock is not for twice.
-    with suppress(OSError):
-        os.write(2, f"\nmgsrl: stopping ({name}); this takes some seconds\n".encode())
-
-
-def _put_off(signum: int, frame: FrameType | None) -> bool:
-    """Whether the signal comes again, because `frame` is inside an import: a library that was
-    imported by half is broken for the rest of the process."""
-    if not _in_import(frame) or time.monotonic() - _first_at > LONGEST_IMPORT_S:
-        return False
-    _send_again(signum)
-    return True
-
-
-def _in_import(frame: FrameType | None) -> bool:
-    """Whether a function of ours waits for an import; who imported or called it does not matter."""
-    importing = False
-    while frame is not None:
-        code = frame.f_code
-        if code.co_filename.startswith(PACKAGE) and code.co_name != "<module>":
-            return importing
-        importing = importing or code.co_filename == IMPORTER
-        frame = frame.f_back
-    return False
-
-
-def _send_again(signum: int) -> None:
-    _again.set()
-    threading.Timer(AGAIN_S, os.kill, [os.getpid(), signum]).start()
-
-
-def stopped_by() -> str:
-    """Which signal a KeyboardInterrupt came from."""
-    return _signals[0] if _signals else "Ctrl-C"
-
-
-@contextmanager
-def insisting() -> Iterator[None]:
-    """Inside, a signal whose exception Python drops comes again, until it is heeded: what a handler
-    raises in a weak reference's callback or in `__del__` goes to `sys.unraisablehook` alone."""
-    before = sys.unraisablehook
-
-    def come_again(dropped: "sys.UnraisableHookArgs") -> None:
-        if not _signals or not issubclass(dropped.exc_type, KeyboardInterrupt):
-            before(dropped)
-            return
-        _send_again(signal.SIGTERM if _signals[-1] == "SIGTERM" else signal.SIGINT)
-
-    sys.unraisablehook = come_again
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
 
 
 @contextmanager
@@ -139,8 +41,7 @@ def ray_session(
     Raises:
         ConfigError: no cluster answers at `config.address`.
     """
-    _signals.clear()  # those of an earlier run of this process
-    _again.clear()
+    signals.forget()  # those of an earlier run of this process
     # Ray reads these when it is imported or started.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -158,11 +59,11 @@ def ray_session(
         except SystemExit as error:  # what Ray's own handler makes of SIGTERM while it starts
             if error.code != signal.SIGTERM:
                 raise
-            on_sigterm(signal.SIGTERM, None)
+            signals.on_signal(signal.SIGTERM, None)
         if in_main_thread:  # after ray.init, which installs a handler of its own
-            signal.signal(signal.SIGTERM, on_sigterm)
+            signal.signal(signal.SIGTERM, signals.on_signal)
         ours = config.address == "local"
-        with watched_ray(on_death, lambda: bool(_signals), ours=ours) as watch, insisting():
+        with watched_ray(on_death, signals.stopping, ours=ours) as watch, signals.insisting():
             yield watch.death
     finally:
         if in_main_thread:

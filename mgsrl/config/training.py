@@ -49,7 +49,13 @@ class CheckpointConfig:
     other is at least as good in every domain. `checkpoints/best.json` names it; a common multiple
     of `checkpoint.every` and `evaluate.every` is when both happen."""
 
+    grace_s: float = 20.0
+    """Seconds in which a run that is stopped (Ctrl-C, SIGTERM, SIGUSR1) may save its last whole
+    step, counted from the signal; with some seconds for its actors it should end before what sent
+    the signal kills it (Slurm and Kubernetes wait 30 s by default). 0 saves nothing."""
+
     def validate(self) -> None:
+        at_least("checkpoint.grace_s", self.grace_s, 0.0)
         at_least("checkpoint.every", self.every, 0)
         at_least("checkpoint.keep", self.keep, 0)
 

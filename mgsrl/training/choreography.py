@@ -104,6 +104,12 @@ class Choreography:
         if failed is not None:
             raise failed
 
+    def end(self) -> None:
+        """The run is over, wherever it stood: no more engines, the learners have their state."""
+        if self._sampler is not None and self._learners is not None:
+            self._sampler.stop()
+            self._learners.resume()
+
     def _moves(self, move: str, *turns: Turn) -> bool:
         if self._sampler is None:
             return False

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from ray.exceptions import RayError
 
-from mgsrl.cluster.session import ray_session, stopped_by
+from mgsrl.cluster.session import ray_session
+from mgsrl.cluster.signals import stopped_by
 from mgsrl.config import Config
 from mgsrl.config.compose import config_from_yaml, config_to_yaml
 from mgsrl.config.resume import resume_obstacles
@@ -26,7 +27,7 @@ from mgsrl.training.build import build, first_checkpoint_bytes
 from mgsrl.training.checkpoint import Checkpoint, check_disk, checkpoint_bytes
 from mgsrl.training.fingerprint import PolicyIdentity
 from mgsrl.training.folder import bring_back_config, run_folder, write_config
-from mgsrl.training.interrupt import interruptible
+from mgsrl.training.interrupt import interruptible, last_step_saved
 from mgsrl.training.loop import train
 from mgsrl.training.machine import check_fits
 from mgsrl.training.plan import plan
@@ -107,7 +108,8 @@ def _train(
             session.recorded(),  # before the actors are stopped, which may hang
         ):
             session.run = run
-            train(run)
+            with last_step_saved(run):
+                train(run)
             session.end("finished")
 
 

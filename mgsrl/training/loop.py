@@ -31,7 +31,7 @@ def train(run: Run) -> None:
             with run.stage("surgery"):  # Gramian per module -> weights -> one gradient
                 report = run.learners.resolve_conflicts(run.step)
             with run.stage("step"):
-                outcomes.append(run.learners.optimizer_step(run.step))
+                outcomes.append(run.update())
         run.step += 1
         with run.stage("rollout"):
             run.settle_rollouts()  # what was begun with a version of the weights ends with it

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from mgsrl.cluster import signals
 from mgsrl.config import AlgoConfig, CheckpointConfig, SurgeryConfig
 from mgsrl.data.mixture import Mixture
 from mgsrl.data.packing import PackedBatch, Packing, pack
@@ -20,7 +22,7 @@ from mgsrl.obs.metrics import oldest_version, staleness_metrics, step_scalars
 from mgsrl.obs.run_record import record_checkpoint, record_start
 from mgsrl.obs.timers import StageTimers
 from mgsrl.rewards.scorer import Scorer
-from mgsrl.rollout.sampler import Sampler
+from mgsrl.rollout.sampler import Sampler, Submission
 from mgsrl.training.checkpoint import (
     Checkpoint,
     checkpoint_bytes,
@@ -39,6 +41,16 @@ from mgsrl.training.schedule import Schedule
 from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
 
 Groups = Mapping[str, Sequence[RolloutGroup]]
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Where a run stood when a step was whole: what a checkpoint holds beside the learners' state,
+    also while the next step is under way."""
+
+    step: int
+    state: dict[str, Any]
+    ahead: dict[int, Submission]
 
 
 @dataclass
@@ -82,6 +94,8 @@ class Run:
     _skipped: int = 0
     _skips_told: bool = False
     """Steps in a row without an update."""
+    _boundary: Boundary | None = None
+    """The last whole step, as long as the learners hold its weights."""
     _ahead: Ahead = field(default_factory=dict)
     """What the checkpoint held, not submitted yet."""
     _restarts: dict[str, int] = field(default_factory=dict)
@@ -201,6 +215,12 @@ class Run:
             for step in self.sampler.outstanding:
                 self.sampler.wait(step, self.console.progress)
 
+    def update(self) -> StepStats:
+        """The learners' step. From here to its logs a signal waits: they would not tell of it."""
+        signals.hold(self.checkpoints.grace_s)
+        self._boundary = None
+        return self.learners.optimizer_step(self.step)
+
     # ---- around a step -------------------------------------------------------------------------
 
     def publish_weights(self, groups: Groups | None = None) -> None:
@@ -254,6 +274,8 @@ class Run:
         )
         scalars["skipped"] = skipped
         self.journal.log_step(self.step, scalars, groups, report)
+        self._boundary = self._whole_step()
+        signals.release()
         self._watch_skips(outcomes)
         self.evaluate_if_due()
         every = self.checkpoints.every
@@ -295,36 +317,66 @@ class Run:
                 "(resume=PATH); train.max_skipped_steps sets the limit"
             )
 
-    def _save_checkpoint(self) -> None:
-        """Save and prune. A disk that does not take it costs this checkpoint, not the run: only
-        after the last step there is nothing to go on for."""
-        folder = self.folder / "checkpoints"
+    def _whole_step(self) -> Boundary:
         state = {
             "mixture": self.mixture.state(),
             "rewards": self.scorer.state(),
-            "response_lengths": self.sampler.lengths,
+            "response_lengths": dict(self.sampler.lengths),
             "policy": self.policy.fingerprint(),
         }
+        return Boundary(self.step, state, dict(self.sampler.outstanding))
+
+    def _save_checkpoint(self) -> None:
+        """Save and prune. A disk that does not take it costs this checkpoint, not the run: only
+        after the last step there is nothing to go on for."""
+        signals.hold(self.checkpoints.grace_s)
         try:
             stage = self.console.stage(f"saving checkpoint {self.step}")
             with stage, self.turns.learners_whole():
-                save_checkpoint(
-                    folder,
-                    self.step,
-                    state,
-                    self.learners.save,
-                    write_more=lambda draft: write_in_flight(draft, self.sampler.gather()),
-                    config_yaml=self.config_yaml,
-                    num_bytes=checkpoint_bytes(folder) or self.first_checkpoint_bytes,
-                )
-            record_checkpoint(self.folder, self.step)
-            best = self.evaluation.find_best()
-            prune_checkpoints(folder, self.checkpoints.keep, best.step if best else None)
+                self.sampler.gather()  # of what is ahead
+                self._write_checkpoint()
         except OSError as error:
             problem = str(error) if isinstance(error, StorageError) else disk_problem(error)
             if problem is None or self.step == self.num_steps:
                 raise
-            newest = ", ".join(f"step_{step}" for step in checkpoint_steps(folder)[-1:])
+            newest = checkpoint_steps(self.folder / "checkpoints")[-1:]
+            named = ", ".join(f"step_{step}" for step in newest)
             self.console.note(
-                f"{problem}; training goes on, the newest checkpoint is {newest or 'none yet'}"
+                f"{problem}; training goes on, the newest checkpoint is {named or 'none yet'}"
             )
+        signals.release()
+
+    def _write_checkpoint(self) -> None:
+        boundary = self._boundary
+        assert boundary is not None
+        folder = self.folder / "checkpoints"
+        save_checkpoint(
+            folder,
+            boundary.step,
+            boundary.state,
+            self.learners.save,
+            write_more=lambda draft: write_in_flight(draft, boundary.ahead),
+            config_yaml=self.config_yaml,
+            num_bytes=checkpoint_bytes(folder) or self.first_checkpoint_bytes,
+        )
+        record_checkpoint(self.folder, boundary.step)
+        best = self.evaluation.find_best()
+        prune_checkpoints(folder, self.checkpoints.keep, best.step if best else None)
+
+    def save_last_step(self) -> str | None:
+        """For a run that cannot go on: save the last whole step, though a later one is under way.
+
+        Returns:
+            What was saved; None when there was nothing that was not.
+
+        Raises:
+            MgsrlError: it cannot be saved.
+        """
+        boundary = self._boundary
+        if boundary is None or not self.learners.handles:
+            return None
+        if boundary.step in checkpoint_steps(self.folder / "checkpoints"):
+            return None
+        self.turns.end()
+        self._write_checkpoint()
+        return f"checkpoints/step_{boundary.step}"

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from mgsrl.config import AlgoConfig, StrategyConfig
+from mgsrl.cluster import signals
+from mgsrl.config import AlgoConfig, CheckpointConfig, StrategyConfig
 from mgsrl.obs.timers import StageTimers
 from mgsrl.training.loop import train
 from mgsrl.training.run import Run
@@ -78,6 +79,7 @@ class Walk(Run):
         self.evaluated.append((self.step, self.sampler.version))  # type: ignore[attr-defined]
 
     def after_step(self, *_: Any) -> None:
+        signals.release()
         self.seconds.append(self.timers.finish_step()["time/total"])
         self.evaluate_if_due()
 
@@ -140,6 +142,7 @@ def walk(
         ),
         console=SimpleNamespace(progress=None, stage=stage),
         algo=AlgoConfig(),
+        checkpoints=CheckpointConfig(),
         timers=StageTimers(),
         seconds=[],
         evaluated=[],

@@ -6,15 +6,22 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from mgsrl.cluster import session
+from mgsrl.cluster import signals
+from mgsrl.errors import NoUpdateError
 from mgsrl.report.extra import can_draw
-from mgsrl.training.interrupt import how_to_go_on
+from mgsrl.training.checkpoint import checkpoint_steps
+from mgsrl.training.interrupt import how_to_go_on, last_step_saved
 from tests.training import runs
+
+NOT_SAVED = "the last whole step was not saved:"
 
 
 def logged(folder: Path, steps: int) -> None:
@@ -48,20 +55,16 @@ def test_the_step_and_the_command_are_named(
 def test_ctrl_c_is_answered_and_what_it_says_is_true(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     log = folder.with_suffix(".log")
-    process = runs.start(folder, "train.num_steps=50")
+    process = runs.start(folder, "train.num_steps=50", "checkpoint.every=0")
     runs.wait_for(lambda: runs.steps_done(folder) >= 2, "two steps")
     process.send_signal(signal.SIGINT)
     runs.wait_for(lambda: "mgsrl: stopping (Ctrl-C)" in log.read_text(), "an answer", 10)
     assert process.wait(timeout=60) == 1
-    text = log.read_text()
-    done, saved = (
-        runs.steps_done(folder),
-        max(
-            int(path.name.removeprefix("step_")) for path in (folder / "checkpoints").glob("step_*")
-        ),
-    )
+    text, done = log.read_text(), runs.steps_done(folder)
+    assert f"the last whole step is saved: checkpoints/step_{done}\n" in text
+    assert checkpoint_steps(folder / "checkpoints") == [done]
     assert f"mgsrl: {done} steps are done. To go on: mgsrl train" in text
-    assert f"it goes on from step {saved} (checkpoints/step_{saved})" in text
+    assert f"it goes on from step {done} (checkpoints/step_{done})" in text
     assert text.splitlines()[-1] == "mgsrl: stopped by Ctrl-C"
     assert "Traceback" not in text
     record = json.loads((folder / "run.json").read_text())
@@ -76,7 +79,7 @@ def test_a_signal_whose_exception_python_drops_comes_again(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A weak reference's callback cannot raise, and a signal may come inside one."""
-    monkeypatch.setattr(session, "_signals", [])
+    monkeypatch.setattr(signals, "_signals", [])
 
     def lose_one_and_work() -> None:
         thing = threading.Event()
@@ -85,14 +88,14 @@ def test_a_signal_whose_exception_python_drops_comes_again(
         assert watcher() is None
         time.sleep(10)
 
-    before, begin = signal.signal(signal.SIGINT, session.on_sigint), time.monotonic()
+    before, begin = signal.signal(signal.SIGINT, signals.on_signal), time.monotonic()
     try:
-        with session.insisting(), pytest.raises(KeyboardInterrupt):
+        with signals.insisting(), pytest.raises(KeyboardInterrupt):
             lose_one_and_work()
     finally:
         signal.signal(signal.SIGINT, before)
     assert time.monotonic() - begin < 5
-    assert session._signals == ["Ctrl-C"]
+    assert signals._signals == [signal.SIGINT]
     told = capfd.readouterr().err
     assert told.count("mgsrl: stopping (Ctrl-C)") == 1
     assert "Traceback" not in told
@@ -102,7 +105,7 @@ def test_no_library_is_imported_by_half(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It would be broken for the rest of the process, in which the run may go on."""
-    monkeypatch.setattr(session, "_signals", [])
+    monkeypatch.setattr(signals, "_signals", [])
     (tmp_path / "matplotlib").mkdir()
     (tmp_path / "matplotlib" / "__init__.py").write_text(
         "import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n"
@@ -118,7 +121,7 @@ def test_no_library_is_imported_by_half(
         imported.append(sys.modules["matplotlib"].whole)
         time.sleep(10)
 
-    before = signal.signal(signal.SIGINT, session.on_sigint)
+    before = signal.signal(signal.SIGINT, signals.on_signal)
     try:
         with pytest.raises(KeyboardInterrupt):
             draw_and_work()
@@ -126,5 +129,89 @@ def test_no_library_is_imported_by_half(
         signal.signal(signal.SIGINT, before)
         sys.modules.pop("matplotlib", None)
     assert imported == [True]
-    assert session._signals == ["Ctrl-C"]
+    assert signals._signals == [signal.SIGINT]
     assert capfd.readouterr().err.count("mgsrl: stopping (Ctrl-C)") == 1
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Signals arrive as in a run of this process."""
+    before = signal.signal(signal.SIGTERM, signals.on_signal)
+    signals.forget()
+    yield
+    signals.forget()
+    signal.signal(signal.SIGTERM, before)
+
+
+def leaving(save: Callable[[], str | None], grace_s: float, train: Callable[[], None]) -> list[str]:
+    """What a run says that `train` is of and `save` saves."""
+    notes: list[str] = []
+    run: Any = SimpleNamespace(
+        checkpoints=SimpleNamespace(grace_s=grace_s),
+        save_last_step=save,
+        console=SimpleNamespace(note=notes.append),
+    )
+    with pytest.raises((KeyboardInterrupt, ValueError, NoUpdateError)), last_step_saved(run):
+        train()
+    assert not signals._held
+    assert signals._timer is None
+    return notes
+
+
+def stopped() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def fails(error: Exception) -> Callable[[], None]:
+    def train() -> None:
+        raise error
+
+    return train
+
+
+def whole_step(seconds: float, then: Callable[[], None] = lambda: None) -> Callable[[], None]:
+    """A signal comes where the weights are those of no whole step, `seconds` before they are."""
+
+    def train() -> None:
+        signals.hold(limit_s=0.5)
+        stopped()
+        then()
+        time.sleep(seconds)
+        signals.release()
+
+    return train
+
+
+def never() -> str:
+    time.sleep(30)
+    return "step_7"
+
+
+def again() -> str:
+    stopped()
+    return "step_7"
+
+
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize(
+    ("train", "save", "grace_s", "notes"),
+    [
+        (stopped, lambda: "step_7", 5, ["the last whole step is saved: step_7"]),
+        (fails(ValueError()), lambda: "step_7", 5, ["the last whole step is saved: step_7"]),
+        (stopped, lambda: None, 5, []),
+        (stopped, lambda: "step_7", 0, []),
+        (fails(NoUpdateError("nan")), lambda: "step_7", 5, []),
+        (whole_step(0.1), lambda: "step_7", 5, ["the last whole step is saved: step_7"]),
+        (whole_step(0.1, then=stopped), lambda: "step_7", 5, []),  # left at once
+        (whole_step(30), never, 0.5, [f"{NOT_SAVED} checkpoint.grace_s=0.5 is over"]),
+        (stopped, never, 0.5, [f"{NOT_SAVED} checkpoint.grace_s=0.5 is over"]),
+        (stopped, again, 5, [f"{NOT_SAVED} a second signal"]),
+        (stopped, fails(OSError("disk\nfull")), 5, [f"{NOT_SAVED} disk full"]),
+    ],
+)  # fmt: skip
+def test_what_is_saved_when_a_run_leaves(
+    train: Callable[[], None], save: Callable[[], str | None], grace_s: float, notes: list[str]
+) -> None:
+    begin = time.monotonic()
+    assert leaving(save, grace_s, train) == notes
+    assert time.monotonic() - begin < 10
