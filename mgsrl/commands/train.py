@@ -19,6 +19,8 @@ examples:
   mgsrl train +experiment=qwen_mgs policy.path=/models/Qwen2.5-7B cluster.address=auto
   mgsrl train rollout.assignment=dedicated domains.math.num_workers=2
   mgsrl train resume=never                      start anew; an old run folder is set aside
+  mgsrl train algo.clip_low=0.1 'resume.allow=[algo.clip_low]'
+                                                go on as another experiment (docs/resume.md)
 """
 
 

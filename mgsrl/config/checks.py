@@ -1,6 +1,7 @@
 """Rules across configuration groups; each group's own rules stand beside its fields."""
 
 from mgsrl.config.data import check_mixture
+from mgsrl.config.keys import type_at, unknown_key
 from mgsrl.config.require import at_least, one_of, plain_name, within
 from mgsrl.config.root import PLACEMENTS, Config
 from mgsrl.errors import ConfigError, nearest
@@ -22,8 +23,12 @@ def check_config(config: Config) -> None:
         config.trackers,
         config.cluster,
         config.run,
+        config.resume,
     ):
         group.validate()
+    for key in config.resume.allow:
+        if type_at(Config, key) is None:
+            raise unknown_key(Config, key, "resume.allow has an unknown key")
     for name, domain in config.domains.items():
         plain_name("domains", name)
         domain.validate(f"domains.{name}")
@@ -114,8 +119,6 @@ def _check_devices(config: Config) -> None:
                 found="learner.device=cpu",
                 todo=f"set {key}=false",
             )
-    if config.resume not in ("auto", "never") and "/" not in config.resume:
-        one_of("resume", config.resume, ("auto", "never", "PATH/TO/CHECKPOINT"))
 
 
 def _check_staleness(config: Config) -> None:

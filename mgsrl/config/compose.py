@@ -6,7 +6,7 @@ decided by `typed.py`, the same for a file, an override and a saved run. Every m
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from mgsrl.config.overrides import apply_changes, read_overrides
 from mgsrl.config.own_files import FILE_CHOICE, all_names, own_folders
 from mgsrl.config.root import Config
 from mgsrl.config.task import reward_keys
-from mgsrl.config.typed import flattened, plain, read_config
+from mgsrl.config.typed import plain, read_config
 from mgsrl.errors import ConfigError, MissingPathError
 
 DEFAULT_EXPERIMENT = "+experiment=pocket_mgs"
@@ -95,7 +95,7 @@ def compose_config(
             config = _typed(composed)
         except (HydraException, OmegaConfBaseException, YAMLError, RecursionError) as error:
             raise _not_composed(error, file) from error
-    config.resume = os.path.expanduser(config.resume)
+    config.resume.checkpoint = os.path.expanduser(config.resume.checkpoint)
     check_config(config)
     return config
 
@@ -149,17 +149,6 @@ def config_from_yaml(path: Path) -> Config:
             todo="restore it from a copy, use the version of mgsrl that wrote it, or another "
             "run.dir",
         ) from error
-
-
-def differences(old: Config, new: Config, ignore: Iterable[str] = ()) -> list[str]:
-    """`key: old -> new` for every leaf that differs, keys that start with `ignore` left out."""
-    flat_old, flat_new = flattened(plain(old)), flattened(plain(new))
-    skip = tuple(ignore)
-    return [
-        f"{key}: {flat_old.get(key)!r} -> {flat_new.get(key)!r}"
-        for key in sorted(flat_old.keys() | flat_new.keys())
-        if flat_old.get(key) != flat_new.get(key) and not key.startswith(skip)
-    ]
 
 
 def _not_composed(error: Exception, file: Path | None) -> ConfigError:

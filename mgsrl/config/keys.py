@@ -21,6 +21,7 @@ from mgsrl.plugins import Registry
 MEMBERS = "members"
 NAME = "NAME"
 """Stands for a name of the user's in `all_keys`."""
+UNKNOWN = "Unknown configuration key"
 
 
 @cache
@@ -87,6 +88,12 @@ def is_record(kind: Any) -> bool:
     return isinstance(kind, type) and is_dataclass(kind)
 
 
+def short_for(kind: Any) -> str | None:
+    """The key of a record that a plain value in its place is for: `resume=never` is short for
+    `resume.checkpoint=never`. None where a plain value cannot stand."""
+    return getattr(kind, "SHORT", None) if is_record(kind) else None
+
+
 def type_at(root: type, key: str) -> Any:
     """The type of the value at `key`; None where there is no such key."""
     kind: Any = root
@@ -125,7 +132,7 @@ def all_keys(root: type) -> Iterator[tuple[str, Any]]:
     yield from walk(root, "")
 
 
-def unknown_key(root: type, key: str) -> ConfigError:
+def unknown_key(root: type, key: str, problem: str = UNKNOWN) -> ConfigError:
     """The message for a key that is none: the names at that place, and the nearest of all keys."""
     parts, depth = key.split("."), 0
     while type_at(root, ".".join(parts[: depth + 1])) is not None:
@@ -138,7 +145,8 @@ def unknown_key(root: type, key: str) -> ConfigError:
     same = _elsewhere(root, parts, leaf)
     hint = f"did you mean {' or '.join(map(repr, same))}? " if same else ""
     listed = nearest(leaf, valid) if not same else f"valid: {', '.join(sorted(valid)) or '(none)'}"
-    return _no_key(key, f"a key of {parent or 'the configuration'}", leaf, hint, listed)
+    where = f"a key of {parent or 'the configuration'}"
+    return _no_key(key, where, leaf, hint, listed, problem)
 
 
 def foreign_key(root: type, kind: type, member: str, names: Iterable[str], key: str) -> ConfigError:
@@ -159,9 +167,11 @@ def foreign_key(root: type, kind: type, member: str, names: Iterable[str], key: 
     )
 
 
-def _no_key(key: str, expected: str, leaf: str, hint: str, listed: str) -> ConfigError:
+def _no_key(
+    key: str, expected: str, leaf: str, hint: str, listed: str, problem: str = UNKNOWN
+) -> ConfigError:
     return ConfigError(
-        f"Unknown configuration key {key!r}.",
+        f"{problem} {key!r}.",
         expected=expected,
         found=repr(leaf),
         todo=f"correct the name ({hint}{listed})",

@@ -17,7 +17,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mgsrl.config.keys import field_types, is_record, members_of, optional, type_at, unknown_key
+from mgsrl.config.keys import (
+    field_types,
+    is_record,
+    members_of,
+    optional,
+    short_for,
+    type_at,
+    unknown_key,
+)
 from mgsrl.config.quoting import as_override, spelled
 from mgsrl.config.root import Config
 from mgsrl.config.typed import chosen_member, described
@@ -68,8 +76,12 @@ def read_overrides(
                 )
             chosen[key] = _choice(override, choices[key])
             continue
-        if type_at(Config, key) is None:
+        kind = type_at(Config, key)
+        if kind is None:
             raise unknown_key(Config, key)
+        short = None if override.is_delete() else short_for(kind)
+        if short and not isinstance(override.value(), dict):
+            key = f"{key}.{short}"
         if override.is_delete() and override.value() is not None:
             raise _no_override(text, f"~{key} alone", f"write ~{key}")
         changes.append(
@@ -90,6 +102,9 @@ def apply_changes(composed: DictConfig, changes: Sequence[Change]) -> None:
         ConfigError: a domain, source or score that is not there, or what cannot be removed.
     """
     OmegaConf.set_struct(composed, False)
+    for name, kind in field_types(Config).items():
+        if (short := short_for(kind)) and not isinstance(composed.get(name), DictConfig):
+            composed[name] = {short: composed.get(name)}  # as a file has it
     _forget_other_kinds(composed, changes)
     unknown = list[tuple[str, list[str]]]()  # records that came without a `+`; names beside them
     for change in changes:
@@ -157,7 +172,7 @@ def _no_override(text: str, expected: str, todo: str) -> ConfigError:
 
 def _unreadable(sign: str, key: str, value: str, choices: Mapping[str, Any]) -> ConfigError:
     """The grammar does not take the value: how to write it."""
-    kind = str if key in choices else type_at(Config, key)
+    kind = str if key in choices else _plain_type(key)
     if kind is None:
         return unknown_key(Config, key)
     if (optional(kind) or kind) is str:
@@ -175,6 +190,13 @@ def _unreadable(sign: str, key: str, value: str, choices: Mapping[str, Any]) -> 
     )
 
 
+def _plain_type(key: str) -> Any:
+    """The type of a plain value at `key`; None where there is no such key."""
+    kind = type_at(Config, key)
+    short = short_for(kind)
+    return field_types(kind)[short] if short else kind
+
+
 def _quoted(sign: str, key: str, value: str) -> str:
     text = as_override(f"{sign}{key}", value)
     return text if text.startswith("'") else f"'{text}'"
@@ -182,7 +204,7 @@ def _quoted(sign: str, key: str, value: str) -> str:
 
 def _sweep(key: str, value: str, choices: Mapping[str, Any]) -> ConfigError:
     """Several values: of a list, of a text with a comma, or meant as several runs."""
-    kind = type_at(Config, key)
+    kind = _plain_type(key)
     if kind is None and key not in choices:
         return unknown_key(Config, key)
     inner = optional(kind) or kind

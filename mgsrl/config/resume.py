@@ -1,17 +1,21 @@
 """What may change between a run and its continuation, and what would make it another run.
 
-Keys are compared from their beginning; `*` stands for one name (a domain's, a source's).
+Keys are compared from their beginning; `*` stands for one name (a domain's, a source's). Left out:
+what no key says (weights and data under the same path: fingerprints are compared for these).
 """
 
+import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from mgsrl.config.compose import differences
 from mgsrl.config.root import Config
+from mgsrl.config.typed import flattened, plain
+from mgsrl.errors import ConfigError
 
 # What may change between a run and its continuation without changing the numbers.
 FREE_KEYS = (
-    "resume",
     "run.",
     "strategy.name",
     "trackers.",
@@ -79,34 +83,126 @@ MIXTURE_KEYS = (
     "domains.*.source.weight",
     "domains.*.extra_sources.*.weight",
 )
+OWN_KEYS = ("resume.",)
+"""About this start alone: they are no part of the run."""
+FREE, LAYOUT, MIXTURE, ANOTHER = (
+    "no number changes",
+    "equal up to rounding",
+    "other batches from here on",
+    "another experiment",
+)
+LONGEST = 60
+"""Characters of a value that stands on the line of its key."""
+_ABSENT = "(not there)"
 
 
-def resume_obstacles(old: Config, new: Config, note: Callable[[str], None]) -> list[str]:
-    """What forbids going on with `old`'s checkpoint under `new`.
+@dataclass(frozen=True)
+class Change:
+    """One key, or one domain or source, that is not as it was."""
+
+    key: str
+    text: str
+    """`old -> new`, or what happened to it; long values on lines of their own."""
+    effect: str
+    """`FREE`, `LAYOUT`, `MIXTURE` or `ANOTHER`."""
+    allowed: bool = False
+    """Named by `resume.allow`."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the run cannot go on with it."""
+        return self.effect == ANOTHER and not self.allowed
+
+    def __str__(self) -> str:
+        why = " (resume.allow)" if self.allowed else ""
+        first, *more = self.text.splitlines()
+        return "\n".join([f"{self.key}: {first} [{self.effect}{why}]", *more])
+
+
+def resume_changes(old: Config, new: Config) -> list[Change]:
+    """All that differs between the run that wrote a checkpoint and the one that goes on with it.
 
     The length of a run may change unless the schedule depends on it. The layout of ranks and
-    workers may change, which is noted because equality then holds up to rounding only. Domains
-    and sources may be weighted anew, added and removed, which is noted because the batches change.
+    workers may change: equality then holds up to rounding. Domains and sources may be weighted
+    anew, added and removed: the batches change. Whatever else changes the numbers must be named by
+    `resume.allow`.
+
+    Raises:
+        ConfigError: an entry of `resume.allow` is a key of neither.
     """
+    flat = [flattened(plain(config)) for config in (old, new)]
+    _check_allow(new.resume.allow, flat[0].keys() | flat[1].keys())
     moves = _domain_moves(old, new)
-    free = FREE_KEYS if old.policy.date else (*FREE_KEYS, "policy.date")  # not recorded then
-    lines = _outside(differences(old, new), free)
+    found = [(key, text, MIXTURE) for key, text in moves.items()]
     # Their own keys say nothing more than that they came or went.
-    lines = _outside(lines, [f"domains.{name}." for name in moves])
-    moved, lines = _parted(lines, LAYOUT_KEYS)
-    mixed, changed = _parted(lines, _mixture_keys(new))
-    changed += _schedule_obstacles(old, new)
-    if not changed:
-        if moved:
-            note(f"resuming on another layout, equal up to rounding: {'; '.join(moved)}")
-        if mixed or moves:
-            note(f"resuming with another mixture: {'; '.join([*moves.values(), *mixed])}")
-    return changed
+    skip = _pattern([*OWN_KEYS, *(f"{key}." for key in moves)])
+    patterns = [
+        (FREE, _pattern(FREE_KEYS if old.policy.date else (*FREE_KEYS, "policy.date"))),
+        (LAYOUT, _pattern(LAYOUT_KEYS)),
+        (MIXTURE, _pattern(_mixture_keys(new))),
+        (ANOTHER, re.compile("")),
+    ]
+    for key in sorted(flat[0].keys() | flat[1].keys()):
+        values = [each.get(key, _ABSENT) for each in flat]
+        if values[0] != values[1] and not skip.match(key):
+            effect = next(effect for effect, pattern in patterns if pattern.match(key))
+            found.append((key, _shown(*values), effect))
+    schedule = _schedule_changes(old, new)
+    found = [each for each in found if each[0] not in schedule]
+    found += [(key, text, ANOTHER) for key, text in schedule.items()]
+    return [
+        Change(key, text, effect, effect == ANOTHER and _names(new.resume.allow, key))
+        for key, text, effect in found
+    ]
 
 
-def _schedule_obstacles(old: Config, new: Config) -> list[str]:
-    """Changes that would have made earlier steps other ones."""
-    found = []
+def other_data_allowed(allow: Sequence[str], source: str) -> bool:
+    """Whether `resume.allow` names what decides the prompts of `source` (`math`, `math/more`)."""
+    domain, _, more = source.partition("/")
+    own = f"domains.{domain}.extra_sources.{more}" if more else f"domains.{domain}.source"
+    template = f"domains.{domain}.chat_template_kwargs"
+    deciding = (own, template, "policy", "data")
+    return any(_below(key, each) or _below(each, key) for key in allow for each in deciding)
+
+
+def _names(allow: Sequence[str], key: str) -> bool:
+    return any(_below(key, entry) for entry in allow)
+
+
+def _below(key: str, record: str) -> bool:
+    return key == record or key.startswith(f"{record}.")
+
+
+def _check_allow(allow: Sequence[str], keys: Iterable[str]) -> None:
+    """Static checks know the names of keys, but not which domains and sources there are."""
+    known = {".".join(parts[:n]) for key in keys for parts in [key.split(".")] for n in range(9)}
+    for entry in allow:
+        if entry not in known:
+            close = difflib.get_close_matches(entry, known, n=1, cutoff=0.5)
+            raise ConfigError(
+                "resume.allow has an unknown key.",
+                expected="a key of this run or of the one that goes on",
+                found=repr(entry),
+                todo=f"correct it{f' (did you mean {close[0]!r}?)' if close else ''}",
+            )
+
+
+def _shown(old: Any, new: Any) -> str:
+    """`old -> new`, or the lines that differ of long values."""
+    texts = [value if value is _ABSENT else repr(value) for value in (old, new)]
+    if all(len(text) <= LONGEST for text in texts):
+        return f"{texts[0]} -> {texts[1]}"
+    lines = [
+        value.splitlines() if isinstance(value, str) else [text]
+        for value, text in zip((old, new), texts, strict=True)
+    ]
+    compared = difflib.ndiff(lines[0], lines[1])
+    return "\n".join(["old -> new", *(f"  {line}" for line in compared if line[0] in "+-")])
+
+
+def _schedule_changes(old: Config, new: Config) -> dict[str, str]:
+    """Changes that would have made earlier steps other ones: key -> in words."""
+    found = {}
     lengths = old.train.num_steps, new.train.num_steps
     open_phases = [phase for phase in new.strategy.phases if not phase.steps]
     several = len(new.strategy.phases) > 1 if new.strategy.phases else new.strategy.sequential
@@ -114,21 +210,20 @@ def _schedule_obstacles(old: Config, new: Config) -> list[str]:
     if lengths[0] != lengths[1] and (
         decays or (several and (open_phases or new.strategy.sequential))
     ):
-        found.append(f"train.num_steps: {lengths[0]} -> {lengths[1]} (the schedule depends on it)")
+        found["train.num_steps"] = f"{lengths[0]} -> {lengths[1]} (the schedule depends on it)"
     if new.strategy.sequential and not new.strategy.phases:
         orders = [config.strategy.domain_order or list(config.domains) for config in (old, new)]
         if orders[0] != orders[1]:
-            found.append(
-                f"domains: {orders[0]} -> {orders[1]} (strategy.sequential: one phase each)"
-            )
+            text = f"{orders[0]} -> {orders[1]} (strategy.sequential: one phase each)"
+            found["strategy.domain_order"] = text
     return found
 
 
 def _domain_moves(old: Config, new: Config) -> dict[str, str]:
-    """Domains and extra sources that only one of the two has: key below `domains.` -> in words."""
+    """Domains and extra sources that only one of the two has: key -> in words."""
     had, have = _parts(old), _parts(new)
-    added = {key: f"{key} added" for key in have if key not in had}
-    return added | {key: f"{key} removed" for key in had if key not in have}
+    added = {f"domains.{key}": "added" for key in have if key not in had}
+    return added | {f"domains.{key}": "removed" for key in had if key not in have}
 
 
 def _parts(config: Config) -> list[str]:
@@ -146,16 +241,7 @@ def _mixture_keys(new: Config) -> tuple[str, ...]:
     return (*MIXTURE_KEYS, "strategy.domain_order") if together else MIXTURE_KEYS
 
 
-def _parted(lines: Iterable[str], keys: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The lines whose key matches one of `keys`, and the others."""
+def _pattern(keys: Iterable[str]) -> re.Pattern[str]:
+    """Matches the keys that begin with one of `keys`."""
     names = "|".join(re.escape(key).replace(r"\*", "[^.]+") for key in keys)
-    pattern = re.compile(names) if names else re.compile("(?!)")
-    lines = list(lines)
-    return (
-        [line for line in lines if pattern.match(line)],
-        [line for line in lines if not pattern.match(line)],
-    )
-
-
-def _outside(lines: Iterable[str], keys: Iterable[str]) -> list[str]:
-    return _parted(lines, keys)[1]
+    return re.compile(names or "(?!)")

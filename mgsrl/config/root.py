@@ -14,6 +14,7 @@ from mgsrl.config.training import (
     CheckpointConfig,
     ClusterConfig,
     EvaluateConfig,
+    ResumeConfig,
     RunConfig,
     TrackersConfig,
     TrainConfig,
@@ -26,9 +27,8 @@ PLACEMENTS = ("auto", "disjoint", "colocated")
 class Config:
     seed: int = 0
     """Seeds data order, sampling, projection orders and initial states."""
-    resume: str = "auto"
-    """`auto` continues from the newest complete checkpoint of `run.dir`, `never` starts anew,
-    or the path of a checkpoint."""
+    resume: ResumeConfig = field(default_factory=ResumeConfig)
+    """Where the run begins; `resume=never` is short for `resume.checkpoint=never`."""
     placement: str = "auto"
     """Of learner ranks and rollout engines on GPUs. `disjoint`: each has its own. `colocated`: they
     share them by turns, an engine sleeps while the learners work. `auto`: colocated where there are

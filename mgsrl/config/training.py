@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from mgsrl.config.require import at_least, not_empty, one_of, temperature, within
 from mgsrl.config.typed import INFINITE
@@ -20,6 +21,22 @@ class RunConfig:
     def validate(self) -> None:
         not_empty("run.name", self.name, "a name for the run")
         not_empty("run.dir", self.dir, "a folder for the run's files")
+
+
+@dataclass
+class ResumeConfig:
+    SHORT: ClassVar[str] = "checkpoint"
+    checkpoint: str = "auto"
+    """`auto` continues from the newest complete checkpoint of `run.dir`, `never` starts anew, or
+    the path of a checkpoint. `resume=auto` is short for it."""
+    allow: list[str] = field(default_factory=list)
+    """Keys that may differ from those of the run that goes on, although they make it another
+    experiment from there, as `[algo.clip_low, domains.math.reward]` (a record is all below it).
+    `docs/resume.md` says which keys need it."""
+
+    def validate(self) -> None:
+        if self.checkpoint not in ("auto", "never") and "/" not in self.checkpoint:
+            one_of("resume.checkpoint", self.checkpoint, ("auto", "never", "PATH/TO/CHECKPOINT"))
 
 
 MOST_STEPS = 1_000_000

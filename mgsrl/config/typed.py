@@ -20,6 +20,7 @@ from mgsrl.config.keys import (
     member_config,
     members_of,
     optional,
+    short_for,
     unknown_key,
 )
 from mgsrl.config.quoting import as_override
@@ -68,7 +69,9 @@ def plain(value: Any) -> Any:
 
 
 def flattened(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of every leaf of nested mappings."""
+    """Dotted key -> value of every leaf of nested mappings, and of lists of mappings."""
+    if isinstance(values, list) and values and all(isinstance(each, dict) for each in values):
+        values = dict(enumerate(values))
     if not isinstance(values, dict):
         return {prefix: values}
     flat: dict[str, Any] = {}
@@ -91,6 +94,8 @@ class _Reader:
         self._root = root  # for messages about unknown keys
 
     def record(self, kind: Any, values: Any, key: str) -> Any:
+        if not isinstance(values, Mapping) and (short := short_for(kind)):
+            values = {short: values}
         if not isinstance(values, Mapping):
             raise _wrong(key or "The configuration", kind, values)
         members = members_of(kind)

@@ -16,7 +16,7 @@ exact in every batch make runs comparable and keep every domain in every update.
 import hashlib
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -133,11 +133,20 @@ class Mixture:
                 state[source]["owed"] = owed
         return {**self._absent, **state}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(
+        self, state: Mapping[str, Any], others_allowed: Callable[[str], bool] = lambda _: False
+    ) -> list[str]:
         """Continue from `state()`.
 
-        A domain or source that the state does not know begins its first epoch. What only the
-        state knows is kept for a continuation that has it again.
+        A domain or source that the state does not know begins its first epoch, and so does one
+        that may have other prompts and has another number of them. What only the state knows is
+        kept for a continuation that has it again.
+
+        Args:
+            others_allowed: whether a source may have other prompts than it had.
+
+        Returns:
+            The sources that have.
 
         Raises:
             CheckpointError: the state is of other domains altogether, or of other data.
@@ -145,16 +154,22 @@ class Mixture:
         known = [source for source in self._cursors if source in state]
         if not known:
             raise _foreign(sorted(self._cursors), sorted(state), "domains")
-        for source in known:
+        others = [s for s in known if state[s]["digest"] != self._cursors[s].digest]
+        for source in others:
             cursor, saved = self._cursors[source], state[source]
-            if saved["digest"] != cursor.digest:
+            if not others_allowed(source):
+                domain, _, more = source.partition("/")
+                key = f"extra_sources.{more}" if more else "source"
                 raise _foreign(
                     f"the {saved['num_prompts']} prompts of {source} that the run began with",
                     f"{len(cursor.prompts)} prompts that are not the same",
                     "data",
+                    f", or go on with these (resume.allow=[domains.{domain}.{key}])",
                 )
         for source in known:
             cursor, saved = self._cursors[source], state[source]
+            if source in others and saved["num_prompts"] != len(cursor.prompts):
+                continue
             cursor.epoch, cursor.position = saved["epoch"], saved["position"]
             cursor.deferred = list(saved["deferred"])
             cursor.order = self._order(source, cursor)
@@ -162,6 +177,7 @@ class Mixture:
             owed = {name: state[name].get("owed", 0.0) for name in weights if name in state}
             self._splits[domain] = Apportionment(owed)
         self._absent = {name: saved for name, saved in state.items() if name not in self._cursors}
+        return others
 
     def _take_domain(self, domain: str, quota: int) -> list[Prompt]:
         split = self._splits[domain].split(quota, self._sources[domain])
@@ -215,10 +231,10 @@ def _digest(prompts: Sequence[Prompt]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _foreign(expected: object, found: object, what: str) -> CheckpointError:
+def _foreign(expected: object, found: object, what: str, more: str = "") -> CheckpointError:
     return CheckpointError(
         f"The checkpoint is of a run with other {what}.",
         expected=str(expected),
         found=str(found),
-        todo="resume with the configuration and data of that run, or set resume=never",
+        todo=f"resume with the configuration and data of that run, or set resume=never{more}",
     )

@@ -42,6 +42,7 @@ def begin_run_record(
     command: Sequence[str] = (),
     seconds_ago: float = 0.0,
     plugins: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    changed: Sequence[str] = (),
 ) -> Path:
     """Begin a session, with the status `starting`: versions, git state and hardware are looked up.
 
@@ -50,6 +51,7 @@ def begin_run_record(
         command: the command line, to repeat it.
         seconds_ago: when the session began: starting up counts.
         plugins: `plugins.plugin_files()`, what users' code was loaded.
+        changed: how the configuration differs from the one that the session goes on with.
     """
     record, path = _known(run_dir), run_dir / FILE
     if not record and path.is_file():
@@ -59,7 +61,7 @@ def begin_run_record(
         "first_step": first_step,
         "command": list(command),
         "last_checkpoint": None,
-    }
+    } | ({"changed": list(changed)} if changed else {})
     record = {
         "format": FORMAT,
         "started": record.get("started", session["started"]),

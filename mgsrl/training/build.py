@@ -15,7 +15,8 @@ from mgsrl.algo.losses import only_advantages_teach
 from mgsrl.cluster.placement import Placement, Seat, place
 from mgsrl.cluster.preflight import choose_device
 from mgsrl.config import Config
-from mgsrl.config.compose import config_to_yaml
+from mgsrl.config.compose import config_from_yaml, config_to_yaml
+from mgsrl.config.resume import resume_changes
 from mgsrl.config.typed import plain
 from mgsrl.data.packing import Packing
 from mgsrl.learner.checkpoint import BYTES_PER_PARAMETER
@@ -237,11 +238,18 @@ def _run(
         checkpoint=checkpoint,
         policy=policy,
         config_yaml=config_to_yaml(config),
+        keeps_ahead=checkpoint is None or not _is_another(config, checkpoint),
         first_checkpoint_bytes=first_checkpoint_bytes(config, policy),
         staleness=config.rollout.staleness,
         inflight_updates=config.rollout.inflight_updates,
         max_skipped_steps=config.train.max_skipped_steps,
     )
+
+
+def _is_another(config: Config, checkpoint: Checkpoint) -> bool:
+    """Whether `resume.allow` lets another experiment go on with the checkpoint."""
+    changes = resume_changes(config_from_yaml(checkpoint.config_file), config)
+    return any(change.allowed for change in changes)
 
 
 def first_checkpoint_bytes(config: Config, policy: PolicyIdentity) -> int:

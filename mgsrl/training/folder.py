@@ -2,11 +2,13 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mgsrl.config.compose import config_from_yaml
+from mgsrl.config.quoting import as_override
+from mgsrl.config.resume import Change
 from mgsrl.errors import CheckpointError, ConfigError, MgsrlError, MissingPathError, UserError
 from mgsrl.files.jsonl import write_atomic
 from mgsrl.obs.rewind import last_logged_step
@@ -20,11 +22,13 @@ from mgsrl.training.checkpoint import (
 )
 
 LOCK = ".lock"
+Compare = Callable[[Path], Sequence[Change]]
+"""What differs between the configuration in a file and this run's."""
 
 
 @contextmanager
 def run_folder(
-    folder: Path, resume: str, changes: Callable[[Path], list[str]], note: Callable[[str], None]
+    folder: Path, resume: str, changes: Compare, note: Callable[[str], None]
 ) -> Iterator[Checkpoint | None]:
     """Hold `folder` for this process and yield the checkpoint to go on from.
 
@@ -34,7 +38,7 @@ def run_folder(
 
     Args:
         resume: `auto`, `never` or the path of a checkpoint.
-        changes: what differs between an older `config.yaml` and this run, line by line.
+        changes: what differs between an older `config.yaml` and this run.
         note: receives what the user should know.
 
     Raises:
@@ -52,7 +56,7 @@ def run_folder(
     try:
         checkpoint = _find(resume, folder, changes, note)
         if checkpoint is not None:
-            _check_same_run(checkpoint.path, checkpoint.config_file, changes)
+            _check_same_run(checkpoint.path, checkpoint.config_file, changes, note)
         yield checkpoint
     except UserError:
         if is_new:
@@ -108,14 +112,14 @@ def _writable() -> Iterator[None]:
 
 
 def _find(
-    resume: str, folder: Path, changes: Callable[[Path], list[str]], note: Callable[[str], None]
+    resume: str, folder: Path, changes: Compare, note: Callable[[str], None]
 ) -> Checkpoint | None:
     if resume in ("auto", "never"):
         found = newest_checkpoint(folder / "checkpoints", note)
         steps = last_logged_step(folder) if found is None else 0
         if found is None and (steps or recorded_checkpoint(folder)):
             _check_nothing_is_lost(folder, steps)
-            _check_same_run(folder, folder / CONFIG, changes)
+            _check_same_run(folder, folder / CONFIG, changes, note)
             note(
                 f"{steps} steps are logged, but no checkpoint was written before the run stopped: "
                 "it begins again"
@@ -154,7 +158,10 @@ def _check_nothing_is_lost(folder: Path, steps: int) -> None:
     )
 
 
-def _check_same_run(whose: Path, saved: Path, changes: Callable[[Path], list[str]]) -> None:
+def _check_same_run(
+    whose: Path, saved: Path, changes: Compare, note: Callable[[str], None]
+) -> None:
+    """Refuse a run whose numbers would be others; what else changed is shown, all of it."""
     if not saved.is_file():
         raise CheckpointError(
             f"Nobody knows the configuration behind {whose}.",
@@ -163,13 +170,17 @@ def _check_same_run(whose: Path, saved: Path, changes: Callable[[Path], list[str
             todo="bring it back, or start anew (resume=never)",
         )
     changed = changes(saved)
-    if changed:
+    diff = "\n".join(map(str, changed))
+    if refused := [change.key for change in changed if change.refused]:
         raise ConfigError(
             f"{whose} is of a run with another configuration.",
             expected="the same configuration, so that resuming equals never having stopped",
-            found="; ".join(changed[:8]) + (" ..." if len(changed) > 8 else ""),
-            todo="choose another run.dir, or resume=never to set the old run aside",
+            found=diff.replace("\n", "\n            "),
+            todo="choose another run.dir, resume=never to set the old run aside, or go on with "
+            f"another experiment from here: {as_override('resume.allow', refused)}",
         )
+    if changed:
+        note(f"resuming with a changed configuration (old -> new):\n{diff}".replace("\n", "\n  "))
 
 
 def _set_aside(folder: Path, note: Callable[[str], None]) -> None:

@@ -41,8 +41,12 @@ def _rows(outstanding: Mapping[int, Submission]) -> Iterator[dict[str, Any]]:
                 yield {"step": step, "domain": domain, "prompt": prompt.id, "rollouts": rollouts}
 
 
-def read_in_flight(folder: Path, mixture: Mixture) -> Ahead:
-    """What the checkpoint in `folder` holds of prompts that still take part."""
+def read_in_flight(folder: Path, mixture: Mixture, *, responses: bool = True) -> Ahead:
+    """What the checkpoint in `folder` holds of prompts that still take part.
+
+    Args:
+        responses: false leaves them out: all are made again.
+    """
     ahead: Ahead = {}
     known: dict[str, dict[str, Prompt]] = {}
     for row in read_rows(folder / FILE):
@@ -53,7 +57,8 @@ def read_in_flight(folder: Path, mixture: Mixture) -> Ahead:
         if prompt is not None:
             prompts, rollouts = ahead.setdefault(row["step"], ({}, []))
             prompts.setdefault(domain, []).append(prompt)
-            rollouts += [Rollout(**_tuples(rollout)) for rollout in row["rollouts"]]
+            made = row["rollouts"] if responses else ()
+            rollouts += [Rollout(**_tuples(rollout)) for rollout in made]
     return ahead
 
 

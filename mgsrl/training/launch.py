@@ -16,7 +16,7 @@ from mgsrl.cluster.session import ray_session
 from mgsrl.cluster.signals import stopped_by
 from mgsrl.config import Config
 from mgsrl.config.compose import config_from_yaml, config_to_yaml
-from mgsrl.config.resume import resume_obstacles
+from mgsrl.config.resume import Change, other_data_allowed, resume_changes
 from mgsrl.errors import MgsrlError, RayDiedError
 from mgsrl.obs.console import Console
 from mgsrl.obs.run_record import begin_run_record, changed_plugins, finish_run_record
@@ -46,14 +46,15 @@ def launch(config: Config, command: Sequence[str] = ()) -> None:
     begin = time.monotonic()
     # Absolute from here on: actors have working directories of their own.
     config.run.dir = str(Path(os.path.expanduser(config.run.dir)).resolve())
-    folder, notes = Path(config.run.dir), list[str]()
+    folder, notes, changed = Path(config.run.dir), list[str](), list[Change]()
 
-    def changes(saved: Path) -> list[str]:
+    def changes(saved: Path) -> list[Change]:
         old = config_from_yaml(saved)
         config.policy.date = config.policy.date or old.policy.date  # a run keeps its first day
-        return resume_obstacles(old, config, notes.append)
+        changed[:] = resume_changes(old, config)
+        return changed
 
-    with run_folder(folder, config.resume, changes, notes.append) as checkpoint:
+    with run_folder(folder, config.resume.checkpoint, changes, notes.append) as checkpoint:
         config.policy.date = config.policy.date or date.today().isoformat()
         for note in notes:
             print(note)
@@ -62,13 +63,17 @@ def launch(config: Config, command: Sequence[str] = ()) -> None:
             print(f"{folder} is finished ({checkpoint.step} steps); resume=never starts it anew")
         else:
             with interruptible(folder, command):
-                _train(config, checkpoint, begin, command)
+                _train(config, checkpoint, begin, command, changed)
         report = f"report: {build_report(folder).resolve()}" if can_draw() else NO_REPORT
     print(f"done in {(time.monotonic() - begin) / 60:.1f} min; {report}")
 
 
 def _train(
-    config: Config, checkpoint: Checkpoint | None, begin: float, command: Sequence[str]
+    config: Config,
+    checkpoint: Checkpoint | None,
+    begin: float,
+    command: Sequence[str],
+    changed: Sequence[Change] = (),
 ) -> None:
     first_step = checkpoint.step if checkpoint else 0
     folder = Path(config.run.dir)
@@ -78,13 +83,17 @@ def _train(
         with console.stage("loading model and data"):
             ready = plan(config)
             policy = PolicyIdentity(ready.model_path)
-            unknown = None
+            unknown, others = None, list[str]()
             if checkpoint is not None:
-                ready.mixture.restore(checkpoint.state["mixture"])
+                others = ready.mixture.restore(
+                    checkpoint.state["mixture"],
+                    lambda source: other_data_allowed(config.resume.allow, source),
+                )
                 unknown = policy.check(checkpoint.state.get("policy"))
         plugins = plugin_files()
         other = changed_plugins(folder, plugins)
-        for note in (*ready.notes, *([unknown] if unknown else []), *other):
+        new = [f"{name} has other prompts than it had (resume.allow)" for name in others]
+        for note in (*ready.notes, *([unknown] if unknown else []), *other, *new):
             console.note(note)
         checkpoints = folder / "checkpoints"
         size = checkpoint_bytes(checkpoints) or first_checkpoint_bytes(config, policy)
@@ -97,6 +106,7 @@ def _train(
             command=command,
             seconds_ago=time.monotonic() - begin,
             plugins=plugins,
+            changed=[str(change) for change in changed],
         )
         session = _Session(folder, first_step)
         with (

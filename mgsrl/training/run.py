@@ -77,6 +77,9 @@ class Run:
     policy: PolicyIdentity
     config_yaml: str
     """The resolved configuration, kept with every checkpoint."""
+    keeps_ahead: bool = True
+    """Whether the checkpoint's rollouts of later steps are those that this run would make: not
+    where `resume.allow` made it another experiment."""
     first_checkpoint_bytes: int = 0
     """What the first checkpoint will take, as far as known."""
     staleness: int = 0
@@ -138,7 +141,9 @@ class Run:
                 self.scorer.restore(self.checkpoint.state.get("rewards", {}))
             self.sampler.lengths |= self.checkpoint.state.get("response_lengths", {})
             self.step = self.checkpoint.step
-            self._ahead = read_in_flight(self.checkpoint.path, self.mixture)
+            self._ahead = read_in_flight(
+                self.checkpoint.path, self.mixture, responses=self.keeps_ahead
+            )
             set_others_aside(self.folder / "checkpoints", self.step, self.console.note)
             self.console.note(f"resumed after step {self.step} from {self.checkpoint.path}")
             self._note_missing()

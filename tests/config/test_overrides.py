@@ -162,7 +162,7 @@ def test_home_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/users/me")
     config = compose_config(["run.dir=~/runs/a=b", "resume=~/step_1", "policy.path=~/model"])
     assert (config.run.dir, config.policy.path) == ("~/runs/a=b", "~/model")
-    assert config.resume == "/users/me/step_1"
+    assert config.resume.checkpoint == "/users/me/step_1"
     assert compose_config(["~domains.chat"]).domains.keys() == {"math", "instruction_following"}
 
 

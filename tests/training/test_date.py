@@ -10,7 +10,7 @@ import pytest
 
 from mgsrl.config import Config
 from mgsrl.config.compose import compose_config, config_from_yaml, config_to_yaml
-from mgsrl.config.resume import resume_obstacles
+from mgsrl.config.resume import resume_changes
 from mgsrl.errors import CheckpointError, ConfigError
 from mgsrl.training import launch
 from mgsrl.training.checkpoint import save_checkpoint
@@ -109,6 +109,7 @@ def test_prompts_do_not_change_over_night(
 
 def test_a_run_from_before_the_day_was_recorded_goes_on(tmp_path: Path) -> None:
     old, new = compose_config([]), compose_config(["policy.date=2024-07-26"])
-    assert resume_obstacles(old, new, print) == []
-    (line,) = resume_obstacles(new, compose_config(["policy.date=2024-07-27"]), print)
-    assert line.startswith("policy.date")
+    assert not any(change.refused for change in resume_changes(old, new))
+    (change,) = resume_changes(new, compose_config(["policy.date=2024-07-27"]))
+    assert change.key == "policy.date"
+    assert change.refused

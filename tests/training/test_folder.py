@@ -1,6 +1,7 @@
 """The run folder: one process at a time, never another run's, nothing deleted."""
 
 import contextlib
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,15 +9,19 @@ from pathlib import Path
 import pytest
 
 from mgsrl.config.compose import compose_config, config_from_yaml, config_to_yaml
-from mgsrl.config.resume import resume_obstacles
+from mgsrl.config.resume import ANOTHER, Change, resume_changes
 from mgsrl.errors import CheckpointError, ConfigError, MissingPathError, UserError
 from mgsrl.files.jsonl import dump_line
 from mgsrl.obs.run_record import begin_run_record, record_checkpoint
 from mgsrl.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mgsrl.training.folder import bring_back_config, run_folder, write_config
 
+OTHER_SEED = Change("seed", "0 -> 1", ANOTHER)
 
-def _open(folder: Path, resume: str = "auto", changed: tuple[str, ...] = ()) -> Checkpoint | None:
+
+def _open(
+    folder: Path, resume: str = "auto", changed: tuple[Change, ...] = ()
+) -> Checkpoint | None:
     notes: list[str] = []
     with run_folder(folder, resume, lambda _: list(changed), notes.append) as found:
         write_config(folder, "seed: 0\n")
@@ -75,7 +80,29 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
     _open(tmp_path)
     _save(tmp_path, 3)
     with pytest.raises(ConfigError, match="seed: 0 -> 1"):
-        _open(tmp_path, changed=("seed: 0 -> 1",))
+        _open(tmp_path, changed=(OTHER_SEED,))
+
+
+def test_a_refusal_shows_all_that_changed_and_the_words_that_allow_it(tmp_path: Path) -> None:
+    old = compose_config([])
+    write_config(tmp_path, config_to_yaml(old))
+    _save(tmp_path, 3, config_to_yaml(old))
+    words, notes = ["algo.clip_low=0.1", "seed=1", "train.num_steps=60"], list[str]()
+
+    def changes(saved: Path) -> list[Change]:
+        return resume_changes(config_from_yaml(saved), compose_config(words))
+
+    with pytest.raises(ConfigError) as caught, run_folder(tmp_path, "auto", changes, notes.append):
+        pass
+    shown = ("algo.clip_low: 0.2 -> 0.1", "seed: 0 -> 1", "train.num_steps: 30 -> 60")
+    assert all(line in str(caught.value) for line in shown)
+    assert notes == []
+    words += re.findall(r"'(resume\.allow=.*?)'", str(caught.value))
+    with run_folder(tmp_path, "auto", changes, notes.append) as found:
+        assert found is not None
+    (note,) = notes
+    assert all(f"\n  {line} [" in note for line in shown)
+    assert note.count("(resume.allow)") == 2
 
 
 def test_a_configuration_that_can_be_read_is_not_exchanged(tmp_path: Path) -> None:
@@ -151,7 +178,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(tmp_pat
         "4 steps are logged, but no checkpoint was written before the run stopped: it begins again"
     ]
     with pytest.raises(ConfigError, match="seed: 0 -> 1"):  # not over the logs of another run
-        _open(tmp_path, changed=("seed: 0 -> 1",))
+        _open(tmp_path, changed=(OTHER_SEED,))
 
 
 def test_a_damaged_log_is_named(tmp_path: Path) -> None:
@@ -174,7 +201,7 @@ def test_every_flipped_byte_of_a_configuration_is_harmless_or_named(tmp_path: Pa
             changed = bytes([byte ^ flip])
             file.write_bytes(SMALL_CONFIG[:position] + changed + SMALL_CONFIG[position + 1 :])
             try:
-                resume_obstacles(config_from_yaml(file), config, lambda note: None)
+                resume_changes(config_from_yaml(file), config)
             except ConfigError as error:
                 messages.append(str(error))
     assert all(str(file) in message and "damaged" in message for message in messages)
@@ -192,8 +219,8 @@ def test_a_damaged_configuration_of_the_folder_costs_nothing(tmp_path: Path) -> 
     config = compose_config([])
     yaml = config_to_yaml(config)
 
-    def changes(saved: Path) -> list[str]:
-        return resume_obstacles(config_from_yaml(saved), config, print)
+    def changes(saved: Path) -> list[Change]:
+        return resume_changes(config_from_yaml(saved), config)
 
     (tmp_path / "config.yaml").write_text(yaml)
     _save(tmp_path, 3, yaml)
