@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mgsrl.config.model_path import POCKET_POLICY, find_model
-from mgsrl.config.policy import PROMPT_TEMPLATES, PolicyConfig
+from mgsrl.config.policy import PROMPT_TEMPLATES, PolicyConfig, check_date
 from mgsrl.config.require import temperature
 from mgsrl.config.rollout import ENGINES
 from mgsrl.errors import ConfigError, nearest
@@ -67,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="{NAME: VALUE, ...}",
         help="arguments of the chat template, as {enable_thinking: false} (default: the run's)",
     )
+    sampling.add_argument(
+        "--date",
+        metavar="YYYY-MM-DD",
+        help="the day that templates take for today (default: the run's, else that on which the "
+        "evaluation began)",
+    )
     sampling.add_argument("--samples", type=int, help="responses per prompt")
     sampling.add_argument("--temperature", type=float, help="0 decodes greedily")
     sampling.add_argument("--top-p", type=float)
@@ -87,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     _check_numbers(options)
+    check_date("--date", options.date)
     if not Path(os.path.expanduser(options.model)).is_dir():
         find_model(options.model, "--model", POCKET_POLICY, RUNS)  # before the imports below
     for name, value in ENVIRONMENT.items():
@@ -112,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
             dtype=options.dtype,
             prompt_template=options.prompt_template,
             chat_template_kwargs=policy.chat_template_kwargs,
-            date=policy.date,
+            date=options.date or policy.date,
             seed=options.seed,
             limits=_limits(options.limit, [task.name for task in tasks]),
             samples=options.samples,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgsrl.commands.options import column
+from mgsrl.config.policy import check_date
 from mgsrl.errors import ConfigError, nearest
 from mgsrl.obs.outputs import FORCE_HELP
 
@@ -85,6 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="its first group in the answer column is the answer",
     )
     parser.add_argument("--reward-model", help="chat: folder or hub id (default: pocket)")
+    parser.add_argument(
+        "--date",
+        metavar="YYYY-MM-DD",
+        help="the day that a reward model's template takes for today (default: that of --as, else "
+        "today)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -92,6 +99,7 @@ def run(options: argparse.Namespace) -> None:
     from mgsrl.scoring.score_file import score_file, task_of
     from mgsrl.scoring.score_rows import Layout
 
+    check_date("--date", options.date)
     reward, special_tokens, date = _reward(options)
     layout = Layout(dict(options.columns), options.answer_pattern)
     if not options.like:
@@ -104,7 +112,7 @@ def run(options: argparse.Namespace) -> None:
             Path(options.output),
             layout=layout,
             special_tokens=special_tokens,
-            date=date,
+            date=options.date or date,
             workers=options.workers,
             bad_rows=options.bad_rows,
             force=options.force,

@@ -1,8 +1,9 @@
 """The model that is trained, and how prompts are put to it."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 from mgsrl.config.require import at_least, more_than, not_empty, one_of
@@ -75,8 +76,7 @@ class PolicyConfig:
     def validate(self) -> None:
         one_of("policy.prompt_template", self.prompt_template, PROMPT_TEMPLATES)
         check_template_kwargs("policy.chat_template_kwargs", self.chat_template_kwargs)
-        if self.date is not None:
-            _check_date(self.date)
+        check_date("policy.date", self.date)
         self.lora.validate()
 
 
@@ -93,18 +93,24 @@ def check_template_kwargs(key: str, arguments: Mapping[str, Any]) -> None:
 
 
 def template_clock(day: str | None) -> Callable[[str], str]:
-    """What chat templates are given as `strftime_now`: the beginning of `day`, None is today."""
+    """What chat templates are given as `strftime_now`: the beginning of `day`, None is today.
+
+    The same on every machine: no time zone has a say, not even in the seconds since 1970 (`%s`).
+    """
     begin = datetime.combine(date.fromisoformat(day) if day else date.today(), time())
-    return begin.strftime
+    seconds = str(int(begin.replace(tzinfo=UTC).timestamp()))
+    return lambda wanted: begin.strftime(re.sub(r"(?<!%)((?:%%)*)%s", rf"\g<1>{seconds}", wanted))
 
 
-def _check_date(text: str) -> None:
+def check_date(key: str, text: str | None) -> None:
+    """Raise `ConfigError` for a text that is no day."""
     try:
-        date.fromisoformat(text)
+        if text is not None:
+            date.fromisoformat(text)
     except ValueError as error:
         raise ConfigError(
-            "policy.date is no date.",
-            expected="a day such as 2026-11-26, or null",
+            f"{key} is no date.",
+            expected="a day such as 2026-11-26",
             found=shortened(repr(text)),
-            todo="correct policy.date",
+            todo=f"correct {key}",
         ) from error

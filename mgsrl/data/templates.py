@@ -223,7 +223,9 @@ class PromptTokenizer:
     def _accepts(self, roles: Sequence[str]) -> bool:
         messages = [{"role": role, "content": "a"} for role in roles]
         try:
-            self._tokenizer.apply_chat_template(messages, tokenize=False, **self._arguments)
+            self._tokenizer.apply_chat_template(
+                messages, tokenize=False, strftime_now=self._clock, **self._arguments
+            )
         except TEMPLATE_ERRORS:
             return False
         return True

@@ -292,7 +292,7 @@ class Evaluation:
         if plan.judge is not None:
             judge = Judge(plan.judge)
             judge.load(Surroundings())
-        model = scoring.Rewards(self._reward_model) if self._reward_model else None
+        model = scoring.Rewards(self._reward_model, self.date) if self._reward_model else None
         return scoring.ChatScorer(template, model, judge, plan.baselines)
 
 

@@ -50,14 +50,18 @@ def missing_tag(prompt_template: str, otherwise: str = "zero") -> str:
 
 
 class Rewards:
-    """A reward function of `mgsrl.rewards`, with as many workers as its kind can use."""
+    """A reward function of `mgsrl.rewards`, with as many workers as its kind can use.
 
-    def __init__(self, config: RewardConfig) -> None:
+    Args:
+        date: the day that a reward model's chat template takes for today.
+    """
+
+    def __init__(self, config: RewardConfig, date: str | None = None) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         workers = min(cores, MAX_WORKERS) if make_reward(config).in_child else 1
         # A reward model makes its own batches; workers share out small ones.
         self._size = CHUNK if workers == 1 else CHUNK // MAX_WORKERS
-        self._workers = ScoreWorkers(config, workers)
+        self._workers = ScoreWorkers(config, workers, date=date)
         self._workers.__enter__()
 
     def rewards(self, items: Sequence[Response | RewardItem]) -> list[Reward]:

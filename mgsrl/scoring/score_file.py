@@ -3,9 +3,12 @@
 Two passes over the input: the first only checks every row, so that a bad one is reported at once
 and not after an hour; the second scores. At most a few hundred rows are in memory. Results go to a
 partial file beside the output that is renamed when it is complete; the partial file's name says
-which input and options it belongs to, and a later call with the same continues it.
+which input and options it belongs to and on which day it was begun; a later call continues it, with
+that day for the templates of reward models.
 """
 
+import datetime
+import glob
 import hashlib
 import json
 import os
@@ -112,7 +115,8 @@ def score_file(
             abstained), `abstained`, `details`, and `error` with the reason of an abstention.
         layout: how the input's rows are laid out.
         special_tokens: the policy's, which a model that judges must not see.
-        date: the day that a reward model's chat template takes for today; None is today.
+        date: the day that a reward model's chat template takes for today; None is that on which
+            the scoring of the file began.
         workers: processes (math, constraints).
         bad_rows: `error` stops at the first row that cannot be scored, before anything is scored;
             `skip` leaves such rows out of the output and counts them.
@@ -130,7 +134,7 @@ def score_file(
     config = check_reward(replace(config, num_gpus=_gpus(config)), "--reward-model")
     source = _Source(input_path, config, layout or Layout(), bad_rows == "skip")
     total = source.count()
-    partial = source.partial_path(output_path, special_tokens, date)
+    partial, date = source.partial_path(output_path, special_tokens, date)
     with ExitStack() as stack:
         pool = stack.enter_context(ScoreWorkers(config, workers, special_tokens, date))
         done = _resume(partial, source.rows())
@@ -204,18 +208,24 @@ class _Source:
         if self.skipped <= SHOWN_PROBLEMS:
             self.problems.append(str(error))
 
-    def partial_path(self, output: Path, special_tokens: Sequence[str], date: str | None) -> Path:
-        """Where results go until they are complete; named by all that they depend on."""
+    def partial_path(
+        self, output: Path, special_tokens: Sequence[str], date: str | None
+    ) -> tuple[Path, str]:
+        """Where results go until they are complete, named by all that they depend on, and the day
+        that templates take for today: `date`, or that of a file which is there."""
         status = self.path.stat()
         identity = [
             str(self.path.resolve()),
             status.st_size,
             status.st_mtime_ns,
-            repr((self.config, self.layout, sorted(special_tokens), date)),
+            repr((self.config, self.layout, sorted(special_tokens))),
             self.layout.task and self.layout.task.name,
         ]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-        return output.with_name(f".{output.name}.{digest}.partial")
+        begun = sorted(output.parent.glob(f".{glob.escape(output.name)}.{digest}.*.partial"))
+        if date is None:
+            date = begun[-1].suffixes[-2][1:] if begun else str(datetime.date.today())
+        return output.with_name(f".{output.name}.{digest}.{date}.partial"), date
 
 
 def _resume(partial: Path, rows: Iterator[ScoreRow]) -> int:

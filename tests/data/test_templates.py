@@ -3,6 +3,7 @@
 import copy
 import datetime
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,36 @@ def text_of(tokenizer: Any, domain: dict[str, Any] | None = None, **policy: Any)
 def test_the_day_is_the_runs(dated: Any) -> None:
     """Whatever day it is, and at whatever hour: the template's clock stands still."""
     assert text_of(dated, date="2024-07-26").startswith("26 Jul 2024 00:00<|user|>")
+
+
+@pytest.mark.parametrize("zone", ["Etc/GMT+12", "UTC", "Etc/GMT-14"])
+def test_no_time_zone_has_a_say(dated: Any, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dated.chat_template = "{{ strftime_now('%c|%Z|%z|%j|%s|%%s|%%%s') }}"
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        text = text_of(dated, date="2024-07-26")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert text == "Fri Jul 26 00:00:00 2024|||208|1721952000|%s|%1721952000"
+
+
+def test_nobody_asks_the_real_clock(dated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even to find out what a template refuses."""
+
+    class Never(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            raise AssertionError("a template asked what time it is")
+
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Never)
+    maker = PromptTokenizer(PolicyConfig(date="2024-07-26"), dated, DataConfig())
+    maker.encode(ROW.messages)
+    maker.end_of_turn()
+    assert maker._accepts(["user"])
+    with pytest.raises(AssertionError):
+        dated.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
 
 
 def test_without_a_date_it_is_today(dated: Any) -> None:

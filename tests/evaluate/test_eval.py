@@ -1,6 +1,7 @@
 """`mgsrl eval` as a user runs it, on the pocket model: scores, continuing, mistakes."""
 
 import json
+import shutil
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from mgsrl.cli import main
-from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
+from mgsrl.config.model_path import ASSETS, POCKET_POLICY, POCKET_REWARD_MODEL, resolve_model_path
 from mgsrl.config.task import find_task
 from mgsrl.data.pocket import pocket_rows
 from mgsrl.errors import ConfigError
@@ -241,6 +242,19 @@ def test_reward_model_against_a_baseline(tmp_path: Path) -> None:
     assert better["tasks"]["chat"]["metrics"]["rm_win_rate"]["value"] > 0.9
     differences = [r["score"]["length_difference"] for r in samples(tmp_path / "better", "chat")]
     assert all(difference > 0 for difference in differences)
+
+
+def test_the_reward_model_is_told_the_day_of_the_evaluation(tmp_path: Path) -> None:
+    model = shutil.copytree(ASSETS / POCKET_REWARD_MODEL, tmp_path / "model")
+    template = model / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%d %b %Y') }}" + template.read_text())
+    tasks, told = f"chat={pocket_file(tmp_path, 'chat', 2)}", list[list[Any]]()
+    for day in ("2024-07-26", "1999-01-02"):
+        evaluate(tmp_path / day, tasks, "--reward-model", str(model), "--date", day)
+        rows = samples(tmp_path / day, "chat")
+        told.append([(row["response"], row["score"]["reward"]) for row in rows])
+    assert [response for response, _ in told[0]] == [response for response, _ in told[1]]
+    assert told[0] != told[1]
 
 
 def test_judge_counts_abstentions_and_asks_again_what_failed(

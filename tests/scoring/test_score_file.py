@@ -14,8 +14,10 @@ import psutil
 import pytest
 
 from mgsrl.errors import DataError, UserError
+from mgsrl.scoring import score_file as module
 from mgsrl.scoring.score_file import ScoreSummary, default_reward
 from mgsrl.scoring.score_file import score_file as score_with
+from mgsrl.scoring.score_workers import ScoreWorkers
 
 MATH = [
     {"id": "a", "prompt": "1+1?", "response": "<response>\\boxed{2}</response>", "answer": "2"},
@@ -157,7 +159,16 @@ def test_other_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         score_file("math", source, output)
 
 
-def test_an_interrupted_call_is_continued(tmp_path: Path) -> None:
+def test_an_interrupted_call_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the day on which it was begun."""
+    days = list[str]()
+
+    class Workers(ScoreWorkers):
+        def __init__(self, *args: Any) -> None:
+            days.append(args[3])
+            super().__init__(*args)
+
+    monkeypatch.setattr(module, "ScoreWorkers", Workers)
     rows = [{"id": n, "response": f"\\boxed{{{n}}}", "answer": 1} for n in range(100)]
     source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
 
@@ -169,6 +180,7 @@ def test_an_interrupted_call_is_continued(tmp_path: Path) -> None:
         score_file("math", source, output, whole_response=True, on_progress=stop)
     assert not output.exists()
     (partial,) = tmp_path.glob(".out.jsonl.*.partial")
+    partial = partial.rename(partial.with_name(partial.name.replace(days[0], "2024-07-26")))
     with partial.open("a") as file:
         file.write('{"id": 70, "rew')  # a line cut short by a crash
     summary = score_file("math", source, output, whole_response=True)
@@ -176,6 +188,7 @@ def test_an_interrupted_call_is_continued(tmp_path: Path) -> None:
     assert [row["id"] for row in read(output)] == list(range(100))
     assert [row["reward"] for row in read(output)] == [float(n == 1) for n in range(100)]
     assert not list(tmp_path.glob(".*"))
+    assert days[1:] == ["2024-07-26"]
 
 
 def test_other_options_do_not_continue_the_same_file(tmp_path: Path) -> None:
