@@ -18,6 +18,7 @@ import fnmatch
 import hashlib
 import json
 import math
+import os
 import random
 import shlex
 import shutil
@@ -33,6 +34,10 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mgsrl.config.model_path import ASSETS, POCKET_POLICY, POCKET_REWARD_MODEL  # noqa: E402
+
 RESULTS = ROOT / "tests" / "resume_trials.jsonl"
 PAGE = ROOT / "docs" / "resume.md"
 MARKS = ("<!-- trials -->\n", "<!-- end of trials -->\n")
@@ -82,11 +87,20 @@ class Cell:
     """Instead of `stops`: so many at random times, drawn from the cell's name."""
     borders: bool = False
     """Instead of `stops`: one before every event of a start and a step."""
+    zones: tuple[str, str] = ("", "")
+    """Time zones of the first session (and of the run without a stop) and of the later ones. Where
+    there are such, the templates of policy and reward model read the clock."""
     exact: bool = True
     """To the bit; otherwise metrics agree to `ROUNDING`."""
     steps: int = STEPS
 
 
+CHAT_MODEL = "domains.chat.reward.path"
+DATED = (
+    "{%- if strftime_now is defined %}{%- set date_string = strftime_now('%d %b %Y %H:%M %s') %}"
+    "{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}{{ date_string }}\n"
+)
+"""In front of a chat template."""
 ROUNDING = 1e-3
 """Largest difference of a metric, relative to 1 + its size, where ranks or ZeRO stages change."""
 
@@ -124,6 +138,9 @@ def cells() -> Iterator[Cell]:
     every = ("checkpoint.every=1", TRANSFORMERS)
     for what, more in OTHERS.items():
         yield Cell(f"with/{what}", (*more, *every), (Stop("end sync", 3), Stop("begin step", 5)))
+    stops = (Stop("end sync", 2), Stop("begin step", 4))
+    days = ("Etc/GMT+12", "Etc/GMT-14")  # 26 hours apart: never the same day
+    yield Cell("with/another day in another time zone", every, stops, zones=days)
     for staleness in (0, 1):
         more = (*every, f"rollout.staleness={staleness}")
         yield Cell(f"every event/staleness{staleness}", more, borders=True, steps=40)
@@ -182,6 +199,7 @@ class Trial:
         self.done: list[str] = []
         """What was stopped where, and what the next session said it goes on from."""
         self._orphans: list[list[psutil.Process]] = []
+        self._models = () if cell.zones == ("", "") else _dated_models(scratch)
 
     def run(self) -> dict[str, Any]:
         """The record of the trial."""
@@ -254,13 +272,16 @@ class Trial:
     def _session(self, folder: Path, arguments: Sequence[str], after_s: float | None) -> int:
         if len(self._orphans) > 1:  # those of the session before may meet this one
             self._reap()
-        overrides = [*SMALL, f"train.num_steps={self.cell.steps}", *self.cell.overrides, *arguments]
+        overrides = [*SMALL, f"train.num_steps={self.cell.steps}", *self.cell.overrides]
+        overrides += [*self._models, *arguments]
+        zone = self.cell.zones[bool(self.done)]
         command = [sys.executable, str(ROOT / "scripts" / "killed_train.py")]
         with folder.with_suffix(".log").open("w") as log:
             process = subprocess.Popen(
                 [*self._wrap, *command, f"run.dir={folder}", *overrides],
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env=os.environ | ({"TZ": zone} if zone else {}),
             )
         family: dict[int, psutil.Process] = {}
         begin, driver = time.monotonic(), None
@@ -288,6 +309,17 @@ class Trial:
     def _log(folder: Path) -> str:
         path = folder.with_suffix(".log")
         return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def _dated_models(scratch: Path) -> tuple[str, ...]:
+    """The bundled models with templates that read the clock as Llama 3.1's does, and the hour."""
+    overrides = []
+    for name, key in ((POCKET_POLICY, "policy.path"), (POCKET_REWARD_MODEL, CHAT_MODEL)):
+        model = shutil.copytree(ASSETS / name, scratch / name)
+        template = model / "chat_template.jinja"
+        template.write_text(DATED + template.read_text())
+        overrides.append(f"{key}={model}")
+    return tuple(overrides)
 
 
 def _driver(processes: Iterable[psutil.Process]) -> psutil.Process | None:
