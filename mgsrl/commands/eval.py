@@ -92,8 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    _check_numbers(options)
-    check_date("--date", options.date)
+    _check_values(options)
     if not Path(os.path.expanduser(options.model)).is_dir():
         find_model(options.model, "--model", POCKET_POLICY, RUNS)  # before the imports below
     for name, value in ENVIRONMENT.items():
@@ -154,7 +153,8 @@ def run(options: argparse.Namespace) -> None:
         )
 
 
-def _check_numbers(options: argparse.Namespace) -> None:
+def _check_values(options: argparse.Namespace) -> None:
+    check_date("--date", options.date)
     for name, minimum, maximum in (
         ("samples", 1, None),
         ("top_p", 1e-6, 1),
