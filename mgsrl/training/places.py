@@ -1,5 +1,8 @@
 """Which actors of a run want GPUs, and which of them share one: what can be said without Ray."""
 
+import math
+from collections.abc import Sequence
+
 from mgsrl.cluster.placement import Placement, Wanted, decide
 from mgsrl.cluster.preflight import check_resources, choose_device
 from mgsrl.config import Config
@@ -47,6 +50,39 @@ def wanted_gpus(config: Config) -> Wanted:
         tensor_parallel=config.rollout.tensor_parallel_size,
         rewards=sum(reward.num_gpus * reward.num_workers for reward in rewards),
     )
+
+
+def use_all(config: Config, num_gpus: int, given: Sequence[str] = ()) -> list[str]:
+    """Overrides with which the run uses all of `num_gpus`: reward models keep theirs, the rest goes
+    to learner ranks and engines in equal parts.
+
+    Args:
+        given: overrides whose numbers stay; where they leave nothing to choose, so does this.
+
+    Returns:
+        Nothing where all are used already, or there are too few to share out.
+    """
+    wanted, given = wanted_gpus(config), [text.partition("=")[0] for text in given]
+    each, keys = wanted.engine_gpus, ("learner.world_size", "rollout.num_workers")
+    fixed = [key in given for key in keys]
+    fixed[1] = fixed[1] or config.rollout.assignment == "dedicated"
+    free = num_gpus - math.ceil(wanted.rewards)
+    if all(fixed) or config.learner.device == "cpu" or each < 1 or each % 1:
+        return []
+    colocated = config.placement == "colocated"
+    if not colocated and math.ceil(wanted.disjoint) == num_gpus:
+        return []
+    if colocated:
+        ranks = wanted.ranks if fixed[0] else free
+        engines = wanted.engines if fixed[1] else int(ranks // each)
+    else:
+        engines = int((free - wanted.ranks if fixed[0] else free / 2) // each)
+        engines = wanted.engines if fixed[1] else engines
+        ranks = wanted.ranks if fixed[0] else int(free - engines * each)
+    if ranks < 1 or engines < 1:
+        return []
+    pairs = zip(keys, (ranks, engines), (wanted.ranks, wanted.engines), strict=True)
+    return [f"{key}={new}" for key, new, old in pairs if new != old]
 
 
 def obstacle_to_sharing(config: Config, device: str) -> ConfigError | None:

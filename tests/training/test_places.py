@@ -10,7 +10,7 @@ from mgsrl.errors import ConfigError
 from mgsrl.training import machine
 from mgsrl.training.estimate import check_sharing
 from mgsrl.training.machine import check_fits
-from mgsrl.training.places import choose_placement
+from mgsrl.training.places import choose_placement, use_all, wanted_gpus
 
 MINE = """
 from mgsrl.rollout.engine import Engine
@@ -97,3 +97,43 @@ def test_memory_is_asked_for_before_a_start(monkeypatch: pytest.MonkeyPatch) -> 
         check_sharing(full, 23.5)
     assert "rollout.gpu_memory_utilization=0.5" in str(told.value)
     check_sharing(compose_config(["policy.path=nobody/knows", "learner.device=cuda"]), 1.0)
+
+
+RANKS, ENGINES = "learner.world_size", "rollout.num_workers"
+
+
+@pytest.mark.parametrize("num_gpus", [4, 48])
+@pytest.mark.parametrize(
+    "given",
+    [
+        (),
+        (f"{RANKS}=2",),
+        (f"{ENGINES}=1",),
+        ("rollout.tensor_parallel_size=2", "domains.chat.reward.num_workers=2"),
+        ("placement=colocated",),
+    ],
+    ids=lambda given: " ".join(given) or "the recipe",
+)
+def test_all_gpus_are_used(num_gpus: int, given: tuple[str, ...]) -> None:
+    recipe = ["+experiment=qwen_mgs", *given]
+    added = use_all(compose_config(recipe), num_gpus, given)
+    config = compose_config([*recipe, *added])
+    wanted = wanted_gpus(config)
+    if config.placement == "colocated":
+        assert wanted.ranks + wanted.rewards == num_gpus
+        assert wanted.engines == wanted.ranks
+    elif added:
+        assert wanted.disjoint == num_gpus
+        assert choose_placement(config, num_gpus).name == "disjoint"
+    else:
+        assert num_gpus == 4, "too few to share out"
+    assert not {text.partition("=")[0] for text in (*added,)} & {g.partition("=")[0] for g in given}
+
+
+def test_nothing_is_shared_out_where_all_is_given_or_used() -> None:
+    recipe = compose_config(["+experiment=qwen_mgs"])
+    assert use_all(recipe, 8) == []
+    assert use_all(recipe, 16, [f"{RANKS}=3", f"{ENGINES}=3"]) == []
+    assert use_all(recipe, 1) == []
+    assert use_all(compose_config(["learner.device=cpu"]), 8) == []
+    assert use_all(recipe, 16) == [f"{RANKS}=8", f"{ENGINES}=7"]
