@@ -51,6 +51,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck .ci/run scripts/slurm/train.sbatch $(wildcard scripts/*.sh)
+	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu
 
 # The marked tests, slow ones too, in one process, whose order is the page's (minutes)
 capabilities: setup
