@@ -26,6 +26,9 @@ PROGRAMS = (
     "lm_eval",
     "source",
     "kubectl",
+    "docker",
+    "ray",
+    "scontrol",
 )
 _DATA = ("json", "yaml", "mermaid", "python", "toml")
 

@@ -34,6 +34,7 @@ HUB = "reads the hub"
 GPUS = "needs 8 GPUs"
 NOT_RUN = {
     "mgsrl train +experiment=qwen_mgs": GPUS,
+    "mgsrl train +experiment=qwen_mgs learner.world_size=8": "needs a cluster",
     "mgsrl train +experiment=qwen_mgs_1gpu": "needs a GPU",
     "mgsrl train +experiment=smollm2_mgs_gpu": "needs a GPU",
     "mgsrl train +experiment=smollm2_mgs": "needs SmolLM2's weights and its data sets",
@@ -44,7 +45,10 @@ NOT_RUN = {
     "mgsrl train domains.math.weight=0.5 +domains=": "names a data set of the reader",
 }
 """How a line begins -> why it is not run here; it is still parsed and composed."""
-REFUSED = {"mgsrl doctor +experiment=qwen_mgs": "more GPUs than there are"}
+REFUSED = {
+    "mgsrl doctor +experiment=qwen_mgs": "more GPUs than there are",
+    "mgsrl doctor +experiment=smollm2_mgs_gpu": "more GPUs than there are",
+}
 """Lines that end with 2 on a machine without GPUs -> what they say then."""
 RUN: dict[str, list[str]] = {
     "mgsrl train": TINY,
@@ -69,7 +73,12 @@ PROGRAMS = {
     "make": "the set-up, and this test suite",
     "pip": "installs",
     "source": "a shell's own command",
-    "sbatch": "needs a Slurm cluster",
+    "sbatch": "needs a Slurm cluster; tests/scripts/test_slurm.py runs the script",
+    "scontrol": "needs a Slurm cluster",
+    "kubectl": "needs a Kubernetes cluster; tests/scripts/test_launchers.py checks the manifest",
+    "docker": "needs a docker daemon",
+    "ray": "starts a Ray that stays; its options are checked",
+    "python": "tests/scripts/ runs them",
     "accelerate": "its options are tested in reward_models/",
     "lm_eval": "is not among the dependencies",
 }
@@ -107,13 +116,20 @@ def test_every_line_is_taken(line: str) -> None:
 @pytest.mark.parametrize("line", [line for line in LINES if line not in OURS])
 def test_other_programs_are_given_what_exists(line: str) -> None:
     program, *words = LINES[line]
+    if program == "sbatch":  # its own options, then the script, then those of `mgsrl train`
+        script = next(index for index, word in enumerate(words) if not word.startswith("-"))
+        compose_config(words[script + 1 :])
     assert program in PROGRAMS, f"run it, or say in PROGRAMS why not: {line}"
     if program == "make":
         makefile = (ROOT / "Makefile").read_text()
         targets = [word for word in words if "=" not in word]
         assert all(re.search(rf"(?m)^{target}:", makefile) for target in targets)
+    if program == "ray":
+        from ray.scripts.scripts import cli
+
+        cli.commands[words[0]].make_context(words[0], words[1:])
     for word in words:
-        if word.startswith(("scripts/", "reward_models/")):
+        if word.startswith(("scripts/", "reward_models/", "docker/")):
             assert (ROOT / word).is_file(), word
 
 

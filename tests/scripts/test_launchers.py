@@ -79,7 +79,7 @@ def test_a_pod_that_has_to_go_stops_the_run_and_waits_for_it(tmp_path: Path) -> 
         "print('runs', flush=True)\ntime.sleep(60)\n"
     )
     (tmp_path / "pod.sh").write_text(
-        'log=$0; "$1" "${0%/*}/mgsrl" train >"$log" &\n'
+        'log=${0%/*}/log; "$1" "${0%/*}/mgsrl" train >"$log" &\n'
         'until grep -q runs "$log"; do sleep 0.05; done; "$@"; cat "$log"\n'
     )
     done = subprocess.run(
