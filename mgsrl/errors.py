@@ -13,6 +13,7 @@ from typing import overload
 
 DISK_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+    | {errno.ESTALE, errno.EREMOTEIO, errno.ENODEV}  # a network's, or one that was taken out
 )
 """What a disk that is full, read-only or broken answers."""
 

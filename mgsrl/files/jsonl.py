@@ -71,6 +71,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)]
 
 
+def torn_bytes(path: Path) -> int:
+    """Bytes of a last line that `read_rows` leaves out: its writer died on the way; 0 for none."""
+    if not path.exists():
+        return 0
+    last = path.read_bytes().rpartition(b"\n")[2]
+    try:
+        return len(last) if last.strip() and not isinstance(json.loads(last), dict) else 0
+    except (ValueError, RecursionError):
+        return len(last)
+
+
 def _row(path: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)

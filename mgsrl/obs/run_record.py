@@ -139,12 +139,23 @@ def recorded_checkpoint(run_dir: Path) -> int | None:
 
 
 def finish_run_record(
-    run_dir: Path, *, status: str, last_step: int, error: str | None = None
+    run_dir: Path,
+    *,
+    status: str,
+    last_step: int,
+    error: str | None = None,
+    seconds: float | None = None,
 ) -> Path:
-    """End the newest session: `status` is `finished`, `failed` or `interrupted`."""
+    """End the newest session: `status` is `finished`, `failed` or `interrupted`.
+
+    Args:
+        seconds: what it took by a clock that nobody sets.
+    """
     record = _known(run_dir)
     session = _sessions(record)[-1]
     session |= {"finished": _now(), "last_step": last_step, "status": status}
+    if seconds is not None:
+        session["seconds"] = round(seconds, 1)
     if error is not None:
         session["error"] = error[:LONGEST_ERROR]
     record["status"] = status
@@ -184,7 +195,9 @@ def session_seconds(record: Mapping[str, Any]) -> float:
     """Seconds in all finished sessions together."""
     total = 0.0
     for session in record.get("sessions", []):
-        if session.get("started") and session.get("finished"):
+        if "seconds" in session:
+            total += session["seconds"]
+        elif session.get("started") and session.get("finished"):  # of older versions
             begin = datetime.fromisoformat(session["started"])
             total += (datetime.fromisoformat(session["finished"]) - begin).total_seconds()
     return total

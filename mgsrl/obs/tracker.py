@@ -34,10 +34,11 @@ class TrackedRun:
     config: Mapping[str, Any] = field(default_factory=dict)
     """The resolved configuration as plain values."""
     next_step: int = 1
-    """The first step that will be logged; above 1 when the run goes on. Later ones that were logged
-    before are done again."""
+    """The first step that will be logged; above 1 when the run goes on."""
     note: Callable[[str], None] = print
     """Says a line on the console."""
+    last_step: int = 0
+    """The last step that was logged before: from `next_step` to it they are done again."""
 
 
 class Tracker:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mgsrl.config.training import TrackersConfig
 from mgsrl.errors import ConfigError
+from mgsrl.files.backlog import Backlog, append_whole
 from mgsrl.files.jsonl import dump_line, rewrite
 from mgsrl.obs.completions import as_markdown
 from mgsrl.obs.console import Console
@@ -29,22 +30,23 @@ class JsonlTracker(Tracker):
     """`metrics.jsonl`: one JSON object a step, flushed, so that a killed run keeps its steps.
 
     Lines of `next_step` and later are dropped first (atomically): a resumed run writes them anew.
-    Non-finite values become null. `timestamp` is in seconds since 1970 (UTC).
+    Non-finite values become null. `timestamp` is in seconds since 1970 (UTC). What the disk does
+    not take waits in `backlog`; without one it is an error.
     """
 
-    def __init__(self, run_dir: Path, next_step: int = 0) -> None:
-        path = run_dir / METRICS
+    def __init__(self, run_dir: Path, next_step: int = 0, backlog: Backlog | None = None) -> None:
+        self._path, self._backlog = run_dir / METRICS, backlog
         run_dir.mkdir(parents=True, exist_ok=True)
-        rewrite(path, lambda row: row.get("step", -1) < next_step)
-        self._file = path.open("a", encoding="utf-8")
+        rewrite(self._path, lambda row: row.get("step", -1) < next_step)
+        self._path.touch()
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         row = {"step": step, "timestamp": round(time.time(), 3), **scalars}
-        self._file.write(dump_line(row))
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+        write = partial(append_whole, self._path, dump_line(row).encode())
+        if self._backlog is None:
+            write()
+        else:
+            self._backlog.add(METRICS, write)
 
 
 class ConsoleTracker(Tracker):
@@ -64,7 +66,8 @@ class TensorBoardTracker(Tracker):
         from torch.utils.tensorboard import SummaryWriter
 
         folder = run.folder / "tensorboard"
-        self._writer = SummaryWriter(str(folder), purge_step=run.next_step)
+        first = run.next_step if run.next_step > 1 else 0  # an evaluation is before the first step
+        self._writer = SummaryWriter(str(folder), purge_step=first)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
@@ -127,7 +130,9 @@ def check_trackers(config: TrackersConfig) -> None:
             ) from error
 
 
-def make_trackers(config: TrackersConfig, run: TrackedRun, console: Console) -> Trackers:
+def make_trackers(
+    config: TrackersConfig, run: TrackedRun, console: Console, backlog: Backlog | None = None
+) -> Trackers:
     """The trackers that `config` asks for (`check_trackers`); `metrics.jsonl` always."""
     guests: dict[str, Callable[[TrackedRun], Tracker]] = {}
     if config.tensorboard:
@@ -137,6 +142,6 @@ def make_trackers(config: TrackersConfig, run: TrackedRun, console: Console) -> 
         guests["wandb"] = partial(WandbTracker, config=config, mode=mode)
     guests |= {name: own_tracker(name) for name in config.also}
     return Trackers(
-        [JsonlTracker(run.folder, run.next_step), ConsoleTracker(console)],
+        [JsonlTracker(run.folder, run.next_step, backlog), ConsoleTracker(console)],
         [Guest(name, partial(make, run), run.note) for name, make in guests.items()],
     )

@@ -1,5 +1,8 @@
 """Weights & Biases: a run of the id that is stored in the run folder, resumed when training is.
 
+Where a run goes on from an older step than it was logged to, wandb's run is rewound to that step
+(`resume_from`): else wandb would ignore the steps that are done again. A run that begins again has
+a new id, and so has one whose server cannot rewind.
 Credentials are never prompted for, and when the server cannot be reached the run goes on offline
 with one clear message (`wandb sync` uploads it later); `tracker.Guest` bounds every call.
 `metrics.jsonl` is the record; this is a view of it. System metrics are wandb's own.
@@ -13,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.config.training import WANDB_MODES, TrackersConfig
+from mgsrl.files.jsonl import write_atomic
 from mgsrl.obs.completions import COLUMNS
 from mgsrl.obs.tracker import Bounded, TrackedRun, Tracker
 
 INIT_LIMIT_S = 45.0
 FINISH_LIMIT_S = 30.0
 ID_FILE = "wandb_id.txt"
+CANNOT_REWIND = "failed to rewind run"
+"""What wandb says of a server that cannot."""
 
 
 class WandbTracker(Tracker):
@@ -31,10 +37,12 @@ class WandbTracker(Tracker):
     def __init__(
         self, run: TrackedRun, config: TrackersConfig, mode: str, init_limit_s: float = INIT_LIMIT_S
     ) -> None:
+        self._first = run.next_step
+        again = run.last_step >= run.next_step
         arguments = {
             "project": config.wandb_project,
             "name": run.name,
-            "id": stored_id(run.folder),
+            "id": stored_id(run.folder, anew=again and run.next_step <= 1),
             "dir": str(run.folder),
             "config": dict(run.config),
             # None leaves it to wandb, which looks into the environment (WANDB_ENTITY, ...).
@@ -44,16 +52,26 @@ class WandbTracker(Tracker):
             "tags": list(config.wandb_tags) or None,
             "notes": config.wandb_notes,
         }
+        # Offline too: `wandb sync` then appends the parts of a resumed run to one another (or
+        # rewinds it), where it would let the last replace the others.
+        goes_on = {"resume": "allow"}
+        if again and run.next_step > 1:
+            goes_on = {"resume_from": f"{arguments['id']}?_step={run.next_step - 1}"}
         problem: str | None = "not asked for"
         if mode == "online":
-            problem, self._run = _start("online", arguments, init_limit_s)
+            problem, self._run = _start("online", arguments | goes_on, init_limit_s)
+            if problem is not None and CANNOT_REWIND in problem:
+                new = arguments["id"] = stored_id(run.folder, anew=True)
+                goes_on = {"resume": "allow"}
+                run.note(f"wandb: {problem}; the run goes on as {new} from step {run.next_step}")
+                problem, self._run = _start("online", arguments | goes_on, init_limit_s)
             if problem is not None:
                 run.note(
                     f"wandb: going on offline ({problem}). Upload later with: "
                     f"wandb sync {run.folder / 'wandb' / 'offline-run-*'}"
                 )
         if problem is not None:
-            problem, self._run = _start("offline", arguments, INIT_LIMIT_S)
+            problem, self._run = _start("offline", arguments | goes_on, INIT_LIMIT_S)
         if problem is not None:
             raise RuntimeError(problem)
 
@@ -61,7 +79,8 @@ class WandbTracker(Tracker):
         self._run.log(dict(scalars), step=step)
 
     def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
-        self.log(step, scalars)  # wandb adds them to the row of the step
+        # wandb adds them to the row of the step. That of a step before this process is closed.
+        self.log(max(step, self._first) if self._first > 1 else step, scalars)
 
     def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         import wandb
@@ -108,18 +127,17 @@ def _init(mode: str, arguments: dict[str, Any], limit_s: float) -> Any:
         raise ConnectionError("no API key; set WANDB_API_KEY or run `wandb login`")
     return wandb.init(
         mode="online" if mode == "online" else "offline",
-        # Offline too: that has `wandb sync` append the parts of a resumed run to one another,
-        # where it would let the last replace the others.
-        resume="allow",
         reinit="create_new",
         settings=settings,
         **arguments,
     )
 
 
-def stored_id(run_dir: Path) -> str:
-    """The run's wandb id, made once and kept in the run folder."""
+def stored_id(run_dir: Path, *, anew: bool = False) -> str:
+    """The run's wandb id, made once (or `anew`) and kept in the run folder."""
     path = run_dir / ID_FILE
-    if not path.exists():
-        path.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()
+    known = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    if anew or not known:
+        known = secrets.token_hex(4)
+        write_atomic(path, known + "\n")
+    return known

@@ -217,7 +217,7 @@ class Endpoint:
                 reason = f"HTTP {status}: {self._excerpt(reply)}"
                 if status not in (408, 429) and status < 500:
                     raise self._error(reason)
-                asked = retry_after_s(headers.get("retry-after"))
+                asked = retry_after_s(headers.get("retry-after"), headers.get("date"))
                 if asked is not None:
                     if asked > LONGEST_WAIT_S:
                         raise self._error(f"{reason} (asks to wait for {asked:.0f} s)")
@@ -302,8 +302,12 @@ def chat_url(base: str) -> str:
     return str(url.copy_with(path=path))
 
 
-def retry_after_s(header: str | None) -> float | None:
-    """Seconds of a Retry-After header (a number or a date); None without a readable one."""
+def retry_after_s(header: str | None, now: str | None = None) -> float | None:
+    """Seconds of a Retry-After header (a number or a date); None without a readable one.
+
+    Args:
+        now: the answer's Date header: two clocks may be an hour apart.
+    """
     if header is None:
         return None
     try:
@@ -311,7 +315,8 @@ def retry_after_s(header: str | None) -> float | None:
     except ValueError:
         pass
     try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+        begin = parsedate_to_datetime(now).timestamp() if now else time.time()
+        return max(0.0, parsedate_to_datetime(header).timestamp() - begin)
     except (ValueError, TypeError, OverflowError):
         return None
 

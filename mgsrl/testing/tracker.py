@@ -41,8 +41,9 @@ def check_tracker(
     make = own_tracker(tracker) if isinstance(tracker, str) else tracker
     picture = folder / "picture.png"
     picture.write_bytes(PIXEL)
-    for next_step in (1, 2):
-        _live(make, TrackedRun(folder, "check", {"seed": 0}, next_step, _fail), picture)
+    for next_step, last_step in ((1, 0), (2, 2)):
+        run = TrackedRun(folder, "check", {"seed": 0}, next_step, _fail, last_step)
+        _live(make, run, picture)
     return None
 
 

@@ -19,6 +19,7 @@ from mgsrl.config.compose import config_from_yaml, config_to_yaml
 from mgsrl.config.resume import resume_changes
 from mgsrl.config.typed import plain
 from mgsrl.data.packing import Packing
+from mgsrl.files.backlog import Backlog
 from mgsrl.learner.checkpoint import BYTES_PER_PARAMETER
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.learner.spec import Engines
@@ -261,16 +262,18 @@ def first_checkpoint_bytes(config: Config, policy: PolicyIdentity) -> int:
 
 
 def _journal(config: Config, console: Console) -> Journal:
-    folder = Path(config.run.dir)
+    folder, backlog = Path(config.run.dir), Backlog(console.note)
     return Journal(
+        backlog=backlog,
         folder=folder,
         console=console,
         surgery=config.surgery,
         tracking=config.trackers,
-        open_trackers=lambda next_step: make_trackers(
+        open_trackers=lambda next_step, last_step: make_trackers(
             config.trackers,
-            TrackedRun(folder, folder.name, plain(config), next_step, console.note),
+            TrackedRun(folder, folder.name, plain(config), next_step, console.note, last_step),
             console,
+            backlog,
         ),
     )
 

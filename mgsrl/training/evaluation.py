@@ -3,16 +3,18 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mgsrl.config import CheckpointConfig, EvaluateConfig
 from mgsrl.evaluate.heldout import heldout_results
 from mgsrl.evaluate.pareto import BestStep, best_step
+from mgsrl.obs.evaluation_log import FILE as EVALUATIONS
 from mgsrl.obs.evaluation_log import append_evaluations, best_text, read_evaluations
 from mgsrl.obs.forgetting import forgetting, forgetting_alarm
 from mgsrl.report.evaluation_matrix import CONSOLE_COLUMNS, console_table, evaluation_matrix
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rollout.sampler import Sampler
-from mgsrl.training.checkpoint import checkpoint_steps, write_best
+from mgsrl.training.checkpoint import BEST, checkpoint_steps, write_best
 from mgsrl.training.journal import Journal
 from mgsrl.types import Prompt, Sampling
 
@@ -49,7 +51,8 @@ class Evaluation:
             )
             groups = self.scorer.score(groups)
         results = heldout_results(groups, step)
-        append_evaluations(self.journal.folder, results)
+        write = partial(append_evaluations, self.journal.folder, results)
+        self.journal.backlog.add(EVALUATIONS, write)
         for result in results:
             console.note(
                 f"held-out {result.domain} after {step} steps: "
@@ -98,7 +101,7 @@ class Evaluation:
         best = None
         if self.checkpoints.keep_best:
             best = best_step(read_evaluations(self.journal.folder), checkpoint_steps(folder))
-        write_best(folder, best)
+        self.journal.backlog.add(BEST, partial(write_best, folder, best))
         return best
 
     def note_rhythm(self, num_steps: int) -> None:

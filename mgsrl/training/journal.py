@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from mgsrl.config import SurgeryConfig, TrackersConfig
+from mgsrl.files.backlog import Backlog
 from mgsrl.obs.completions import console_table, sampled_completions
 from mgsrl.obs.console import Console
 from mgsrl.obs.health import HealthWatch, watched
 from mgsrl.obs.metrics import read_metrics
-from mgsrl.obs.rewind import rewind_logs
+from mgsrl.obs.rewind import last_logged_step, rewind_logs
+from mgsrl.obs.rollout_log import FOLDER as ROLLOUTS
 from mgsrl.obs.rollout_log import write_rollouts
+from mgsrl.obs.surgery_log import FOLDER as SURGERY
 from mgsrl.obs.surgery_log import write_surgery
 from mgsrl.obs.tracker import Trackers
 from mgsrl.report.extra import can_draw
@@ -26,8 +30,10 @@ class Journal:
     console: Console
     surgery: SurgeryConfig
     tracking: TrackersConfig
-    open_trackers: Callable[[int], Trackers]
-    """Opens the trackers once the first step that will be logged is known."""
+    open_trackers: Callable[[int, int], Trackers]
+    """Opens the trackers, given the first step that will be logged and the last that was."""
+    backlog: Backlog = field(default_factory=lambda: Backlog(print))
+    """Every file but checkpoints is written through it."""
     trackers: Trackers = field(default_factory=lambda: Trackers([]))
     health: HealthWatch = field(default_factory=HealthWatch)
     """What keeps the run from learning."""
@@ -41,9 +47,12 @@ class Journal:
             next_step: the first step that will be logged.
             weight_version: evaluations of later versions go; -1 when there is no checkpoint.
         """
-        rewind_logs(self.folder, next_step=next_step, weight_version=weight_version)
+        logged = last_logged_step(self.folder)
+        torn = rewind_logs(self.folder, next_step=next_step, weight_version=weight_version)
+        for line in torn:
+            self.console.note(line)
         self.health = watched(read_metrics(self.folder))
-        self.trackers = self.open_trackers(next_step)
+        self.trackers = self.open_trackers(next_step, logged)
 
     def log_step(
         self,
@@ -55,8 +64,10 @@ class Journal:
         """Metrics, sampled responses and surgery's tables of one step."""
         self.trackers.log(step, scalars)
         self.show_completions(step, groups)
-        write_rollouts(self.folder, step, groups, self.tracking.samples_per_domain)
-        write_surgery(self.folder, step, report)
+        most = self.tracking.samples_per_domain
+        shown = {domain: of_domain[:most] for domain, of_domain in groups.items()}  # others may go
+        self.backlog.add(ROLLOUTS, partial(write_rollouts, self.folder, step, shown, most))
+        self.backlog.add(SURGERY, partial(write_surgery, self.folder, step, report))
         self.note_alarms(step, report)
         for line in self.health.step(step, scalars):
             self.console.note(line)
@@ -74,6 +85,7 @@ class Journal:
         """The run came to its end: say so if it taught nothing, and close the trackers."""
         for line in self.health.finish():
             self.console.note(line)
+        self.backlog.close()
         self.trackers.close()
 
     def note_alarms(self, step: int, report: SurgeryReport) -> None:

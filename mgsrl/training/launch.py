@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -17,7 +17,7 @@ from mgsrl.cluster.signals import stopped_by
 from mgsrl.config import Config
 from mgsrl.config.compose import config_from_yaml, config_to_yaml
 from mgsrl.config.resume import Change, other_data_allowed, resume_changes
-from mgsrl.errors import MgsrlError, RayDiedError
+from mgsrl.errors import MgsrlError, RayDiedError, disk_problem, one_line
 from mgsrl.obs.console import Console
 from mgsrl.obs.run_record import begin_run_record, changed_plugins, finish_run_record
 from mgsrl.plugins import plugin_files
@@ -64,8 +64,16 @@ def launch(config: Config, command: Sequence[str] = ()) -> None:
         else:
             with interruptible(folder, command):
                 _train(config, checkpoint, begin, command, changed)
-        report = f"report: {build_report(folder).resolve()}" if can_draw() else NO_REPORT
+        report = _report(folder)
     print(f"done in {(time.monotonic() - begin) / 60:.1f} min; {report}")
+
+
+def _report(folder: Path) -> str:
+    """Where the report is, or why there is none: the run is done all the same."""
+    try:
+        return f"report: {build_report(folder).resolve()}" if can_draw() else NO_REPORT
+    except OSError as error:
+        return f"report not written: {disk_problem(error) or one_line(error)}"
 
 
 def _train(
@@ -108,7 +116,7 @@ def _train(
             plugins=plugins,
             changed=[str(change) for change in changed],
         )
-        session = _Session(folder, first_step)
+        session = _Session(folder, first_step, begin)
         with (
             session.recorded(),
             _shown(
@@ -138,6 +146,8 @@ class _Session:
 
     folder: Path
     first_step: int
+    begin: float
+    """By the monotonic clock."""
     run: Run | None = None
     ray_death: Callable[[], str | None] = lambda: None
     """Whether one of Ray's own processes died, in a sentence."""
@@ -151,8 +161,8 @@ class _Session:
         except BaseException as error:
             self._record(error)
             if self.run is not None:
-                with suppress(OSError):  # a full disk does not take what they still hold
-                    self.run.journal.trackers.close()
+                self.run.journal.backlog.close()
+                self.run.journal.trackers.close()
             death = self.ray_death()
             if death is not None and isinstance(error, MgsrlError | RayError):
                 raise RayDiedError(death) from error  # an actor's loss is only its consequence
@@ -175,6 +185,12 @@ class _Session:
         self.ended = True
         step = self.run.step if self.run is not None else self.first_step
         try:
-            finish_run_record(self.folder, status=status, last_step=step, error=error)
+            finish_run_record(
+                self.folder,
+                status=status,
+                last_step=step,
+                error=error,
+                seconds=time.monotonic() - self.begin,
+            )
         except OSError as problem:
             print(f"mgsrl: run.json does not say how the run ended: {problem}", file=sys.stderr)

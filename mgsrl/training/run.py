@@ -8,6 +8,7 @@ position, restoring and checkpoints.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mgsrl.errors import AbstentionError, InvariantError, NoUpdateError, Storage
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.obs.console import Console
 from mgsrl.obs.metrics import oldest_version, staleness_metrics, step_scalars
+from mgsrl.obs.run_record import FILE as RUN_RECORD
 from mgsrl.obs.run_record import record_checkpoint, record_start
 from mgsrl.obs.timers import StageTimers
 from mgsrl.rewards.scorer import Scorer
@@ -167,7 +169,8 @@ class Run:
         """Begin a step; the resets of its phase are done when it is the first."""
         self.timers.start_step()
         if self._in_step == 0:  # the first of this process
-            record_start(self.folder, self.console.seconds_outside)
+            write = partial(record_start, self.folder, dict(self.console.seconds_outside))
+            self.journal.backlog.add(RUN_RECORD, write)
         self._in_step = self.step + 1
         for pool in (*self.sampler.distinct_pools, *self.scorer.reward_pools):
             pool.new_step(self._in_step)
@@ -364,7 +367,8 @@ class Run:
             config_yaml=self.config_yaml,
             num_bytes=checkpoint_bytes(folder) or self.first_checkpoint_bytes,
         )
-        record_checkpoint(self.folder, boundary.step)
+        write = partial(record_checkpoint, self.folder, boundary.step)
+        self.journal.backlog.add(RUN_RECORD, write)
         best = self.evaluation.find_best()
         prune_checkpoints(folder, self.checkpoints.keep, best.step if best else None)
 

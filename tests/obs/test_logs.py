@@ -183,7 +183,12 @@ def test_rewind_takes_back_every_log(tmp_path):
     for step in range(1, 6):
         write_rollouts(tmp_path, step, {"math": [group()]}, 1)
         write_surgery(tmp_path, step, surgery_report())
-    rewind_logs(tmp_path, next_step=4, weight_version=3)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "loss/ma')
+    (torn,) = rewind_logs(tmp_path, next_step=4, weight_version=3)
+    assert torn.startswith("metrics.jsonl ended within a line")
+    assert "20 bytes are dropped" in torn
+    assert not rewind_logs(tmp_path, next_step=4, weight_version=3)
     assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     assert [r.step for r in read_evaluations(tmp_path)] == [0, 3]
     assert list(stored_steps(tmp_path)) == [1, 2, 3]

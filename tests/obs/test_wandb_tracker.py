@@ -23,8 +23,8 @@ def offline(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
 
 
-def tracker_in(folder, notes, next_step=1, **keys):
-    run = TrackedRun(folder, "n", {"seed": 1}, next_step, notes.append)
+def tracker_in(folder, notes, next_step=1, last_step=0, **keys):
+    run = TrackedRun(folder, "n", {"seed": 1}, next_step, notes.append, last_step)
     config = TrackersConfig(wandb_project="p", **keys)
     guest = Guest("wandb", lambda: WandbTracker(run, config, "offline"), notes.append)
     return Trackers(guests=[guest])
@@ -79,6 +79,37 @@ def test_a_resumed_run_is_the_same_run_and_is_resumed_when_it_is_uploaded(tmp_pa
     assert [rows(found, of="reward") for found in both] == [
         [(1, {"reward/math": 0.5})],
         [(2, {"reward/math": 1})],
+    ]
+
+
+def test_steps_that_are_done_again_replace_what_was_logged_of_them(tmp_path):
+    """Its reader shows what an upload does with each part; wandb ignores rows of earlier steps."""
+    notes, ids = [], []
+    for next_step, last_step in ((1, 0), (3, 4), (5, 4), (1, 5)):
+        tracker = tracker_in(tmp_path, notes, next_step, last_step)
+        tracker.evaluation(next_step - 1, {"evaluate/reward/math": 0.25})
+        for step in range(next_step, 5 if next_step < 5 else 6):
+            tracker.log(step, {"reward/math": step / next_step})
+        tracker.close()
+        ids.append(stored_id(tmp_path))
+    assert notes == []
+    # the last began again: another run
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+    found = [
+        records(file) for file in sorted(parts(tmp_path), key=lambda file: file.stat().st_mtime_ns)
+    ]
+    runs = [each["run"][0] for each in found]
+    assert [run["run_id"] for run in runs] == ids
+    assert [run.get("branch_point", {}) for run in runs] == [
+        {},
+        {"run": ids[0], "metric": "_step", "value": 2},
+        {},
+        {},
+    ]
+    assert ["resume" in run for run in runs] == [True, False, True, True]
+    assert [rows(each, of="reward") for each in found[1:3]] == [
+        [(3, {"evaluate/reward/math": 0.25, "reward/math": 1}), (4, {"reward/math": 4 / 3})],
+        [(5, {"evaluate/reward/math": 0.25, "reward/math": 1})],
     ]
 
 

@@ -63,8 +63,8 @@ def test_a_page_of_scores_has_no_picture(no_matplotlib):
 def test_no_heat_map_is_drawn_and_nothing_is_said(no_matplotlib, tmp_path):
     run, shown = make_run(tmp_path / "run", steps=2), io.StringIO()
     console = Console(False, 2, file=shown)
-    Journal(
-        run, console, SurgeryConfig(), TrackersConfig(), lambda step: Trackers([])
-    ).draw_heat_map(2)
+    Journal(run, console, SurgeryConfig(), TrackersConfig(), lambda *_: Trackers([])).draw_heat_map(
+        2
+    )
     assert shown.getvalue() == ""
     assert not (run / "surgery" / "heat_map.png").exists()

@@ -53,7 +53,7 @@ def part_in(
     """A run's evaluation without workers, and what its console shows."""
     shown = io.StringIO()
     console = Console(False, 9, file=shown)
-    journal = Journal(folder, console, SurgeryConfig(), TrackersConfig(), lambda step: Trackers([]))
+    journal = Journal(folder, console, SurgeryConfig(), TrackersConfig(), lambda *_: Trackers([]))
     journal.trackers = Trackers(trackers)
     nobody: Any = None
     prompts: Any = {"math": ["a prompt"], "chat": ["a prompt"]}

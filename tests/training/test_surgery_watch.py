@@ -20,7 +20,7 @@ def journal_in(folder: Path) -> tuple[Journal, io.StringIO]:
     """A journal, and what its console shows."""
     shown = io.StringIO()
     console = Console(False, 9, file=shown)
-    journal = Journal(folder, console, SurgeryConfig(), TrackersConfig(), lambda step: Trackers([]))
+    journal = Journal(folder, console, SurgeryConfig(), TrackersConfig(), lambda *_: Trackers([]))
     return journal, shown
 
 
