@@ -42,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mgsrl: unknown command {command!r}; {nearest(command, COMMANDS)}", file=sys.stderr)
         return 2
     options, unknown = parser.parse_known_args(arguments)
+    if isinstance(getattr(options, "overrides", None), list):
+        # argparse gives them only those words that stand together, options between them or not.
+        options.overrides += [word for word in unknown if not word.startswith("-")]
+        unknown = [word for word in unknown if word.startswith("-")]
     if unknown:
         print(f"mgsrl: {_unknown_option(unknown[0], options)}", file=sys.stderr)
         return 2

@@ -27,6 +27,11 @@ LOGITS = {False: 1 << 25, True: 1 << 27}
 """Logits that the learner holds at once in fp32, on a CPU and on a GPU."""
 CONTEXT = round(0.8 * GIB)
 """CUDA, cuBLAS and compiled kernels of one process."""
+LIBRARIES = round(0.2 * GIB)
+"""What a process on a CPU loads with the first step; besides 0.4 GiB that it begins with."""
+SCATTERED = 1.2
+"""Times that activations are held on a CPU: C's allocator keeps blocks below 32 MiB for the next
+ones, and blocks of all sizes leave holes between them."""
 NCCL = round(0.7 * GIB)
 """Buffers of the ranks' collectives."""
 ENGINE_OVERHEAD = round(2.0 * GIB)
@@ -88,6 +93,14 @@ def learner_memory(
     phases = rank.phases()
     if load.cuda:
         held["CUDA context"] = CONTEXT + (NCCL if config.world_size > 1 else 0)
+    else:
+        held["libraries"] = LIBRARIES
+        kept = round(SCATTERED * sum(rank.activations().values()))
+        phases = {
+            name: {n: size for n, size in terms.items() if n not in rank.activations()}
+            | {"activations, kept by the allocator": kept}
+            for name, terms in phases.items()
+        }
     return Memory(_some(held), {name: _some(terms) for name, terms in phases.items()}, _some(host))
 
 
@@ -110,6 +123,17 @@ def engine_memory(
     tokens = cache // max(1, size * shape.cache_per_token // parallel)
     held = {"weights": weights, "activations, graphs, context": ENGINE_OVERHEAD, "KV cache": cache}
     return Memory(held, {}, {}), max(0, tokens // longest)
+
+
+def layer_bytes(shape: ModelShape, size: int) -> int:
+    """What autograd keeps of one token in one layer, numbers being of `size` bytes."""
+    hidden = shape.hidden_size
+    key_value = shape.cache_per_token // shape.num_layers  # both of a token in one layer
+    # Two norms (input in fp32, normalised, output), q, k and v, the attention's output before
+    # and after it is laid out for o_proj; gate, its activation, up and their product.
+    norms = 2 * (4 + 2 * size) * hidden
+    attention = size * (3 * hidden + key_value)
+    return norms + attention + 4 * size * shape.intermediate_size
 
 
 @dataclass(frozen=True)
@@ -182,7 +206,7 @@ class _Rank:
 
     def phases(self) -> dict[str, dict[str, int]]:
         phases = {
-            "forward and loss": self._activations() | self._loss(),
+            "forward and loss": self.activations() | self._loss(),
             "gradients": self._gradients(),
             "optimizer step": self._step(),
         }
@@ -198,20 +222,14 @@ class _Rank:
                 phases["reference"]["gathered weights"] = gathered
         return phases
 
-    def _activations(self) -> dict[str, int]:
+    def activations(self) -> dict[str, int]:
         """What autograd keeps until the backward has passed."""
         shape, size, tokens = self.shape, self.size, self.load.tokens
-        hidden = shape.hidden_size
-        key_value = shape.cache_per_token // shape.num_layers  # both of a token in one layer
-        # Two norms (input in fp32, normalised, output), q, k and v, the attention's output before
-        # and after it is laid out for o_proj; gate, its activation, up and their product.
-        norms = 2 * (4 + 2 * size) * hidden
-        attention = size * (3 * hidden + key_value)
-        layer = norms + attention + 4 * size * shape.intermediate_size
+        layer = layer_bytes(shape, size)
         if not self.config.gradient_checkpointing:
             return {"activations": tokens * shape.num_layers * layer}
         return {
-            "layers' inputs": tokens * shape.num_layers * size * hidden,
+            "layers' inputs": tokens * shape.num_layers * size * shape.hidden_size,
             "one layer's activations": tokens * layer,
         }
 
@@ -232,11 +250,12 @@ class _Rank:
         trained, own, stage = self.shape.trained, self.own, self.config.zero_stage
         if stage == 3:
             reduced = (self.size + 2 * 4) * self.shape.largest
-            return self._activations() | {"the largest tensor's gradient, reduced": reduced}
+            return self.activations() | {"the largest tensor's gradient, reduced": reduced}
         terms = {"weights' gradient": self.size * trained}
         if stage:
             terms["reduced gradient"] = (0 if self.config.offload_optimizer else 4) * own
-            terms["reduction bucket"] = 4 * min(MAX_BUCKET, trained) if stage == 2 else 0
+            alone = self.config.world_size == 1 and (stage == 1 or not self.load.cuda)
+            terms["reduction bucket"] = 0 if alone else 4 * min(MAX_BUCKET, trained)
         return terms
 
     def _step(self) -> dict[str, int]:

@@ -156,30 +156,66 @@ def place(placement: Placement, wanted: Wanted, device: str, limit_s: float) -> 
     """
     if device == "cpu":
         return Seats()
+    reserved = [_reserve(bundles, limit_s) for bundles in groups_of(placement, wanted)]
+    groups = [group for group, _ in reserved]
+    learners, engines = spots(placement, wanted, [order for _, order in reserved])
+    shared = placement.colocated
+    seats = []
+    for spot in engines:
+        seat = _at(groups[spot.group], spot.bundles[0], spot.gpus)
+        if len(spot.bundles) > 1:
+            seen = _same_machine(groups[spot.group], spot.bundles, limit_s)
+            seat.environment.update({NO_RAY_DEVICES: "1", "CUDA_VISIBLE_DEVICES": seen})
+        seats.append(seat)
+    ranks = [_at(groups[spot.group], spot.bundles[0], spot.gpus) for spot in learners]
+    for seat in ranks if shared else ():
+        seat.environment.update(shareable_memory())
+    return Seats(ranks, seats, groups)
+
+
+@dataclass(frozen=True)
+class Spot:
+    """What one actor has of what is reserved."""
+
+    group: int
+    bundles: tuple[int, ...]
+    """Several for an engine that is split over GPUs which ranks have as well."""
+    gpus: float
+    """Of each bundle."""
+
+
+def groups_of(placement: Placement, wanted: Wanted) -> list[list[dict[str, float]]]:
+    """The bundles of each placement group: one group of shared GPUs, or the learners' and the
+    engines'."""
     if placement.colocated:
-        bundles = [{"GPU": placement.share, "CPU": 1.0}] * wanted.ranks
-        group, order = _reserve(bundles, limit_s)
-        half = round(placement.share / 2, 4)
-        parallel = wanted.tensor_parallel
-        engines = []
-        for engine in range(wanted.engines):
-            mine = order[engine * parallel :][:parallel]
-            seat = _at(group, mine[0], half)
-            if parallel > 1:
-                seen = _same_machine(group, mine, limit_s)
-                seat.environment.update({NO_RAY_DEVICES: "1", "CUDA_VISIBLE_DEVICES": seen})
-            engines.append(seat)
-        learners = [_at(group, index, half) for index in order]
-        for seat in learners:
-            seat.environment.update(shareable_memory())
-        return Seats(learners, engines, [group])
-    ranks, order = _reserve([{"GPU": 1.0}] * wanted.ranks, limit_s)
-    gpus = wanted.engine_gpus
-    own, slots = _reserve([{"GPU": gpus, "CPU": 1.0}] * wanted.engines, limit_s)
-    return Seats(
-        [_at(ranks, index, 1.0) for index in order],
-        [_at(own, index, gpus) for index in slots],
-        [ranks, own],
+        return [[{"GPU": placement.share, "CPU": 1.0}] * wanted.ranks]
+    return [
+        [{"GPU": 1.0}] * wanted.ranks,
+        [{"GPU": wanted.engine_gpus, "CPU": 1.0}] * wanted.engines,
+    ]
+
+
+def spots(
+    placement: Placement, wanted: Wanted, orders: Sequence[Sequence[int]]
+) -> tuple[list[Spot], list[Spot]]:
+    """(of each learner rank, of each engine).
+
+    Args:
+        orders: of each group, its bundles machine by machine.
+    """
+    if not placement.colocated:
+        ranks, engines = orders
+        return (
+            [Spot(0, (bundle,), 1.0) for bundle in ranks],
+            [Spot(1, (bundle,), wanted.engine_gpus) for bundle in engines],
+        )
+    (order,), half, parallel = orders, round(placement.share / 2, 4), wanted.tensor_parallel
+    return (
+        [Spot(0, (bundle,), half) for bundle in order],
+        [
+            Spot(0, tuple(order[engine * parallel :][:parallel]), half)
+            for engine in range(wanted.engines)
+        ],
     )
 
 
@@ -212,8 +248,12 @@ def _reserve(bundles: list[dict[str, float]], limit_s: float) -> tuple[Any, list
             todo="wait for other jobs to end, or take fewer or smaller workers "
             "(learner.world_size, rollout.num_workers, rollout.tensor_parallel_size)",
         )
-    nodes_of = placement_group_table(group)["bundles_to_node_id"]
-    return group, sorted(range(len(bundles)), key=lambda index: (nodes_of[index], index))
+    return group, by_machine(placement_group_table(group)["bundles_to_node_id"], len(bundles))
+
+
+def by_machine(nodes_of: Any, count: int) -> list[int]:
+    """Bundles, those on one machine after each other."""
+    return sorted(range(count), key=lambda index: (nodes_of[index], index))
 
 
 def _at(group: Any, bundle: int, gpus: float) -> Seat:

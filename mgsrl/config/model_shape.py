@@ -30,6 +30,8 @@ class ModelShape:
     """Those that are trained: all, or the adapters'."""
     largest: int
     """Elements of the largest trained tensor: an embedding's, as a rule."""
+    body: int
+    """Parameters of the layers: without the embeddings and the LM head."""
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -63,10 +65,13 @@ def model_shape(
     if lora is not None and lora.rank:
         sizes = _adapter_sizes(model, lora)
     hidden = text.hidden_size
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    outer = {id(param): param.numel() for end in ends if end for param in end.parameters()}
     return ModelShape(
         parameters=parameters,
         trained=sum(sizes),
         largest=max(sizes, default=0),
+        body=parameters - sum(outer.values()),
         vocab_size=text.vocab_size,
         hidden_size=hidden,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * hidden,

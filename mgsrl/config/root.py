@@ -1,4 +1,4 @@
-"""The whole configuration. Only `launch`, `plan` and `build` of `training/` (and the command line)
+"""The whole configuration. Only what begins or plans a run in `training/`, and the command line,
 may see it."""
 
 from dataclasses import dataclass, field

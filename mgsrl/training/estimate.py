@@ -68,11 +68,15 @@ class Estimate:
         return sum(place.count * place.gpus_each for place in self.places) - guests
 
 
-def estimate(config: Config, num_gpus: int, gpu_gib: float = GPU_GIB) -> Estimate:
+def estimate(
+    config: Config, num_gpus: int, gpu_gib: float = GPU_GIB, shape: ModelShape | None = None
+) -> Estimate:
     """Of the run with this configuration on GPUs of `gpu_gib` each.
 
     Args:
-        num_gpus: of the machine that it is for; only `learner.device=auto` looks at it.
+        num_gpus: that there are, for `learner.device=auto` and `placement=auto`; 0 for as many as
+            it wants.
+        shape: of the policy, where it is known already.
 
     Raises:
         MissingPathError: the policy is not there, or its shape is not known.
@@ -80,7 +84,9 @@ def estimate(config: Config, num_gpus: int, gpu_gib: float = GPU_GIB) -> Estimat
     """
     device = choose_device(config.learner.device, num_gpus)
     path = resolve_model_path(config.policy.path, "policy.path", POCKET_POLICY)
-    shape = model_shape(path, config.policy.lora, trust_remote_code=config.policy.trust_remote_code)
+    if shape is None:
+        code = config.policy.trust_remote_code
+        shape = model_shape(path, config.policy.lora, trust_remote_code=code)
     packs_rows(config.learner.share_prompts, shape.not_packed, config.policy.path)
     batch = _batch(config)
     engine, sequences = None, 0
