@@ -1,9 +1,8 @@
 """The run folder before a run: whose it is, where to go on, and that nobody else writes it."""
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mgsrl.config.compose import config_from_yaml
@@ -12,7 +11,7 @@ from mgsrl.config.resume import Change
 from mgsrl.errors import CheckpointError, ConfigError, MgsrlError, MissingPathError, UserError
 from mgsrl.files.jsonl import write_atomic
 from mgsrl.obs.rewind import last_logged_step
-from mgsrl.obs.run_record import recorded_checkpoint
+from mgsrl.obs.run_record import check_record_version, recorded_checkpoint
 from mgsrl.training.checkpoint import (
     CONFIG,
     Checkpoint,
@@ -20,8 +19,8 @@ from mgsrl.training.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
 )
+from mgsrl.training.lock import LOCK, locked
 
-LOCK = ".lock"
 Compare = Callable[[Path], Sequence[Change]]
 """What differs between the configuration in a file and this run's."""
 
@@ -42,28 +41,29 @@ def run_folder(
         note: receives what the user should know.
 
     Raises:
-        ConfigError: the folder cannot be written, another process trains in it, or its run had
-            another configuration.
+        ConfigError: the folder cannot be written, another process trains in it, a newer mgsrl
+            wrote it, or its run had another configuration.
         CheckpointError: the run made steps and no checkpoint of it can be used, or `resume=PATH`
             names a damaged one.
     """
-    with _writable():
-        if resume == "never":
-            _set_aside(folder, note)
-        is_new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)
-    try:
-        checkpoint = _find(resume, folder, changes, note)
-        if checkpoint is not None:
-            _check_same_run(checkpoint.path, checkpoint.config_file, changes, note)
-        yield checkpoint
-    except UserError:
-        if is_new:
-            _remove_unused(folder)
-        raise
-    finally:
-        os.close(lock)
+    with ExitStack() as stack:
+        with _writable():
+            if resume == "never":
+                _set_aside(folder, note)
+            is_new = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder, note))
+        try:
+            check_record_version(folder)
+            checkpoint = _find(resume, folder, changes, note)
+            if checkpoint is not None:
+                check_record_version(checkpoint.path.parent.parent)
+                _check_same_run(checkpoint.path, checkpoint.config_file, changes, note)
+            yield checkpoint
+        except UserError:
+            if is_new:
+                _remove_unused(folder)
+            raise
 
 
 def _remove_unused(folder: Path) -> None:
@@ -193,28 +193,9 @@ def _set_aside(folder: Path, note: Callable[[str], None]) -> None:
             found=str(folder),
             todo="choose another run.dir",
         )
-    lock = _lock(folder)
-    try:
+    with locked(folder):
         number = 1
         while (old := folder.with_name(f"{folder.name}.old-{number}")).exists():
             number += 1
         folder.rename(old)
-    finally:
-        os.close(lock)
     note(f"resume=never: the old run is now {old}")
-
-
-def _lock(folder: Path) -> int:
-    """The descriptor of an advisory lock, which the kernel drops when the process ends."""
-    lock = os.open(folder / LOCK, os.O_WRONLY | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise ConfigError(
-            f"{folder} is in use.",
-            expected="one process per run folder",
-            found="another mgsrl process holds it",
-            todo="wait for it, stop it, or choose another run.dir",
-        ) from error
-    return lock
