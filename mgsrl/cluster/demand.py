@@ -1,8 +1,8 @@
-"""What a run takes of one machine, against what the machine has: processes, memory, GPUs.
+"""What a run takes, against what the machine (or all of a cluster) has: processes and memory.
 
 The estimates are what such a process is measured to hold for itself, without activations and
-caches, so that only what cannot work is refused. Left out: the other machines of a cluster, whose
-memory Ray shares out itself.
+caches, so that only what cannot work is refused. Left out: on which machine of a cluster each
+process goes, which Ray decides by what is free.
 """
 
 from collections.abc import Sequence
@@ -33,38 +33,49 @@ class Demand:
 
 
 def check_demand(
-    demands: Sequence[Demand], *, cores: int, memory_gib: float, other_gib: float = 0.0
+    demands: Sequence[Demand],
+    *,
+    cores: int,
+    memory_gib: float,
+    other_gib: float = 0.0,
+    machines: int = 0,
 ) -> None:
-    """Stop when a run asks for more processes or memory than a machine can hold.
+    """Stop when a run asks for more processes or memory than there is room for.
 
     Args:
         cores: that may be used.
         memory_gib: of the machine (or container), used or not.
-        other_gib: memory that is no process's own: the object store.
+        other_gib: memory that is no process's own: a local Ray's object store.
+        machines: of the cluster that cores and memory are of; 0 for this machine.
 
     Raises:
         ConfigError: names what asks for most.
     """
+    whole = f"cluster of {machines} machines" if machines else "machine"
+    more = (
+        "make the cluster larger" if machines else "join a cluster with cluster.address=HOST:PORT"
+    )
     number = sum(demand.count for demand in demands)
     if number > PROCESSES_PER_CORE * cores:
         most = max(demands, key=lambda demand: demand.count)
         raise ConfigError(
-            "The run asks for more processes than the machine can hold.",
+            f"The run asks for more processes than the {whole} can hold.",
             expected=f"at most {PROCESSES_PER_CORE * cores} actors on {cores} CPU cores",
             found=f"{number}: {_listed(demands)}",
-            todo=f"lower {most.key}, or join a cluster with cluster.address=HOST:PORT",
+            todo=f"lower {most.key}, or {more}",
         )
     needed = other_gib + sum(demand.count * demand.gib_each for demand in demands)
     if needed > memory_gib:
         most = max(demands, key=lambda demand: demand.count * demand.gib_each)
         store = other_gib > most.count * most.gib_each
+        shared = f", and {other_gib:g} GiB of shared memory (cluster.object_store_gib)"
+        shared = shared if other_gib else ""
         raise ConfigError(
-            "The run asks for more memory than the machine has.",
+            f"The run asks for more memory than the {whole} has.",
             expected=f"at most {memory_gib:.1f} GiB",
-            found=f"at least {needed:.1f} GiB: {_listed(demands)}, and {other_gib:g} GiB of "
-            "shared memory (cluster.object_store_gib)",
+            found=f"at least {needed:.1f} GiB: {_listed(demands)}{shared}",
             todo=f"lower {'cluster.object_store_gib' if store else most.key}, take a smaller "
-            "model, or join a cluster with cluster.address=HOST:PORT",
+            f"model, or {more}",
         )
 
 

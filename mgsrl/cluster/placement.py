@@ -2,7 +2,9 @@
 
 `decide` says whether engines have GPUs of their own (disjoint) or share those of the learner ranks
 (colocated). `place` asks Ray for it, by placement groups: learner ranks on as few machines as
-possible, all GPUs of an engine on one. Without GPUs nothing is asked.
+possible, all GPUs of an engine on one. Where they compute on CPUs nothing is reserved: ranks and
+engines are dealt out over the machines, and what is made again after a machine is lost goes to
+another.
 
 Left out: GPUs of several sizes, engines over several machines, several learner ranks on one GPU.
 """
@@ -130,7 +132,7 @@ class Seats:
     """What Ray granted.
 
     Attributes:
-        learners, engines: a place per rank and per engine; empty without GPUs.
+        learners, engines: a place per rank and per engine; empty on one machine without GPUs.
     """
 
     def __init__(
@@ -155,7 +157,8 @@ def place(placement: Placement, wanted: Wanted, device: str, limit_s: float) -> 
         ConfigError: Ray cannot place them: the GPUs of an engine are not on one machine.
     """
     if device == "cpu":
-        return Seats()
+        nodes = _cpu_nodes()
+        return Seats(_dealt(wanted.ranks, nodes), _dealt(wanted.engines, nodes))
     reserved = [_reserve(bundles, limit_s) for bundles in groups_of(placement, wanted)]
     groups = [group for group, _ in reserved]
     learners, engines = spots(placement, wanted, [order for _, order in reserved])
@@ -217,6 +220,33 @@ def spots(
             for engine in range(wanted.engines)
         ],
     )
+
+
+def _cpu_nodes() -> list[str]:
+    """The machines that lend CPUs, this process's first; none where that is the only one.
+
+    Ray itself puts actors that reserve nothing anywhere, by chance: all ranks on one machine.
+    """
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    lending = [node["NodeID"] for node in alive if node["Resources"].get("CPU", 0.0) > 0]
+    here = ray.get_runtime_context().get_node_id()
+    return sorted(lending, key=lambda node: (node != here, node)) if len(alive) > 1 else []
+
+
+def _dealt(count: int, nodes: Sequence[str]) -> list[Seat]:
+    """As many seats on each of `nodes` as on the others, neighbours together; elsewhere where the
+    node is gone."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if not nodes:
+        return []
+    where = [nodes[index * len(nodes) // count] for index in range(count)]
+    return [
+        Seat({"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)})
+        for node in where
+    ]
 
 
 def shareable_memory() -> dict[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from mgsrl.cluster import signals
 from mgsrl.cluster.watch import watched_ray
 from mgsrl.config import ClusterConfig
-from mgsrl.errors import ConfigError
+from mgsrl.errors import ConfigError, one_line
 
 GIB = 1 << 30
 SOCKET_PATH_BYTES = 107
@@ -163,3 +163,20 @@ def _init(config: ClusterConfig) -> None:
         ray.init(address=config.address, log_to_driver=False, logging_level="warning")
     except (ConnectionError, ValueError) as error:
         raise _no_answer(config.address, error) from error
+    except ray.exceptions.AuthenticationError as error:
+        raise ConfigError(
+            "The cluster does not let this process in.",
+            expected="the token that the cluster was started with",
+            found=f"{config.address}: {one_line(error.message)}",
+            todo="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_TOKEN) here as "
+            "on the machines of the cluster",
+        ) from error
+    except RuntimeError as error:
+        if "ersion mismatch" not in str(error):
+            raise
+        raise ConfigError(
+            "The cluster runs other versions than this process.",
+            expected="the same Ray and Python on every machine",
+            found=f"{config.address}: {one_line(error)}",
+            todo="start cluster and run from the same environment (one image, or one lock file)",
+        ) from error

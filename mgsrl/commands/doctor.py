@@ -15,6 +15,7 @@ EPILOG = """\
 examples:
   mgsrl doctor                                  this machine
   mgsrl doctor +experiment=qwen_mgs             this machine, and whether that would run on it
+  mgsrl doctor +experiment=qwen_mgs cluster.address=HOST:PORT     every machine of that cluster
   mgsrl doctor rewards                          golden cases on the rewards of the default run
   mgsrl doctor rewards +experiment=qwen_mgs     those of an experiment
   mgsrl doctor rewards domains.chat.reward.kind=judge \\
@@ -59,7 +60,18 @@ def _machine(config: "Config", asked: bool) -> None:
 
         check_fits(config)
         check_parts(config)
+        if config.cluster.address != "local":
+            _cluster(config)
         print("a run with this configuration can start here (its data were not read)")
+
+
+def _cluster(config: "Config") -> None:
+    from mgsrl.cluster.session import ray_session
+    from mgsrl.obs.terminal import output
+    from mgsrl.training.joined import check_cluster
+
+    with ray_session(config.cluster):
+        check_cluster(config, output().print, print, all_=True)
 
 
 def _rewards(config: "Config") -> None:

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import torch
 import torch.distributed as dist
 
+from mgsrl.errors import InvariantError
 from mgsrl.learner.comm_op import load_comm_op
 
 LOOPBACK = "127.0.0.1"
@@ -66,6 +68,19 @@ def listen(host: str) -> socket.socket:
     return server
 
 
+def interface_to(address: str) -> str:
+    """The network interface over which this machine reaches `HOST:PORT`; nothing is sent."""
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, int(port)))
+        own = probe.getsockname()[0]
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(entry.address.partition("%")[0] == own for entry in addresses):
+            return name
+    raise InvariantError(f"no network interface has {own}, by which {address} is reached")
+
+
 def join(rank: Rank, address: str, limit_s: float, server: socket.socket | None = None) -> None:
     """Join the ranks' process group and hand it to DeepSpeed; once per process.
 
@@ -78,6 +93,10 @@ def join(rank: Rank, address: str, limit_s: float, server: socket.socket | None 
     if address.startswith(f"{LOOPBACK}:"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    elif not address.startswith("file://"):
+        # By itself gloo asks for the address of the host's name, which many machines say is a
+        # loopback one; NCCL looks for itself.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface_to(address))
     load_comm_op(limit_s)
     timeout = timedelta(seconds=limit_s)
     # DeepSpeed's own groups take their limit from here, in whole minutes.

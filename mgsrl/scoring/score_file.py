@@ -20,6 +20,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from mgsrl.cluster.demand import PROCESSES_PER_CORE
+from mgsrl.cluster.preflight import usable_cores
 from mgsrl.config.data import BAD_ROWS
 from mgsrl.config.reward import REWARDS, RewardConfig, named_reward
 from mgsrl.config.task import TASKS, Task
@@ -126,8 +128,9 @@ def score_file(
     Raises:
         UserError: anything wrong with the arguments, the file or a row.
     """
-    if workers < 1:
-        raise _bad_argument("--workers", "an integer of at least 1", str(workers))
+    most = PROCESSES_PER_CORE * usable_cores()
+    if not 1 <= workers <= most:
+        raise _bad_argument("--workers", f"1 to {most} on this machine", str(workers))
     if bad_rows not in BAD_ROWS:
         raise _bad_argument("--bad-rows", f"one of {', '.join(BAD_ROWS)}", repr(bad_rows))
     output_path = output_file(output_path, "OUTPUT", inputs=[input_path], force=force)

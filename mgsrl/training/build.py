@@ -38,6 +38,7 @@ from mgsrl.training.checkpoint import Checkpoint
 from mgsrl.training.choreography import Choreography
 from mgsrl.training.evaluation import Evaluation
 from mgsrl.training.fingerprint import PolicyIdentity
+from mgsrl.training.joined import check_cluster
 from mgsrl.training.journal import Journal
 from mgsrl.training.places import choose_placement, wanted_gpus
 from mgsrl.training.plan import Plan
@@ -57,6 +58,9 @@ def build(
     """Start the actors (inside a Ray session), yield the run, stop the actors."""
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     placement = choose_placement(config, num_gpus)  # a cluster's are known only now
+    if config.cluster.address != "local":
+        with console.stage("looking at the machines of the cluster"):
+            check_cluster(config, console.show, console.note)
     device = choose_device(config.learner.device, num_gpus)
     engine = check_engine(config.rollout, device, colocated=placement.colocated)
     runs: list[Run] = []  # the pools know the run before it is built

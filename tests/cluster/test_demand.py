@@ -113,3 +113,17 @@ def test_an_address_where_nothing_listens() -> None:
     for address in ("127.0.0.1:99999", "no-such-host.invalid:6379"):
         with pytest.raises(ConfigError):
             check_address(address)
+
+
+def test_a_cluster_is_as_large_as_its_machines() -> None:
+    check_demand(workers(60), cores=4, memory_gib=200, machines=2)
+    with pytest.raises(ConfigError) as caught:
+        check_demand(workers(64), cores=4, memory_gib=200, machines=2)
+    message = str(caught.value)
+    assert "than the cluster of 2 machines can hold" in message
+    assert "lower rollout.num_workers, or make the cluster larger" in message
+    with pytest.raises(
+        ConfigError, match=r"at least 90\.3 GiB(?s:.)*make the cluster larger"
+    ) as told:
+        check_demand(workers(60), cores=4, memory_gib=48, machines=2)
+    assert "object_store" not in str(told.value)

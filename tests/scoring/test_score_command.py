@@ -96,6 +96,7 @@ def test_official_verdicts(
         (["math", "--columns", "respons=x"], ["'response'"]),
         (["math", "--answer-pattern", "("], ["answer_pattern"]),
         (["math", "--workers", "0"], ["--workers"]),
+        (["math", "--workers", "100000"], ["--workers", "on this machine"]),
     ],
 )
 def test_mistakes(
