@@ -87,7 +87,7 @@ build() {
 set -e
 hostname "node-$1"
 mount -t proc proc /proc
-mount -t tmpfs -o size=2g tmpfs /dev/shm
+mount -t tmpfs -o size=3g tmpfs /dev/shm
 mount --bind "$2/$1/ray" /tmp/ray
 mount --bind "$2/$1/hosts" /etc/hosts
 shift 2
@@ -138,7 +138,7 @@ run=(
   "$python" -m mgsrl.cli train "train.num_steps=$steps" rollout.engine=transformers
   rollout.max_new_tokens=24 rollout.num_workers=2 algo.prompts_per_domain=2
   algo.samples_per_prompt=4 learner.world_size=2 learner.micro_batch_size=8
-  learner.threads_per_rank=1 evaluate.every=0 checkpoint.every=1 trackers.wandb=disabled
+  learner.threads_per_rank=1 evaluate.prompts_per_domain=4 evaluate.samples_per_prompt=1 checkpoint.every=1 trackers.wandb=disabled
   cluster.object_store_gib=0.2
 )
 
@@ -214,7 +214,7 @@ trial() {
   case $1 in
     both)
       on_a "$python" -m mgsrl.cli doctor "$cluster" "run.dir=$work/runs/both" 2>&1 |
-        sed -n '/machines/,$s/^/        | /p'
+        sed -n '/ machines /,$s/^\(.*[^ ]\) *$/        | \1/p'
       train both "$cluster"; finish both; where both; same_numbers both ;;
     killed)
       train killed "$cluster" cluster.node_wait_s=3

@@ -6,6 +6,7 @@ with the threads, GPUs and environment that its engine needs.
 
 import logging
 import os
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -69,6 +70,7 @@ class RolloutWorker:
         return {
             "engine": self.spec.config.engine,
             "device": self.spec.device,
+            "host": platform.node(),
             "pid": os.getpid(),
             "start_s": round(self._start_s, 2),
             "rss_gib": round(psutil.Process().memory_info().rss / 2**30, 3),
