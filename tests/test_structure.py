@@ -46,7 +46,7 @@ SEES_WHOLE_CONFIG = (
     *(
         f"training/{name}.py"
         for name in (
-            *("launch", "machine", "places", "plan", "build"),
+            *("launch", "machine", "joined", "places", "plan", "build"),
             *("estimate", "fitting", "forecast", "planned"),
         )
     ),

@@ -159,9 +159,22 @@ def place(placement: Placement, wanted: Wanted, device: str, limit_s: float) -> 
     if device == "cpu":
         nodes = _cpu_nodes()
         return Seats(_dealt(wanted.ranks, nodes), _dealt(wanted.engines, nodes))
-    reserved = [_reserve(bundles, limit_s) for bundles in groups_of(placement, wanted)]
-    groups = [group for group, _ in reserved]
-    learners, engines = spots(placement, wanted, [order for _, order in reserved])
+    reserved = Seats()
+    try:
+        return _seated(placement, wanted, limit_s, reserved._groups)
+    except BaseException:  # a run that begins again would find its GPUs taken by itself
+        reserved.release()
+        raise
+
+
+def _seated(placement: Placement, wanted: Wanted, limit_s: float, groups: list[Any]) -> Seats:
+    """`place` on GPUs; what is reserved is put into `groups` at once."""
+    orders = []
+    for bundles in groups_of(placement, wanted):
+        group, order = _reserve(bundles, limit_s)
+        groups.append(group)
+        orders.append(order)
+    learners, engines = spots(placement, wanted, orders)
     shared = placement.colocated
     seats = []
     for spot in engines:

@@ -85,7 +85,7 @@ def test_a_learner_that_an_engine_reads_has_no_expandable_segments(
 def _visible() -> tuple[str, str]:
     import ray
 
-    return ray.get_runtime_context().get_node_id(), os.environ["CUDA_VISIBLE_DEVICES"]
+    return ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
 
 class Actor:
@@ -199,6 +199,16 @@ def test_ranks_stay_together_and_an_engine_on_one_machine() -> None:
         nodes = [node for node, _ in learners]
         assert len(set(nodes[:4])) == len(set(nodes[4:])) == 1
         assert [node for node, _ in engines] == nodes[::2]
+        on_cpu = place(Placement(False, ""), Wanted(4, 3, 1.0, 1, 0.0), "cpu", 60)
+        learners, engines = seated(on_cpu, cpus=0)
+        nodes = [node for node, _ in learners]
+        here = ray.get_runtime_context().get_node_id()
+        assert nodes[:2] == [here, here]
+        assert len(set(nodes)) == len({node for node, _ in engines}) == 3
+        cluster.remove_node(next(n for n in cluster.list_all_nodes() if n.node_id == nodes[3]))
+        again = [node for node, _ in seated(on_cpu, cpus=0)[0]]  # those of the lost machine too
+        assert again[:3] == nodes[:3]
+        assert again[3] in {*nodes[:3]}
     finally:
         ray.shutdown()
         cluster.shutdown()
