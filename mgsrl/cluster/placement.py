@@ -135,11 +135,27 @@ class Seats:
         learners, engines: a place per rank and per engine; empty on one machine without GPUs.
     """
 
-    def __init__(
-        self, learners: Sequence[Seat] = (), engines: Sequence[Seat] = (), groups: Any = ()
-    ) -> None:
+    def __init__(self, learners: Sequence[Seat] = (), engines: Sequence[Seat] = ()) -> None:
         self.learners, self.engines = list(learners), list(engines)
-        self._groups = list(groups)
+        self._groups: list[Any] = []
+
+    def reserve(self, placement: Placement, wanted: Wanted, limit_s: float) -> None:
+        """Take GPUs for all; what is taken when this fails is for `release`."""
+        orders = []
+        for bundles in groups_of(placement, wanted):
+            group, order = _reserve(bundles, limit_s)
+            self._groups.append(group)
+            orders.append(order)
+        learners, engines = spots(placement, wanted, orders)
+        for spot in engines:
+            seat = _at(self._groups[spot.group], spot.bundles[0], spot.gpus)
+            if len(spot.bundles) > 1:
+                seen = _same_machine(self._groups[spot.group], spot.bundles, limit_s)
+                seat.environment.update({NO_RAY_DEVICES: "1", "CUDA_VISIBLE_DEVICES": seen})
+            self.engines.append(seat)
+        self.learners += [_at(self._groups[s.group], s.bundles[0], s.gpus) for s in learners]
+        for seat in self.learners if placement.colocated else ():
+            seat.environment.update(shareable_memory())
 
     def release(self) -> None:
         """Give everything back."""
@@ -159,34 +175,13 @@ def place(placement: Placement, wanted: Wanted, device: str, limit_s: float) -> 
     if device == "cpu":
         nodes = _cpu_nodes()
         return Seats(_dealt(wanted.ranks, nodes), _dealt(wanted.engines, nodes))
-    reserved = Seats()
+    seats = Seats()
     try:
-        return _seated(placement, wanted, limit_s, reserved._groups)
+        seats.reserve(placement, wanted, limit_s)
     except BaseException:  # a run that begins again would find its GPUs taken by itself
-        reserved.release()
+        seats.release()
         raise
-
-
-def _seated(placement: Placement, wanted: Wanted, limit_s: float, groups: list[Any]) -> Seats:
-    """`place` on GPUs; what is reserved is put into `groups` at once."""
-    orders = []
-    for bundles in groups_of(placement, wanted):
-        group, order = _reserve(bundles, limit_s)
-        groups.append(group)
-        orders.append(order)
-    learners, engines = spots(placement, wanted, orders)
-    shared = placement.colocated
-    seats = []
-    for spot in engines:
-        seat = _at(groups[spot.group], spot.bundles[0], spot.gpus)
-        if len(spot.bundles) > 1:
-            seen = _same_machine(groups[spot.group], spot.bundles, limit_s)
-            seat.environment.update({NO_RAY_DEVICES: "1", "CUDA_VISIBLE_DEVICES": seen})
-        seats.append(seat)
-    ranks = [_at(groups[spot.group], spot.bundles[0], spot.gpus) for spot in learners]
-    for seat in ranks if shared else ():
-        seat.environment.update(shareable_memory())
-    return Seats(ranks, seats, groups)
+    return seats
 
 
 @dataclass(frozen=True)
