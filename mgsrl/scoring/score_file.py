@@ -128,9 +128,7 @@ def score_file(
     Raises:
         UserError: anything wrong with the arguments, the file or a row.
     """
-    most = PROCESSES_PER_CORE * usable_cores()
-    if not 1 <= workers <= most:
-        raise _bad_argument("--workers", f"1 to {most} on this machine", str(workers))
+    _check_workers(workers)
     if bad_rows not in BAD_ROWS:
         raise _bad_argument("--bad-rows", f"one of {', '.join(BAD_ROWS)}", repr(bad_rows))
     output_path = output_file(output_path, "OUTPUT", inputs=[input_path], force=force)
@@ -165,6 +163,12 @@ def _gpus(config: RewardConfig) -> float:
 
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return float(min(found, max(1, int(config.num_gpus))))
+
+
+def _check_workers(workers: int) -> None:
+    most = PROCESSES_PER_CORE * usable_cores()
+    if not 1 <= workers <= most:
+        raise _bad_argument("--workers", f"1 to {most} on this machine", str(workers))
 
 
 def _bad_argument(name: str, expected: str, found: str) -> UserError:
