@@ -56,17 +56,11 @@ def build(
     policy: PolicyIdentity,
 ) -> Iterator[Run]:
     """Start the actors (inside a Ray session), yield the run, stop the actors."""
-    num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    placement = choose_placement(config, num_gpus)  # a cluster's are known only now
-    if config.cluster.address != "local":
-        with console.stage("looking at the machines of the cluster"):
-            check_cluster(config, console.show, console.note)
+    num_gpus, placement = _placement(config, console)
     device = choose_device(config.learner.device, num_gpus)
     engine = check_engine(config.rollout, device, colocated=placement.colocated)
     runs: list[Run] = []  # the pools know the run before it is built
     with ExitStack() as stack:
-        if device == "cuda" or placement.colocated:
-            console.note(f"placement: {placement.name} ({placement.why})")
         seats = place(placement, wanted_gpus(config), device, config.rollout.start_limit_s)
         stack.callback(seats.release)
         # All actors load side by side: the pools return at once, the learners when they are up.
@@ -111,6 +105,18 @@ def build(
         runs.append(_run(config, plan, publisher, scorer, console, checkpoint, policy))
         _record(config, plan, publisher, placement, engine_facts)
         yield runs[0]
+
+
+def _placement(config: Config, console: Console) -> tuple[int, Placement]:
+    """The GPUs there are, which of a cluster are known only now, and who shares one."""
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    placement = choose_placement(config, num_gpus)
+    if config.cluster.address != "local":
+        with console.stage("looking at the machines of the cluster"):
+            check_cluster(config, console.show, console.note)
+    if choose_device(config.learner.device, num_gpus) == "cuda" or placement.colocated:
+        console.note(f"placement: {placement.name} ({placement.why})")
+    return num_gpus, placement
 
 
 def _turns(
