@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from mgsrl import __version__
+from mgsrl.cluster.again import remember_start
 from mgsrl.cluster.signals import on_signal, stopped_by
 from mgsrl.commands import compare, data, doctor, eval, export, plan, report, score, train
 from mgsrl.errors import MgsrlError, UserError, disk_problem, explain, nearest
@@ -31,6 +32,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if argv is None:
+        remember_start()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what a word could be

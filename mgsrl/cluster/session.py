@@ -28,7 +28,9 @@ ANSWER_LIMIT_S = 5.0
 
 @contextmanager
 def ray_session(
-    config: ClusterConfig, on_death: Callable[[str], None] = lambda message: None
+    config: ClusterConfig,
+    on_death: Callable[[str], None] = lambda message: None,
+    begin_again: Callable[[], None] = lambda: None,
 ) -> Iterator[Callable[[], str | None]]:
     """Start or join Ray and yield `RayWatch.death`; on leaving, take down what was started.
 
@@ -37,6 +39,7 @@ def ray_session(
 
     Args:
         on_death: told when one of Ray's own processes died, before this process ends (`watch.py`).
+        begin_again: may replace this process then, where the session is an own one.
 
     Raises:
         ConfigError: no cluster answers at `config.address`.
@@ -63,7 +66,8 @@ def ray_session(
         if in_main_thread:  # after ray.init, which installs a handler of its own
             signal.signal(signal.SIGTERM, signals.on_signal)
         ours = config.address == "local"
-        with watched_ray(on_death, signals.stopping, ours=ours) as watch, signals.insisting():
+        watched = watched_ray(on_death, signals.stopping, begin_again, ours=ours)
+        with watched as watch, signals.insisting():
             yield watch.death
     finally:
         if in_main_thread:
@@ -150,6 +154,10 @@ def _init(config: ClusterConfig) -> None:
     # Says at every start that local sessions are guarded by a token; they are, and that is fine.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     if config.address == "local":
+        # When this process is killed all of its Ray goes at once, but for two of the raylet's
+        # helpers: they look for the gcs server this long, which is on this machine and is not
+        # slow to answer but gone.
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
         ray.init(
             address="local",
             include_dashboard=False,

@@ -53,7 +53,9 @@ def unwrapped(error: RayTaskError) -> Exception:
 def short_reason(error: BaseException) -> str:
     """Why a worker died, in one line: Ray tells it in a dozen."""
     text = str(error).strip()
-    told = re.search(r"exit detail: ([^\n]*?)(?: There are some potential root causes|\n|$)", text)
+    told = re.search(
+        r"exit detail: ([^\n]*?)(?: There are some potential| Some common causes|\n|$)", text
+    )
     lines = text.splitlines() or [type(error).__name__]
     of_remote_code = isinstance(error, RayTaskError)  # a traceback: its end says what happened
     line = told.group(1) if told else lines[-1 if of_remote_code else 0]

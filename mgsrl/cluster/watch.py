@@ -4,8 +4,9 @@ Without its raylet a driver waits about 15 s for calls that nobody answers; with
 Ray ends the driver from C++ after 60 s, without a chance to write anything down. So a thread looks
 at both every `LOOK_S` seconds and `NOTICE_S` later (a signal to all processes at once reaches
 this one too: then the run ends as it does on that signal) says what happened, lets the caller
-record it and leaves. Nothing is cleaned up: every clean-up asks the dead process. The loss of an
-actor may be noticed before; then `death` tells the true cause.
+record it and leaves, or has the process begin again (`again.py`). Nothing is cleaned up: every
+clean-up asks the dead process. The loss of an actor may be noticed before; then `death` tells the
+true cause.
 
 Left out: Ray's processes on other machines (their raylet notices within a minute that its head is
 gone and dies, which is seen here).
@@ -28,16 +29,22 @@ NAMES = ("raylet", "gcs_server")
 
 @contextmanager
 def watched_ray(
-    on_death: Callable[[str], None], stopping: Callable[[], bool], *, ours: bool
+    on_death: Callable[[str], None],
+    stopping: Callable[[], bool],
+    begin_again: Callable[[], None] = lambda: None,
+    *,
+    ours: bool,
 ) -> Iterator["RayWatch"]:
     """Watch the Ray session that this process is connected to for as long as the block runs.
 
     Args:
         on_death: told what happened, before the process leaves with code 1.
         stopping: whether this process is ending already, so that a death is no news.
+        begin_again: asked instead of leaving, once the session's other processes are killed; it
+            does not return where it replaces this process.
         ours: the session was started by this process: its other processes are killed.
     """
-    watch = RayWatch(_ray_processes(), on_death, stopping, ours)
+    watch = RayWatch(_ray_processes(), on_death, stopping, begin_again, ours)
     thread = threading.Thread(target=watch.run, daemon=True)
     thread.start()
     try:
@@ -55,10 +62,12 @@ class RayWatch:
         processes: Sequence[psutil.Process],
         on_death: Callable[[str], None],
         stopping: Callable[[], bool],
+        begin_again: Callable[[], None],
         ours: bool,
     ) -> None:
         self._processes = {process: process.name() for process in processes}
         self._on_death, self._stopping, self._ours = on_death, stopping, ours
+        self._begin_again = begin_again
         self._end = threading.Event()
         self._at_the_end: str | None = None
 
@@ -98,6 +107,8 @@ class RayWatch:
                 for process in self._family():
                     with contextlib.suppress(psutil.Error):
                         process.kill()
+                with contextlib.suppress(OSError):
+                    self._begin_again()
             os._exit(1)  # an exception in this thread would reach nobody
 
     def _family(self) -> set[psutil.Process]:

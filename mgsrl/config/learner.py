@@ -76,6 +76,12 @@ class LearnerConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     time_limit_s: float = 1800.0
     """Longest wait for one learner call."""
+    max_restarts: int = 3
+    """Times the run may begin again from its last checkpoint, by itself, within `restart_window`
+    steps: after the death of a learner, of a machine, of Ray itself (`cluster.address=local`), or
+    a call beyond its time limit. 0: it ends then, and the same command goes on."""
+    restart_window: int = 100
+    """Steps after which such a restart is forgotten."""
 
     def validate(self) -> None:
         at_least("learner.world_size", self.world_size, 1)
@@ -88,4 +94,6 @@ class LearnerConfig:
             at_least("learner.tokens_per_micro_batch", self.tokens_per_micro_batch, 1)
         at_least("learner.threads_per_rank", self.threads_per_rank, 0)
         seconds("learner.time_limit_s", self.time_limit_s)
+        at_least("learner.max_restarts", self.max_restarts, 0)
+        at_least("learner.restart_window", self.restart_window, 1)
         self.optimizer.validate()

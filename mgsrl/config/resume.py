@@ -28,6 +28,8 @@ FREE_KEYS = (
     "max_abstained_share",
     "surgery.alarm_",
     "learner.time_limit_s",
+    "learner.max_restarts",
+    "learner.restart_window",
     "learner.assert_purity",
     "rollout.time_limit_s",
     "rollout.start_limit_s",

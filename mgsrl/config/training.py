@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from mgsrl.config.require import at_least, not_empty, one_of, temperature, within
+from mgsrl.config.require import at_least, not_empty, one_of, seconds, temperature, within
 from mgsrl.config.typed import INFINITE
 
 WANDB_MODES = ("online", "offline", "disabled")
@@ -163,6 +163,9 @@ class ClusterConfig:
     """Shared memory of a local Ray."""
     num_gpus: int | None = None
     """GPUs that a local Ray uses; null takes all. A joined cluster knows its own."""
+    node_wait_s: float = 120.0
+    """How long a restart waits for a machine that was lost to come back, before it goes on with
+    those that are left."""
 
     def validate(self) -> None:
         if not re.fullmatch(r"local|auto|(ray://)?[^\s/]+:\d{1,5}", self.address):
@@ -170,3 +173,4 @@ class ClusterConfig:
         at_least("cluster.object_store_gib", self.object_store_gib, 0.1)
         if self.num_gpus is not None:
             at_least("cluster.num_gpus", self.num_gpus, 0)
+        seconds("cluster.node_wait_s", self.node_wait_s)

@@ -2,17 +2,19 @@
 
 Each verb runs on every rank at once and is bounded by `learner.time_limit_s`. The ranks share
 one model, so a rank that dies or fails cannot be replaced alone: the others would wait for it
-inside a collective. All are killed and the error says how to go on.
+inside a collective. All are killed; the error says why, with the end of the dead one's log. Going
+on from the last checkpoint is not decided here (`training/restart.py`).
 """
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from mgsrl.cluster.logs import Log, last_lines
 from mgsrl.cluster.placement import Seat
 from mgsrl.cluster.preflight import choose_device
 from mgsrl.cluster.wait import get, short_reason, timed_out
@@ -28,6 +30,8 @@ from mgsrl.types import DomainStats, StepStats, SurgeryReport
 LIMIT_KEY = "learner.time_limit_s"
 COLLECTIVE_TIMED_OUT = re.compile(r"timed out|time.?out", re.IGNORECASE)
 """What gloo, NCCL and torch's store say when the other ranks did not come."""
+PEER_LOST = re.compile(r"connection (closed|reset)|broken pipe|remote process exited", re.I)
+"""What they say when the connection to another rank is lost."""
 DEATH_NOTICE_S = 10.0
 """How long Ray may take to notice that an actor's process is gone."""
 
@@ -74,7 +78,8 @@ class LearnerGroup:
             self.handles.append(
                 actor.options(**own).remote(spec, rank, config.world_size, self.device, threads)
             )
-        self._all("ready", what="the learners to start")
+        self._logs: list[Log] = []
+        self._logs = [facts["log"] for facts in self._all("ready", what="the learners to start")]
         host = LOOPBACK if loopback else self._first("node_address")
         self._all("start", self._first("offer_address", host), what="the learners to load")
 
@@ -183,20 +188,32 @@ class LearnerGroup:
             return get(refs, self._limit_s, what or f"{method} on the learners", LIMIT_KEY)
         except (MgsrlError, ray.exceptions.RayError) as error:
             # The survivors of a dead rank fail too ("connection closed by peer"), perhaps first.
-            died = isinstance(error, WorkerDiedError) or (
-                not isinstance(error, MgsrlError) and _any_died(refs)
-            )
+            ours, seen = isinstance(error, MgsrlError), isinstance(error, WorkerDiedError)
+            deaths = {}
+            if seen or not ours:
+                deaths = _deaths(refs, 0.0 if seen else DEATH_NOTICE_S)
             self.stop()
-            if not died:
-                if not isinstance(error, MgsrlError) and COLLECTIVE_TIMED_OUT.search(str(error)):
-                    last = str(error).strip().splitlines()[-1]
-                    problem = f"the learner ranks waited for each other in {method}: {last}"
+            if not deaths and not seen:
+                text = "" if ours else str(error)
+                last = text.strip().splitlines()[-1:]
+                if COLLECTIVE_TIMED_OUT.search(text):
+                    problem = f"the learner ranks waited for each other in {method}: {last[0]}"
                     raise timed_out(problem, LIMIT_KEY) from error
-                raise
-            raise LearnerDiedError(
-                f"A learner died during {method} ({short_reason(error)}). Its state is in the last "
-                "checkpoint: run the same command again to resume."
-            ) from error
+                if not PEER_LOST.search("".join(last)):
+                    raise
+            raise LearnerDiedError(self._told(method, deaths, error)) from error
+
+    def _told(self, method: str, deaths: Mapping[int, Exception], error: Exception) -> str:
+        """Who died, of what, and the end of its log."""
+        rank, reason = next(iter(deaths.items()), (None, error))
+        problem = f"A learner died during {method} ({short_reason(reason)})"
+        if rank is None or rank >= len(self._logs):
+            return problem
+        log = self._logs[rank]
+        told = [f"{problem}: rank {rank}, {log}"]
+        if lines := last_lines(log):
+            told += [f"  the last lines of {log.path}:", *(f"    | {line}" for line in lines)]
+        return "\n".join(told)
 
 
 def rank_environment(device: str, threads: int, *, own_gpu: bool) -> dict[str, str]:
@@ -216,16 +233,19 @@ def rank_environment(device: str, threads: int, *, own_gpu: bool) -> dict[str, s
     return env
 
 
-def _any_died(refs: Sequence[Any]) -> bool:
-    """Whether an actor behind one of the calls died (the others get a moment to end)."""
-    for ref in ray.wait(list(refs), num_returns=len(refs), timeout=DEATH_NOTICE_S)[0]:
+def _deaths(refs: Sequence[Any], limit_s: float) -> dict[int, Exception]:
+    """By rank, why the actors behind the calls died (the others get `limit_s` to end)."""
+    deaths: dict[int, Exception] = {}
+    ended = ray.wait(list(refs), num_returns=len(refs), timeout=limit_s)[0]
+    for rank, ref in enumerate(refs):
         try:
-            ray.get(ref, timeout=DEATH_NOTICE_S)
-        except ray.exceptions.RayActorError:
-            return True
+            if ref in ended:
+                ray.get(ref, timeout=DEATH_NOTICE_S)
+        except ray.exceptions.RayActorError as error:
+            deaths[rank] = error
         except ray.exceptions.RayError:
             continue  # it failed, alive
-    return False
+    return deaths
 
 
 def _threads(world_size: int) -> int:

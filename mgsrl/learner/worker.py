@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from mgsrl.algo.losses import domain_stats, grpo_loss, policy_loss
+from mgsrl.cluster.logs import own_log
 from mgsrl.config.surgery import SURGERY_METHODS
 from mgsrl.data.token_row import scoring_batch
 from mgsrl.errors import InvariantError
@@ -79,8 +80,8 @@ class LearnerWorker:
     # ---- start -----------------------------------------------------------------------------
 
     def ready(self) -> dict[str, Any]:
-        """Where this rank runs."""
-        return {"rank": self._rank.index, "device": str(self._rank.device)}
+        """Where this rank runs, and where its log is."""
+        return {"rank": self._rank.index, "device": str(self._rank.device), "log": own_log()}
 
     def node_address(self) -> str:
         """The address of this rank's machine inside the Ray cluster."""

@@ -131,6 +131,19 @@ def record_start(run_dir: Path, seconds: Mapping[str, float]) -> None:
     _write(run_dir, record)
 
 
+def record_restart(run_dir: Path, *, step: int, from_step: int, reason: str) -> None:
+    """The session goes on from `from_step`, in the same process: after `step` steps it failed."""
+    record = _known(run_dir)
+    restart = {"at": _now(), "step": step, "from_step": from_step, "reason": reason[:LONGEST_ERROR]}
+    _sessions(record)[-1].setdefault("restarts", []).append(restart)
+    _write(run_dir, record | {"status": "starting"})
+
+
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether the newest session wrote one."""
+    return bool(_sessions(_known(run_dir))[-1].get("last_checkpoint"))
+
+
 def recorded_checkpoint(run_dir: Path) -> int | None:
     """The last step of which a checkpoint was ever written; 0 for none, None when nobody knows."""
     sessions = _known(run_dir).get("sessions", [])

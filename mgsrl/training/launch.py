@@ -1,25 +1,22 @@
 """One training run: from the checked configuration to the report."""
 
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from ray.exceptions import RayError
-
+from mgsrl.cluster.again import left_behind
 from mgsrl.cluster.session import ray_session
-from mgsrl.cluster.signals import stopped_by
 from mgsrl.config import Config
 from mgsrl.config.compose import config_from_yaml, config_to_yaml
 from mgsrl.config.resume import Change, other_data_allowed, resume_changes
-from mgsrl.errors import MgsrlError, RayDiedError, disk_problem, one_line
+from mgsrl.errors import RayDiedError, disk_problem, one_line
 from mgsrl.obs.console import Console
-from mgsrl.obs.run_record import begin_run_record, changed_plugins, finish_run_record
+from mgsrl.obs.run_record import begin_run_record, changed_plugins
 from mgsrl.plugins import plugin_files
 from mgsrl.report.extra import INSTALL, can_draw
 from mgsrl.report.page import build_report
@@ -30,8 +27,9 @@ from mgsrl.training.folder import bring_back_config, run_folder, write_config
 from mgsrl.training.interrupt import interruptible, last_step_saved
 from mgsrl.training.loop import train
 from mgsrl.training.machine import check_fits
-from mgsrl.training.plan import plan
-from mgsrl.training.run import Run
+from mgsrl.training.plan import Plan, plan
+from mgsrl.training.restart import Restarts
+from mgsrl.training.session import GoOn, Session
 
 T = TypeVar("T")
 NO_REPORT = f"report not written: {INSTALL}"
@@ -43,7 +41,8 @@ def launch(config: Config, command: Sequence[str] = ()) -> None:
     Args:
         command: the command line that does the same, for `run.json` and for how to go on.
     """
-    begin = time.monotonic()
+    begin, left = time.monotonic(), left_behind()
+    config.resume.checkpoint = left.get("resume", config.resume.checkpoint)
     # Absolute from here on: actors have working directories of their own.
     config.run.dir = str(Path(os.path.expanduser(config.run.dir)).resolve())
     folder, notes, changed = Path(config.run.dir), list[str](), list[Change]()
@@ -63,7 +62,7 @@ def launch(config: Config, command: Sequence[str] = ()) -> None:
             print(f"{folder} is finished ({checkpoint.step} steps); resume=never starts it anew")
         else:
             with interruptible(folder, command):
-                _train(config, checkpoint, begin, command, changed)
+                _train(config, checkpoint, begin, command, left, changed)
         report = _report(folder)
     print(f"done in {(time.monotonic() - begin) / 60:.1f} min; {report}")
 
@@ -81,6 +80,7 @@ def _train(
     checkpoint: Checkpoint | None,
     begin: float,
     command: Sequence[str],
+    left: Mapping[str, Any],
     changed: Sequence[Change] = (),
 ) -> None:
     first_step = checkpoint.step if checkpoint else 0
@@ -88,20 +88,10 @@ def _train(
     with Console(config.trackers.console, config.train.num_steps, first_step=first_step) as console:
         # Checked before the seconds that loading takes.
         cluster = replace(config.cluster, num_gpus=check_fits(config))
-        with console.stage("loading model and data"):
-            ready = plan(config)
-            policy = PolicyIdentity(ready.model_path)
-            unknown, others = None, list[str]()
-            if checkpoint is not None:
-                others = ready.mixture.restore(
-                    checkpoint.state["mixture"],
-                    lambda source: other_data_allowed(config.resume.allow, source),
-                )
-                unknown = policy.check(checkpoint.state.get("policy"))
+        ready, policy, told = _loaded(config, checkpoint, console)
         plugins = plugin_files()
         other = changed_plugins(folder, plugins)
-        new = [f"{name} has other prompts than it had (resume.allow)" for name in others]
-        for note in (*ready.notes, *([unknown] if unknown else []), *other, *new):
+        for note in (*ready.notes, *other, *told):
             console.note(note)
         checkpoints = folder / "checkpoints"
         size = checkpoint_bytes(checkpoints) or first_checkpoint_bytes(config, policy)
@@ -116,19 +106,69 @@ def _train(
             plugins=plugins,
             changed=[str(change) for change in changed],
         )
-        session = _Session(folder, first_step, begin)
-        with (
-            session.recorded(),
-            _shown(
-                console, "starting Ray", ray_session(cluster, session.fail)
-            ) as session.ray_death,
-            build(config, ready, checkpoint, console, policy) as run,
-            session.recorded(),  # before the actors are stopped, which may hang
-        ):
-            session.run = run
-            with last_step_saved(run):
-                train(run)
-            session.end("finished")
+        deaths = list(left.get("deaths", []))
+        restarts = Restarts(
+            config.learner, config.cluster, folder, checkpoint, deaths, console.note
+        )
+        session = Session(
+            folder, first_step, begin, restarts, console.note, resume=config.resume.checkpoint
+        )
+        ray_of_ours = ray_session(cluster, session.fail, session.begin_again)
+        try:
+            with (
+                session.recorded(),
+                _shown(console, "starting Ray", ray_of_ours) as session.ray_death,
+            ):
+                while not _tried(config, ready, checkpoint, console, policy, session):
+                    checkpoint = restarts.checkpoint()
+                    restarts.pause()
+                    ready, policy, _ = _loaded(config, checkpoint, console)
+        except RayDiedError:
+            session.begin_again()
+            raise
+
+
+def _loaded(
+    config: Config, checkpoint: Checkpoint | None, console: Console
+) -> tuple[Plan, PolicyIdentity, list[str]]:
+    """Model and data as at `checkpoint`, and what is to be said of the difference."""
+    told = list[str]()
+    with console.stage("loading model and data"):
+        ready = plan(config)
+        policy = PolicyIdentity(ready.model_path)
+        if checkpoint is not None:
+            others = ready.mixture.restore(
+                checkpoint.state["mixture"],
+                lambda source: other_data_allowed(config.resume.allow, source),
+            )
+            told += [f"{name} has other prompts than it had (resume.allow)" for name in others]
+            told += filter(None, [policy.check(checkpoint.state.get("policy"))])
+    return ready, policy, told
+
+
+def _tried(
+    config: Config,
+    ready: Plan,
+    checkpoint: Checkpoint | None,
+    console: Console,
+    policy: PolicyIdentity,
+    session: Session,
+) -> bool:
+    """Train to the last step; False when something died and the run goes on from a checkpoint."""
+    try:
+        with session.recorded():
+            session.restarts.see_machines()
+            with (
+                build(config, ready, checkpoint, console, policy) as run,
+                session.recorded(),  # before the actors are stopped, which may hang
+            ):
+                session.run = run
+                with last_step_saved(run):
+                    train(run)
+                session.end("finished")
+    except GoOn:
+        return False
+    return True
 
 
 @contextmanager
@@ -138,59 +178,3 @@ def _shown(console: Console, text: str, context: AbstractContextManager[T]) -> I
         with console.stage(text):
             value = stack.enter_context(context)
         yield value
-
-
-@dataclass
-class _Session:
-    """What `run.json` will say of how this process ended; said once."""
-
-    folder: Path
-    first_step: int
-    begin: float
-    """By the monotonic clock."""
-    run: Run | None = None
-    ray_death: Callable[[], str | None] = lambda: None
-    """Whether one of Ray's own processes died, in a sentence."""
-    ended: bool = False
-
-    @contextmanager
-    def recorded(self) -> Iterator[None]:
-        """An error inside ends the session."""
-        try:
-            yield
-        except BaseException as error:
-            self._record(error)
-            if self.run is not None:
-                self.run.journal.backlog.close()
-                self.run.journal.trackers.close()
-            death = self.ray_death()
-            if death is not None and isinstance(error, MgsrlError | RayError):
-                raise RayDiedError(death) from error  # an actor's loss is only its consequence
-            raise
-
-    def _record(self, error: BaseException) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            self.end("interrupted", f"stopped by {stopped_by()}")
-        else:
-            self.fail(self.ray_death() or f"{type(error).__name__}: {error}")
-
-    def fail(self, reason: str) -> None:
-        """End as failed."""
-        self.end("failed", reason)
-
-    def end(self, status: str, error: str | None = None) -> None:
-        """Write it down, unless it was; a disk that does not take that must not hide the error."""
-        if self.ended:
-            return
-        self.ended = True
-        step = self.run.step if self.run is not None else self.first_step
-        try:
-            finish_run_record(
-                self.folder,
-                status=status,
-                last_step=step,
-                error=error,
-                seconds=time.monotonic() - self.begin,
-            )
-        except OSError as problem:
-            print(f"mgsrl: run.json does not say how the run ended: {problem}", file=sys.stderr)

@@ -112,7 +112,8 @@ def test_a_dead_rank_ends_all(group: LearnerGroup) -> None:
     group.load_batch(make_batch(VOCAB, 2, 4))
     os.kill(victims[1].pid, signal.SIGKILL)
     started = time.monotonic()
-    with pytest.raises(LearnerDiedError, match="same command again to resume"):
+    told = f"during accumulate .*: rank ., process {victims[1].pid} on "
+    with pytest.raises(LearnerDiedError, match=told):
         group.accumulate("math")  # the survivor waits for the dead one in an all-reduce
     assert time.monotonic() - started < 60
     assert psutil.wait_procs(victims, timeout=20)[1] == []

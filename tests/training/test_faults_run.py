@@ -100,28 +100,44 @@ def test_a_full_disk_costs_checkpoints_and_not_the_training(tmp_path: Path) -> N
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
-def test_the_death_of_ray_is_told_and_recorded_within_seconds(name: str, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    process = runs.start(folder, "train.num_steps=50")
+def _killed(folder: Path, name: str, *overrides: str) -> subprocess.Popen[str]:
+    """A run one of whose Ray's own processes is killed after its first step."""
+    process = runs.start(folder, *overrides)
     runs.wait_for(lambda: runs.steps_done(folder) >= 1, "step 1")
-    family = runs.descendants(process)
     (victim,) = [child for child in psutil.Process(process.pid).children() if child.name() == name]
     victim.kill()
+    return process
+
+
+def test_the_death_of_ray_is_told_and_recorded_within_seconds(tmp_path: Path) -> None:
+    folder, name = tmp_path / "run", "gcs_server"
+    process = _killed(folder, name, "train.num_steps=50", "learner.max_restarts=0")
     begin = time.monotonic()
     assert process.wait(timeout=60) == 1
     assert time.monotonic() - begin < ENDS_WITHIN_S
     output = folder.with_suffix(".log").read_text()
-    assert f"Ray's {name} died" in output.splitlines()[-1]
+    assert f"Ray's {name} died" in output
+    assert "learner.max_restarts (now 0)" in output
     record = _record(folder)
     assert record["status"] == "failed"
     sessions = record["sessions"]
     assert isinstance(sessions, list)
     assert f"Ray's {name} died" in sessions[-1]["error"]
-    runs.none_left(family, limit_s=60)
-    done = runs.steps_done(folder)
-    runs.train(folder, f"train.num_steps={done + 1}")
-    assert runs.steps_done(folder) == done + 1
+
+
+def test_a_run_whose_ray_dies_begins_again_in_its_place(two_steps: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    policy = f"policy.path={two_steps.parent / 'policy'}"
+    process = _killed(folder, "raylet", "train.num_steps=2", "resume=never", policy)
+    family = runs.descendants(process)
+    assert process.wait(timeout=300) == 0
+    runs.none_left(family)
+    output = folder.with_suffix(".log").read_text()
+    assert "Ray's raylet died" in output
+    assert "mgsrl: it does so now (restart 1 of at most 3 within 100 steps)" in output
+    statuses = [session["status"] for session in _record(folder)["sessions"]]  # type: ignore[attr-defined]
+    assert statuses == ["failed", "finished"]
+    assert runs.metrics(folder) == runs.metrics(two_steps)
 
 
 def test_sigterm_is_called_sigterm_also_while_actors_start(tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""After which deaths a run begins again by itself, and how often."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ray.exceptions import ObjectLostError, RayTaskError
+
+from mgsrl.cluster.again import VARIABLE
+from mgsrl.cluster.logs import LINES, tail
+from mgsrl.config import ClusterConfig, LearnerConfig
+from mgsrl.errors import (
+    ConfigError,
+    LearnerDiedError,
+    NoUpdateError,
+    StaleWeightsError,
+    WaitTimeoutError,
+    WorkerDiedError,
+)
+from mgsrl.obs import run_record
+from mgsrl.training.checkpoint import Checkpoint, save_checkpoint
+from mgsrl.training.restart import Restarts
+
+
+def restarts(folder: Path, begun: Checkpoint | None = None, most: int = 2) -> Restarts:
+    limits = LearnerConfig(max_restarts=most, restart_window=10)
+    return Restarts(limits, ClusterConfig(), folder, begun, [], print)
+
+
+@pytest.mark.parametrize(
+    ("error", "heals"),
+    [
+        (LearnerDiedError("killed"), True),
+        (WaitTimeoutError("a collective hung"), True),
+        (ObjectLostError("00", None, ""), True),
+        (WorkerDiedError("rollout worker 0 died 4 times; giving up"), False),
+        (StaleWeightsError("other weights"), False),
+        (NoUpdateError("nan"), False),
+        (ConfigError("no such key"), False),
+        (RayTaskError("score", "a defect", ValueError("x")), False),
+        (ZeroDivisionError(), False),
+        (KeyboardInterrupt(), False),
+    ],
+)
+def test_what_would_only_fail_again_is_not_tried_again(
+    error: BaseException, heals: bool, tmp_path: Path
+) -> None:
+    assert restarts(tmp_path).may_heal(error) is heals
+
+
+def test_restarts_are_counted_within_a_window(tmp_path: Path) -> None:
+    counted = restarts(tmp_path)
+    assert counted.count(3) == "restart 1 of at most 2 within 10 steps"
+    assert counted.count(3) == "restart 2 of at most 2 within 10 steps"
+    assert counted.count(12) is None
+    assert "learner.max_restarts (now 2)" in counted.too_many
+    assert counted.count(13) == "restart 1 of at most 2 within 10 steps"
+    assert restarts(tmp_path, most=0).count(1) is None
+
+
+def test_only_checkpoints_of_this_process_are_gone_on_from(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+
+    def saved(step: int) -> Checkpoint:
+        path = save_checkpoint(
+            folder, step, {}, lambda learner: (learner / "rank_0.safetensors").touch()
+        )
+        return Checkpoint(path, step, {"step": step})
+
+    begun = saved(2)
+    saved(5)  # of a branch that a run which begins at step 2 leaves
+    run_record.begin_run_record(tmp_path, first_step=2)
+    going = restarts(tmp_path, begun)
+    assert (going.checkpoint(), going.first_step()) == (begun, 2)
+    saved(6)
+    run_record.record_checkpoint(tmp_path, 6)
+    found = going.checkpoint()
+    assert found is not None
+    assert (found.step, going.first_step()) == (6, 6)
+    run_record.record_restart(tmp_path, step=8, from_step=6, reason="a learner died")
+    record = json.loads((tmp_path / run_record.FILE).read_text())
+    (restart,) = record["sessions"][-1]["restarts"]
+    assert (restart["step"], restart["from_step"]) == (8, 6)
+
+
+def test_a_log_is_told_by_its_last_lines(tmp_path: Path) -> None:
+    log = tmp_path / "worker.err"
+    lines = [":job_id:01", ":actor_name:LearnerWorker", *map(str, range(30)), "", "x" * 1000]
+    log.write_text("\n".join(lines))
+    assert tail(str(log)) == [*map(str, range(31 - LINES, 30)), "x" * 300]
+    assert tail(str(tmp_path / "none")) == []
+    assert tail("pipe:[123]") == []
+
+
+PROGRAM = """
+import os, sys
+from mgsrl.cluster import again
+left = again.left_behind()
+assert again.VARIABLE not in os.environ
+print(os.getpid(), os.getcwd(), sys.argv[1:], left, os.environ.get("SET_LATER"), flush=True)
+if not left:
+    again.remember_start()
+    os.environ["SET_LATER"] = "1"
+    os.chdir("/")
+    again.run_again({"deaths": [3]})
+"""
+
+
+def test_a_process_is_replaced_by_its_own_command(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != VARIABLE}
+    command = [sys.executable, "-c", PROGRAM, "a=1 b", "resume=never"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    first, second = done.stdout.splitlines()
+    assert first.replace("{}", "{'deaths': [3]}") == second
+    assert str(tmp_path) in first
+    assert second.endswith("None")
