@@ -47,7 +47,7 @@ STEPS = 6
 SMALL = (
     *("rollout.max_new_tokens=24", "algo.prompts_per_domain=2", "algo.samples_per_prompt=4"),
     *("learner.micro_batch_size=8", "evaluate.prompts_per_domain=2"),
-    *("evaluate.samples_per_prompt=1", "evaluate.every=2", "checkpoint.keep=0"),
+    *("evaluate.samples_per_prompt=1", "evaluate.every=3", "checkpoint.keep=0"),
     *("trackers.wandb=disabled", "cluster.object_store_gib=0.2", "trackers.samples_per_domain=99"),
 )
 STRATEGIES = ("mgs", "mixed", "global_surgery", "sequential", "single", "normalized_advantage")

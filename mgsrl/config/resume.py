@@ -85,6 +85,11 @@ MIXTURE_KEYS = (
     "domains.*.source.weight",
     "domains.*.extra_sources.*.weight",
 )
+PROMPT_KEYS = (
+    *("policy.path", "policy.prompt_template", "policy.chat_template_kwargs", "policy.date"),
+    *("data.max_prompt_tokens", "data.overlong"),
+)
+"""What decides the prompts of every source."""
 OWN_KEYS = ("resume.",)
 """About this start alone: they are no part of the run."""
 FREE, LAYOUT, MIXTURE, ANOTHER = (
@@ -162,8 +167,7 @@ def other_data_allowed(allow: Sequence[str], source: str) -> bool:
     """Whether `resume.allow` names what decides the prompts of `source` (`math`, `math/more`)."""
     domain, _, more = source.partition("/")
     own = f"domains.{domain}.extra_sources.{more}" if more else f"domains.{domain}.source"
-    template = f"domains.{domain}.chat_template_kwargs"
-    deciding = (own, template, "policy", "data")
+    deciding = (own, f"domains.{domain}.chat_template_kwargs", *PROMPT_KEYS)
     return any(_below(key, each) or _below(each, key) for key in allow for each in deciding)
 
 

@@ -136,6 +136,8 @@ def test_long_texts_are_shown_whole_by_their_lines() -> None:
         (["domains.math.extra_sources.web"], "math/web", True),
         (["policy.chat_template_kwargs"], "math", True),
         (["data.max_prompt_tokens"], "math/web", True),
+        (["policy"], "math", True),
+        (["policy.lora.rank", "data.shuffle"], "math", False),
         (["domains.chat"], "math", False),
         (["algo", "domains.math.reward"], "math", False),
     ],

@@ -111,6 +111,19 @@ def test_a_checkpoint_of_other_data_is_refused() -> None:
         mixture(b=5).restore(state)
 
 
+def test_other_data_go_on_where_they_are_allowed() -> None:
+    """In their place where there are as many, else from the beginning; and it is said."""
+    old = mixture(a=5, b=9)
+    old.next_prompts({"a": 3, "b": 3})
+    state = old.state()
+    state["b"]["digest"] = "of other texts"
+    new = mixture(a=6, b=9)
+    assert new.restore(state, lambda source: True) == ["a", "b"]
+    assert [new.state()[name]["position"] for name in ("a", "b")] == [0, 3]
+    with pytest.raises(CheckpointError, match=r"resume\.allow=\[domains\.a\.source\]"):
+        mixture(a=6, b=9).restore(state, lambda source: source == "b")
+
+
 def several(web: float = 1.0, size: int = 40) -> Mixture:
     """A domain `a` with two sources (weights 2 and `web`) and a domain `b` with one."""
     sizes = {"a": 20, "a/web": size, "b": 9}

@@ -20,7 +20,7 @@ TOLERANCE = 2e-5
 """Of `distances`. Other instruction sets of the processor (SSE, AVX2, AVX-512) and numbers of
 threads were measured to move them by up to 4.4e-6; a loss multiplied by 1.0001 by 2e-4. Far above
 both, and from one step on: a sampled token came out otherwise."""
-OVERRIDES = ("train.num_steps=6", "surgery.alarm_dominance=0.34")
+OVERRIDES = ("train.num_steps=6", "surgery.alarm_dominance=0.34", "checkpoint.keep=0")
 """On top of `runs.SMALL`: of the run of `test_end_to_end.py`, which compares."""
 
 

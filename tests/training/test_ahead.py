@@ -177,6 +177,14 @@ def test_a_checkpoint_keeps_what_is_ahead_to_the_bit(tmp_path: Path) -> None:
     assert [len(row["rollouts"]) for row in rows] == [2, 0, 1, 0, 0, 0]
 
 
+def test_another_experiment_makes_the_responses_again(tmp_path: Path) -> None:
+    drawn = mixture().next_prompts({"math": 1})
+    made = {r.request_id: r for r in [rollout(f"4/math/{drawn['math'][0].id}/0", 3)]}
+    write_in_flight(tmp_path, {4: Submission(drawn, 1, made)})
+    assert read_in_flight(tmp_path, mixture())[4][1] == list(made.values())
+    assert read_in_flight(tmp_path, mixture(), responses=False) == {4: (drawn, [])}
+
+
 def test_prompts_that_take_part_no_more_are_left_out(tmp_path: Path) -> None:
     drawn = mixture().next_prompts({"math": 2, "chat": 1})
     write_in_flight(tmp_path, {4: Submission(drawn, 2)})

@@ -5,6 +5,7 @@ The light `transformers` engine keeps them fast; the last tests run the same on 
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 
 from mgsrl.errors import ConfigError
 from mgsrl.training.export import export_model
+from scripts.resume_trials import ROOT, differences
 from tests.obs.glossary import undocumented
 from tests.training import golden, runs
 
@@ -224,6 +226,35 @@ def test_engines_that_sleep_while_learners_work_change_nothing(
     record = json.loads((folder / "run.json").read_text())
     assert record["placement"]["placement"] == "colocated"
     assert record["engines"]["transfer"] == "object_store"
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_within_a_step_loses_no_bit(
+    six_steps: Path, tmp_path: Path
+) -> None:
+    """The slice of `scripts/resume_trials.py` that every run of the tests makes."""
+    folder = tmp_path / "killed"
+    command = [sys.executable, str(ROOT / "scripts/killed_train.py"), "--at", "begin step"]
+    arguments = ["--step", "4", f"run.dir={folder}", *runs.SMALL, *golden.OVERRIDES]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240)
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    assert runs.steps_done(folder) == 3
+    assert "resumed after step 3" in runs.train(folder, *golden.OVERRIDES)
+    assert differences(six_steps, folder) == []
+
+
+@pytest.mark.slow
+def test_one_rank_then_two_then_one_and_three_zero_stages_give_the_same_curve(
+    six_steps: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "elastic"
+    shutil.copytree(six_steps, folder)
+    start, layout = "checkpoints/step_2", ("learner.world_size=2", "learner.zero_stage=3")
+    two = ("train.num_steps=4", *golden.OVERRIDES[1:], f"resume={folder / start}", *layout)
+    assert "learner.world_size: 1 -> 2 [equal up to rounding]" in runs.train(folder, *two)
+    assert json.loads((folder / "run.json").read_text())["sessions"][-1]["changed"]
+    runs.train(folder, *golden.OVERRIDES, "learner.zero_stage=0")
+    assert differences(six_steps, folder, exact=False) == []
 
 
 @pytest.mark.capability(
