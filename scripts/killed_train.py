@@ -27,6 +27,7 @@ from mgsrl.cli import main as mgsrl  # noqa: E402
 from mgsrl.obs.console import Console  # noqa: E402
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree")
+KILLED, UNMET = "killed before: ", "killed without having met the event"
 START = 0
 """The step of all that comes before the first one."""
 
@@ -34,8 +35,10 @@ START = 0
 class Watch:
     """Counts events; at the chosen one the process ends."""
 
-    def __init__(self, at: str, step: int | None, listing: Path | None, folder: Path) -> None:
-        self._at, self._at_step = at, step
+    def __init__(
+        self, at: str, step: int | None, until: int, listing: Path | None, folder: Path
+    ) -> None:
+        self._at, self._at_step, self._until = at, step, until
         self._listing = listing.open("a") if listing is not None else None
         self._folder, self._pid, self._step = str(folder.resolve()) + "/", os.getpid(), START
         self._busy = False
@@ -51,7 +54,9 @@ class Watch:
             self._listing.write(f"{self._step} {name}\n")
             self._listing.flush()
             self._busy = False
-        if name == self._at and self._at_step in (None, self._step):
+        here = name == self._at and self._at_step in (None, self._step)
+        if here or 0 < self._until <= self._step:
+            print(f"{KILLED}{name}" if here else UNMET, flush=True)
             os.kill(self._pid, signal.SIGKILL)
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -77,10 +82,11 @@ def main() -> int:
     )
     parser.add_argument("--at", default="", metavar="EVENT", help="the event before which it ends")
     parser.add_argument("--step", type=int, help=f"of this step ({START}: before the first)")
+    parser.add_argument("--until", type=int, default=0, help="end at this step at the latest")
     parser.add_argument("--list", type=Path, metavar="FILE", help="write `STEP EVENT` of all there")
     options, overrides = parser.parse_known_args()
     folder = next(o.partition("=")[2] for o in overrides if o.startswith("run.dir="))
-    watch = Watch(options.at, options.step, options.list, Path(folder))
+    watch = Watch(options.at, options.step, options.until, options.list, Path(folder))
     original = Console.stage
 
     @contextmanager

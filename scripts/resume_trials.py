@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mgsrl.config.model_path import ASSETS, POCKET_POLICY, POCKET_REWARD_MODEL  # noqa: E402
+from scripts.killed_train import UNMET  # noqa: E402
 
 RESULTS = ROOT / "tests" / "resume_trials.jsonl"
 PAGE = ROOT / "docs" / "resume.md"
@@ -85,8 +86,9 @@ class Cell:
     """Overrides of the last session alone."""
     kills: int = 0
     """Instead of `stops`: so many at random times, drawn from the cell's name."""
-    borders: bool = False
-    """Instead of `stops`: one before every event of a start and a step."""
+    part: int | None = None
+    """Instead of `stops`: one before every event of a start and of the steps, beginning with this
+    one, but for the `PARTS - 1` after each."""
     zones: tuple[str, str] = ("", "")
     """Time zones of the first session (and of the run without a stop) and of the later ones. Where
     there are such, the templates of policy and reward model read the clock."""
@@ -101,6 +103,9 @@ DATED = (
     "{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}{{ date_string }}\n"
 )
 """In front of a chat template."""
+PARTS = 4
+RHYTHM = 5
+"""Steps within which everything that is done every few steps is done."""
 ROUNDING = 1e-3
 """Largest difference of a metric, relative to 1 + its size, where ranks or ZeRO stages change."""
 
@@ -143,7 +148,9 @@ def cells() -> Iterator[Cell]:
     yield Cell("with/another day in another time zone", every, stops, zones=days)
     for staleness in (0, 1):
         more = (*every, f"rollout.staleness={staleness}")
-        yield Cell(f"every event/staleness{staleness}", more, borders=True, steps=40)
+        for part in range(PARTS):
+            name = f"every event/part {part + 1} of {PARTS}/staleness{staleness}"
+            yield Cell(name, more, part=part, steps=32)
         for number in range(3):
             name = f"random times/{number}/staleness{staleness}"
             yield Cell(name, (*more, f"seed={number}"), kills=4)
@@ -205,9 +212,9 @@ class Trial:
         """The record of the trial."""
         begin = time.monotonic()
         try:
-            self._train(self.whole)
-            if self.cell.borders:
-                self._at_every_event()
+            self._train(self.whole, *self._listing())
+            if self.cell.part is not None:
+                self._at_every_event(self.cell.part)
             elif self.cell.kills:
                 self._at_random_times(time.monotonic() - begin)
             else:
@@ -239,22 +246,29 @@ class Trial:
             if not killed:
                 return
 
-    def _at_every_event(self) -> None:
-        listing = self.parts.with_suffix(".events")
-        self._train(self.parts, "train.num_steps=2", command=("--list", str(listing)))
-        shutil.rmtree(self.parts)
-        events = dict.fromkeys(line.partition(" ")[2] for line in listing.read_text().splitlines())
-        for event in events:
-            if not self._killed(f"`{event}`", "--at", event):
+    def _listing(self) -> tuple[str, ...]:
+        file = self.whole.with_suffix(".events")
+        return ("--list", str(file)) if self.cell.part is not None else ()
+
+    def _at_every_event(self, part: int) -> None:
+        lines = self.whole.with_suffix(".events").read_text().splitlines()
+        first: dict[str, int] = {}
+        for line in lines:
+            step, _, event = line.partition(" ")
+            first.setdefault(event, int(step))
+        for event, step in [*first.items()][part::PARTS]:
+            # Some come in a fresh folder only: the session ends when each rhythm had its turn.
+            until = 0 if step == self.cell.steps else _steps_done(self.parts) + RHYTHM
+            if not self._killed(f"`{event}`", "--at", event, "--until", str(until)):
                 return
 
     def _killed(self, what: str, *arguments: str, after_s: float | None = None) -> bool:
         """A session that is to be killed; False when it came to its end."""
         code = self._session(self.parts, arguments, after_s)
         self._note_resumed()
-        if code in (-9, 137):
+        if code in (-9, 137) and UNMET not in self._log(self.parts):
             self.done.append(what)
-        elif code != 0:
+        elif code not in (0, -9, 137):
             raise RuntimeError(f"{what}: exit code {code}\n{self._log(self.parts)[-2000:]}")
         return code != 0
 
@@ -264,8 +278,8 @@ class Trial:
             step = lines[-1].partition("after step ")[2].split()[0]
             self.done[-1] += f" -> {step}"
 
-    def _train(self, folder: Path, *overrides: str, command: Sequence[str] = ()) -> None:
-        code = self._session(folder, (*command, *overrides), None)
+    def _train(self, folder: Path, *arguments: str) -> None:
+        code = self._session(folder, arguments, None)
         if code != 0:
             raise RuntimeError(f"exit code {code}\n{self._log(folder)[-2000:]}")
 
@@ -309,6 +323,11 @@ class Trial:
     def _log(folder: Path) -> str:
         path = folder.with_suffix(".log")
         return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def _steps_done(folder: Path) -> int:
+    file = folder / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.is_file() else 0
 
 
 def _dated_models(scratch: Path) -> tuple[str, ...]:
@@ -449,7 +468,7 @@ def table() -> str:
         result = equal if record["equal"] else f"**differs**: {record['differs'][0]}"
         lines.append(f"| {cell.name} | {what} | {result} | {record['seconds']} |")
     for cell in cells():
-        if cell.borders and cell.name in known:
+        if cell.part is not None and cell.name in known:
             stops = ", ".join(known[cell.name]["stops"])
             lines += ["", f"`{cell.name}`, in this order: {stops}."]
     if missing:
