@@ -1,8 +1,10 @@
 """What a resumed run may change."""
 
+from pathlib import Path
+
 import pytest
 
-from mgsrl.config.compose import compose_config
+from mgsrl.config.compose import checked_config, compose_config
 from mgsrl.config.resume import (
     ANOTHER,
     FREE,
@@ -151,3 +153,12 @@ def test_the_short_form_and_the_long_one() -> None:
         assert compose_config(words).resume.checkpoint == "never"
     both = compose_config(["resume.allow=[seed]", "resume=/a/step_3"]).resume
     assert (both.checkpoint, both.allow) == ("/a/step_3", ["seed"])
+
+
+def test_the_short_form_stands_in_files_and_in_python(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("# @package _global_\ndefaults: [pocket_mgs, _self_]\nresume: never\n")
+    config = compose_config(["resume.allow=[seed]"], mine)
+    assert (config.resume.checkpoint, config.resume.allow) == ("never", ["seed"])
+    config.resume = "auto"  # type: ignore[assignment]
+    assert checked_config(config).resume.checkpoint == "auto"
