@@ -1,6 +1,6 @@
 """Whether the machines of a joined cluster can run one run together, in seconds and bounded.
 
-Every machine is asked by an actor of its own (`probe.py`) and compared with the driver's: versions
+Every machine is asked (`machines.py`) and compared with the driver's: versions
 and code, models and data, the run folder, the ways between them, memory, GPUs. One `Check` a
 question, that names the machines where the answer is another one.
 
@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.cluster import probe
+from mgsrl.cluster.machines import ANSWER_LIMIT_S, Asked, machines_now
 from mgsrl.cluster.preflight import SHM_GIB, Check
-from mgsrl.cluster.wait import short_reason
 
-ANSWER_LIMIT_S = 60.0
-"""For a machine to start a process and look; it takes 2 s on a quiet one."""
 GPUS_BACK_S = 10.0
 """Until Ray has back what actors that were killed a moment ago had."""
 MEMORY_GIB = 2.0
@@ -52,6 +50,8 @@ class Cluster:
     """What was seen."""
 
     checks: Sequence[Check]
+    lost: Mapping[str, str]
+    """Why, by name, of the machines that died meanwhile."""
     machines: int
     cores: int
     memory_gib: float
@@ -69,7 +69,7 @@ def look_at_cluster(needs: Needs, limit_s: float = ANSWER_LIMIT_S) -> Cluster:
         limit_s: longest wait for the answers to one question.
     """
     begin = time.monotonic()
-    machines = _Machines(limit_s)
+    machines = Asked(limit_s)
     try:
         paths = [*needs.everywhere.values(), *needs.of_driver.values()]
         facts = machines.ask("look", lambda _: (paths, list(needs.hub.values())))
@@ -85,8 +85,10 @@ def look_at_cluster(needs: Needs, limit_s: float = ANSWER_LIMIT_S) -> Cluster:
         ]
     finally:
         machines.leave()
+    alive = machines_now().addresses
     return Cluster(
         checks,
+        lost={n: why for n, why in machines.silent.items() if n.partition("/")[0] not in alive},
         machines=len(facts),
         cores=sum(fact["cores"] for fact in facts.values()),
         memory_gib=sum(fact["memory_gib"][1] for fact in facts.values()),
@@ -94,61 +96,7 @@ def look_at_cluster(needs: Needs, limit_s: float = ANSWER_LIMIT_S) -> Cluster:
     )
 
 
-class _Machines:
-    """An actor on every machine that is alive, by address; the driver's machine first."""
-
-    def __init__(self, limit_s: float) -> None:
-        import ray
-        import ray.cloudpickle as pickle
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        pickle.register_pickle_by_value(probe)  # the other machine's mgsrl may be another one
-        self._limit_s = limit_s
-        self.silent: dict[str, str] = {}
-        """Why a machine gave no answer."""
-        here = ray.get_runtime_context().get_node_id()
-        nodes = sorted(ray.nodes(), key=lambda node: (node["NodeID"] != here, node["NodeID"]))
-        alive = [node for node in nodes if node["Alive"]]
-        self.lost = {n["NodeManagerAddress"] for n in nodes if not n["Alive"]}
-        self.lost -= {n["NodeManagerAddress"] for n in alive}
-        self.handles: dict[str, Any] = {}
-        self.driver = alive[0]["NodeManagerAddress"] if alive else ""
-        for node in alive:
-            address = node["NodeManagerAddress"]
-            name = address if address not in self.handles else f"{address}/{node['NodeID'][:6]}"
-            at = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            actor = ray.remote(probe.Probe).options(num_cpus=0, scheduling_strategy=at)
-            self.handles[name] = actor.remote(address)
-
-    def ask(self, method: str, arguments: Any) -> dict[str, Any]:
-        """`method(*arguments(name))` of every machine, by name; who fails is `silent` from then."""
-        import ray
-
-        refs = {
-            getattr(handle, method).remote(*arguments(name)): name
-            for name, handle in self.handles.items()
-        }
-        answered = set(ray.wait(list(refs), num_returns=len(refs), timeout=self._limit_s)[0])
-        answers = {}
-        for ref, name in refs.items():
-            try:
-                if ref not in answered:
-                    raise TimeoutError(f"no answer within {self._limit_s:.0f} s")
-                answers[name] = ray.get(ref, timeout=self._limit_s)
-            except Exception as error:  # whatever it is, that machine's row tells it
-                self.silent[name] = short_reason(error)
-                with suppress(Exception):
-                    ray.kill(self.handles.pop(name))
-        return answers
-
-    def leave(self) -> None:
-        import ray
-
-        for handle in self.handles.values():
-            ray.kill(handle)
-
-
-def _machine_checks(machines: _Machines) -> Iterator[Check]:
+def _machine_checks(machines: Asked) -> Iterator[Check]:
     todo = "is it up, is its Ray (`ray status`), and does its log (session_latest/logs) say why?"
     for name, reason in machines.silent.items():
         yield Check(f"machine {name}", "fail", reason, todo)
@@ -216,7 +164,7 @@ def _path_checks(needs: Needs, facts: Mapping[str, Any]) -> Iterator[Check]:
             yield Check(key, "ok", f"{name}: commit {have.pop() if have else '?'} everywhere")
 
 
-def _network_check(machines: _Machines) -> Check:
+def _network_check(machines: Asked) -> Check:
     ports = machines.ask("listen", lambda _: ())
     doors = [(name.partition("/")[0], port) for name, port in ports.items()]
     ways = machines.ask("reach", lambda _: (doors,))
@@ -232,7 +180,7 @@ def _network_check(machines: _Machines) -> Check:
     return Check("network", "ok", f"each of {len(doors)} reaches each on a free TCP port")
 
 
-def _folder_check(machines: _Machines, folder: Path) -> Check:
+def _folder_check(machines: Asked, folder: Path) -> Check:
     """A file of the driver's that all must see, and a file of each that the driver must see: ranks
     write their part of a checkpoint where they are."""
     folder = next(place for place in (folder, *folder.parents) if place.is_dir())

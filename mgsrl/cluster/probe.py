@@ -37,6 +37,9 @@ class Probe:
         self._address = address
         self._server: socket.socket | None = None
 
+    def ping(self) -> None:
+        """Answer."""
+
     def look(self, paths: Sequence[str], hub_ids: Sequence[str]) -> dict[str, Any]:
         """Facts of this machine; see the functions below."""
         return {

@@ -16,7 +16,7 @@ from mgsrl.cluster.preflight import checks_table, choose_device
 from mgsrl.config import Config
 from mgsrl.config.data import SourceConfig
 from mgsrl.config.model_path import POCKET_POLICY, POCKET_REWARD_MODEL, resolve_model_path
-from mgsrl.errors import ConfigError
+from mgsrl.errors import ConfigError, WorkerDiedError
 from mgsrl.plugins import plugin_files
 from mgsrl.rewards.factory import make_reward
 from mgsrl.training.machine import demands
@@ -42,12 +42,18 @@ def check_cluster(
 
     Raises:
         ConfigError: a machine is not as the run needs it, or the run asks for more than all have.
+        WorkerDiedError: a machine was lost meanwhile.
     """
     import ray
 
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
     device = choose_device(config.learner.device, num_gpus)
     seen = look_at_cluster(needs(config, choose_placement(config, num_gpus), device))
+    if seen.lost:
+        raise WorkerDiedError(
+            "a machine was lost while the cluster was looked at: "
+            + "; ".join(f"{name}: {why}" for name, why in seen.lost.items())
+        )
     if all_ or seen.failed:
         show(checks_table(seen.checks))
     if seen.failed:
