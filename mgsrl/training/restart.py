@@ -20,15 +20,15 @@ from pathlib import Path
 from ray.exceptions import RayError, RayTaskError
 
 from mgsrl.cluster.again import can_run_again
+from mgsrl.cluster.machines import Machines, machines_now, wait_for_machines
 from mgsrl.config import ClusterConfig, LearnerConfig
-from mgsrl.errors import LearnerDiedError, MgsrlError, UserError, WaitTimeoutError
+from mgsrl.errors import LearnerDiedError, MgsrlError, WaitTimeoutError
 from mgsrl.obs.run_record import has_checkpoint
 from mgsrl.training.checkpoint import Checkpoint, checkpoint_steps, newest_checkpoint
 
 FIRST_PAUSE_S = 1.0
 """Doubles with every restart that is not forgotten."""
 LONGEST_PAUSE_S = 60.0
-LOOK_S = 1.0
 
 
 class Restarts:
@@ -55,8 +55,8 @@ class Restarts:
         self._folder, self._begun, self._note = folder, begun, note
         self.may_replace = cluster.address == "local" and can_run_again()
         """Whether the process may be replaced where its Ray died."""
-        self._machines: tuple[int, float] | None = None
-        """Machines and GPUs at the first start."""
+        self._machines: Machines | None = None
+        """Those of the first start."""
         self.deaths = deaths
 
     def may_heal(self, error: BaseException) -> bool:
@@ -65,8 +65,9 @@ class Restarts:
             return True
         if isinstance(error, RayError) and not isinstance(error, RayTaskError):
             return True  # what Ray held was lost: an object, its owner, a machine
-        fails_again = isinstance(error, UserError) or not isinstance(error, MgsrlError | RayError)
-        return not fails_again and self._machines is not None and not self._all_here()
+        # Where a machine is missing, what is refused for want of it is nobody's mistake.
+        missing = self._machines is not None and machines_now().lack(self._machines)
+        return isinstance(error, MgsrlError | RayError) and bool(missing)
 
     def count(self, step: int) -> str | None:
         """Count a death after `step` steps: which restart this is, None when it is one too many."""
@@ -103,33 +104,10 @@ class Restarts:
     def see_machines(self) -> None:
         """Before a start: the first time remember what the cluster has, later wait for it."""
         if self._machines is None:
-            self._machines = _machines()
+            self._machines = machines_now()
             return
-        end = time.monotonic() + self._node_wait_s
-        if not self._all_here():
-            self._note(f"waiting {self._node_wait_s:.0f} s at most for the lost machine")
-        while not self._all_here() and time.monotonic() < end:
-            time.sleep(LOOK_S)
-        if not self._all_here():
-            self._note(
-                f"it did not come back (cluster.node_wait_s={self._node_wait_s:g}): going on with "
-                "the machines that are left"
-            )
+        wait_for_machines(self._machines, self._node_wait_s, self._note)
 
     def pause(self) -> None:
         """What died together should be dead, and what comes back be there."""
         time.sleep(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (len(self.deaths) - 1)))
-
-    def _all_here(self) -> bool:
-        now = _machines()
-        return self._machines is None or all(
-            have >= had for have, had in zip(now, self._machines, strict=True)
-        )
-
-
-def _machines() -> tuple[int, float]:
-    """Machines of the cluster, and the GPUs of all."""
-    import ray
-
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    return len(alive), sum(node["Resources"].get("GPU", 0.0) for node in alive)
