@@ -110,6 +110,8 @@ def _train(
         restarts = Restarts(
             config.learner, config.cluster, folder, checkpoint, deaths, console.note
         )
+        if deaths:
+            restarts.pause()
         session = Session(
             folder, first_step, begin, restarts, console.note, resume=config.resume.checkpoint
         )
@@ -123,8 +125,8 @@ def _train(
                     checkpoint = restarts.checkpoint()
                     restarts.pause()
                     ready, policy, _ = _loaded(config, checkpoint, console)
-        except RayDiedError:
-            session.begin_again()
+        except RayDiedError as error:
+            session.begin_again(str(error))
             raise
 
 

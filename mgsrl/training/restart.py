@@ -59,9 +59,13 @@ class Restarts:
         """Those of the first start."""
         self.deaths = deaths
 
-    def may_heal(self, error: BaseException) -> bool:
-        """Whether `error` is of those that a new start may mend."""
-        if isinstance(error, LearnerDiedError | WaitTimeoutError):
+    def may_heal(self, error: BaseException, *, ran: bool) -> bool:
+        """Whether `error` is of those that a new start may mend.
+
+        Args:
+            ran: the run was up before: what never was in time will not be the next time.
+        """
+        if isinstance(error, LearnerDiedError) or (ran and isinstance(error, WaitTimeoutError)):
             return True
         if isinstance(error, RayError) and not isinstance(error, RayTaskError):
             return True  # what Ray held was lost: an object, its owner, a machine

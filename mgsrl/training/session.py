@@ -34,6 +34,8 @@ class Session:
     resume: str
     """`auto`, `never` or the path of a checkpoint: where this process began."""
     run: Run | None = None
+    ran: bool = False
+    """Whether the run was ever up in this process."""
     ray_death: Callable[[], str | None] = lambda: None
     """Whether one of Ray's own processes died, in a sentence."""
     ended: bool = False
@@ -47,6 +49,7 @@ class Session:
             raise
         except BaseException as error:
             if self.run is not None:
+                self.ran = True
                 self.run.journal.backlog.close()
                 self.run.journal.trackers.close()
             death = self.ray_death()
@@ -64,7 +67,7 @@ class Session:
         return self.run.step if self.run is not None else self.first_step
 
     def _goes_on(self, error: BaseException) -> bool:
-        if not self.restarts.may_heal(error):
+        if not self.restarts.may_heal(error, ran=self.ran):
             return False
         which = self.restarts.count(self.step)
         if which is None:
@@ -79,10 +82,16 @@ class Session:
         self.first_step = begin
         return True
 
-    def begin_again(self) -> None:
-        """Ray died. Where this process may be replaced, this does not return."""
+    def begin_again(self, reason: str = "") -> None:
+        """Ray died. Where this process may be replaced, this does not return.
+
+        Args:
+            reason: what happened, where that was not said yet.
+        """
         if not self.restarts.may_replace:
             return
+        if reason:
+            print(f"mgsrl: {reason}", file=sys.stderr)
         which = self.restarts.count(self.step)
         if which is None:
             print(f"mgsrl: {self.restarts.too_many}", file=sys.stderr)

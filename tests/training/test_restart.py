@@ -48,7 +48,9 @@ def restarts(folder: Path, begun: Checkpoint | None = None, most: int = 2) -> Re
 def test_what_would_only_fail_again_is_not_tried_again(
     error: BaseException, heals: bool, tmp_path: Path
 ) -> None:
-    assert restarts(tmp_path).may_heal(error) is heals
+    assert restarts(tmp_path).may_heal(error, ran=True) is heals
+    of_its_start = heals and not isinstance(error, WaitTimeoutError)
+    assert restarts(tmp_path).may_heal(error, ran=False) is of_its_start
 
 
 def test_restarts_are_counted_within_a_window(tmp_path: Path) -> None:
