@@ -12,7 +12,7 @@ BIN = $(VENV)/bin
 
 DOCS_VENV ?= $(VENV)-docs
 
-.PHONY: help setup quickstart test test-slow lint reference capabilities docs clean
+.PHONY: help setup quickstart test test-slow lint image-lock reference capabilities docs clean
 
 help:
 	@echo "make quickstart   set up if needed, train the bundled model, write report.html"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-slow    the tests marked slow"
 	@echo "make docs         build the docs site into site/ (a small virtual environment of its own)"
 	@echo "make reference    write docs/keys.md from the configuration's dataclasses"
+	@echo "make image-lock   write docker/requirements-cpu.txt: the lock files with hashes"
 	@echo "make setup        only the virtual environment ($(VENV)) from requirements.lock"
 
 setup: $(VENV)/.ready
@@ -59,6 +60,12 @@ capabilities: setup
 	rm -f tests/capabilities.jsonl
 	$(BIN)/pytest -n 0 -m capability --capabilities tests/capabilities.jsonl
 	$(BIN)/python scripts/capability_table.py
+
+# The lock files with hashes, for docker/Dockerfile: downloads what it does not know (minutes)
+image-lock: setup
+	$(BIN)/pip install --quiet --dry-run --ignore-installed --no-deps $(PIP_ARGS) --report - \
+	  -r requirements.lock -r docker/requirements-ray.lock \
+	  | $(BIN)/python docker/hash_lock.py > docker/requirements-cpu.txt
 
 reference: setup
 	$(BIN)/python scripts/reference.py

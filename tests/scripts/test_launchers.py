@@ -115,6 +115,13 @@ def test_the_locks_hold_what_job_submission_needs() -> None:
                 name, version = line.split("==")
                 assert canonicalize_name(name) not in pins, f"{name} is pinned twice"
                 pins[canonicalize_name(name)] = version
+    hashed = dict(
+        re.findall(
+            r"(?m)^(\S+)==(\S+) --hash=sha256:[0-9a-f]{64}$",
+            (ROOT / "docker/requirements-cpu.txt").read_text(),
+        )
+    )
+    assert hashed == pins, "make image-lock"
     needed = [Requirement(text) for text in metadata.requires("ray") or []]
     needed = [r for r in needed if r.marker and r.marker.evaluate({"extra": "default"})]
     assert len(needed) > 8
