@@ -87,6 +87,7 @@ def _rows(memory: "Memory") -> list[Row]:
 
 
 def _verdicts(plan: "Planned") -> list[str]:
+    from mgsrl.training.places import use_all
     from mgsrl.training.planned import measured
 
     found, gib = plan.memory, plan.hardware.gib
@@ -95,6 +96,10 @@ def _verdicts(plan: "Planned") -> list[str]:
     lines = [f"a learner rank needs {_gib(peak)} GiB {where} ({phase})"]
     for turn, size in (found.turns or {}).items():
         lines.append(f"on a shared GPU {turn} takes {_gib(size)} GiB of {gib:.1f}")
+    if plan.idle:
+        words = " ".join(use_all(plan.config, plan.hardware.num_gpus))
+        lines.append(f"{plan.idle} of {plan.hardware.num_gpus} GPUs are idle")
+        lines[-1] += f"; all of them work with {words}" if words else ""
     return [*lines, *(f"{what} {text}" for what, text in measured().items())]
 
 

@@ -14,6 +14,7 @@ from mgsrl.errors import ConfigError
 from mgsrl.training.estimate import Estimate, estimate
 from mgsrl.training.fitting import Change, Verdict, judge, machines_for, remedy
 from mgsrl.training.forecast import Forecast, Lengths, forecast
+from mgsrl.training.places import use_all
 
 MEASURED = Path(__file__).resolve().parents[1] / "assets" / "plan_measured.json"
 """Memory and seconds that were measured, and what the plan said (`scripts/plan_check.py`)."""
@@ -37,6 +38,12 @@ class Planned:
         if not self.verdict.problems:
             return None
         return remedy(self.config, self.memory, self.asked)
+
+    @property
+    def idle(self) -> int:
+        """GPUs of the given machines that nobody uses."""
+        seats = self.verdict.seats if self.asked.given else ()
+        return sum(not who for machine in seats for who in machine)
 
     def misfit(self) -> ConfigError:
         """For a run that does not fit."""
@@ -73,6 +80,8 @@ class Planned:
             "model": asdict(found.shape),
             "placement": [asdict(place) for place in found.places],
             "seats": self.verdict.seats,
+            "idle_gpus": self.idle,
+            "use_all": use_all(self.config, self.hardware.num_gpus) if self.idle else [],
             "batch": found.batch,
             "learner_rank": _memory_record(found.learner),
             "engine_gpu": found.engine and _memory_record(found.engine),

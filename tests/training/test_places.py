@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from mgsrl.cluster.hardware import GPUS, Hardware
 from mgsrl.config.compose import compose_config
 from mgsrl.errors import ConfigError
 from mgsrl.training import machine
 from mgsrl.training.estimate import check_sharing
+from mgsrl.training.forecast import Lengths
 from mgsrl.training.machine import check_fits
 from mgsrl.training.places import choose_placement, use_all, wanted_gpus
+from mgsrl.training.planned import plan_run
 
 MINE = """
 from mgsrl.rollout.engine import Engine
@@ -137,3 +140,12 @@ def test_nothing_is_shared_out_where_all_is_given_or_used() -> None:
     assert use_all(recipe, 1) == []
     assert use_all(compose_config(["learner.device=cpu"]), 8) == []
     assert use_all(recipe, 16) == [f"{RANKS}=8", f"{ENGINES}=7"]
+
+
+def test_plan_says_how_idle_gpus_would_work() -> None:
+    two_nodes = Hardware(2, 8, GPUS["H100-80GB"], 79.1, given=True)
+    recipe = ["+experiment=qwen_mgs"]
+    plan = plan_run(compose_config(recipe), two_nodes, Lengths(None, None)).record()
+    assert plan["idle_gpus"] == 8
+    plan = plan_run(compose_config(recipe + plan["use_all"]), two_nodes, Lengths(None, None))
+    assert plan.record()["idle_gpus"] == 0
