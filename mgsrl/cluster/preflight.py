@@ -293,7 +293,9 @@ def free_memory_gib() -> float:
     free = float(psutil.virtual_memory().available)
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
-        free = min(free, float(limit.read_text()) - float(used.read_text()))
+        stat = Path("/sys/fs/cgroup/memory.stat").read_text().split()
+        cached = float(stat[stat.index("inactive_file") + 1])  # files' pages, given up when wanted
+        free = min(free, float(limit.read_text()) - float(used.read_text()) + cached)
     return free / GIB
 
 

@@ -118,6 +118,19 @@ def release() -> None:
         raise KeyboardInterrupt
 
 
+@contextmanager
+def held(limit_s: float) -> Iterator[None]:
+    """`hold` and `release` around a block; inside of another hold, its end does not release."""
+    outer = _held
+    if not outer:
+        hold(limit_s)
+    try:
+        yield
+    finally:
+        if not outer:
+            release()
+
+
 def start_limit(limit_s: float) -> None:
     """The signal that came comes again when it is `limit_s` seconds old, and then does not wait."""
     global _timer

@@ -158,7 +158,7 @@ def resume_changes(old: Config, new: Config) -> list[Change]:
     found = [each for each in found if each[0] not in schedule]
     found += [(key, text, ANOTHER) for key, text in schedule.items()]
     return [
-        Change(key, text, effect, effect == ANOTHER and _names(new.resume.allow, key))
+        Change(key, text, effect, effect == ANOTHER and names(new.resume.allow, key))
         for key, text, effect in found
     ]
 
@@ -171,7 +171,8 @@ def other_data_allowed(allow: Sequence[str], source: str) -> bool:
     return any(_below(key, each) or _below(each, key) for key in allow for each in deciding)
 
 
-def _names(allow: Sequence[str], key: str) -> bool:
+def names(allow: Sequence[str], key: str) -> bool:
+    """Whether an entry of `resume.allow` is `key` or a record that it is in."""
     return any(_below(key, entry) for entry in allow)
 
 

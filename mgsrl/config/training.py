@@ -1,5 +1,6 @@
 """The run around the training: folder, length, checkpoints, evaluation, trackers, cluster."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -59,7 +60,13 @@ class CheckpointConfig:
     every: int = 10
     """Steps between checkpoints; 0 saves only at the end."""
     keep: int = 2
-    """Newest checkpoints kept; 0 keeps all."""
+    """Newest checkpoints kept; 0 keeps all. Of damaged and abandoned ones the last two are."""
+    keep_every: int = 0
+    """Also keep the checkpoints of steps that are multiples of this; 0 keeps none of them."""
+    background: bool = True
+    """Train on while a checkpoint is written, once it is copied to host memory: there it takes as
+    much as on the disk, 12 bytes per trained parameter over the ranks. Where memory is short, or
+    with false, training waits for the disk and the copy takes 128 MiB a rank."""
     keep_best: bool = True
     """Also keep the best checkpoint: of those evaluated at their own step, the one with the highest
     mean over domains of (held-out reward - first held-out reward) / spread between prompts. No
@@ -75,6 +82,14 @@ class CheckpointConfig:
         at_least("checkpoint.grace_s", self.grace_s, 0.0)
         at_least("checkpoint.every", self.every, 0)
         at_least("checkpoint.keep", self.keep, 0)
+        at_least("checkpoint.keep_every", self.keep_every, 0)
+
+    def most_kept(self, num_steps: int) -> int:
+        """Checkpoints that a run of `num_steps` holds at its end, the best one included."""
+        saved = num_steps // self.every + 1 if self.every else 1
+        both = math.lcm(self.every, self.keep_every)
+        spaced = num_steps // both if both else 0
+        return min(saved, self.keep + spaced + self.keep_best) if self.keep else saved
 
 
 @dataclass

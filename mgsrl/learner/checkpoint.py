@@ -18,11 +18,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from mgsrl.errors import CheckpointError, disk_problem
+from mgsrl.errors import CheckpointError
 from mgsrl.learner.layout import STATES, ShardLayout, held_part
 from mgsrl.learner.reference import Reference
+from mgsrl.learner.shard_file import ShardFile
 
 FORMAT = 1
 BYTES_PER_PARAMETER = 4 * (1 + len(STATES))
@@ -31,39 +31,22 @@ MASTER = "master"
 REFERENCE = "reference"
 
 
-def save_state(folder: Path, layout: ShardLayout, reference: Reference | None) -> str | None:
-    """Write this rank's part into `folder` (which exists); every rank calls it.
-
-    Returns:
-        What the disk answered when it did not take this rank's part, else None. Not raised: a
-        rank that raises ends all of them, and a full disk is no reason to.
-    """
-    problem = None
-    try:
-        _write_part(folder, layout, reference)
-    except (OSError, SafetensorError) as error:
-        problem = disk_problem(error)
-        if problem is None:
-            raise
-    dist.barrier()
-    return problem
-
-
-def _write_part(folder: Path, layout: ShardLayout, reference: Reference | None) -> None:
+def state_file(folder: Path, layout: ShardLayout, reference: Reference | None) -> ShardFile:
+    """This rank's part of a checkpoint in `folder` (which exists), not yet written; of the state
+    as it is while `ShardFile.write` copies it."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     tensors = {
-        f"{name}|{start}|{start + tensor.numel()}|{kind}": tensor.to("cpu").contiguous()
+        f"{name}|{start}|{start + tensor.numel()}|{kind}": tensor
         for name, start, kind, tensor in _owned(layout, reference, rank, world_size)
     }
-    save_file(_unshared(tensors), folder / f"rank_{rank}.safetensors")
-    if rank == 0:
-        state = {
-            "format": FORMAT,
-            "world_size": world_size,
-            "num_updates": layout.num_updates(),
-            "reference_moved": reference is not None and reference.moved,
-        }
-        (folder / "learner.json").write_text(json.dumps(state, indent=1))
+    state = {
+        "format": FORMAT,
+        "world_size": world_size,
+        "num_updates": layout.num_updates(),
+        "reference_moved": reference is not None and reference.moved,
+    }
+    beside = {"learner.json": json.dumps(state, indent=1).encode()} if rank == 0 else {}
+    return ShardFile(folder / f"rank_{rank}.safetensors", tensors, beside)
 
 
 def load_state(folder: Path, layout: ShardLayout, reference: Reference | None) -> None:
@@ -124,11 +107,6 @@ def _owned(
         for name, (start, tensor) in reference.shards(rank, world_size).items():
             if tensor.numel():
                 yield name, start, REFERENCE, tensor
-
-
-def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """safetensors refuses views of one storage; a flat CPU master is one storage."""
-    return {key: tensor.clone() for key, tensor in tensors.items()}
 
 
 class _Pieces:

@@ -20,8 +20,10 @@ from mgsrl.cluster.preflight import choose_device
 from mgsrl.cluster.wait import get, short_reason, timed_out
 from mgsrl.data.packing import PackedBatch
 from mgsrl.errors import InvariantError, LearnerDiedError, MgsrlError, StorageError, WorkerDiedError
+from mgsrl.files.hashed import FileFacts
 from mgsrl.learner.policy import resolve_policy
 from mgsrl.learner.runtime import LOOPBACK
+from mgsrl.learner.shard_file import Written
 from mgsrl.learner.spec import Engines, LearnerSpec
 from mgsrl.learner.worker import LearnerWorker
 from mgsrl.sync.fingerprint import Published
@@ -139,15 +141,25 @@ class LearnerGroup:
 
     # ---- state -----------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> None:
-        """Write the learners' part of a checkpoint into the existing folder `path`.
+    def save(self, path: str | Path, *, background: bool = False) -> None:
+        """Write the learners' part of a checkpoint into the existing folder `path`; in the
+        background, return when the state is copied. `saved` tells how it ends."""
+        self._all("save", str(path), background)
+
+    def saved(self, *, wait: bool = True) -> dict[str, FileFacts] | None:
+        """The files of the last `save` by name, each on the disk; None while it is under way.
 
         Raises:
-            StorageError: the disk did not take it; the learners live on.
+            StorageError: the disk did not take them; the learners live on.
         """
-        problems = [problem for problem in self._all("save", str(path)) if problem]
+        parts: list[Written | None] = self._all("saved", wait, what="the learners' shards")
+        written = [part for part in parts if part is not None]
+        if len(written) < len(parts):
+            return None
+        problems = [part.problem for part in written if part.problem]
         if problems:
             raise StorageError(f"the learners' shards could not be written: {problems[0]}")
+        return {name: facts for part in written for name, facts in part.files.items()}
 
     def load(self, path: str | Path) -> None:
         """Continue from a checkpoint."""

@@ -32,6 +32,7 @@ from mgsrl.learner.offload import make_layout
 from mgsrl.learner.parking import Parking
 from mgsrl.learner.policy import load_forward
 from mgsrl.learner.reference import Reference
+from mgsrl.learner.shard_file import ShardFile, Written
 from mgsrl.learner.spec import Engines, LearnerSpec, step_seed
 from mgsrl.plugins import plugin_files
 from mgsrl.surgery import module_map, resolve, surgery_method
@@ -76,6 +77,7 @@ class LearnerWorker:
         self._half_sizes: Mapping[str, tuple[int, int]] = {}
         self._parking = Parking()
         self._line: WeightLine | None = None
+        self._saving: ShardFile | None = None
 
     # ---- start -----------------------------------------------------------------------------
 
@@ -346,13 +348,17 @@ class LearnerWorker:
 
     # ---- state -----------------------------------------------------------------------------
 
-    def save(self, path: str) -> str | None:
-        """Write this rank's part of a checkpoint into the folder `path`.
+    def save(self, path: str, background: bool = False) -> None:
+        """Write this rank's part of a checkpoint into the folder `path`; in the background, return
+        when the state is copied (its memory: `shard_file.py`). `saved` tells how it ends."""
+        self._saving = checkpoint.state_file(Path(path), self.layout, self.reference)
+        self._saving.write(background=background)
 
-        Returns:
-            What the disk answered when it did not take this rank's part, else None.
-        """
-        return checkpoint.save_state(Path(path), self.layout, self.reference)
+    def saved(self, wait: bool = True) -> Written | None:
+        """What became of the last `save`, this rank's part; None while it is under way."""
+        if self._saving is None:
+            raise InvariantError("saved should follow save")
+        return self._saving.outcome(wait=wait)
 
     def load(self, path: str) -> None:
         """Continue from a checkpoint, of any world size and ZeRO stage."""

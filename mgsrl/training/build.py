@@ -14,7 +14,7 @@ import ray
 from mgsrl.algo.losses import only_advantages_teach
 from mgsrl.cluster.placement import Placement, Seat, place
 from mgsrl.cluster.preflight import choose_device
-from mgsrl.config import Config
+from mgsrl.config import Config, RolloutConfig
 from mgsrl.config.compose import config_from_yaml, config_to_yaml
 from mgsrl.config.resume import resume_changes
 from mgsrl.config.typed import plain
@@ -37,13 +37,14 @@ from mgsrl.sync.canary import MAX_TOKENS
 from mgsrl.training.checkpoint import Checkpoint
 from mgsrl.training.choreography import Choreography
 from mgsrl.training.evaluation import Evaluation
-from mgsrl.training.fingerprint import PolicyIdentity
+from mgsrl.training.fingerprint import Models
 from mgsrl.training.joined import check_cluster
 from mgsrl.training.journal import Journal
 from mgsrl.training.places import choose_placement, wanted_gpus
 from mgsrl.training.plan import Plan
 from mgsrl.training.publisher import Publisher
 from mgsrl.training.run import Run
+from mgsrl.training.saver import Saver
 from mgsrl.types import Sampling
 
 
@@ -53,7 +54,7 @@ def build(
     plan: Plan,
     checkpoint: Checkpoint | None,
     console: Console,
-    policy: PolicyIdentity,
+    models: Models,
 ) -> Iterator[Run]:
     """Start the actors (inside a Ray session), yield the run, stop the actors."""
     num_gpus, placement = _placement(config, console)
@@ -87,13 +88,7 @@ def build(
                 plan.learner,
                 loopback=config.cluster.address == "local",
                 seats=seats.learners,
-                engines=Engines(
-                    limit_s=config.rollout.sync.time_limit_s,
-                    busy_limit_s=config.rollout.time_limit_s,
-                    ranks_per_worker=config.rollout.tensor_parallel_size,
-                    take_checkpoints=engine.takes_checkpoints,
-                    dtype=config.rollout.dtype,
-                ),
+                engines=_engines(config.rollout, takes_checkpoints=engine.takes_checkpoints),
             )
         stack.callback(learners.stop)
         turns.admit(learners)
@@ -102,7 +97,8 @@ def build(
         with console.stage("waiting for reward workers"):
             scorer.wait_ready()
         publisher = _publisher(config, plan, sampler, learners, turns, console)
-        runs.append(_run(config, plan, publisher, scorer, console, checkpoint, policy))
+        runs.append(_run(config, plan, publisher, scorer, console, checkpoint, models))
+        stack.callback(runs[0].saver.close)  # first of all: the learners are writing it
         _record(config, plan, publisher, placement, engine_facts)
         yield runs[0]
 
@@ -117,6 +113,16 @@ def _placement(config: Config, console: Console) -> tuple[int, Placement]:
     if choose_device(config.learner.device, num_gpus) == "cuda" or placement.colocated:
         console.note(f"placement: {placement.name} ({placement.why})")
     return num_gpus, placement
+
+
+def _engines(config: RolloutConfig, *, takes_checkpoints: bool) -> Engines:
+    return Engines(
+        limit_s=config.sync.time_limit_s,
+        busy_limit_s=config.time_limit_s,
+        ranks_per_worker=config.tensor_parallel_size,
+        take_checkpoints=takes_checkpoints,
+        dtype=config.dtype,
+    )
 
 
 def _turns(
@@ -211,9 +217,29 @@ def _run(
     scorer: Scorer,
     console: Console,
     checkpoint: Checkpoint | None,
-    policy: PolicyIdentity,
+    models: Models,
 ) -> Run:
     journal = _journal(config, console)
+    evaluation = Evaluation(
+        config=config.evaluate,
+        checkpoints=config.checkpoint,
+        prompts=plan.heldout,
+        sampling=_evaluation_sampling(config, plan),
+        sampler=publisher.sampler,
+        scorer=scorer,
+        journal=journal,
+    )
+    saver = Saver(
+        folder=journal.folder,
+        config=config.checkpoint,
+        num_steps=config.train.num_steps,
+        learners=publisher.learners,
+        turns=publisher.turns,
+        evaluation=evaluation,
+        console=console,
+        config_yaml=config_to_yaml(config),
+        first_bytes=first_checkpoint_bytes(config, models),
+    )
     return Run(
         folder=journal.folder,
         num_steps=config.train.num_steps,
@@ -223,19 +249,11 @@ def _run(
         scorer=scorer,
         learners=publisher.learners,
         publisher=publisher,
-        evaluation=Evaluation(
-            config=config.evaluate,
-            checkpoints=config.checkpoint,
-            prompts=plan.heldout,
-            sampling=_evaluation_sampling(config, plan),
-            sampler=publisher.sampler,
-            scorer=scorer,
-            journal=journal,
-        ),
+        evaluation=evaluation,
         journal=journal,
         algo=config.algo,
         surgery=config.surgery,
-        checkpoints=config.checkpoint,
+        saver=saver,
         packing=Packing(
             micro_batch_size=config.learner.micro_batch_size,
             world_size=config.learner.world_size,
@@ -247,10 +265,8 @@ def _run(
         ),
         console=console,
         checkpoint=checkpoint,
-        policy=policy,
-        config_yaml=config_to_yaml(config),
+        models=models,
         keeps_ahead=checkpoint is None or not _is_another(config, checkpoint),
-        first_checkpoint_bytes=first_checkpoint_bytes(config, policy),
         staleness=config.rollout.staleness,
         inflight_updates=config.rollout.inflight_updates,
         max_skipped_steps=config.train.max_skipped_steps,
@@ -263,9 +279,9 @@ def _is_another(config: Config, checkpoint: Checkpoint) -> bool:
     return any(change.allowed for change in changes)
 
 
-def first_checkpoint_bytes(config: Config, policy: PolicyIdentity) -> int:
+def first_checkpoint_bytes(config: Config, models: Models) -> int:
     """What a checkpoint of the run takes, from the parameters alone; 0 when that is not known."""
-    known = policy.fingerprint()
+    known = models.policy.fingerprint()
     if known is None or config.policy.lora.rank:  # adapters are small
         return 0
     return int(known["num_parameters"]) * BYTES_PER_PARAMETER

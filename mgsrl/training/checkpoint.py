@@ -4,17 +4,20 @@ Layout of `checkpoints/step_N/`: `learner/` (safetensors shards), `state.json` (
 cursors), `rollouts.jsonl` (of later steps, see `in_flight.py`), `config.yaml` (of the run that
 wrote it), `manifest.json` (see `manifest.py`). No pickle anywhere. `checkpoints/best.json` names
 the best one (`evaluate/pareto.py`): for people and `mgsrl export`; a run finds it anew from its
-evaluations. Nothing that may be of use is deleted: a damaged checkpoint, or one of a branch that
-the run leaves, gets another name.
+evaluations. A damaged checkpoint, or one of a branch that the run leaves, gets another name; the
+last ones of these are kept until they are known to be of no use (`checkpoint.keep`).
 """
 
 import json
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mgsrl.errors import (
@@ -26,6 +29,7 @@ from mgsrl.errors import (
     disk_problem,
 )
 from mgsrl.evaluate.pareto import RULE, BestStep
+from mgsrl.files.hashed import FileFacts, sync
 from mgsrl.files.jsonl import write_atomic
 from mgsrl.training.manifest import (
     LEARNER,
@@ -40,7 +44,12 @@ from mgsrl.training.manifest import (
 BEST = "best.json"
 CONFIG = "config.yaml"
 GIB = 2**30
+DRAFT = ".tmp"
+"""End of the names of what is being written or removed."""
+KEPT_ASIDE = 2
+"""Damaged and abandoned checkpoints that are kept."""
 _NAME = re.compile("step_(0|[1-9][0-9]*)")
+_ASIDE = re.compile(r"step_\d+\.(damaged|abandoned)-\d+")
 
 
 @dataclass(frozen=True)
@@ -58,50 +67,76 @@ class Checkpoint:
         return own if own.is_file() else self.path.parent.parent / CONFIG  # older ones have none
 
 
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    state: dict[str, Any],
-    write_learner: Callable[[Path], None],
-    *,
-    write_more: Callable[[Path], None] = lambda _: None,
-    config_yaml: str = "",
-    num_bytes: int = 0,
-) -> Path:
-    """Write `folder/step_N` atomically.
+class Draft:
+    """A checkpoint that is being written, under a name that nobody takes for one.
 
     Args:
-        folder: the run's `checkpoints/`.
-        state: JSON-able; what the driver must remember.
-        write_learner: fills the given empty folder with the learners' shards.
-        write_more: adds other files to the checkpoint's folder.
-        config_yaml: the run's configuration, kept with it.
+        folder: the run's `checkpoints/`. Drafts that other processes left there are removed.
         num_bytes: what it will take, as far as known; nothing is written when that does not fit.
 
     Raises:
-        StorageError: the disk did not take it. What was there before is untouched.
+        StorageError: the disk did not take it (every method). Then the draft is gone, and what was
+            there before is untouched.
     """
-    final = folder / f"step_{step}"
-    draft = folder / f".step_{step}.tmp"
-    try:
-        for leftover in (draft, *folder.glob(".step_*.tmp")):
-            shutil.rmtree(leftover, ignore_errors=True)
-        (draft / LEARNER).mkdir(parents=True)
-        _check_room(folder, step, num_bytes)
-        write_learner(draft / LEARNER)
-        write_more(draft)
-        _fill(draft, step, state, config_yaml)
-        if final.exists():
-            _rename_aside(final, "abandoned")
-        os.replace(draft, final)
-        _sync(folder)
-    except BaseException as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        problem = None if isinstance(error, MgsrlError) else disk_problem(error)
-        if problem is None:
-            raise
-        raise StorageError(f"checkpoint {step} could not be written: {problem}") from error
-    return final
+
+    def __init__(self, folder: Path, step: int, *, num_bytes: int = 0) -> None:
+        self._folder, self.step = folder, step
+        # A name of its own: what a killed run's learners still write does not meet it.
+        self.path = folder / f".step_{step}.{secrets.token_hex(4)}{DRAFT}"
+        self.learner = self.path / LEARNER
+        with self.writing():
+            remove_drafts(folder)
+            self.learner.mkdir(parents=True)
+            _check_room(folder, step, num_bytes)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """An error inside ends the draft; the disk's are told as what they are."""
+        try:
+            yield
+        except Exception as error:
+            self.abandon()
+            problem = None if isinstance(error, MgsrlError) else disk_problem(error)
+            if problem is None:
+                raise
+            what = f"checkpoint {self.step} could not be written"
+            raise StorageError(f"{what}: {problem}") from error
+
+    def add(self, state: dict[str, Any], config_yaml: str = "") -> None:
+        """What the driver must remember (JSON-able), and the run's configuration."""
+        (self.path / STATE).write_text(json.dumps({"step": self.step, **state}))
+        if config_yaml:
+            (self.path / CONFIG).write_text(config_yaml)
+
+    def complete(self, written: Mapping[str, FileFacts] = MappingProxyType({})) -> Path:
+        """Make it the checkpoint `step_N`, at once and as a whole.
+
+        Args:
+            written: facts of the files below `learner/` that are on the disk already, by name.
+        """
+        final = self._folder / f"step_{self.step}"
+        known = {f"{LEARNER}/{name}": facts for name, facts in written.items()}
+        with self.writing():
+            write_manifest(self.path, known)
+            check_files(self.path, content=False)
+            for path in (*self.path.rglob("*"), self.path):
+                if path.relative_to(self.path).as_posix() not in known:
+                    sync(path)
+            if final.exists():
+                _rename_aside(final, "abandoned")
+            os.replace(self.path, final)
+            sync(self._folder)
+        return final
+
+    def abandon(self) -> None:
+        """Remove it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what killed processes left half-written or half-removed."""
+    for leftover in folder.glob(f".step_*{DRAFT}"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _check_room(folder: Path, step: int, num_bytes: int) -> None:
@@ -111,16 +146,6 @@ def _check_room(folder: Path, step: int, num_bytes: int) -> None:
             f"checkpoint {step} was not begun: it takes about {num_bytes / GIB:.3g} GiB, "
             f"{free / GIB:.3g} GiB are free in {folder}"
         )
-
-
-def _fill(draft: Path, step: int, state: dict[str, Any], config_yaml: str) -> None:
-    (draft / STATE).write_text(json.dumps({"step": step, **state}))
-    if config_yaml:
-        (draft / CONFIG).write_text(config_yaml)
-    write_manifest(draft)
-    for path in draft.rglob("*"):
-        if path.is_file():
-            _sync(path)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -170,10 +195,11 @@ def newest_checkpoint(folder: Path, note: Callable[[str], None]) -> Checkpoint |
 
 def set_others_aside(folder: Path, step: int, note: Callable[[str], None]) -> None:
     """Rename checkpoints beyond `step` (the run goes on from there, on another branch) and damaged
-    ones.
+    ones; remove drafts.
 
     Left in place they would be taken for the newest, and outlive the new ones when pruning.
     """
+    remove_drafts(folder)
     for path in sorted(_complete(folder), key=_step_of):
         if not holds(path):
             note(f"{path.name} is damaged; it is now {_rename_aside(path, 'damaged').name}")
@@ -182,15 +208,27 @@ def set_others_aside(folder: Path, step: int, note: Callable[[str], None]) -> No
             note(f"{path.name} is of a branch that this run leaves; it is now {aside.name}")
 
 
-def prune_checkpoints(folder: Path, keep: int, best: int | None = None) -> None:
-    """Remove all but the `keep` newest and the one of step `best`; `keep` 0 keeps all.
+def prune_checkpoints(folder: Path, keep: int, best: int | None = None, every: int = 0) -> None:
+    """Remove all but the `keep` newest, the one of step `best` and those of multiples of `every`;
+    `keep` 0 keeps all.
 
-    What does not verify (by names and sizes) is neither counted nor removed.
+    What does not verify (by names and sizes) is neither counted nor removed; of those that were
+    set aside the last `KEPT_ASIDE` stay.
     """
-    if keep > 0:
-        for step in checkpoint_steps(folder)[:-keep]:
-            if step != best:
-                shutil.rmtree(folder / f"step_{step}")
+    if keep <= 0:
+        return
+    for step in checkpoint_steps(folder)[:-keep]:
+        if step != best and not (every and step % every == 0):
+            _remove(folder / f"step_{step}")
+    aside = [path for path in folder.iterdir() if _ASIDE.fullmatch(path.name)]
+    for path in sorted(aside, key=lambda path: path.stat().st_ctime_ns)[:-KEPT_ASIDE]:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Under a draft's name first: half of it would be taken for a damaged checkpoint."""
+    doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}{DRAFT}")
+    shutil.rmtree(path.rename(doomed))
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
@@ -204,18 +242,20 @@ def checkpoint_bytes(folder: Path) -> int:
     return total_bytes(folder / f"step_{steps[-1]}") if steps else 0
 
 
-def check_disk(folder: Path, num_bytes: int, keep: int, note: Callable[[str], None]) -> None:
+def check_disk(folder: Path, num_bytes: int, kept: int, note: Callable[[str], None]) -> None:
     """Before a run: is there room for its checkpoints in `folder` (which need not exist yet)?
 
     Args:
         num_bytes: what one takes; 0 when that is not known.
-        keep: `checkpoint.keep`; a new one is complete before an old one goes.
+        kept: how many will stay; a new one is complete before an old one goes.
 
     Raises:
         ConfigError: not even one fits. That not all fit is noted.
     """
     existing = next(path for path in (folder, *folder.parents) if path.is_dir())
-    free, wanted = shutil.disk_usage(existing).free, keep + 1 - len(checkpoint_steps(folder))
+    half = [file for draft in folder.glob(f".step_*{DRAFT}") for file in draft.rglob("*")]
+    free = shutil.disk_usage(existing).free + sum(file.stat().st_size for file in half)
+    wanted = kept + 1 - len(checkpoint_steps(folder))
     if free < num_bytes:
         raise ConfigError(
             "There is no room for a checkpoint.",
@@ -226,7 +266,7 @@ def check_disk(folder: Path, num_bytes: int, keep: int, note: Callable[[str], No
     if free < wanted * num_bytes:
         note(
             f"{existing} has {free / GIB:.3g} GiB free; the run will want about "
-            f"{wanted * num_bytes / GIB:.3g} GiB for its checkpoints (checkpoint.keep={keep})"
+            f"{wanted * num_bytes / GIB:.3g} GiB for its checkpoints (checkpoint.keep, .keep_every)"
         )
 
 
@@ -298,11 +338,3 @@ def _why(error: CheckpointError) -> str:
         (line.removeprefix("found:").strip() for line in lines if line.startswith("found:")),
         lines[0],
     )
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,79 +1,149 @@
-"""Which weights a run began with, so that it is not resumed on others under the same path.
+"""Which models a run began with, so that it is not resumed on others under the same paths.
 
 A checkpoint holds the trained parameters; the reference of the KL term, frozen parameters and the
-base of adapters are read from `policy.path` again. The fingerprint is over content: SHA-256 of
-every tensor with its name, type and shape, whatever files they are spread over, and the model's
-`config.json` without what only describes it. All of the weights are read, several tensors at once:
-1.8 GB/s on a core with SHA instructions, hence 8 s of one core for 7 B parameters in bf16 (14 GB),
-less on several; the learners that read the same files next find them in memory.
+base of adapters are read from `policy.path` again, and reward models from theirs. The fingerprint
+is over content: SHA-256 of every tensor with its name, type and shape, whatever files they are
+spread over, the model's `config.json` without what only describes it, and the files of its
+tokenizer with template and stop tokens. All of the weights are read, several tensors at once: 1.8
+GB/s on a core with SHA instructions, hence 8 s of one core for 7 B parameters in bf16 (14 GB), less
+on several; the actors that read the same files next find them in memory. Of a model behind a server
+the name is all that is known.
 
-Left out: hub ids whose weights are not on this machine yet (asked again once they are), and the
-reward models (their scores are not part of the state).
+Left out: hub ids whose weights are not on this machine yet (asked again once they are), and models
+that a reward of one's own loads.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mgsrl.cluster.preflight import usable_cores
+from mgsrl.config import DomainConfig
+from mgsrl.config.model_path import POCKET_REWARD_MODEL, find_model
+from mgsrl.config.resume import names
+from mgsrl.config.reward import OWN
 from mgsrl.errors import CheckpointError
 
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "chat_template.json"),
+    *("chat_template.jinja", "generation_config.json"),
+)
+"""Files that decide which tokens a model reads and where it stops."""
 CHUNK = 1 << 24
 MAX_THREADS = 8
 LONGEST_HEADER = 100 << 20
 """Bytes; what the safetensors library itself accepts."""
+WHAT = {"weights": "weights", "config": "config.json", "tokenizer": "tokenizer or template"}
+"""The parts of a fingerprint that are compared, in words."""
 DESCRIPTIVE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")
 """Fields of `config.json` that change with how a model was saved."""
 
 
 @dataclass
-class PolicyIdentity:
-    """The policy behind `policy.path`."""
+class ModelIdentity:
+    """The model behind a key of the configuration."""
 
+    key: str
     path: str
     """A folder or a hub id."""
+    served: str | None = None
+    """The model's name at a server, which has no `path` here."""
+    todo: str = "rewards of two models do not compare"
+    """Why another one would not do."""
     _known: dict[str, Any] | None = None
 
     def fingerprint(self) -> dict[str, Any] | None:
-        """`weights`, `config` (hex digests) and `num_parameters` (0 where the files do not tell);
-        None while the weights are not on this machine."""
+        """`weights`, `config`, `tokenizer` (hex digests) and `num_parameters` (0 where the files
+        do not tell), or of a served one `name`; None while the weights are not on this machine."""
         if self._known is None:
-            self._known = fingerprint(self.path)
+            known = {"name": self.served} if self.served is not None else fingerprint(self.path)
+            self._known = known
         return self._known
 
-    def check(self, saved: Mapping[str, Any] | None) -> str | None:
-        """Compare with what a checkpoint says.
-
-        Returns:
-            Why nothing was compared, if so.
+    def check(self, saved: Mapping[str, Any] | None) -> None:
+        """Compare with what a checkpoint says, if it does and the weights are here.
 
         Raises:
             CheckpointError: these are other weights.
         """
-        if saved is None:
-            return "the checkpoint does not say which policy it began with: not compared"
         now = self.fingerprint()
-        if now is None:
-            return None  # not here yet
-        other = [part for part in ("weights", "config") if now[part] != saved.get(part)]
-        if other:
-            what = {"weights": "weights", "config": "config.json"}[other[0]]
-            raise CheckpointError(
-                f"policy.path holds another model than the run began with: other {what}.",
-                expected=f"{self.path} with {other[0]} {str(saved.get(other[0]))[:16]}...",
-                found=f"{now[other[0]][:16]}...",
-                todo="bring the model back (the reference of the KL term and frozen weights "
-                "come from it), or start anew (resume=never)",
-            )
-        return None
+        if saved is None or now is None:
+            return
+        for part in (*WHAT, "name"):
+            if part in saved and now.get(part) != saved[part]:
+                raise CheckpointError(
+                    f"{self.key} holds another model than the run began with: other "
+                    f"{WHAT.get(part, part)}.",
+                    expected=f"{self.path or self.key} with {part} {str(saved[part])[:16]}",
+                    found=str(now.get(part))[:16],
+                    todo=f"bring the model back ({self.todo}), name it in resume.allow, or start "
+                    "anew (resume=never)",
+                )
+
+
+@dataclass
+class Models:
+    """All models that a run reads from elsewhere."""
+
+    policy: ModelIdentity
+    rewards: Sequence[ModelIdentity] = ()
+    allow: Sequence[str] = ()
+    """`resume.allow`: keys whose models may be others."""
+
+    @classmethod
+    def of(
+        cls, policy_path: str, domains: Mapping[str, DomainConfig], allow: Sequence[str] = ()
+    ) -> Self:
+        """The policy in a folder or behind a hub id, and what the domains' rewards load or ask."""
+        policy = ModelIdentity(
+            "policy.path",
+            policy_path,
+            todo="the reference of the KL term and frozen weights come from it",
+        )
+        rewards = []
+        for domain, config in domains.items():
+            for name, score in config.reward.scores.items():
+                key = f"domains.{domain}.reward{'' if name == OWN else f'.extra.{name}'}"
+                if score.kind == "reward_model":
+                    path = find_model(score.options.path, f"{key}.path", POCKET_REWARD_MODEL)
+                    rewards.append(ModelIdentity(f"{key}.path", path))
+                elif isinstance(served := getattr(score.options, "model", None), str):
+                    rewards.append(ModelIdentity(f"{key}.model", "", served))
+        return cls(policy, rewards, allow)
+
+    def state(self) -> dict[str, Any]:
+        """Of all of them, JSON-able; part of a checkpoint."""
+        rewards = {model.key: model.fingerprint() for model in self.rewards}
+        return {"policy": self.policy.fingerprint(), "reward_models": rewards}
+
+    def check(self, state: Mapping[str, Any]) -> list[str]:
+        """Compare with the state that a checkpoint holds.
+
+        Returns:
+            What was not compared, in words.
+
+        Raises:
+            CheckpointError: these are other models.
+        """
+        rewards = state.get("reward_models")
+        saved = {**(rewards or {}), self.policy.key: state.get("policy")}
+        for model in (self.policy, *self.rewards):
+            if not names(self.allow, model.key):
+                model.check(saved.get(model.key))
+        unknown = ["policy"] if state.get("policy") is None else []
+        unknown += ["reward models"] if rewards is None and self.rewards else []
+        return [
+            f"the checkpoint does not say which {x} it began with: not compared" for x in unknown
+        ]
 
 
 def fingerprint(path: str) -> dict[str, Any] | None:
-    """See `PolicyIdentity.fingerprint`."""
+    """See `ModelIdentity.fingerprint`."""
     folder = _folder(path)
     if folder is None:
         return None
@@ -88,9 +158,11 @@ def fingerprint(path: str) -> dict[str, Any] | None:
         parts = [part for file in files for part in _parts(file)]
         lines = list(threads.map(_digest, parts))
     config = folder / "config.json"
+    tokenizer = [f"{name} {_described(folder / name)}" for name in TOKENIZER]
     return {
         "weights": _combined([*lines, *([base["weights"]] if base else [])]),
         "config": _combined([_described(config), *([base["config"]] if base else [])]),
+        "tokenizer": _combined([*tokenizer, *([base["tokenizer"]] if base else [])]),
         "num_parameters": sum(part.numel for part in parts),
     }
 
@@ -165,13 +237,22 @@ def _digest(part: _Part) -> str:
     return f"{part.label} {digest.hexdigest()}"
 
 
-def _described(config: Path) -> str:
+def _described(file: Path) -> str:
+    """The content of a small file; of JSON without what only describes how it was saved."""
     try:
-        fields = json.loads(config.read_text(encoding="utf-8"))
-        fields = {name: value for name, value in fields.items() if name not in DESCRIPTIVE}
-    except (OSError, ValueError, AttributeError):
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""  # not there, or loading it will say so
+    if file.suffix != ".json":
+        return text
+    try:
+        fields = json.loads(text)
+        return json.dumps(
+            {name: value for name, value in fields.items() if name not in DESCRIPTIVE},
+            sort_keys=True,
+        )
+    except (ValueError, AttributeError, RecursionError):
         return ""  # loading it will say so
-    return json.dumps(fields, sort_keys=True)
 
 
 def _combined(lines: list[str]) -> str:

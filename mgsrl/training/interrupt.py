@@ -48,7 +48,7 @@ def last_step_saved(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        grace_s = run.checkpoints.grace_s
+        grace_s = run.saver.config.grace_s
         with suppress(KeyboardInterrupt):  # what waited for the end of the step
             signals.release()
         # After steps without a finite update an older checkpoint may be the better one.

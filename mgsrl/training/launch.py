@@ -22,7 +22,7 @@ from mgsrl.report.extra import INSTALL, can_draw
 from mgsrl.report.page import build_report
 from mgsrl.training.build import build, first_checkpoint_bytes
 from mgsrl.training.checkpoint import Checkpoint, check_disk, checkpoint_bytes
-from mgsrl.training.fingerprint import PolicyIdentity
+from mgsrl.training.fingerprint import Models
 from mgsrl.training.folder import bring_back_config, run_folder, write_config
 from mgsrl.training.interrupt import interruptible, last_step_saved
 from mgsrl.training.loop import train
@@ -88,14 +88,15 @@ def _train(
     with Console(config.trackers.console, config.train.num_steps, first_step=first_step) as console:
         # Checked before the seconds that loading takes.
         cluster = replace(config.cluster, num_gpus=check_fits(config))
-        ready, policy, told = _loaded(config, checkpoint, console)
+        ready, models, told = _loaded(config, checkpoint, console)
         plugins = plugin_files()
         other = changed_plugins(folder, plugins)
         for note in (*ready.notes, *other, *told):
             console.note(note)
         checkpoints = folder / "checkpoints"
-        size = checkpoint_bytes(checkpoints) or first_checkpoint_bytes(config, policy)
-        check_disk(checkpoints, size, config.checkpoint.keep, console.note)
+        size = checkpoint_bytes(checkpoints) or first_checkpoint_bytes(config, models)
+        kept = config.checkpoint.most_kept(config.train.num_steps)
+        check_disk(checkpoints, size, kept, console.note)
         # From here on something is written: until now the folder is as an earlier process left it.
         write_config(folder, config_to_yaml(config))
         begin_run_record(
@@ -121,10 +122,10 @@ def _train(
                 session.recorded(),
                 _shown(console, "starting Ray", ray_of_ours) as session.ray_death,
             ):
-                while not _tried(config, ready, checkpoint, console, policy, session):
+                while not _tried(config, ready, checkpoint, console, models, session):
                     checkpoint = restarts.checkpoint()
                     restarts.pause()
-                    ready, policy, _ = _loaded(config, checkpoint, console)
+                    ready, models, _ = _loaded(config, checkpoint, console)
         except RayDiedError as error:
             session.begin_again(str(error))
             raise
@@ -132,20 +133,21 @@ def _train(
 
 def _loaded(
     config: Config, checkpoint: Checkpoint | None, console: Console
-) -> tuple[Plan, PolicyIdentity, list[str]]:
+) -> tuple[Plan, Models, list[str]]:
     """Model and data as at `checkpoint`, and what is to be said of the difference."""
     told = list[str]()
     with console.stage("loading model and data"):
         ready = plan(config)
-        policy = PolicyIdentity(ready.model_path)
+        models = Models.of(ready.model_path, config.domains, config.resume.allow)
+        models.state()  # read now, not in the first checkpoint's way
         if checkpoint is not None:
             others = ready.mixture.restore(
                 checkpoint.state["mixture"],
                 lambda source: other_data_allowed(config.resume.allow, source),
             )
             told += [f"{name} has other prompts than it had (resume.allow)" for name in others]
-            told += filter(None, [policy.check(checkpoint.state.get("policy"))])
-    return ready, policy, told
+            told += models.check(checkpoint.state)
+    return ready, models, told
 
 
 def _tried(
@@ -153,7 +155,7 @@ def _tried(
     ready: Plan,
     checkpoint: Checkpoint | None,
     console: Console,
-    policy: PolicyIdentity,
+    models: Models,
     session: Session,
 ) -> bool:
     """Train to the last step; False when something died and the run goes on from a checkpoint."""
@@ -161,7 +163,7 @@ def _tried(
         with session.recorded():
             session.restarts.see_machines()
             with (
-                build(config, ready, checkpoint, console, policy) as run,
+                build(config, ready, checkpoint, console, models) as run,
                 session.recorded(),  # before the actors are stopped, which may hang
             ):
                 session.run = run

@@ -5,36 +5,38 @@ one that is absent or changed. Whatever the damage, the answer is one `Checkpoin
 which file and why. Left out: signatures (it guards against accidents, not against people).
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
+from mgsrl.cluster.preflight import usable_cores
 from mgsrl.errors import CheckpointError
+from mgsrl.files.hashed import FileFacts, facts_of
 
 FILE = "manifest.json"
 FORMAT = 1
 STATE = "state.json"
 LEARNER = "learner"
+MAX_THREADS = 8
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-@dataclass(frozen=True)
-class _Facts:
-    size: int
-    """Bytes."""
-    sha256: str
+def write_manifest(folder: Path, known: Mapping[str, FileFacts] = MappingProxyType({})) -> None:
+    """Write the manifest of what is in `folder`.
 
-
-def write_manifest(folder: Path) -> None:
-    """Write the manifest of what is in `folder`."""
+    Args:
+        known: facts that whoever wrote a file has found on the way, by name; only the other files
+            are read.
+    """
     files = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
+        name: asdict(known.get(name) or facts_of(path))
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and (name := path.relative_to(folder).as_posix()) != FILE
     }
     (folder / FILE).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
 
@@ -43,8 +45,8 @@ def check_files(folder: Path, *, content: bool) -> None:
     """Compare the files of a checkpoint with its manifest.
 
     Args:
-        content: read and hash every file; without it only names and sizes are compared (which
-            costs no more than a directory listing).
+        content: read and hash every file, several at once; without it only names and sizes are
+            compared (which costs no more than a directory listing).
 
     Raises:
         CheckpointError: a file is missing, cut short, changed or not listed.
@@ -53,14 +55,18 @@ def check_files(folder: Path, *, content: bool) -> None:
     try:
         listed = _read(folder)
         for name, facts in listed.items():
-            _check_file(folder, name, facts, content)
+            _check_size(folder, name, facts)
         for path in folder.rglob("*"):
             name = path.relative_to(folder).as_posix()
             hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
             if path.is_file() and name not in listed and name != FILE and not hidden:
                 raise damaged(folder, f"{name} is not listed in {FILE}")
     except OSError as error:  # no permission, a broken disk, a name that is none
-        raise damaged(folder, f"{name} cannot be read ({error.strerror or error})") from error
+        raise _unreadable(folder, name, error) from error
+    if content:
+        with ThreadPoolExecutor(min(MAX_THREADS, usable_cores())) as threads:
+            for _ in threads.map(lambda item: _check_content(folder, *item), listed.items()):
+                pass
 
 
 def holds(folder: Path) -> bool:
@@ -81,7 +87,7 @@ def total_bytes(folder: Path) -> int:
     try:
         return sum(facts.size for facts in _read(folder).values())
     except OSError as error:
-        raise damaged(folder, f"{FILE} cannot be read ({error.strerror or error})") from error
+        raise _unreadable(folder, FILE, error) from error
 
 
 def damaged(folder: Path, found: str) -> CheckpointError:
@@ -95,18 +101,29 @@ def damaged(folder: Path, found: str) -> CheckpointError:
     )
 
 
-def _check_file(folder: Path, name: str, facts: _Facts, content: bool) -> None:
+def _check_size(folder: Path, name: str, facts: FileFacts) -> None:
     file = folder / name
     if not file.is_file():
         raise damaged(folder, f"{name} is missing")
     size = file.stat().st_size
     if size != facts.size:
         raise damaged(folder, f"{name} has {size} bytes, not {facts.size}")
-    if content and _sha256(file) != facts.sha256:
+
+
+def _check_content(folder: Path, name: str, facts: FileFacts) -> None:
+    try:
+        found = facts_of(folder / name)
+    except OSError as error:
+        raise _unreadable(folder, name, error) from error
+    if found != facts:
         raise damaged(folder, f"{name} does not match its sha256")
 
 
-def _read(folder: Path) -> dict[str, _Facts]:
+def _unreadable(folder: Path, name: str, error: OSError) -> CheckpointError:
+    return damaged(folder, f"{name} cannot be read ({error.strerror or error})")
+
+
+def _read(folder: Path) -> dict[str, FileFacts]:
     """The listed files; OSError when there is no such file."""
     path = folder / FILE
     if not path.is_file():
@@ -126,7 +143,7 @@ def _read(folder: Path) -> dict[str, _Facts]:
     return listed
 
 
-def _facts(folder: Path, name: str, facts: Any) -> _Facts:
+def _facts(folder: Path, name: str, facts: Any) -> FileFacts:
     parts = PurePosixPath(name).parts
     inside = bool(parts) and name[0] != "/" and ".." not in parts and name.isprintable()
     size = facts.get("size") if isinstance(facts, Mapping) else None
@@ -135,9 +152,4 @@ def _facts(folder: Path, name: str, facts: Any) -> _Facts:
     if not (inside and whole and isinstance(digest, str) and _SHA256.fullmatch(digest)):
         raise damaged(folder, f"{FILE} has no size and sha256 for {name!r}")
     assert isinstance(size, int)
-    return _Facts(size, digest)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return FileFacts(size, digest)

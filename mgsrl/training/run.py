@@ -10,49 +10,32 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mgsrl.cluster import signals
-from mgsrl.config import AlgoConfig, CheckpointConfig, SurgeryConfig
+from mgsrl.config import AlgoConfig, SurgeryConfig
 from mgsrl.data.mixture import Mixture
 from mgsrl.data.packing import PackedBatch, Packing, pack
-from mgsrl.errors import AbstentionError, InvariantError, NoUpdateError, StorageError, disk_problem
+from mgsrl.errors import AbstentionError, InvariantError, NoUpdateError
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.obs.console import Console
 from mgsrl.obs.metrics import oldest_version, staleness_metrics, step_scalars
 from mgsrl.obs.run_record import FILE as RUN_RECORD
-from mgsrl.obs.run_record import record_checkpoint, record_start
+from mgsrl.obs.run_record import record_start
 from mgsrl.obs.timers import StageTimers
 from mgsrl.rewards.scorer import Scorer
-from mgsrl.rollout.sampler import Sampler, Submission
-from mgsrl.training.checkpoint import (
-    Checkpoint,
-    checkpoint_bytes,
-    checkpoint_steps,
-    prune_checkpoints,
-    save_checkpoint,
-    set_others_aside,
-)
+from mgsrl.rollout.sampler import Sampler
+from mgsrl.training.checkpoint import Checkpoint, checkpoint_steps, set_others_aside
 from mgsrl.training.choreography import Choreography
 from mgsrl.training.evaluation import Evaluation
-from mgsrl.training.fingerprint import PolicyIdentity
-from mgsrl.training.in_flight import Ahead, read_in_flight, write_in_flight
+from mgsrl.training.fingerprint import Models
+from mgsrl.training.in_flight import Ahead, read_in_flight
 from mgsrl.training.journal import Journal
 from mgsrl.training.publisher import Publisher
+from mgsrl.training.saver import Boundary, Saver
 from mgsrl.training.schedule import Schedule
 from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
 
 Groups = Mapping[str, Sequence[RolloutGroup]]
-
-
-@dataclass(frozen=True)
-class Boundary:
-    """Where a run stood when a step was whole: what a checkpoint holds beside the learners' state,
-    also while the next step is under way."""
-
-    step: int
-    state: dict[str, Any]
-    ahead: dict[int, Submission]
 
 
 @dataclass
@@ -71,19 +54,15 @@ class Run:
     journal: Journal
     algo: AlgoConfig
     surgery: SurgeryConfig
-    checkpoints: CheckpointConfig
+    saver: Saver
     packing: Packing
     console: Console
     checkpoint: Checkpoint | None
     """Where to go on; None starts anew."""
-    policy: PolicyIdentity
-    config_yaml: str
-    """The resolved configuration, kept with every checkpoint."""
+    models: Models
     keeps_ahead: bool = True
     """Whether the checkpoint's rollouts of later steps are those that this run would make: not
     where `resume.allow` made it another experiment."""
-    first_checkpoint_bytes: int = 0
-    """What the first checkpoint will take, as far as known."""
     staleness: int = 0
     """Steps that rollouts may be ahead of the learners."""
     inflight_updates: bool = False
@@ -115,7 +94,8 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage of the step and show it."""
+        """Time a stage of the step and show it; before, complete a checkpoint that is written."""
+        self.saver.poll()
         with self.console.stage(name, step=self._in_step), self.timers.stage(name):
             yield
 
@@ -137,12 +117,13 @@ class Run:
         """Weights, optimizer, rewards' statistics and logs as they were at the checkpoint (the
         mixture comes restored: whether its data are the same is known before actors start)."""
         if self.checkpoint is not None:
-            self.policy.check(self.checkpoint.state.get("policy"))  # from a hub: not known before
+            self.models.check(self.checkpoint.state)  # from a hub: not known before
             with self.console.stage(f"restoring {self.checkpoint.path.name}"):
                 self.learners.load(self.checkpoint.path / "learner")
                 self.scorer.restore(self.checkpoint.state.get("rewards", {}))
             self.sampler.lengths |= self.checkpoint.state.get("response_lengths", {})
             self.step = self.checkpoint.step
+            self._skipped = self.checkpoint.state.get("skipped", 0)
             self._ahead = read_in_flight(
                 self.checkpoint.path, self.mixture, responses=self.keeps_ahead
             )
@@ -225,7 +206,7 @@ class Run:
 
     def update(self) -> StepStats:
         """The learners' step. From here to its logs a signal waits: they would not tell of it."""
-        signals.hold(self.checkpoints.grace_s)
+        signals.hold(self.saver.config.grace_s)
         self._boundary = None
         return self.learners.optimizer_step(self.step)
 
@@ -282,13 +263,12 @@ class Run:
         )
         scalars["skipped"] = skipped
         self.journal.log_step(self.step, scalars, groups, report)
+        self._watch_skips(outcomes)
         self._boundary = self._whole_step()
         signals.release()
-        self._watch_skips(outcomes)
         self.evaluate_if_due()
-        every = self.checkpoints.every
-        if self.step == self.num_steps or (every and self.step % every == 0):
-            self._save_checkpoint()
+        if self.saver.due(self.step):
+            self.save_checkpoint()
             self.journal.draw_heat_map(self.step)
 
     def finish(self) -> None:
@@ -330,50 +310,23 @@ class Run:
             "mixture": self.mixture.state(),
             "rewards": self.scorer.state(),
             "response_lengths": dict(self.sampler.lengths),
-            "policy": self.policy.fingerprint(),
+            "skipped": self._skipped,
+            **self.models.state(),
         }
         return Boundary(self.step, state, dict(self.sampler.outstanding))
 
-    def _save_checkpoint(self) -> None:
-        """Save and prune. A disk that does not take it costs this checkpoint, not the run: only
-        after the last step there is nothing to go on for."""
-        signals.hold(self.checkpoints.grace_s)
-        try:
-            stage = self.console.stage(f"saving checkpoint {self.step}")
-            with stage, self.turns.learners_whole():
-                self.sampler.gather()  # of what is ahead
-                self._write_checkpoint()
-        except OSError as error:
-            problem = str(error) if isinstance(error, StorageError) else disk_problem(error)
-            if problem is None or self.step == self.num_steps:
-                raise
-            newest = checkpoint_steps(self.folder / "checkpoints")[-1:]
-            named = ", ".join(f"step_{step}" for step in newest)
-            self.console.note(
-                f"{problem}; training goes on, the newest checkpoint is {named or 'none yet'}"
-            )
-        signals.release()
+    def save_checkpoint(self) -> None:
+        """Of the step just done; in the background, if so configured."""
+        assert self._boundary is not None
+        self.saver.save(self._boundary, self.sampler.gather)
 
-    def _write_checkpoint(self) -> None:
-        boundary = self._boundary
-        assert boundary is not None
-        folder = self.folder / "checkpoints"
-        save_checkpoint(
-            folder,
-            boundary.step,
-            boundary.state,
-            self.learners.save,
-            write_more=lambda draft: write_in_flight(draft, boundary.ahead),
-            config_yaml=self.config_yaml,
-            num_bytes=checkpoint_bytes(folder) or self.first_checkpoint_bytes,
-        )
-        write = partial(record_checkpoint, self.folder, boundary.step)
-        self.journal.backlog.add(RUN_RECORD, write)
-        best = self.evaluation.find_best()
-        prune_checkpoints(folder, self.checkpoints.keep, best.step if best else None)
+    def settle_checkpoint(self) -> None:
+        """Wait until the checkpoint that is being written, if one is, is on the disk."""
+        self.saver.settle()
 
     def save_last_step(self) -> str | None:
-        """For a run that cannot go on: save the last whole step, though a later one is under way.
+        """For a run that cannot go on: complete the checkpoint that is being written, and save the
+        last whole step, though a later one is under way.
 
         Returns:
             What was saved; None when there was nothing that was not.
@@ -381,11 +334,12 @@ class Run:
         Raises:
             MgsrlError: it cannot be saved.
         """
-        boundary = self._boundary
-        if boundary is None or not self.learners.handles:
+        if not self.learners.handles:
             return None
-        if boundary.step in checkpoint_steps(self.folder / "checkpoints"):
+        self.saver.settle()
+        boundary = self._boundary
+        if boundary is None or boundary.step in checkpoint_steps(self.folder / "checkpoints"):
             return None
         self.turns.end()
-        self._write_checkpoint()
+        self.saver.save_now(boundary)
         return f"checkpoints/step_{boundary.step}"

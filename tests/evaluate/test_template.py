@@ -19,8 +19,8 @@ from mgsrl.evaluate.runner import Evaluation
 from mgsrl.evaluate.sampling import PromptMaker
 from mgsrl.evaluate.store import store_settings
 from mgsrl.evaluate.tasks import parse_tasks, source_of
-from mgsrl.training.checkpoint import save_checkpoint
 from mgsrl.types import Sampling
+from tests.checkpoints import save_checkpoint
 from tests.conftest import CHAT_TEMPLATE
 
 TEMPLATE = (

@@ -177,6 +177,16 @@ def whole_weights(worker: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in worker.source}
 
 
+def save_all(worker: Any, folder: Path) -> None:
+    """Every rank's part of a checkpoint is on the disk afterwards."""
+    folder.mkdir(exist_ok=True)
+    worker.save(str(folder))
+    written = worker.saved()
+    assert written is not None
+    assert written.problem is None
+    torch.distributed.barrier()
+
+
 def spawn(work: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     """`work(rank, world_size, address, *args)` in as many processes; the results by rank."""
     with tempfile.TemporaryDirectory() as folder:

@@ -1,13 +1,18 @@
 """Saving and loading: to the bit at the same world size, elastic over ranks and ZeRO stages."""
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from mgsrl.errors import CheckpointError
+from mgsrl.files.hashed import HashedFile, hashed_file
 from mgsrl.learner.checkpoint import read_weights
 from mgsrl.learner.layout import STATES
 from mgsrl.sync.fingerprint import fingerprint
@@ -19,6 +24,7 @@ from tests.learner.parts import (
     make_spec,
     one_step,
     relative_error,
+    save_all,
     spawn,
     whole_weights,
 )
@@ -57,6 +63,21 @@ def _masters(worker: Any) -> list[tuple[str, int, torch.Tensor]]:
     return [(s.name, s.start, worker.layout.master(s).clone()) for s in worker.layout.shards]
 
 
+@contextmanager
+def _slow_disk() -> Iterator[threading.Event]:
+    """Nothing is written before the event."""
+    goes_on = threading.Event()
+
+    @contextmanager
+    def waiting(path: Path) -> Iterator[HashedFile]:
+        assert goes_on.wait(120)
+        with hashed_file(path) as file:
+            yield file
+
+    with patch("mgsrl.learner.shard_file.hashed_file", waiting):
+        yield goes_on
+
+
 def save_and_go_on(
     rank: int, world_size: int, address: str, model: Path, root: Path
 ) -> dict[str, Any]:
@@ -67,16 +88,20 @@ def save_and_go_on(
             _step(worker, rank, world_size, step)
         worker.move_reference()
         (root / name).mkdir(exist_ok=True)
-        worker.save(str(root / name))
         saved = _masters(worker)
-        _step(worker, rank, world_size, 2)
+        with _slow_disk() as goes_on:  # the step changes what is being saved
+            worker.save(str(root / name), background=True)
+            _step(worker, rank, world_size, 2)
+            assert worker.saved(wait=False) is None
+            goes_on.set()
+            assert worker.saved().problem is None
+        torch.distributed.barrier()
         resumed = _resume(case, rank, world_size, address, model, root / name)
         results[name] = {"saved": saved, "weights": whole_weights(worker), **resumed}
         moments = _moments(worker)
         worker.reset_optimizer()
         folder = root / f"{name}_reset"
-        folder.mkdir(exist_ok=True)
-        worker.save(str(folder))
+        save_all(worker, folder)
         _step(worker, rank, world_size, 2)
         results[name]["reset"] = {
             "weights": whole_weights(worker),

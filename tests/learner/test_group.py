@@ -19,6 +19,7 @@ from mgsrl.errors import (
     StorageError,
     UserError,
 )
+from mgsrl.files.hashed import facts_of
 from mgsrl.learner.group import LearnerGroup, rank_environment
 from tests.learner.parts import Case, make_batch, make_spec
 
@@ -56,7 +57,10 @@ def test_one_step_over_two_actors(group: LearnerGroup, tmp_path: Path) -> None:
     assert report.gram_MDD.shape[1:] == (3, 3)
     assert stats.grad_norm > 0
     assert stats.learning_rate == pytest.approx(5e-3)
-    group.save(tmp_path)
+    group.save(tmp_path, background=True)
+    written = group.saved()
+    assert written is not None
+    assert written == {path.name: facts_of(path) for path in tmp_path.iterdir()}
     group.load(tmp_path)
     (row,) = group.logprobs([(5, 9, 7)], 1.0)
     assert row[0] == 0.0
@@ -69,10 +73,12 @@ def test_a_full_disk_is_told_and_the_learners_live_on(
 ) -> None:
     with contextlib.suppress(OSError):
         (small_disk / "ballast").write_bytes(bytes(8 << 20))
+    group.save(small_disk, background=True)
     with pytest.raises(StorageError, match="shards could not be written: No space left"):
-        group.save(small_disk)
+        group.saved()
     (small_disk / "ballast").unlink()
     group.save(small_disk)
+    assert group.saved(wait=False)
     group.load(small_disk)
 
 

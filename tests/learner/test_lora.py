@@ -28,6 +28,7 @@ from tests.learner.parts import (
     make_spec,
     one_step,
     relative_error,
+    save_all,
     spawn,
     textbook,
     whole_weights,
@@ -118,8 +119,7 @@ def run_cases(
         worker.move_reference()
         result["reference"] = _raw(worker.reference.model)
         folder = root / f"{name}_{world_size}"
-        folder.mkdir(exist_ok=True)
-        worker.save(str(folder))
+        save_all(worker, folder)
         if name in RESUMED:
             _step(worker, case, rank, world_size, STEPS)
             result["next"] = _raw(worker.policy)

@@ -18,10 +18,10 @@ from mgsrl.training.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
     prune_checkpoints,
-    save_checkpoint,
     set_others_aside,
     write_best,
 )
+from tests.checkpoints import save_checkpoint
 
 
 def _text(file: Path) -> None:
@@ -176,7 +176,8 @@ def test_a_failed_save_leaves_the_old_one_and_the_next_save_clears_up(tmp_path: 
     found = newest_checkpoint(tmp_path, print)
     assert found is not None
     assert found.step == 1
-    (tmp_path / ".step_2.tmp").mkdir()  # what a killed process leaves
+    for left in (".step_2.tmp", ".step_2.0f0f.tmp"):  # what a killed process leaves
+        (tmp_path / left).mkdir()
     save_checkpoint(tmp_path, 3, {}, _write)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_1", "step_3"]
 
@@ -228,7 +229,7 @@ def test_room_is_looked_for_before_anything_is_written(small_disk: Path) -> None
     assert notes == []
     check_disk(folder, free // 2, 2, notes.append)
     assert len(notes) == 1
-    assert "checkpoint.keep=2" in notes[0]
+    assert "checkpoint.keep" in notes[0]
     with pytest.raises(ConfigError, match=r"no room(.|\n)*another run\.dir"):
         check_disk(folder, free + 1, 0, notes.append)
     path = save_checkpoint(small_disk, 1, {}, _write)

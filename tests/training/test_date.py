@@ -13,9 +13,9 @@ from mgsrl.config.compose import compose_config, config_from_yaml, config_to_yam
 from mgsrl.config.resume import resume_changes
 from mgsrl.errors import CheckpointError, ConfigError
 from mgsrl.training import launch
-from mgsrl.training.checkpoint import save_checkpoint
 from mgsrl.training.folder import write_config
 from mgsrl.training.plan import plan
+from tests.checkpoints import save_checkpoint
 from tests.conftest import CHAT_TEMPLATE
 from tests.training.test_fit import SMALL
 

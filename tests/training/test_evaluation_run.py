@@ -22,12 +22,12 @@ from mgsrl.obs.trackers import TensorBoardTracker
 from mgsrl.training.checkpoint import (
     checkpoint_steps,
     prune_checkpoints,
-    save_checkpoint,
     set_others_aside,
 )
 from mgsrl.training.evaluation import Evaluation
 from mgsrl.training.export import export_model
 from mgsrl.training.journal import Journal
+from tests.checkpoints import save_checkpoint
 from tests.training import runs
 
 REWARDS = {

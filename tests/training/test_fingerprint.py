@@ -8,13 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mgsrl.config import DomainConfig, RewardConfig
 from mgsrl.errors import CheckpointError
-from mgsrl.training.fingerprint import PolicyIdentity, fingerprint
+from mgsrl.training.fingerprint import ModelIdentity, Models, fingerprint
 
 
 @pytest.fixture
 def model(tiny_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def _policy(model: Path) -> ModelIdentity:
+    return ModelIdentity("policy.path", str(model))
 
 
 def test_it_counts_the_parameters(model: Path) -> None:
@@ -25,8 +30,8 @@ def test_it_counts_the_parameters(model: Path) -> None:
 
 
 def test_one_changed_weight_is_another_model(model: Path) -> None:
-    saved = json.loads(json.dumps(PolicyIdentity(str(model)).fingerprint()))
-    assert PolicyIdentity(str(model)).check(saved) is None
+    saved = json.loads(json.dumps(_policy(model).fingerprint()))
+    _policy(model).check(saved)
     tensors = load_file(model / "model.safetensors")
     for name in list(tensors)[::5]:
         changed = {key: tensor.clone() for key, tensor in tensors.items()}
@@ -34,7 +39,7 @@ def test_one_changed_weight_is_another_model(model: Path) -> None:
         flat[-1] = torch.nextafter(flat[-1], torch.tensor(9.0))
         save_file(changed, model / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(CheckpointError, match=r"other weights(.|\n)*resume=never"):
-            PolicyIdentity(str(model)).check(saved)
+            _policy(model).check(saved)
 
 
 def test_how_the_same_weights_are_stored_does_not_matter(model: Path) -> None:
@@ -57,7 +62,7 @@ def test_the_configuration_is_part_of_a_model(model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
     with pytest.raises(CheckpointError, match=r"other config\.json"):
-        PolicyIdentity(str(model)).check(saved)
+        _policy(model).check(saved)
 
 
 def test_the_base_of_an_adapter_is_part_of_it(model: Path, tmp_path: Path) -> None:
@@ -87,9 +92,43 @@ def test_other_formats_and_damaged_files_are_hashed_whole(model: Path) -> None:
 
 
 def test_what_is_not_here_yet_is_not_compared() -> None:
-    policy = PolicyIdentity("nobody/nothing-of-this-name")
+    policy = ModelIdentity("policy.path", "nobody/nothing-of-this-name")
     assert policy.fingerprint() is None
-    assert policy.check({"weights": "0", "config": "0"}) is None
-    told = policy.check(None)
-    assert told is not None
-    assert "not compared" in told
+    policy.check({"weights": "0", "config": "0"})
+    (told,) = Models(policy).check({})
+    assert "which policy it began with: not compared" in told
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja"])
+def test_the_tokenizer_is_part_of_a_model(model: Path, name: str) -> None:
+    saved = fingerprint(str(model))
+    assert saved is not None
+    (model / name).write_text('{"chat_template": "another"}')
+    with pytest.raises(CheckpointError, match="other tokenizer or template"):
+        _policy(model).check(saved)
+    del saved["tokenizer"]  # of an older checkpoint
+    _policy(model).check(saved)
+
+
+def test_reward_models_are_compared_by_their_weights_and_served_ones_by_name(model: Path) -> None:
+    judge = {"kind": "judge", "url": "http://127.0.0.1:1/v1", "model": "first"}
+    reward = RewardConfig.of("reward_model", path=str(model), extra={"tone": judge})
+    domains = {"chat": DomainConfig(reward=reward), "math": DomainConfig()}
+    state = json.loads(json.dumps(Models.of(str(model), domains).state()))
+    assert list(state["reward_models"]) == [
+        "domains.chat.reward.path",
+        "domains.chat.reward.extra.tone.model",
+    ]
+    assert Models.of(str(model), domains).check(state) == []
+    (told,) = Models.of(str(model), domains).check({"policy": state["policy"]})
+    assert "which reward models it began with" in told
+    reward.extra["tone"].options.model = "second"
+    with pytest.raises(CheckpointError, match=r"tone\.model holds another model"):
+        Models.of(str(model), domains).check(state)
+    reward.extra["tone"].options.model = "first"
+    other = Path(shutil.copytree(model, model.with_name("other")))
+    tensors = load_file(model / "model.safetensors")
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name] + 1}, model / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"domains\.chat\.reward\.path(.|\n)*other weights"):
+        Models.of(str(other), domains).check(state)

@@ -13,8 +13,9 @@ from mgsrl.config.resume import ANOTHER, Change, resume_changes
 from mgsrl.errors import CheckpointError, ConfigError, MissingPathError, UserError
 from mgsrl.files.jsonl import dump_line
 from mgsrl.obs.run_record import begin_run_record, record_checkpoint
-from mgsrl.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from mgsrl.training.checkpoint import Checkpoint, load_checkpoint
 from mgsrl.training.folder import bring_back_config, run_folder, write_config
+from tests.checkpoints import save_checkpoint
 
 OTHER_SEED = Change("seed", "0 -> 1", ANOTHER)
 

@@ -13,9 +13,9 @@ import pytest
 from mgsrl.config.compose import compose_config, config_from_yaml
 from mgsrl.errors import CheckpointError, ConfigError, UserError
 from mgsrl.training import launch
-from mgsrl.training.checkpoint import save_checkpoint
 from mgsrl.training.fingerprint import fingerprint
 from mgsrl.training.plan import plan
+from tests.checkpoints import save_checkpoint
 from tests.training.test_fit import SMALL, edited
 
 
