@@ -229,17 +229,6 @@ def _run(
         scorer=scorer,
         journal=journal,
     )
-    saver = Saver(
-        folder=journal.folder,
-        config=config.checkpoint,
-        num_steps=config.train.num_steps,
-        learners=publisher.learners,
-        turns=publisher.turns,
-        evaluation=evaluation,
-        console=console,
-        config_yaml=config_to_yaml(config),
-        first_bytes=first_checkpoint_bytes(config, models),
-    )
     return Run(
         folder=journal.folder,
         num_steps=config.train.num_steps,
@@ -253,7 +242,7 @@ def _run(
         journal=journal,
         algo=config.algo,
         surgery=config.surgery,
-        saver=saver,
+        saver=_saver(config, publisher, evaluation, first_checkpoint_bytes(config, models)),
         packing=Packing(
             micro_batch_size=config.learner.micro_batch_size,
             world_size=config.learner.world_size,
@@ -270,6 +259,20 @@ def _run(
         staleness=config.rollout.staleness,
         inflight_updates=config.rollout.inflight_updates,
         max_skipped_steps=config.train.max_skipped_steps,
+    )
+
+
+def _saver(config: Config, publisher: Publisher, evaluation: Evaluation, size: int) -> Saver:
+    return Saver(
+        folder=evaluation.journal.folder,
+        config=config.checkpoint,
+        num_steps=config.train.num_steps,
+        learners=publisher.learners,
+        turns=publisher.turns,
+        evaluation=evaluation,
+        console=evaluation.journal.console,
+        config_yaml=config_to_yaml(config),
+        first_bytes=size,
     )
 
 

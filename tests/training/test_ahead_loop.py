@@ -142,7 +142,7 @@ def walk(
         ),
         console=SimpleNamespace(progress=None, stage=stage),
         algo=AlgoConfig(),
-        checkpoints=CheckpointConfig(),
+        saver=SimpleNamespace(config=CheckpointConfig(), poll=lambda: None),
         timers=StageTimers(),
         seconds=[],
         evaluated=[],

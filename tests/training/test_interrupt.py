@@ -147,7 +147,7 @@ def leaving(save: Callable[[], str | None], grace_s: float, train: Callable[[], 
     """What a run says that `train` is of and `save` saves."""
     notes: list[str] = []
     run: Any = SimpleNamespace(
-        checkpoints=SimpleNamespace(grace_s=grace_s),
+        saver=SimpleNamespace(config=SimpleNamespace(grace_s=grace_s)),
         save_last_step=save,
         console=SimpleNamespace(note=notes.append),
     )
