@@ -31,12 +31,12 @@ FREE_KEYS = (
     "learner.max_restarts",
     "learner.restart_window",
     "learner.assert_purity",
+    "rollout.sync.",
     "rollout.time_limit_s",
     "rollout.start_limit_s",
     "rollout.max_restarts",
     "rollout.restart_window",
     "domains.*.reward.num_workers",
-    "domains.*.reward.num_gpus",
     "domains.*.reward.start_limit_s",
     "domains.*.reward.call_limit_s",
     "domains.*.reward.max_restarts",
@@ -58,7 +58,9 @@ LAYOUT_KEYS = (
     "learner.tokens_per_micro_batch",
     "learner.threads_per_rank",
     "learner.gradient_checkpointing",
+    "learner.share_prompts",
     "learner.offload_optimizer",
+    "learner.offload_reference",
     "learner.offload_during_rollout",
     "surgery.buffer_device",
     "surgery.reliability.every",
@@ -71,6 +73,12 @@ LAYOUT_KEYS = (
     "rollout.max_prompts_in_flight",
     "rollout.enforce_eager",
     "domains.*.num_workers",
+    # A model's batches, and whether it computes on a GPU.
+    *(
+        f"domains.*.reward.{extra}{name}"
+        for extra in ("", "extra.*.")
+        for name in ("batch_size", "num_gpus")
+    ),
 )
 
 # How many prompts of what: the run goes on, with other batches than it would have had.
