@@ -81,7 +81,11 @@ def how_to_go_on(folder: Path, command: Sequence[str]) -> str:
     """
     done = last_logged_step(folder)
     saved = max(checkpoint_steps(folder / "checkpoints"), default=0)
-    rest = [argument for argument in command if not argument.startswith(("resume=", "resume.checkpoint="))]
+    rest = [
+        argument
+        for argument in command
+        if not argument.startswith(("resume=", "resume.checkpoint="))
+    ]
     again = shlex.join(rest) or "mgsrl.train(config) with the same configuration"
     if not saved:
         where = "no checkpoint was written yet (checkpoint.every): it starts from the beginning"
