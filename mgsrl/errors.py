@@ -49,6 +49,10 @@ class CheckpointError(UserError):
     """A checkpoint that is incomplete, damaged or of another run."""
 
 
+class NewerVersionError(CheckpointError):
+    """A run folder or checkpoint that a newer mgsrl wrote: this one would understand half of it."""
+
+
 class StorageError(MgsrlError, OSError):
     """A file of the run could not be written: the disk is full, read-only or broken."""
 

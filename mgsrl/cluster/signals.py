@@ -68,8 +68,8 @@ def _note_signal(signum: int) -> None:
     _first_at = time.monotonic()
     # Not print: a signal may come in the middle of one, and its lock is not for twice.
     with suppress(OSError):
-        line = f"\nmgsrl: stopping ({_name(signum)}); this takes some seconds\n"
-        os.write(2, line.encode())
+        told = "this takes some seconds, a second signal leaves at once"
+        os.write(2, f"\nmgsrl: stopping ({_name(signum)}); {told}\n".encode())
 
 
 def _put_off(signum: int, frame: FrameType | None) -> bool:

@@ -6,7 +6,8 @@ at both every `LOOK_S` seconds and `NOTICE_S` later (a signal to all processes a
 this one too: then the run ends as it does on that signal) says what happened, lets the caller
 record it and leaves, or has the process begin again (`again.py`). Nothing is cleaned up: every
 clean-up asks the dead process. The loss of an actor may be noticed before; then `death` tells the
-true cause.
+true cause. One that was stopped (SIGSTOP) for half a minute counts as dead: to Ray it is by then,
+but what waits for it would wait for ever.
 
 Left out: Ray's processes on other machines (their raylet notices within a minute that its head is
 gone and dies, which is seen here).
@@ -24,6 +25,9 @@ import psutil
 LOOK_S = 1.0
 NOTICE_S = 2.0
 """Between seeing a death and leaving. In all a run ends within about `LOOK_S + NOTICE_S`."""
+STOPPED_LOOKS = 30
+"""In a row at which a process is seen stopped; this one's are not counted where it is stopped, too.
+"""
 NAMES = ("raylet", "gcs_server")
 
 
@@ -68,6 +72,8 @@ class RayWatch:
         self._processes = {process: process.name() for process in processes}
         self._on_death, self._stopping, self._ours = on_death, stopping, ours
         self._begin_again = begin_again
+        self._stopped: dict[psutil.Process, int] = {}
+        """Looks in a row."""
         self._end = threading.Event()
         self._at_the_end: str | None = None
 
@@ -81,17 +87,22 @@ class RayWatch:
         to have died may have died of this."""
         if self._end.is_set():
             return self._at_the_end
-        dead = [name for process, name in self._processes.items() if not _alive(process)]
+        dead = [
+            name
+            for process, name in self._processes.items()
+            if not _alive(process) or self._stopped.get(process, 0) >= STOPPED_LOOKS
+        ]
         if not dead:
             return None
         return (
-            f"Ray's {' and '.join(dead)} died (killed, out of memory or crashed): its workers are "
-            "lost. The same command goes on from the last checkpoint"
+            f"Ray's {' and '.join(dead)} died (killed, stopped, out of memory or crashed): its "
+            "workers are lost. The same command goes on from the last checkpoint"
         )
 
     def run(self) -> None:
         """Look until the end, or the first death."""
         while not self._end.wait(LOOK_S):
+            self._stopped = {p: self._stopped.get(p, 0) + 1 for p in self._processes if _stopped(p)}
             message = self.death()
             if message is not None:
                 if not self._end.wait(NOTICE_S) and not self._stopping():
@@ -137,5 +148,12 @@ def _ray_processes() -> list[psutil.Process]:
 def _alive(process: psutil.Process) -> bool:
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _stopped(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_STOPPED)
     except psutil.Error:
         return False

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from mgsrl.errors import ConfigError
+from mgsrl.errors import NewerVersionError
 from mgsrl.files.jsonl import jsonable, write_atomic
 
 FILE = "run.json"
@@ -188,14 +188,14 @@ def read_run_record(run_dir: Path) -> dict[str, Any]:
 
 
 def check_record_version(run_dir: Path) -> None:
-    """Raise ConfigError for a run folder that a newer mgsrl wrote: it would be understood by half,
-    and its record written over."""
+    """Raise NewerVersionError for a run folder that a newer mgsrl wrote: it would be understood by
+    half, and its record written over."""
     record = _known(run_dir)
     written = record.get("format", FORMAT)
     if isinstance(written, int) and written > FORMAT:
         versions = record.get("versions")
         by = versions.get("mgsrl", "?") if isinstance(versions, dict) else "?"
-        raise ConfigError(
+        raise NewerVersionError(
             f"{run_dir} was written by a newer version of mgsrl.",
             expected=f"{FILE} of format {FORMAT}",
             found=f"format {written}, of mgsrl {by}",

@@ -25,6 +25,7 @@ from mgsrl.errors import (
     ConfigError,
     MgsrlError,
     MissingPathError,
+    NewerVersionError,
     StorageError,
     disk_problem,
 )
@@ -170,12 +171,14 @@ def newest_checkpoint(folder: Path, note: Callable[[str], None]) -> Checkpoint |
     and passed over.
 
     Raises:
-        CheckpointError: there are checkpoints, and all are damaged.
+        CheckpointError: there are checkpoints, and all are damaged, or one is of a newer mgsrl.
     """
     found = []
     for path in sorted(_complete(folder), key=_step_of, reverse=True):
         try:
             checkpoint = load_checkpoint(path)
+        except NewerVersionError:
+            raise
         except CheckpointError as error:
             found.append(f"{path.name}: {_why(error)}")
             continue

@@ -41,8 +41,9 @@ def run_folder(
         note: receives what the user should know.
 
     Raises:
-        ConfigError: the folder cannot be written, another process trains in it, a newer mgsrl
-            wrote it, or its run had another configuration.
+        ConfigError: the folder cannot be written, another process trains in it, or its run had
+            another configuration.
+        NewerVersionError: a newer mgsrl wrote it, or one of its checkpoints.
         CheckpointError: the run made steps and no checkpoint of it can be used, or `resume=PATH`
             names a damaged one.
     """

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mgsrl.cluster.preflight import usable_cores
-from mgsrl.errors import CheckpointError
+from mgsrl.errors import CheckpointError, NewerVersionError
 from mgsrl.files.hashed import FileFacts, facts_of
 
 FILE = "manifest.json"
@@ -132,7 +132,15 @@ def _read(folder: Path) -> dict[str, FileFacts]:
         manifest = json.loads(path.read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as error:  # JSON and UTF-8 both
         raise damaged(folder, f"{FILE} cannot be read ({error})") from error
-    if not isinstance(manifest, Mapping) or manifest.get("format") != FORMAT:
+    version = manifest.get("format") if isinstance(manifest, Mapping) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise NewerVersionError(
+            f"The checkpoint {folder} was written by a newer version of mgsrl.",
+            expected=f"{FILE} of format {FORMAT}",
+            found=f"format {version}",
+            todo="use that version, or go on from another checkpoint (resume=PATH)",
+        )
+    if version != FORMAT:
         raise damaged(folder, f"{FILE} is not of format {FORMAT}")
     files = manifest.get("files")
     if not isinstance(files, Mapping):

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mgsrl.config.model_path import ASSETS, POCKET_POLICY
+from mgsrl.training.checkpoint import checkpoint_steps
 from tests.training import runs
 
 pytestmark = [pytest.mark.ray_cluster, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -107,6 +108,26 @@ def _killed(folder: Path, name: str, *overrides: str) -> subprocess.Popen[str]:
     (victim,) = [child for child in psutil.Process(process.pid).children() if child.name() == name]
     victim.kill()
     return process
+
+
+def test_a_run_that_is_stopped_within_a_step_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    options = ("train.num_steps=12", "checkpoint.every=0", "rollout.staleness=1")
+    runs.train(tmp_path / "whole", *options)
+    folder = tmp_path / "stopped"
+    process = runs.start(folder, *options)
+    runs.wait_for(lambda: runs.steps_done(folder) >= 2, "two steps")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 1
+    (saved,) = checkpoint_steps(folder / "checkpoints")
+    assert saved == runs.steps_done(folder) < 12
+    assert f"the last whole step is saved: checkpoints/step_{saved}\n" in _said(folder)
+    runs.train(folder, *options)
+    assert runs.metrics(folder) == runs.metrics(tmp_path / "whole")
+    assert runs.trained(folder, 12) == runs.trained(tmp_path / "whole", 12)
+
+
+def _said(folder: Path) -> str:
+    return folder.with_suffix(".log").read_text()
 
 
 def test_the_death_of_ray_is_told_and_recorded_within_seconds(tmp_path: Path) -> None:

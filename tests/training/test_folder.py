@@ -1,6 +1,7 @@
 """The run folder: one process at a time, never another run's, nothing deleted."""
 
 import contextlib
+import json
 import re
 import shutil
 import subprocess
@@ -10,7 +11,13 @@ import pytest
 
 from mgsrl.config.compose import compose_config, config_from_yaml, config_to_yaml
 from mgsrl.config.resume import ANOTHER, Change, resume_changes
-from mgsrl.errors import CheckpointError, ConfigError, MissingPathError, UserError
+from mgsrl.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingPathError,
+    NewerVersionError,
+    UserError,
+)
 from mgsrl.files.jsonl import dump_line
 from mgsrl.obs.run_record import begin_run_record, record_checkpoint
 from mgsrl.training.checkpoint import Checkpoint, load_checkpoint
@@ -295,3 +302,17 @@ def test_resuming_from_a_run_folder_names_its_newest_checkpoint(tmp_path: Path) 
     with pytest.raises(MissingPathError) as caught:
         _open(tmp_path / "new", str(tmp_path / "old"))
     assert f"set resume={newest}" in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["run.json", "checkpoints/step_6/manifest.json"])
+def test_a_newer_versions_folder_is_left_alone(what: str, tmp_path: Path) -> None:
+    _open(tmp_path)
+    begin_run_record(tmp_path, first_step=0)
+    for step in (3, 6):
+        _save(tmp_path, step)
+    newer = json.loads((tmp_path / what).read_text())
+    (tmp_path / what).write_text(json.dumps(newer | {"format": newer["format"] + 1}))
+    before = _state(tmp_path)
+    with pytest.raises(NewerVersionError, match="newer version"):
+        _open(tmp_path)
+    assert _state(tmp_path) == before

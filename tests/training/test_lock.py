@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -13,8 +12,6 @@ from pathlib import Path
 import pytest
 
 from mgsrl.errors import ConfigError
-from mgsrl.obs.run_record import FORMAT
-from mgsrl.training.folder import run_folder
 from mgsrl.training.lock import LOCK, locked
 
 HOLDER = """
@@ -73,15 +70,3 @@ def test_a_file_system_without_locks_is_told(
         pass
     (note,) = notes
     assert "file system without locks" in note
-
-
-def test_a_newer_versions_folder_is_left_alone(tmp_path: Path) -> None:
-    newer = {"format": FORMAT + 1, "versions": {"mgsrl": "9.0"}, "sessions": [{"new": 1}]}
-    record = tmp_path / "run.json"
-    record.write_text(json.dumps(newer))
-    with (
-        pytest.raises(ConfigError, match=r"newer version(?s:.*)of mgsrl 9\.0"),
-        run_folder(tmp_path, "auto", lambda _: [], print),
-    ):
-        pass
-    assert json.loads(record.read_text()) == newer
