@@ -35,6 +35,7 @@ GPUS = "needs 8 GPUs"
 NOT_RUN = {
     "mgsrl train +experiment=qwen_mgs": GPUS,
     "mgsrl train +experiment=qwen_mgs learner.world_size=8": "needs a cluster",
+    "mgsrl doctor +experiment=qwen_mgs learner.world_size=8": "needs a cluster",
     "mgsrl train +experiment=qwen_mgs_1gpu": "needs a GPU",
     "mgsrl train +experiment=smollm2_mgs_gpu": "needs a GPU",
     "mgsrl train +experiment=smollm2_mgs": "needs SmolLM2's weights and its data sets",
