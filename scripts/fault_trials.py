@@ -23,13 +23,16 @@ import json
 import os
 import random
 import re
+import secrets
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +70,8 @@ class Kind:
     overrides: tuple[str, ...] = ()
     repeats: bool = True
     """Whether steps since the last checkpoint are done again."""
+    two_nodes: bool = False
+    """Trained on a cluster of two nodes (both on this machine); `find` is given the second one."""
 
 
 def _actors(name: str) -> Callable[[psutil.Process], list[psutil.Process]]:
@@ -81,18 +86,24 @@ def _reward_workers(driver: psutil.Process) -> list[psutil.Process]:
 
 
 def _rays(name: str) -> Callable[[psutil.Process], list[psutil.Process]]:
-    return lambda driver: [child for child in driver.children() if child.name() == name]
+    return lambda parent: [
+        child
+        for child in parent.children()
+        if child.name() == name and child.status() != psutil.STATUS_ZOMBIE
+    ]
 
 
+TWO_RANKS = ("learner.world_size=2", "learner.threads_per_rank=1")
 KINDS = {
     "rollout worker": Kind(_actors("ray::RolloutWorker"), repeats=False),
     "reward worker": Kind(lambda driver: _reward_workers(driver)[:-1], repeats=False),
     "reward model": Kind(lambda driver: _reward_workers(driver)[-1:], repeats=False),
     "learner": Kind(_actors("ray::LearnerWorker")),
-    "learner rank": Kind(_actors("ray::LearnerWorker"), ("learner.world_size=2",)),
+    "learner rank": Kind(_actors("ray::LearnerWorker"), TWO_RANKS),
     "raylet": Kind(_rays("raylet")),
     "gcs server": Kind(_rays("gcs_server")),
     "driver": Kind(lambda driver: [driver]),
+    "a second node's raylet": Kind(_rays("raylet"), TWO_RANKS, two_nodes=True),
 }
 
 
@@ -111,19 +122,82 @@ class Trial:
     problems: list[str] = field(default_factory=list)
 
 
+class Nodes:
+    """A Ray cluster of two nodes on this machine's loopback interface; its second one, which is
+    killed, is started again as a supervisor would."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self.folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # sockets: a short path
+        token = self.folder / "token"
+        token.write_text(secrets.token_hex(32))
+        token.chmod(0o600)
+        self.environment = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_prestart_worker_first_driver": "0",
+        }
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        port = self.address.rpartition(":")[2]
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        head = ("--head", f"--port={port}", "--include-dashboard=false")
+        self._start("127.0.0.1", *head, f"--temp-dir={self.folder / 'ray'}")
+        self.begin_second()
+
+    def begin_second(self) -> None:
+        self.second = psutil.Process(self._start("127.0.0.2", f"--address={self.address}").pid)
+
+    def _start(self, host: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", *arguments]
+        command += [f"--node-ip-address={host}", "--num-cpus=2", "--disable-usage-stats"]
+        command += ["--object-store-memory=200000000", "--min-worker-port=0", "--max-worker-port=0"]
+        begin, end = self._log.stat().st_size if self._log.exists() else 0, time.monotonic() + 120
+        with self._log.open("ab") as log:
+            environment = os.environ | self.environment
+            node = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        self._nodes.append(node)
+        while b"Ray runtime started" not in self._log.read_bytes()[begin:]:
+            if node.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"a node did not start; see {self._log}")
+            time.sleep(LOOK_S)
+        return node
+
+    def stop(self) -> None:
+        for node in self._nodes:
+            _kill_family(node)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _kill_family(process: "subprocess.Popen[Any]") -> None:
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.Error:
+        family = []
+    for each in (*family, process):
+        with suppress(psutil.Error):
+            each.kill()
+    process.wait()
+
+
 class Train:
     """A run of `mgsrl train` in `folder`, begun again when it is killed."""
 
-    def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
+    def __init__(self, folder: Path, overrides: Sequence[str], nodes: Nodes | None = None) -> None:
         self.folder, self.log = folder, folder.with_suffix(".log")
+        self.nodes, self._environment = nodes, nodes.environment if nodes else {}
         program = [sys.executable, "-m", "mgsrl.cli", "train"]
         self._command = [*program, *SMALL, *overrides, f"run.dir={folder}"]
+        if nodes is not None:
+            self._command += [f"cluster.address={nodes.address}"]
         self.begin()
 
     def begin(self) -> None:
         with self.log.open("a") as log:
             paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+            environment |= self._environment
             self.process = subprocess.Popen(
                 self._command, stdout=log, stderr=subprocess.STDOUT, env=environment
             )
@@ -157,22 +231,10 @@ class Train:
 
     def victims(self, kind: Kind) -> list[psutil.Process]:
         try:
-            return kind.find(psutil.Process(self.process.pid))
+            of = self.nodes.second if self.nodes else psutil.Process(self.process.pid)
+            return kind.find(of)
         except psutil.Error:
             return []
-
-    def stop(self) -> None:
-        """End what is left of it."""
-        try:
-            family = psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.Error:
-            family = []
-        for process in (*family, self.process):
-            try:
-                process.kill()
-            except psutil.Error:
-                continue
-        self.process.wait()
 
     def repeated(self) -> int:
         """Steps that were done again, by the lines on the console."""
@@ -185,7 +247,9 @@ def try_kind(name: str, folder: Path, moments: int, seed: int) -> Trial:
     kind, steps = KINDS[name], STEPS_A_KILL * moments + 3
     trial = Trial(name, seed, moments, steps)
     alone = _left_alone(folder, kind, steps)
-    run = Train(folder / name.replace(" ", "_"), (*kind.overrides, f"train.num_steps={steps}"))
+    into = folder / re.sub(r"\W+", "_", name)
+    nodes = Nodes(into.with_suffix(".nodes.log")) if kind.two_nodes else None
+    run = Train(into, (*kind.overrides, f"train.num_steps={steps}"), nodes)
     try:
         _kill_all(run, kind, trial)
         run.wait(lambda: False, "the end")
@@ -193,7 +257,9 @@ def try_kind(name: str, folder: Path, moments: int, seed: int) -> Trial:
     except TimeoutError as error:
         trial.problems.append(str(error))
     finally:
-        run.stop()
+        _kill_family(run.process)
+        if nodes is not None:
+            nodes.stop()
     return trial
 
 
@@ -223,14 +289,14 @@ def _kill_all(run: Train, kind: Kind, trial: Trial) -> None:
             return
         victim = rng.choice(run.victims(kind))
         at, done = time.monotonic(), run.step
-        try:
+        with suppress(psutil.Error):  # it may be gone already, by the kill before
             victim.kill()
-        except psutil.Error:
-            continue  # it is gone already, by the kill before
         trial.kills += 1
         if trial.kind == "driver":
             run.process.wait()
             run.begin()
+        elif run.nodes is not None:
+            run.nodes.begin_second()
         if number % 4 == 2:
             continue  # the next one comes in the middle of it
         if not run.wait(lambda done=done: run.step > done, f"step {done + 1}"):  # type: ignore[misc]
