@@ -21,8 +21,10 @@ from mgsrl.errors import (
     WorkerDiedError,
 )
 from mgsrl.obs import run_record
-from mgsrl.training.checkpoint import Checkpoint, save_checkpoint
+from mgsrl.training.checkpoint import Checkpoint
 from mgsrl.training.restart import Restarts
+from mgsrl.training.session import GoOn, Session
+from tests.checkpoints import save_checkpoint
 
 
 def restarts(folder: Path, begun: Checkpoint | None = None, most: int = 2) -> Restarts:
@@ -121,3 +123,55 @@ def test_a_process_is_replaced_by_its_own_command(tmp_path: Path) -> None:
     assert first.replace("{}", "{'deaths': [3]}") == second
     assert str(tmp_path) in first
     assert second.endswith("None")
+
+
+WATCHED = """
+import os, subprocess, threading, time
+import psutil
+from mgsrl.cluster import again
+from mgsrl.cluster.watch import RayWatch
+left = again.left_behind()
+print(os.getpid(), left, flush=True)
+if not left:
+    again.remember_start()
+    victim, other = (subprocess.Popen(["sleep", "100"]) for _ in range(2))
+    leave = lambda: again.run_again({"deaths": [1], "other": other.pid})
+    watched = [psutil.Process(child.pid) for child in (victim, other)]
+    watch = RayWatch(watched, print, lambda: False, leave, True)
+    threading.Thread(target=watch.run, daemon=True).start()
+    victim.kill()
+    time.sleep(60)
+else:
+    assert psutil.Process(left["other"]).status() == psutil.STATUS_ZOMBIE
+"""
+
+
+def test_the_watch_replaces_the_process_from_its_thread() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    first, _, second = done.stdout.splitlines()
+    assert first.endswith(" {}")
+    assert second.startswith(f"{first.removesuffix(' {}')} {{'deaths': [1]")
+    assert "sleep died" in done.stderr
+
+
+def test_a_session_goes_on_until_its_restarts_are_used_up(tmp_path: Path) -> None:
+    run_record.begin_run_record(tmp_path, first_step=0)
+    notes: list[str] = []
+    session = Session(tmp_path, 0, 0.0, restarts(tmp_path, most=1), notes.append, resume="auto")
+    with pytest.raises(GoOn), session.recorded(), session.recorded():
+        raise LearnerDiedError("A learner died during save (killed)")
+    assert notes == [
+        "LearnerDiedError: A learner died during save (killed)\n"
+        "  restart 1 of at most 1 within 10 steps: from step 0, 0 were done"
+    ]
+    with pytest.raises(LearnerDiedError), session.recorded(), session.recorded():
+        raise LearnerDiedError("once more")
+    assert "giving up" in notes[-1]
+    record = json.loads((tmp_path / run_record.FILE).read_text())
+    (ended,) = record["sessions"]
+    assert len(ended["restarts"]) == 1
+    assert (ended["status"], ended["error"]) == ("failed", "LearnerDiedError: once more")
+    session.begin_again()  # no process of the command's own: it stays
