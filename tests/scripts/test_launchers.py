@@ -65,22 +65,34 @@ def test_pods_are_of_the_image_s_user_and_find_their_volumes(group: dict[str, An
     assert run_dir[1].startswith(mounted["shared"])
 
 
-def test_a_pod_that_has_to_go_stops_the_run_and_waits_for_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("group", PODS, ids=["head", "workers"])
+def test_a_pod_that_has_to_go_waits_until_the_run_has_left(
+    group: dict[str, Any], tmp_path: Path
+) -> None:
     """In a process namespace of its own: the hook stops every `mgsrl` that it sees."""
     alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if subprocess.run([*alone, "true"], capture_output=True).returncode:
         pytest.skip("needs the right to make a process namespace")
-    (container,) = CLUSTER["headGroupSpec"]["template"]["spec"]["containers"]
+    (container,) = group["template"]["spec"]["containers"]
     python, *arguments = container["lifecycle"]["preStop"]["exec"]["command"]
     assert python == "python"
     (tmp_path / "mgsrl").write_text(
-        "import signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('saved', flush=True)))\n"
-        "print('runs', flush=True)\ntime.sleep(60)\n"
+        "import os, signal, sys, time\n"
+        "os.mkfifo('actor')\n"
+        "def leave(*_):\n"
+        "    print('saved', flush=True)\n"
+        "    open('actor', 'w').close()\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, leave)\n"
+        "print('runs', flush=True)\n"
+        "time.sleep(60)\n"
     )
     (tmp_path / "pod.sh").write_text(
-        'log=${0%/*}/log; "$1" "${0%/*}/mgsrl" train >"$log" &\n'
-        'until grep -q runs "$log"; do sleep 0.05; done; "$@"; cat "$log"\n'
+        'cd "${0%/*}"; "$1" "$PWD/mgsrl" train >log &\n'
+        "until grep -qs runs log; do sleep 0.05; done\n"
+        "(exec -a ray::Learner.save cat actor) &\n"
+        "until grep -qs ^ray:: /proc/$!/cmdline; do sleep 0.05; done\n"
+        '"$@"; cat log; jobs -r\n'
     )
     done = subprocess.run(
         [*alone, "bash", str(tmp_path / "pod.sh"), sys.executable, *arguments],
