@@ -66,7 +66,7 @@ class CheckpointConfig:
     background: bool = True
     """Train on while a checkpoint is written, once it is copied to host memory: there it takes as
     much as on the disk, 12 bytes per trained parameter over the ranks. Where memory is short, or
-    with false, training waits for the disk and the copy takes 128 MiB a rank."""
+    with false, training waits for the disk and the copy takes 192 MiB a rank."""
     keep_best: bool = True
     """Also keep the best checkpoint: of those evaluated at their own step, the one with the highest
     mean over domains of (held-out reward - first held-out reward) / spread between prompts. No

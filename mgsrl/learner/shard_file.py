@@ -9,7 +9,7 @@ tensors; but its header is written first (all sizes are known) and the tensors f
 In the background the caller waits for the copy alone: the pieces wait in memory for their turn, at
 most this rank's part of the checkpoint (12 bytes per trained parameter over the ranks), and each is
 given back once it is written. Where the host's memory runs short the copy waits for the thread, and
-in the foreground two pieces are all there is. Left out: direct I/O; the page cache takes what the
+in the foreground three pieces are all there is. Left out: direct I/O; the page cache takes what the
 disk is too slow for, and the kernel makes the thread wait when that is too much.
 """
 
