@@ -83,34 +83,56 @@ def test_a_resumed_run_is_the_same_run_and_is_resumed_when_it_is_uploaded(tmp_pa
 
 
 def test_steps_that_are_done_again_replace_what_was_logged_of_them(tmp_path):
-    """Its reader shows what an upload does with each part; wandb ignores rows of earlier steps."""
-    notes, ids = [], []
-    for next_step, last_step in ((1, 0), (3, 4), (5, 4), (1, 5)):
-        tracker = tracker_in(tmp_path, notes, next_step, last_step)
-        tracker.evaluation(next_step - 1, {"evaluate/reward/math": 0.25})
-        for step in range(next_step, 5 if next_step < 5 else 6):
-            tracker.log(step, {"reward/math": step / next_step})
-        tracker.close()
-        ids.append(stored_id(tmp_path))
+    """wandb ignores rows of earlier steps: its run is told to rewind, offline in what is uploaded
+    later."""
+    known, notes = stored_id(tmp_path), []
+    tracker = tracker_in(tmp_path, notes, next_step=3, last_step=4)
+    tracker.evaluation(2, {"evaluate/reward/math": 0.25})  # of the checkpoint's step: a closed row
+    for step in (3, 4):
+        tracker.log(step, {"reward/math": step / 2})
+    tracker.close()
     assert notes == []
-    # the last began again: another run
-    assert ids[0] == ids[1] == ids[2] != ids[3]
-    found = [
-        records(file) for file in sorted(parts(tmp_path), key=lambda file: file.stat().st_mtime_ns)
+    (file,) = parts(tmp_path)
+    found = records(file)
+    (run,) = found["run"]
+    assert (run["run_id"], "resume" in run) == (known, False)
+    assert run["branch_point"] == {"run": known, "metric": "_step", "value": 2}
+    assert rows(found, of="reward") == [
+        (3, {"evaluate/reward/math": 0.25, "reward/math": 1.5}),
+        (4, {"reward/math": 2}),
     ]
-    runs = [each["run"][0] for each in found]
-    assert [run["run_id"] for run in runs] == ids
-    assert [run.get("branch_point", {}) for run in runs] == [
-        {},
-        {"run": ids[0], "metric": "_step", "value": 2},
-        {},
-        {},
-    ]
-    assert ["resume" in run for run in runs] == [True, False, True, True]
-    assert [rows(each, of="reward") for each in found[1:3]] == [
-        [(3, {"evaluate/reward/math": 0.25, "reward/math": 1}), (4, {"reward/math": 4 / 3})],
-        [(5, {"evaluate/reward/math": 0.25, "reward/math": 1})],
-    ]
+
+
+@pytest.mark.parametrize(
+    ("next_step", "last_step", "ids", "moment"),
+    [
+        (1, 0, 1, None),
+        (3, 2, 1, None),  # nothing is done again
+        (3, 4, 2, "?_step=2"),
+        (1, 4, 2, None),  # it begins again
+    ],
+)
+def test_which_run_of_wandb_it_is(tmp_path, monkeypatch, next_step, last_step, ids, moment):
+    """There is no server here: the answer of one that cannot rewind stands in, in wandb's words."""
+    known, notes, started = stored_id(tmp_path), [], []
+
+    def start(mode, arguments, limit_s):
+        started.append((arguments["id"], arguments.get("resume_from")))
+        refused = "resume_from" in arguments
+        return ("CommError: failed to rewind run: 404", None) if refused else (None, "a run")
+
+    monkeypatch.setattr("mgsrl.obs.wandb_tracker._start", start)
+    run = TrackedRun(tmp_path, "n", {}, next_step, notes.append, last_step)
+    WandbTracker(run, TrackersConfig(), "online")
+    new = stored_id(tmp_path)
+    assert len({known, new}) == ids
+    if moment is None:
+        assert (started, notes) == ([(new, None)], [])
+    else:
+        assert started == [(known, known + moment), (new, None)]
+        assert notes == [
+            f"wandb: CommError: failed to rewind run: 404; the run goes on as {new} from step 3"
+        ]
 
 
 def test_what_the_run_is_called_and_what_the_machine_did(tmp_path):
