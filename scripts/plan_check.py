@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from gpu_checks.speed import Load, make_groups  # noqa: E402
 
-from mgsrl.config.model_path import POCKET_POLICY  # noqa: E402
+from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path  # noqa: E402
 from tests.learner.parts import DOMAINS, Case, make_spec, spawn  # noqa: E402
 
 MIB = 2**20
@@ -36,15 +36,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, default=POCKET_POLICY, help="folder of a policy")
+    parser.add_argument("--model", default="pocket", help="folder of a policy")
     parser.add_argument("--stages", type=int, nargs="*", default=STAGES, help="ZeRO stages")
     parser.add_argument("--ranks", type=int, nargs="*", default=RANKS, help="world sizes")
-    parser.add_argument("--micro-batch", type=int, default=8, help="sequences")
+    parser.add_argument("--micro-batch", type=int, default=4, help="sequences")
     parser.add_argument("--tokens", type=int, default=64, help="of a prompt, and of a response")
-    parser.add_argument("--prompts", type=int, default=2, help="prompts of each domain")
+    parser.add_argument("--prompts", type=int, default=1, help="prompts of each domain")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
+    options.model = Path(resolve_model_path(options.model, "--model", POCKET_POLICY))
     rows = []
     for ranks in options.ranks:
         for stage in options.stages:

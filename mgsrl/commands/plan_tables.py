@@ -19,8 +19,8 @@ def show(plan: "Planned") -> None:
     console, found, shape = output(), plan.memory, plan.memory.shape
     trained = "" if shape.trained == shape.parameters else f", {shape.trained:,} of them trained"
     console.print(f"model: {shape.parameters:,} parameters{trained}, from {shape.source}")
-    if found.sharing is not None:
-        console.print(found.sharing)
+    for note in filter(None, (found.sharing, plan.config.learner.size_note)):
+        console.print(note)
     places = [(p.what, str(p.count), f"{p.gpus_each:g}") for p in found.places]
     places.append(("GPUs in all", "", f"{found.gpus:g}"))
     console.print(_table("placement", places, ("process", "number", "GPUs each")))

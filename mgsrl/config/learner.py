@@ -54,8 +54,9 @@ class LearnerConfig:
     micro_batch_size: int = 16
     """Sequences per rank and micro-step, at most; changes speed and memory, never the update."""
     tokens_per_micro_batch: int | None = None
-    """Tokens per rank and micro-step instead of `micro_batch_size` sequences: many short responses
-    at once, or few long ones. At least the longest prompt and response; null counts sequences."""
+    """Tokens per rank and micro-step instead of `micro_batch_size` sequences (which has no effect
+    then): many short responses at once, or few long ones. At least the longest prompt and
+    response; null counts sequences."""
     share_prompts: str = "auto"
     """Compute a prompt once for all its responses of a micro-batch, in rows without padding:
     `auto` with models that can, `always` (or stop), or `never` (padded, each with its prompt)."""
@@ -82,6 +83,18 @@ class LearnerConfig:
     a call beyond its time limit. 0: it ends then, and the same command goes on."""
     restart_window: int = 100
     """Steps after which such a restart is forgotten."""
+
+    @property
+    def size_note(self) -> str | None:
+        """What to say of a micro-batch that is given in sequences and in tokens."""
+        if self.tokens_per_micro_batch is None:
+            return None
+        if self.micro_batch_size == LearnerConfig.micro_batch_size:
+            return None
+        return (
+            f"learner.micro_batch_size={self.micro_batch_size} has no effect: micro-batches are of "
+            f"learner.tokens_per_micro_batch={self.tokens_per_micro_batch} (null counts sequences)"
+        )
 
     def validate(self) -> None:
         at_least("learner.world_size", self.world_size, 1)

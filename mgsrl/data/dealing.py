@@ -148,7 +148,8 @@ def _deal_groups(
     by_cost = sorted(groups, key=lambda group: -_tokens(group))
     best = _balanced([p for group in by_cost for p in _divide(group, 1, limit)], limit, world_size)
     left_over = len(groups) % (len(best) * world_size)
-    for parts in range(2, max(world_size, 2) + 1):
+    most = min(max(world_size, 2), max(map(len, groups)))  # no group has more parts than samples
+    for parts in range(2, most + 1):
         for whole in sorted({0, len(groups) - left_over}):
             pieces = [
                 piece

@@ -93,7 +93,7 @@ def plan(config: Config) -> Plan:
             num_steps=config.train.num_steps,
         ),
         packs_rows=packs_rows(config.learner.share_prompts, facts.not_packed, model_path),
-        notes=(*templates.notes(), *filter(None, (turn, sharing))),
+        notes=(*templates.notes(), *filter(None, (turn, sharing, config.learner.size_note))),
         data={name: asdict(counts) for name, counts in templates.counts.items()},
     )
 

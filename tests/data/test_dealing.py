@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mgsrl.data import dealing
 from mgsrl.data.dealing import PADDING, Limit, Pieces, Sample, deal, span
 from mgsrl.errors import InvariantError
 from mgsrl.types import Prompt, Rollout
@@ -219,3 +220,19 @@ def test_large_batches_are_dealt_while_nobody_waits_long() -> None:
     steps = deal(groups, Limit(1, 4608, True), 8)
     assert time.process_time() - begin < 10.0
     assert len(all_samples(steps)) == 4096
+
+
+def test_a_group_is_not_divided_in_more_parts_than_it_has_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or every rank more would be a way more to try: 64 ranks took ten times as long as 8."""
+    tried, balanced = [], dealing._balanced
+
+    def counted(pieces: Pieces, limit: Limit, world_size: int) -> list[list[Pieces]]:
+        tried.append(len(pieces))
+        return balanced(pieces, limit, world_size)
+
+    monkeypatch.setattr(dealing, "_balanced", counted)
+    steps = deal(groups_of([(4, [9, 5, 2])] * 70), Limit(1, 40, True), 64)
+    assert len(all_samples(steps)) == 210
+    assert len(tried) <= 1 + 2 * 2  # whole, in two and in three parts, all groups or the last ones
