@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Figures of docs/scale.md that no GPU is needed for: the driver's own work, and engines' long tails.
+"""Figures of docs/scale.md that need no GPU: the driver's own work, and engines' long tails.
 
     python scripts/scale.py driver                       # responses x tokens, processor seconds
     python scripts/scale.py driver --sizes 10000x1000 --ranks 64
@@ -7,8 +7,8 @@
 
 `driver` makes up scored groups (3 domains, 8 responses to a prompt of 128 tokens) and runs on them
 what the driver of a run runs between its calls, engines and learners left out: requests and their
-seeds, dealing to workers, responses out of their pickles, advantages, packing, the learners' batches
-into pickles, metrics. Each size is a process of its own; memory is what the groups hold.
+seeds, dealing to workers, responses out of their pickles, advantages, packing, batches into pickles
+for the learners, metrics. Each size is a process of its own; memory is what the groups hold.
 
 `tail` deals responses of log-normal lengths to engines as a run does and lets the roofline decode
 them: the seconds of the slowest engine over those of the mean one, and over those without a tail.
@@ -22,6 +22,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def driver(responses: int, tokens: int, ranks: int) -> dict[str, Any]:
     orders = timed("requests", requests)
     timed("dealing", lambda: deal(orders, ranks))
     made = pickle.dumps(made_up_responses(orders, tokens), protocol=5)
-    rollouts = timed("unpickling", lambda: pickle.loads(made))
+    rollouts = timed("unpickling", partial(pickle.loads, made))
     size = len(made)
     del made
     groups = made_up_groups(prompts, rollouts)
@@ -135,9 +136,8 @@ def driver(responses: int, tokens: int, ranks: int) -> dict[str, Any]:
         share_prompts=True,
     )
     batch = timed("packing", lambda: pack(groups, packing))
-    sent = sum(
-        len(timed("pickling", lambda: pickle.dumps(part, protocol=5))) for part in batch.per_rank
-    )
+    parts = timed("pickling", lambda: [pickle.dumps(part, protocol=5) for part in batch.per_rank])
+    sent = sum(map(len, parts))
     timed("metrics", lambda: rollout_metrics(groups))
     return {
         "responses": responses,

@@ -29,8 +29,9 @@ from mgsrl.types import GenerationRequest, Prompt, Rollout, Sampling
 
 DISK_GBS = 1.0
 """Of a machine, to the shared disk of a checkpoint."""
-DRIVER_S = 0.3e-3
-"""The driver's own, per response: advantages, packing, metrics (`scripts/driver_load.py`)."""
+DRIVER_S, DRIVER_TOKEN_S = 0.07e-3, 0.55e-6
+"""The driver's own, of a response and of its tokens: responses out of their pickles, advantages,
+packing, metrics (`scripts/scale.py driver`)."""
 OVERLAPPED = ("logprob", "backward", "surgery", "step")
 """What rollouts ahead of the learners hide behind."""
 
@@ -130,6 +131,7 @@ class _Forecaster:
         config, batch = self.config, self.found.batch
         quotas = {n: batch[f"prompts of {n}"] for n in config.domains if f"prompts of {n}" in batch}
         groups = {name: self.groups(name, count) for name, count in quotas.items()}
+        tokens = sum(len(s.rollout.token_ids) for of in groups.values() for g in of for s in g)
         seconds = {"rollout": self.rollout(groups), "reward": self.reward(quotas)}
         learner, share = self.learner(), self.learner_share(groups)
         reference = learner.reference(share) if config.algo.kl_coef > 0 else 0.0
@@ -140,12 +142,11 @@ class _Forecaster:
             "surgery": updates * learner.surgery(),
             "step": updates * learner.step(),
             "sync": self.sync(learner.ring),
-            "other": DRIVER_S * batch["responses"],
+            "other": DRIVER_S * batch["responses"] + DRIVER_TOKEN_S * tokens,
         }
         hidden = 0.0
         if config.rollout.staleness and self.found.turns is None:
             hidden = min(seconds["rollout"], sum(seconds[stage] for stage in OVERLAPPED))
-        tokens = sum(len(s.rollout.token_ids) for of in groups.values() for g in of for s in g)
         size = BYTES_PER_PARAMETER * self.found.shape.trained
         steps, every = config.train.num_steps, config.checkpoint.every
         return Forecast(

@@ -93,6 +93,8 @@ def test_what_does_not_fit_is_said_with_a_change_that_makes_it_fit(
         assert change, told
         assert main(["plan", "+experiment=qwen_mgs", *words, *change]) == 0
         capsys.readouterr()
+    assert main(["plan", "+experiment=qwen_mgs", "learner.micro_batch_size=2"]) == 0
+    assert "learner.micro_batch_size=2 has no effect" in capsys.readouterr().out
     assert main(["plan", "+experiment=qwen_mgs", "--gpu-gib", "1"]) == 2
     assert "no change that was tried is enough" in capsys.readouterr().err
 
