@@ -186,8 +186,9 @@ def _elastic() -> Iterator[Cell]:
     ):
         stops = (Stop("begin rollout", 3, first), Stop("begin rollout", 5, second))
         overrides = ("checkpoint.every=2", TRANSFORMERS)
-        names = " to ".join(" ".join(part) for part in (first, second, third))
-        yield Cell(f"elastic/{number}: {names}", overrides, stops, last=third, exact=False)
+        parts = [[each.partition("=")[2] for each in part] for part in (first, second, third)]
+        name = ", ".join(f"ranks{ranks} zero{zero}" for ranks, zero in parts)
+        yield Cell(f"elastic/{number}: {name}", overrides, stops, last=third, exact=False)
 
 
 # ---- one trial -----------------------------------------------------------------------------------
@@ -231,6 +232,7 @@ class Trial:
         return {
             "cell": self.cell.name,
             "equal": not found,
+            **({} if self.cell.exact else {"apart": apart(self.whole, self.parts)}),
             "differs": found,
             "stops": self.done,
             "seconds": round(time.monotonic() - begin),
@@ -376,6 +378,16 @@ def differences(whole: Path, parts: Path, *, exact: bool = True) -> list[str]:
     return found
 
 
+def apart(whole: Path, parts: Path) -> float:
+    """The largest difference of a metric in any step, relative to 1 + its size."""
+    rows = zip(_metrics(whole), _metrics(parts), strict=True)
+    return max(_apart(a, b, key) for a, b in rows for key in a.keys() | b.keys() if _kept(key))
+
+
+def _kept(key: str) -> bool:
+    return not key.startswith("packing/")  # how the ranks divide the work
+
+
 def _of_metrics(whole: Path, parts: Path, exact: bool) -> Iterator[str]:
     rows = [_metrics(folder) for folder in (whole, parts)]
     steps = [[row["step"] for row in of] for of in rows]
@@ -387,8 +399,7 @@ def _of_metrics(whole: Path, parts: Path, exact: bool) -> Iterator[str]:
             if exact and one.get(key) != other.get(key):
                 yield f"step {one['step']}: {key} {one.get(key)} and {other.get(key)}"
                 return
-            # how the ranks divide the work
-            if not exact and not key.startswith("packing/") and _apart(one, other, key) > ROUNDING:
+            if not exact and _kept(key) and _apart(one, other, key) > ROUNDING:
                 yield f"step {one['step']}: {key} {one.get(key)} and {other.get(key)}"
                 return
 
@@ -457,6 +468,10 @@ def table() -> str:
     """The trials as Markdown."""
     known = records()
     lines = [
+        f"{len(known)} of {sum(1 for _ in cells())} trials were run, "
+        f"{sum(record['equal'] for record in known.values())} of them equal. The seconds are of a "
+        "machine that was busy with other things.",
+        "",
         "| trial | killed before (-> resumed after step) | result | seconds |",
         "|---|---|---|--:|",
     ]
@@ -468,7 +483,9 @@ def table() -> str:
             continue
         stops = record["stops"]
         what = "; ".join(stops) if len(stops) <= 6 else f"{len(stops)} events, see below"
-        equal = "equal to the bit" if cell.exact else f"equal to {ROUNDING:g}"
+        equal = "equal to the bit"
+        if not cell.exact:
+            equal = f"equal to {record.get('apart', ROUNDING):.1g}"
         result = equal if record["equal"] else f"**differs**: {record['differs'][0]}"
         lines.append(f"| {cell.name} | {what} | {result} | {record['seconds']} |")
     for cell in cells():
