@@ -469,17 +469,14 @@ def table() -> str:
     known = records()
     lines = [
         f"{len(known)} of {sum(1 for _ in cells())} trials were run, "
-        f"{sum(record['equal'] for record in known.values())} of them equal. The seconds are of a "
-        "machine that was busy with other things.",
+        f"{sum(record['equal'] for record in known.values())} of them equal.",
         "",
         "| trial | killed before (-> resumed after step) | result | seconds |",
         "|---|---|---|--:|",
     ]
-    missing = 0
     for cell in cells():
         record = known.get(cell.name)
         if record is None:
-            missing += 1
             continue
         stops = record["stops"]
         what = "; ".join(stops) if len(stops) <= 6 else f"{len(stops)} events, see below"
@@ -492,8 +489,6 @@ def table() -> str:
         if cell.part is not None and cell.name in known:
             stops = ", ".join(known[cell.name]["stops"])
             lines += ["", f"`{cell.name}`, in this order: {stops}."]
-    if missing:
-        lines += ["", f"{missing} further cells were not run yet (`--list` names them)."]
     return "\n".join(lines) + "\n"
 
 
