@@ -192,7 +192,8 @@ where() { # NAME: who ran where
   "$python" - "$work/runs/$1/run.json" <<'PY'
 import json, sys
 placement = json.load(open(sys.argv[1]))["placement"]
-print("        placement:", json.dumps(placement.get("nodes", placement)))
+engines = [worker["host"] for worker in placement["rollout_workers"]]
+print("        learners on", *placement["learner_addresses"], "| rollout workers on", *engines)
 PY
 }
 

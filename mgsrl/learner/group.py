@@ -85,6 +85,11 @@ class LearnerGroup:
         host = LOOPBACK if loopback else self._first("node_address")
         self._all("start", self._first("offer_address", host), what="the learners to load")
 
+    @property
+    def addresses(self) -> list[str]:
+        """Of the machine of each rank."""
+        return [log.address for log in self._logs]
+
     # ---- one update ------------------------------------------------------------------------
 
     def load_batch(self, batch: PackedBatch) -> None:

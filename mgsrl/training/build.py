@@ -334,6 +334,7 @@ def _record(
             "rollout_workers": engine_facts,
             "assignment": config.rollout.assignment,
             "learner_ranks": config.learner.world_size,
+            "learner_addresses": publisher.learners.addresses,
             "reward_workers": {n: d.reward.num_workers for n, d in config.domains.items()},
         },
         data=plan.data,
