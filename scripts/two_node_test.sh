@@ -5,7 +5,7 @@
 #
 #   scripts/two_node_test.sh [--short] [--keep] [--python PYTHON] [TRIAL ...]
 #
-# Trials: both, killed, cut, returned, refused (all of them when none is named); --short is `killed`.
+# Trials: both, killed, cut, engine, returned, refused (all of them when none is named); --short is `killed`.
 # Exit codes: 0 all as it should be, 1 something is not, 77 namespaces are not allowed here.
 # Left out: what only another machine shows (its own disk, its own clock, a real switch).
 set -euo pipefail
@@ -18,12 +18,12 @@ while (($#)); do
     --keep) keep=1 ;;
     --python) python=$2; shift ;;
     -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    both | killed | cut | returned | refused) trials+=("$1") ;;
+    both | killed | cut | engine | returned | refused) trials+=("$1") ;;
     *) echo "unknown argument $1 (see --help)" >&2; exit 2 ;;
   esac
   shift
 done
-((${#trials[@]})) || trials=(both killed cut returned refused)
+((${#trials[@]})) || trials=(both killed cut engine returned refused)
 python=$(command -v "$python")
 ray=$(dirname "$python")/ray
 
@@ -167,8 +167,8 @@ wait_for_step() { # NAME STEP
   done
 }
 
-same_numbers() { # NAME
-  "$python" - "$work/runs/one_node" "$work/runs/$1" "$steps" <<'PY' || failed=1
+same_numbers() { # NAME [REFERENCE]
+  "$python" - "$work/runs/${2:-one_node}" "$work/runs/$1" "$steps" <<'PY' || failed=1
 import json, sys
 from pathlib import Path
 
@@ -201,11 +201,11 @@ refused() { # WORDS-THAT-IT-SAYS COMMAND...: ends with code 2, soon, and starts 
   local words=$1 code=0 began=$SECONDS log=$work/runs/refused.log
   shift
   on_a timeout 120 "$@" >"$log" 2>&1 || code=$?
-  grep -v '^ *ok' "$log" | sed 's/^/        | /'
+  sed -n 's/ *$//; /^ fail/s/^/        |/p; /^mgsrl:/,$s/^/        | /p' "$log"
   if ((code == 2)) && grep -qF -- "$words" "$log"; then
     say "refused within $((SECONDS - began)) s: $words"
   else
-    cat "$log"; say "FAILED: code $code instead of 2 with \"$words\""; failed=1
+    tail -n 20 "$log"; say "FAILED: code $code instead of 2 with \"$words\""; failed=1
   fi
 }
 
@@ -226,6 +226,15 @@ trial() {
       wait_for_step cut 2; ip -n "$id-a" link set cable down; say "the cable is cut"
       finish cut; where cut; same_numbers cut
       ip -n "$id-a" link set cable up; remove_node b; second_up ;;
+    engine) # all learners are on node-a
+      train one_rank cluster.address=local learner.world_size=1; finish one_rank
+      train engine "$cluster" learner.world_size=1
+      wait_for_step engine 2; remove_node b; say "node-b is dead: all its processes at once"
+      finish engine; where engine; same_numbers engine one_rank; second_up
+      if ! grep -q "worker . is replaced" "$work/runs/engine.log" ||
+        grep -q "restart 1 of" "$work/runs/engine.log"; then
+        say "FAILED: the loss of an engine alone should replace it and repeat nothing"; failed=1
+      fi ;;
     returned) # only node-b has a GPU (in name), which a reward worker asks for
       remove_node b; second_up --num-gpus=1
       train returned "$cluster" domains.math.reward.num_gpus=1 cluster.node_wait_s=120
@@ -239,7 +248,7 @@ trial() {
       refused "policy.path" "$python" -m mgsrl.cli doctor "$cluster" \
         "run.dir=$work/runs/refused" policy.path=/tmp/ray/pocket_policy
       refused "run folder" "$python" -m mgsrl.cli doctor "$cluster" run.dir=/tmp/ray/run
-      refused "does not let this process in" \
+      refused "Ray could not connect to cluster.address" \
         env RAY_AUTH_TOKEN=wrong "$python" -m mgsrl.cli doctor "$cluster" ;;
   esac
 }

@@ -134,16 +134,12 @@ def check_address(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_LIMIT_S).close()
     except (OSError, OverflowError) as error:
-        raise _no_answer(address, error) from error
-
-
-def _no_answer(address: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        "cluster.address does not answer.",
-        expected="a running Ray cluster",
-        found=f"{address}: {error}",
-        todo="start one with `ray start --head`, or set cluster.address=local",
-    )
+        raise ConfigError(
+            "cluster.address does not answer.",
+            expected="a running Ray cluster",
+            found=f"{address}: {error}",
+            todo="start one with `ray start --head`, or set cluster.address=local",
+        ) from error
 
 
 def _init(config: ClusterConfig) -> None:
@@ -169,15 +165,13 @@ def _init(config: ClusterConfig) -> None:
         return
     try:
         ray.init(address=config.address, log_to_driver=False, logging_level="warning")
-    except (ConnectionError, ValueError) as error:
-        raise _no_answer(config.address, error) from error
-    except ray.exceptions.AuthenticationError as error:
+    except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
         raise ConfigError(
-            "The cluster does not let this process in.",
-            expected="the token that the cluster was started with",
-            found=f"{config.address}: {one_line(error.message)}",
-            todo="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_TOKEN) here as "
-            "on the machines of the cluster",
+            "Ray could not connect to cluster.address.",
+            expected="a running Ray cluster, and the token that it was started with",
+            found=f"{config.address}: {one_line(error)}",
+            todo="start one with `ray start --head`; for one that runs: RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN_PATH=FILE here as on its machines; or set cluster.address=local",
         ) from error
     except RuntimeError as error:
         if "ersion mismatch" not in str(error):
