@@ -65,10 +65,24 @@ class Seat:
     options: dict[str, Any] = field(default_factory=dict)
     """Of Ray's `options`: `num_gpus`, `scheduling_strategy`."""
     environment: dict[str, str] = field(default_factory=dict)
+    node: str = ""
+    """Ray's id of the machine, where nothing is reserved."""
 
     def options_with(self, environment: Mapping[str, str]) -> dict[str, Any]:
-        """Ray's options with an actor's own environment and the place's."""
-        return self.options | {"runtime_env": {"env_vars": {**environment, **self.environment}}}
+        """Ray's options with an actor's own environment and the place's, as it is now: where the
+        machine is gone, another one's."""
+        env_vars = {**environment, **self.environment}
+        return self.options | self._machine() | {"runtime_env": {"env_vars": env_vars}}
+
+    def _machine(self) -> dict[str, Any]:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        nodes = _cpu_nodes() if self.node else []
+        if not nodes:
+            return {}
+        node = self.node if self.node in nodes else nodes[int(self.node[:8], 16) % len(nodes)]
+        # Ray puts an actor that reserves nothing anywhere, unless it has to be on one machine.
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
 def decide(
@@ -231,30 +245,19 @@ def spots(
 
 
 def _cpu_nodes() -> list[str]:
-    """The machines that lend CPUs, this process's first; none where that is the only one.
-
-    Ray itself puts actors that reserve nothing anywhere, by chance: all ranks on one machine.
-    """
+    """The machines that lend CPUs, this process's first."""
     import ray
 
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    lending = [node["NodeID"] for node in alive if node["Resources"].get("CPU", 0.0) > 0]
     here = ray.get_runtime_context().get_node_id()
-    return sorted(lending, key=lambda node: (node != here, node)) if len(alive) > 1 else []
+    lending = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0]
+    return sorted(lending, key=lambda node: (node != here, node))
 
 
 def _dealt(count: int, nodes: Sequence[str]) -> list[Seat]:
-    """As many seats on each of `nodes` as on the others, neighbours together; elsewhere where the
-    node is gone."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    if not nodes:
+    """As many seats on each of `nodes` as on the others, neighbours together."""
+    if len(nodes) < 2:
         return []
-    where = [nodes[index * len(nodes) // count] for index in range(count)]
-    return [
-        Seat({"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)})
-        for node in where
-    ]
+    return [Seat(node=nodes[index * len(nodes) // count]) for index in range(count)]
 
 
 def shareable_memory() -> dict[str, str]:

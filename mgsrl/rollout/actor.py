@@ -246,8 +246,13 @@ def rollout_pools(
     free = iter(seats or [Seat()] * sum(sizes.values()))
 
     def maker(size: int) -> Callable[[int], Any]:
-        own = [options | next(free).options_with(environment) for _ in range(size)]
-        return lambda slot: ray.remote(RolloutWorker).options(**own[slot]).remote(spec)
+        own = [next(free) for _ in range(size)]
+
+        def make(slot: int) -> Any:
+            there = options | own[slot].options_with(environment)
+            return ray.remote(RolloutWorker).options(**there).remote(spec)
+
+        return make
 
     pools = {
         name: ActorPool(
