@@ -217,8 +217,10 @@ def full(disk: Path) -> None:
                     file.write(b"0" * size)
 
 
-def remounted(how: str) -> Callable[[Path], None]:
-    return lambda disk: _run("mount", "-o", f"remount,{how}", str(disk))
+def immutable(sign: str) -> Callable[[Path], None]:
+    """`+`: nobody, root neither, can write into the folder or any of its files. (A file system that
+    has open files cannot be remounted.)"""
+    return lambda disk: _run("chattr", "-R", f"{sign}i", str(disk / "run"))
 
 
 def on_disk(
@@ -290,7 +292,7 @@ CASES: dict[str, Callable[[str, Path], Trial]] = {
         full, lambda disk: (disk / "filler").unlink(), "checkpoint.every=2", *GUESTS
     ),
     "the disk is full to the end": on_disk(full, None),
-    "the folder is read-only for a while": on_disk(remounted("ro"), remounted("rw")),
+    "the folder is read-only for a while": on_disk(immutable("+"), immutable("-")),
     "the clock is set by an hour, to and fro": clock_set,
 }
 

@@ -5,6 +5,7 @@ One small class each, which knows nothing of the others (`tracker.py` says what 
 packages behind the optional ones are imported when such a tracker is wanted: start-up time.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -60,11 +61,21 @@ class ConsoleTracker(Tracker):
 
 
 class TensorBoardTracker(Tracker):
-    """TensorBoard event files under `tensorboard/`; steps of a resumed run replace the old ones."""
+    """TensorBoard event files under `tensorboard/`; steps of a resumed run replace the old ones.
+
+    Its library writes in a thread. What ends that one is raised by `flush`: only this is told.
+    """
 
     def __init__(self, run: TrackedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        before = threading.excepthook
+
+        def told_by_flush(args: threading.ExceptHookArgs) -> None:
+            if not type(args.thread).__module__.startswith("tensorboard."):
+                before(args)
+
+        self._excepthook, threading.excepthook = before, told_by_flush
         folder = run.folder / "tensorboard"
         first = run.next_step if run.next_step > 1 else 0  # an evaluation is before the first step
         self._writer = SummaryWriter(str(folder), purge_step=first)
@@ -93,6 +104,7 @@ class TensorBoardTracker(Tracker):
         self._writer.flush()
 
     def close(self) -> None:
+        threading.excepthook = self._excepthook
         self._writer.close()
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from mgsrl.config import SurgeryConfig, TrackersConfig
+from mgsrl.errors import disk_problem
 from mgsrl.files.backlog import Backlog
 from mgsrl.obs.completions import console_table, sampled_completions
 from mgsrl.obs.console import Console
@@ -108,4 +109,5 @@ class Journal:
                 self.trackers.image(step, "surgery/heat_map", path)
         # Any exception: a picture must not end hours of training. The user is told.
         except Exception as error:
-            self.console.note(f"the surgery heat map was not drawn: {error!r}")
+            problem = disk_problem(error) or repr(error)
+            self.console.note(f"the surgery heat map was not drawn: {problem}")

@@ -1,5 +1,7 @@
 """A disk that refuses a run's files for a while: nothing of them is lost, and one line says so."""
 
+import importlib.util
+import io
 import json
 import resource
 from collections.abc import Iterator
@@ -8,9 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from mgsrl.config import SurgeryConfig, TrackersConfig
 from mgsrl.files.backlog import Backlog, append_whole
+from mgsrl.obs.console import Console
 from mgsrl.obs.metrics import FILE, read_metrics
-from mgsrl.obs.trackers import JsonlTracker
+from mgsrl.obs.rollout_log import stored_steps
+from mgsrl.obs.surgery_log import read_surgery
+from mgsrl.obs.tracker import TrackedRun, Trackers
+from mgsrl.obs.trackers import JsonlTracker, make_trackers
+from mgsrl.training.journal import Journal
+from tests.obs.records import group, surgery_report
 
 
 @contextmanager
@@ -40,6 +49,36 @@ def test_metrics_wait_until_the_disk_takes_them(tmp_path: Path) -> None:
         (1, 0.5), (2, 1.0), (3, 1.5), (4, 2.0),
     ]  # fmt: skip
     assert notes[1:] == ["the disk takes files again: all that was logged meanwhile is written"]
+
+
+def test_so_do_all_files_of_a_step(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shown = io.StringIO()
+    console, config = Console(True, 4, file=shown), TrackersConfig(wandb="disabled")
+    config.tensorboard = bool(importlib.util.find_spec("tensorboard"))
+    backlog = Backlog(console.note)
+
+    def trackers(next_step: int, last_step: int) -> Trackers:
+        run = TrackedRun(tmp_path, next_step=next_step, note=console.note, last_step=last_step)
+        return make_trackers(config, run, console, backlog)
+
+    journal = Journal(tmp_path, console, SurgeryConfig(), config, trackers, backlog)
+    journal.open(1, -1)
+
+    def step(number: int) -> None:
+        journal.log_step(number, {"loss/math": 1.0}, {"math": [group()]}, surgery_report())
+
+    step(1)
+    with full_disk(10):
+        step(2)
+        step(3)
+    step(4)
+    journal.close()
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4]
+    assert list(stored_steps(tmp_path)) == [1, 2, 3, 4]
+    assert sorted(set(read_surgery(tmp_path)["step"].to_pylist())) == [1, 2, 3, 4]
+    assert shown.getvalue().count("training goes on") == 1
+    assert shown.getvalue().count("takes files again") == 1
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_what_the_disk_never_took_is_named(tmp_path: Path) -> None:
