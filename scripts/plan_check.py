@@ -37,6 +37,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="pocket", help="folder of a policy")
+    parser.add_argument("--name", help="under which its shape is known (default: the folder's)")
     parser.add_argument("--stages", type=int, nargs="*", default=STAGES, help="ZeRO stages")
     parser.add_argument("--ranks", type=int, nargs="*", default=RANKS, help="world sizes")
     parser.add_argument("--micro-batch", type=int, default=4, help="sequences")
@@ -78,13 +79,13 @@ def compare(options: argparse.Namespace, stage: int, ranks: int) -> dict[str, An
     phase, peak = memory.peak
     held = memory.held_bytes + sum(memory.host.values())
     return {
-        "model": options.model.name,
+        "model": options.name or options.model.name,
         "zero_stage": stage,
         "world_size": ranks,
         "checkpointing": options.checkpointing,
         "tokens": found["tokens"],
-        "measured_mib": round(found["peak"] / MIB),
-        "planned_mib": round(peak / MIB),
+        "measured": round(found["peak"] / MIB),
+        "planned": round(peak / MIB),
         "error": round(peak / found["peak"] - 1, 3),
         "held_measured_mib": round(found["held"] / MIB),
         "held_planned_mib": round(held / MIB),

@@ -56,7 +56,8 @@ def _show_time(console: Any, time: "Forecast") -> None:
     console.print(
         f"{time.num_steps:,} steps: {_hours(time.hours)}, with {time.evaluations} evaluations of "
         f"{time.evaluation_s:.3g} s and {time.checkpoints} checkpoints of "
-        f"{time.checkpoint_bytes / 1e9:.3g} GB, {time.checkpoint_s:.3g} s each"
+        f"{time.checkpoint_bytes / 1e9:.3g} GB, for each of which training waits "
+        f"{time.checkpoint_wait_s:.2g} s ({time.checkpoint_s:.3g} s to the disk)"
     )
     console.print("assumed:")
     for line in time.assumptions:
@@ -100,7 +101,7 @@ def _verdicts(plan: "Planned") -> list[str]:
         words = " ".join(use_all(plan.config, plan.hardware.num_gpus))
         lines.append(f"{plan.idle} of {plan.hardware.num_gpus} GPUs are idle")
         lines[-1] += f"; all of them work with {words}" if words else ""
-    return [*lines, *(f"{what} {text}" for what, text in measured().items())]
+    return [*lines, *(f"{what}, {text}" for what, text in measured().items())]
 
 
 def _table(title: str, rows: Sequence[Row], columns: Row) -> Any:

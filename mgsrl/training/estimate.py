@@ -21,6 +21,7 @@ from mgsrl.config import Config
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
 from mgsrl.config.model_shape import ModelShape, model_shape
 from mgsrl.errors import ConfigError, MissingPathError
+from mgsrl.learner.checkpoint import BYTES_PER_PARAMETER
 from mgsrl.learner.policy import packs_rows, sharing_note
 from mgsrl.rollout.actor import gpus_per_worker
 from mgsrl.training.places import rollout_workers, wanted_gpus
@@ -95,6 +96,9 @@ def estimate(
             shape, config.rollout, round(gpu_gib * GIB), batch["tokens of the longest sequence"]
         )
     learner = learner_memory(shape, config.learner, config.surgery, _load(config, batch, device))
+    if config.checkpoint.background:
+        copy = BYTES_PER_PARAMETER * shape.trained // config.learner.world_size
+        learner = replace(learner, host={**learner.host, "a checkpoint's copy": copy})
     shares = config.placement == "colocated" or (
         config.placement == "auto" and 0 < num_gpus < wanted_gpus(config).disjoint
     )

@@ -60,6 +60,10 @@ class Forecast:
     micro_steps: int
     checkpoint_bytes: int
     checkpoint_s: float
+    """Until it is on the disk."""
+    checkpoint_wait_s: float
+    """Of it, what training waits for: with `checkpoint.background` for the copy in host memory,
+    and for the rest of the checkpoint before, if that takes longer than the steps between."""
     num_steps: int
     evaluations: int
     evaluation_s: float
@@ -72,8 +76,8 @@ class Forecast:
 
     @property
     def hours(self) -> float:
-        extra = self.evaluations * self.evaluation_s + self.checkpoints * self.checkpoint_s
-        return (self.num_steps * self.step_s + extra) / 3600
+        extra = self.evaluations * self.evaluation_s + self.checkpoints * self.checkpoint_wait_s
+        return (self.num_steps * self.step_s + extra + self.checkpoint_s) / 3600
 
 
 def forecast(
@@ -149,6 +153,8 @@ class _Forecaster:
             hidden = min(seconds["rollout"], sum(seconds[stage] for stage in OVERLAPPED))
         size = BYTES_PER_PARAMETER * self.found.shape.trained
         steps, every = config.train.num_steps, config.checkpoint.every
+        to_disk = size / (DISK_GBS * GB * self.learner_nodes)
+        between = (every or steps) * (sum(seconds.values()) - hidden)
         return Forecast(
             seconds=seconds,
             hidden=hidden,
@@ -158,13 +164,22 @@ class _Forecaster:
             computed=self.computed,
             micro_steps=share.micro_steps,
             checkpoint_bytes=size,
-            checkpoint_s=size / (DISK_GBS * GB * self.learner_nodes),
+            checkpoint_s=to_disk,
+            checkpoint_wait_s=self.waits(size, to_disk, between),
             num_steps=steps,
             evaluations=self.evaluations(),
             evaluation_s=self.evaluation(),
             checkpoints=-(-steps // every) if every else 1,
             assumptions=self.assumptions(),
         )
+
+    def waits(self, size: int, to_disk: float, between: float) -> float:
+        """What a checkpoint of `size` costs training, `between` seconds after the one before."""
+        if not self.config.checkpoint.background:
+            return to_disk
+        rate = roofline.HOST_GBS * GB if self.on_gpu else self.cores.memory_gbs * GB
+        copy = size / self.config.learner.world_size / rate
+        return copy + max(0.0, to_disk - between)
 
     def groups(self, name: str, count: int) -> list[list[Sample]]:
         """So many prompts of a domain with their responses."""

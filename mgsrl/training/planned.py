@@ -113,14 +113,13 @@ def plan_run(config: Config, hardware: Hardware, lengths: Lengths) -> Planned:
 
 
 def measured() -> dict[str, str]:
-    """How far plans were from measurements, in words."""
-    rows = json.loads(MEASURED.read_text()) if MEASURED.is_file() else {}
-    return {what: _range(rows[what]) for what in rows}
+    """How far plans were from measurements, in words, by what was measured."""
+    return {what: _range(part) for what, part in json.loads(MEASURED.read_text()).items()}
 
 
 def _range(part: dict[str, Any]) -> str:
     errors = [row["planned"] / row["measured"] - 1 for row in part["rows"]]
-    return f"{part['of']}: {min(errors):+.0%} to {max(errors):+.0%}"
+    return f"measured against {part['of']}: {min(errors):+.0%} to {max(errors):+.0%}"
 
 
 def _cores(found: Estimate) -> Cores:

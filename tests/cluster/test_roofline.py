@@ -1,6 +1,8 @@
 """Seconds of stages: against an H200's steps, and as they must depend on what they are of."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -8,11 +10,8 @@ from mgsrl.cluster.hardware import GPUS
 from mgsrl.cluster.roofline import Engine, Learner, Ring, Share, gpu_rates
 from mgsrl.config.model_shape import model_shape
 
-H200 = {
-    "HuggingFaceTB/SmolLM2-135M": (16, 2.16),
-    "Qwen/Qwen2.5-0.5B": (16, 3.39),
-    "Qwen/Qwen2.5-1.5B": (8, 7.28),
-}
+MEASURED = json.loads((Path(__file__).parents[2] / "mgsrl/assets/plan_measured.json").read_text())
+H200 = {row["model"]: row for row in MEASURED["seconds"]["rows"]}
 """Sequences of a micro-batch and seconds of a step, as in the README: 192 responses of 512 + 512
 tokens, prompts not shared, three domains, a reference, no recomputation, one rank, bfloat16."""
 SEVEN = "Qwen/Qwen2.5-7B"
@@ -33,11 +32,12 @@ def learner(name: str, gpu: str = "H200-141GB", ranks: int = 1, per_node: int = 
 
 @pytest.mark.parametrize("name", H200)
 def test_an_h200s_steps(name: str) -> None:
-    micro_batch, seconds = H200[name]
-    share = Share(192 * 1024, 192 * 512, 192 * 1024**2 / 2, 192 // micro_batch)
+    seconds = H200[name]["measured"]
+    share = Share(192 * 1024, 192 * 512, 192 * 1024**2 / 2, 192 // H200[name]["micro_batch"])
     found = learner(name)
     total = found.reference(share) + found.backward(share) + found.surgery() + found.step()
     assert total == pytest.approx(seconds, rel=0.12)
+    assert total == pytest.approx(H200[name]["planned"], rel=0.01)  # what a plan says of its error
     assert found.surgery() < 0.003 * seconds  # 0.3 % were measured, launches included
 
 

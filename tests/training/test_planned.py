@@ -1,0 +1,51 @@
+"""What a plan says of its own error: held against the code, and a slice of it measured again."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mgsrl.cli import main
+from mgsrl.cluster.memory import Load, learner_memory
+from mgsrl.config import LearnerConfig, SurgeryConfig
+from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
+from mgsrl.config.model_shape import model_shape
+from mgsrl.training.planned import MEASURED, measured
+
+ROWS = json.loads(MEASURED.read_text())["memory"]["rows"]
+
+
+@pytest.mark.parametrize(
+    "row", ROWS, ids=lambda r: "{model}-{zero_stage}-{world_size}-{tokens}".format(**r)
+)
+def test_the_recorded_plans_are_those_of_the_code(row: dict[str, Any]) -> None:
+    """Or the printed error would be that of an older memory model. MiB."""
+    config = LearnerConfig(zero_stage=row["zero_stage"], world_size=row["world_size"])
+    load = Load(num_domains=3, reference=True, tokens=row["tokens"], cuda=False)
+    path = resolve_model_path(row["model"], "model", POCKET_POLICY)
+    found = learner_memory(model_shape(path), config, SurgeryConfig(), load).peak[1] / 2**20
+    assert found == pytest.approx(row["planned"], rel=0.01)
+    assert found == pytest.approx(row["measured"], rel=0.15)
+
+
+def test_a_plan_prints_its_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "+experiment=qwen_mgs"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for what, text in measured().items():
+        assert f"{what}, {text}" in said
+
+
+@pytest.mark.slow
+def test_memory_is_measured_as_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rank of the bundled model, ZeRO 2, by the script that made the table."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    import plan_check
+
+    model = Path(resolve_model_path("pocket", "model", POCKET_POLICY))
+    options = Namespace(
+        model=model, name="pocket", micro_batch=64, tokens=64, prompts=8, checkpointing=False
+    )
+    row = plan_check.compare(options, 2, 1)
+    assert row["planned"] == pytest.approx(row["measured"], rel=0.15)
