@@ -93,6 +93,25 @@ def cpu_rates(cores: Cores, share: float) -> Rates:
     )
 
 
+def gpu_assumptions(gpu: Gpu) -> list[str]:
+    """What `gpu_rates` takes for granted, in words."""
+    return [
+        f"{gpu.name}: {gpu.tflops:g} TFLOP/s, {gpu.memory_gbs:,g} GB/s, links {gpu.link_gbs:g} "
+        f"GB/s in a machine and {gpu.network_gbs:g} GB/s a GPU between machines (data sheets)",
+        f"products reach {TRAINED:.0%} of that in the learner and {GENERATED:.0%} in engines, "
+        f"reading {STREAMED:.0%}, links {LINKED:.0%}; {1e3 * LAUNCH_S:g} ms a layer and "
+        f"micro-batch to launch, {1e3 * ITERATION_S:g} ms an engine's iteration",
+    ]
+
+
+def cpu_assumptions(cores: Cores) -> list[str]:
+    """The same of `cpu_rates`."""
+    return [
+        f"{cores.count} cores: {cores.gflops:.0f} GFLOP/s and {cores.memory_gbs:.0f} GB/s, "
+        f"measured just now; products reach {CPU_PRODUCTS:.0%} of it: rough"
+    ]
+
+
 @dataclass(frozen=True)
 class Share:
     """What the slowest learner rank computes in one pass over a batch."""

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from mgsrl.cluster import roofline
 from mgsrl.cluster.hardware import GB, Cores, Hardware
-from mgsrl.cluster.memory import BYTES
+from mgsrl.cluster.memory import BYTES, GIB
 from mgsrl.cluster.roofline import Engine, Learner, Rates, Ring, Share
 from mgsrl.config import Config
+from mgsrl.config.model_path import POCKET_REWARD_MODEL
 from mgsrl.data.dealing import Limit, Sample, deal, span
 from mgsrl.learner.checkpoint import BYTES_PER_PARAMETER
 from mgsrl.learner.policy import packs_rows
@@ -24,6 +25,7 @@ from mgsrl.rollout.actor import SMALL_HIDDEN_SIZE, transfer_of
 from mgsrl.rollout.dispatch import Order
 from mgsrl.rollout.dispatch import deal as deal_orders
 from mgsrl.training.estimate import Estimate
+from mgsrl.training.machine import weights_gib
 from mgsrl.training.places import rollout_workers
 from mgsrl.types import GenerationRequest, Prompt, Rollout, Sampling
 
@@ -278,9 +280,11 @@ class _Forecaster:
         return slowest
 
     def _model_s(self, path: str, responses: int, length: int, gpus: float) -> float:
-        """Of a reward model with as many parameters as its name says, or else as the policy."""
+        """Of a reward model as large as its files are, or its name says, or else as the policy."""
         size = re.search(r"(\d+(?:\.\d+)?)[bB]\b", path)
         parameters = float(size[1]) * 1e9 if size else float(self.found.shape.body)
+        if here := weights_gib(path, POCKET_REWARD_MODEL):
+            parameters = here * GIB / 4
         rate = roofline.cpu_rates(self.cores, 1.0).generated
         if gpus and self.on_gpu:
             rate = self.rates(1).generated * min(1.0, gpus)
@@ -364,29 +368,11 @@ class _Forecaster:
 
     def assumptions(self) -> tuple[str, ...]:
         mean = ", ".join(sorted({f"{m:,}" for m in self.means.values()}))
-        lines = [
+        gpu = self.hardware.gpu if self.on_gpu else None
+        return (
             f"prompts of {self.prompt:,} tokens, responses of {mean} in the mean, spread evenly "
             "around it (--prompt-tokens, --response-tokens)",
-        ]
-        if self.on_gpu:
-            gpu = self.hardware.gpu
-            assert gpu is not None
-            lines += [
-                f"{gpu.name}: {gpu.tflops:g} TFLOP/s, {gpu.memory_gbs:,g} GB/s, links "
-                f"{gpu.link_gbs:g} GB/s in a machine and {gpu.network_gbs:g} GB/s a GPU between "
-                "machines (data sheets)",
-                f"products reach {roofline.TRAINED:.0%} of that in the learner and "
-                f"{roofline.GENERATED:.0%} in engines, reading {roofline.STREAMED:.0%}, links "
-                f"{roofline.LINKED:.0%}; {1e3 * roofline.LAUNCH_S:g} ms a layer and micro-batch to "
-                f"launch, {1e3 * roofline.ITERATION_S:g} ms an engine's iteration",
-            ]
-        else:
-            lines.append(
-                f"{self.cores.count} cores: {self.cores.gflops:.0f} GFLOP/s and "
-                f"{self.cores.memory_gbs:.0f} GB/s, measured just now: rough"
-            )
-        return (
-            *lines,
+            *(roofline.gpu_assumptions(gpu) if gpu else roofline.cpu_assumptions(self.cores)),
             f"a checkpoint at {DISK_GBS:g} GB/s of each machine with learners",
         )
 

@@ -72,7 +72,7 @@ def check_fits(config: Config) -> int | None:
 
 def demands(config: Config, device: str) -> list[Demand]:
     """The processes of a run; memory is the machine's, GPUs have their own."""
-    weights = _weights_gib(config.policy.path, POCKET_POLICY) if device == "cpu" else 0.0
+    weights = weights_gib(config.policy.path, POCKET_POLICY) if device == "cpu" else 0.0
     engine = rollout_engine(config.rollout.engine).memory_gib
     shared = config.rollout.assignment == "shared"
     ranks = config.learner.world_size
@@ -94,13 +94,13 @@ def demands(config: Config, device: str) -> list[Demand]:
         paths = [make_reward(score).model_path for score in reward.scores.values()]
         if any(paths) and not reward.num_gpus:
             own = REWARD_MODEL_GIB
-            own += sum(_weights_gib(path, POCKET_REWARD_MODEL) for path in paths if path)
+            own += sum(weights_gib(path, POCKET_REWARD_MODEL) for path in paths if path)
         key = f"domains.{name}.reward.num_workers"
         found.append(Demand(f"reward workers ({name})", key, reward.num_workers, own))
     return found
 
 
-def _weights_gib(path: str, pocket: str) -> float:
+def weights_gib(path: str, pocket: str) -> float:
     """GiB of a model's weight files; 0 where they are not on this machine (yet)."""
     try:
         folder = Path(resolve_model_path(path, "policy.path", pocket))
