@@ -28,7 +28,6 @@ PROGRAMS = (
     "kubectl",
     "docker",
     "ray",
-    "scontrol",
 )
 _DATA = ("json", "yaml", "mermaid", "python", "toml")
 

@@ -75,7 +75,6 @@ PROGRAMS = {
     "pip": "installs",
     "source": "a shell's own command",
     "sbatch": "needs a Slurm cluster; tests/scripts/test_slurm.py runs the script",
-    "scontrol": "needs a Slurm cluster",
     "kubectl": "needs a Kubernetes cluster; tests/scripts/test_launchers.py checks the manifest",
     "docker": "needs a docker daemon",
     "ray": "starts a Ray that stays; its options are checked",
