@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mgsrl.config import CheckpointConfig
 from mgsrl.errors import CheckpointError, ConfigError, MissingPathError, StorageError
 from mgsrl.evaluate.pareto import BestStep
 from mgsrl.training.checkpoint import (
@@ -291,6 +292,37 @@ def test_damaged_ones_are_set_aside_on_whichever_branch(tmp_path: Path) -> None:
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"step_1.damaged-1", "step_2", "step_3.damaged-1"}
     assert all(f"step_{n} is damaged" in note for n, note in zip((1, 3), notes, strict=True))
+
+
+def test_of_those_set_aside_the_last_two_stay(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, {}, _write)
+    for number in range(4):
+        save_checkpoint(tmp_path, 2, {}, _write)
+        if number % 2:
+            (tmp_path / "step_2/state.json").unlink()
+        set_others_aside(tmp_path, 1, lambda _: None)
+    aside = {f"step_2.{why}-{n}" for n in (1, 2) for why in ("abandoned", "damaged")}
+    assert aside < {path.name for path in tmp_path.iterdir()}
+    prune_checkpoints(tmp_path, 0)
+    assert aside < {path.name for path in tmp_path.iterdir()}
+    prune_checkpoints(tmp_path, 1)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"step_1", "step_2.abandoned-2", "step_2.damaged-2"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "kept"),
+    [
+        ({"every": 10}, 3),
+        ({"every": 10, "keep_best": False}, 2),
+        ({"every": 10, "keep_every": 20}, 8),
+        ({"every": 10, "keep": 0}, 11),
+        ({"every": 0}, 1),
+        ({"every": 60, "keep": 5}, 2),
+    ],
+)
+def test_how_many_a_run_keeps_at_most(keys: dict[str, int], kept: int) -> None:
+    assert CheckpointConfig(**keys).most_kept(100) == kept  # type: ignore[arg-type]
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:

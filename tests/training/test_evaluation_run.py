@@ -71,7 +71,7 @@ def evaluate(part: Evaluation, step: int) -> None:
 
 
 def save(part: Evaluation, step: int) -> None:
-    """What `_save_checkpoint` of a run does, with a file instead of learners."""
+    """What the `Saver` of a run does, with a file instead of learners."""
     folder = part.journal.folder / "checkpoints"
     save_checkpoint(folder, step, {}, lambda path: (path / "shard").write_bytes(b"weights"))
     best = part.find_best()
