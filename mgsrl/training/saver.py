@@ -109,7 +109,7 @@ class Saver:
         draft = self._draft
         if draft is None:
             return
-        why = "the learners are gone"
+        why = "there was no time" if self.learners.handles else "the learners are gone"
         try:
             if self.learners.handles and not signals.stopping():
                 self.settle()
