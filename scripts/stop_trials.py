@@ -7,7 +7,8 @@ before the end unless the case says so. After the fault steps are awaited, then 
 SIGTERM and its files are looked at. What must hold in every case: no traceback, `metrics.jsonl`
 holds every step once, nothing of the run is left behind. A case that is done is a line of
 `tests/stop_trials.jsonl`; `--docs` writes the table into `docs/faults.md`. About 15 minutes on 2
-quiet cores. Disks are small tmpfs, which root may mount.
+quiet cores. Disks are small tmpfs, which root may mount;
+a read-only folder is made by `chattr +i`.
 
     python scripts/stop_trials.py                        # all cases that are not done
     python scripts/stop_trials.py --cases full clock --again
