@@ -6,7 +6,7 @@ HGX B200) and the Ada and Ampere (GA102) whitepapers for the GeForce cards; the 
 NVIDIA's own machines (DGX B200/H200/H100: 400 Gb/s a GPU, DGX A100: 200) and 100 Gb/s for eight of
 the others.
 
-Left out: cards of other makers, PCIe variants (half the links), what clocks and power limits take.
+Left out: cards of other makers, what clocks and power limits take.
 """
 
 import math
@@ -29,7 +29,7 @@ class Gpu:
     memory_gbs: float
     """GB/s of its memory."""
     link_gbs: float
-    """GB/s to another GPU of the machine: NVLink, or PCIe 4."""
+    """GB/s to another GPU of the machine: NVLink, or PCIe."""
     network_gbs: float
     """GB/s to another machine, of each GPU."""
 
@@ -39,6 +39,7 @@ GPUS = {
     for gpu in (
         Gpu("B200-180GB", "B200", 2250, 178.4, 8000, 900, 50),
         Gpu("H200-141GB", "H200", 989, 139.8, 4800, 450, 50),
+        Gpu("H100-PCIe-80GB", "H100 PCIe", 756, 79.1, 2000, 64, 1.5),
         Gpu("H100-80GB", "H100", 989, 79.1, 3350, 450, 50),
         Gpu("A100-80GB", "A100-SXM4-80GB", 312, 79.1, 2039, 300, 25),
         Gpu("A100-40GB", "A100", 312, 39.4, 1555, 300, 25),
@@ -50,6 +51,7 @@ GPUS = {
     )
 }
 """By name; the first whose `card` is in a card's name is that card."""
+USUAL = "H100-80GB"
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,10 @@ def seating(
 
 def _put(machines: list[Machine], gpus: float) -> tuple[int, list[int]]:
     """On the fullest machine with room: (machine, GPUs)."""
-    for node in sorted(range(len(machines)), key=lambda n: (sum(machines[n].free), n)):
+    room = [sum(machine.free) for machine in machines]
+    for node in sorted(
+        (n for n, free in enumerate(room) if free >= gpus - 1e-9), key=room.__getitem__
+    ):
         if (found := machines[node].take(gpus)) is not None:
             return node, found
     raise _no_room(f"{gpus:g} GPUs on one machine", len(machines), len(machines[0].free))

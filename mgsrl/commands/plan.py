@@ -89,12 +89,12 @@ def _check(options: argparse.Namespace) -> None:
 
 def _hardware(options: argparse.Namespace, config: "Config") -> "Hardware":
     """Machines of the command line, else this one's GPUs, else as many of 80 GB as are wanted."""
-    from mgsrl.cluster.hardware import GPUS, Hardware, gpu_named, gpu_of_card
+    from mgsrl.cluster.hardware import USUAL, Hardware, gpu_named, gpu_of_card
     from mgsrl.cluster.preflight import gpu_memories
 
     counted = options.nodes is not None or options.gpus_per_node is not None
     here = [] if options.gpu or counted else gpu_memories()
-    gpu = gpu_named(options.gpu or next(name for name in GPUS if name.startswith("H100")))
+    gpu = gpu_named(options.gpu or USUAL)
     gib, per_node = gpu.gib, options.gpus_per_node or 8
     nodes = (options.nodes or 1) if counted else 0
     if here:

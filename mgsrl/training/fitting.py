@@ -21,6 +21,7 @@ from mgsrl.cluster.preflight import machine_memory_gib, usable_cores
 from mgsrl.cluster.seating import seating
 from mgsrl.config import Config
 from mgsrl.config.checks import check_config
+from mgsrl.config.model_shape import ModelShape
 from mgsrl.errors import ConfigError, UserError
 from mgsrl.training.estimate import Estimate, estimate
 from mgsrl.training.machine import demands
@@ -42,7 +43,7 @@ class Verdict:
     lacking: float = 0.0
     """GiB, and for GPUs that are not there a great deal more: what a change should make less."""
     seats: list[list[list[str]]] = field(default_factory=list)
-    """[nodes][GPUs] who is there; empty without GPUs or without room."""
+    """[nodes][GPUs] who is there; empty without GPUs, and for a run that does not fit."""
 
 
 def judge(config: Config, found: Estimate, hardware: Hardware) -> Verdict:
@@ -51,11 +52,12 @@ def judge(config: Config, found: Estimate, hardware: Hardware) -> Verdict:
         problems = tuple(_cpu_problems(config, found))
         return Verdict(problems, found.learner.peak[1] / GIB if problems else 0.0)
     lacks = dict(_gpu_problems(found, hardware.gib))
-    lacking = sum(lacks.values())
+    lacking, seats = sum(lacks.values()), list[list[list[str]]]()
     nodes, gpus = hardware.nodes, hardware.gpus_per_node
     try:
         placement = choose_placement(config, nodes * gpus)
-        seats = seating(placement, wanted_gpus(config), guests(config), nodes, gpus)
+        if not lacks:  # or it is of no use where everybody sits
+            seats = seating(placement, wanted_gpus(config), guests(config), nodes, gpus)
     except ConfigError as error:
         more = max(1.0, found.gpus - nodes * gpus)
         return Verdict((*lacks, _in_a_line(error)), lacking + NO_GPU * more)
@@ -167,23 +169,24 @@ def remedy(config: Config, found: Estimate, hardware: Hardware) -> Change | None
         found: of the run as it is.
     """
     tries = changes(config, found.device)
+    shapes = {config.policy.lora.rank: found.shape}
 
-    def fits(change: Change) -> bool:
-        return not _lacking(config, change, hardware, found)
+    def lacks(change: Change) -> float:
+        return _lacking(config, change, hardware, shapes)
 
     for change in tries:
-        if fits(change):
+        if not lacks(change):
             return change
-    together, lacking = dict[str, Any](), _lacking(config, {}, hardware, found)
+    together, lacking = dict[str, Any](), lacks({})
     while lacking:  # what helps most, again and again
-        steps = [(_lacking(config, together | change, hardware, found), change) for change in tries]
+        steps = [(lacks(together | change), change) for change in tries]
         least, change = min(steps, key=lambda step: step[0])
         if least >= lacking:
             return None
         together, lacking = together | change, least
     for key in list(together):
         fewer = {k: v for k, v in together.items() if k != key}
-        if fewer and fits(fewer):
+        if fewer and not lacks(fewer):
             together = fewer
     return together
 
@@ -205,12 +208,15 @@ def changed(config: Config, change: Change) -> Config:
     return other
 
 
-def _lacking(config: Config, change: Change, hardware: Hardware, found: Estimate) -> float:
-    """What the changed run lacks; infinite where it cannot be."""
-    shape = None if "policy.lora.rank" in change else found.shape
+def _lacking(
+    config: Config, change: Change, hardware: Hardware, shapes: dict[int, ModelShape]
+) -> float:
+    """What the changed run lacks; infinite where it cannot be. `shapes` by rank of adapters."""
     try:
         other = changed(config, change)
-        planned = estimate(other, hardware.num_gpus, hardware.gib, shape)
+        rank = other.policy.lora.rank
+        planned = estimate(other, hardware.num_gpus, hardware.gib, shapes.get(rank))
+        shapes[rank] = planned.shape
         return judge(other, planned, machines_for(planned, hardware)).lacking
     except UserError:
         return math.inf

@@ -19,21 +19,7 @@ import torch
 
 from gpu_checks.models import model_config, save_model, start_worker
 from gpu_checks.record import GIB, Record, Setting, release
-
-PEAKS = {
-    "H200": 989,
-    "H100 PCIe": 756,
-    "H100": 989,
-    "B200": 2250,
-    "A100": 312,
-    "L40S": 362,
-    "L4": 121,
-    "A10": 125,
-    "RTX 4090": 165,
-    "RTX 3090": 71,
-}
-"""TFLOP/s of dense bfloat16 products with float32 sums, from the makers' data sheets, by a part of
-the card's name; the first that fits counts."""
+from mgsrl.cluster.hardware import gpu_of_card
 
 
 @dataclass(frozen=True)
@@ -187,9 +173,9 @@ def arithmetic(record: Record, name: str, rate: float, on_gpu: bool) -> None:
     record.measure(f"{name}: arithmetic", rate / 1e12, "TFLOP/s")
     if on_gpu:
         card = torch.cuda.get_device_name()
-        peak = next((tflops for part, tflops in PEAKS.items() if part in card), None)
-        found = 100 * rate / peak / 1e12 if peak else f"no peak known of {card}"
-        record.measure(f"{name}: model FLOP utilisation", found, "%" if peak else "")
+        gpu = gpu_of_card(card, 0)
+        found = 100 * rate / gpu.tflops / 1e12 if gpu else f"no peak known of {card}"
+        record.measure(f"{name}: model FLOP utilisation", found, "%" if gpu else "")
 
 
 def operations(config: Any, load: Load, parameters: int) -> float:

@@ -9,6 +9,7 @@ from mgsrl.errors import ConfigError
 def test_cards_are_found_by_the_names_they_give_themselves() -> None:
     for card, name in {
         "NVIDIA H100 80GB HBM3": "H100-80GB",
+        "NVIDIA H100 PCIe": "H100-PCIe-80GB",
         "NVIDIA H200": "H200-141GB",
         "NVIDIA A100-SXM4-80GB": "A100-80GB",
         "NVIDIA A100-SXM4-40GB": "A100-40GB",
