@@ -173,7 +173,7 @@ import json, sys
 from pathlib import Path
 
 def rows(folder):
-    clock = ("time/", "throughput/", "timestamp", "rollout/engine_busy")
+    clock = ("time/", "throughput/", "timestamp", "rollout/engine_busy", "restarts/")
     read = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in read]
 
