@@ -81,6 +81,9 @@ class Machines:
     addresses: tuple[str, ...]
     gpus: float
 
+    def __str__(self) -> str:
+        return f"{', '.join(self.addresses)} ({self.gpus:g} GPUs)"
+
     def lack(self, before: "Machines") -> list[str]:
         """Addresses of `before` that are not here, or what else there was more of; empty when
         nothing is missing, whatever the machines are called now."""
@@ -113,16 +116,12 @@ def wait_for_machines(before: Machines, limit_s: float, note: Callable[[str], No
         return
     note(
         f"waiting {limit_s:g} s at most (cluster.node_wait_s) for {', '.join(missing)} to come "
-        f"back; here: {', '.join(now.addresses)} with {now.gpus:g} of {before.gpus:g} GPUs"
+        f"back; here: {now}"
     )
     end = time.monotonic() + limit_s
     while (now := machines_now()).lack(before) and time.monotonic() < end:
         time.sleep(LOOK_S)
-    left = ", ".join(now.addresses)
-    if not now.lack(before):
-        note(f"the cluster is whole again: {left}")
-    else:
-        note(f"going on with what is left: {left} with {now.gpus:g} GPUs")
+    note(f"{'going on with what is left' if now.lack(before) else 'whole again'}: {now}")
 
 
 def settle(limit_s: float = ANSWER_LIMIT_S) -> None:

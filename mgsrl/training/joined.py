@@ -81,7 +81,8 @@ def check_cluster(
 def summary(seen: Cluster) -> str:
     """One line."""
     return (
-        f"cluster: {seen.machines} machines, {seen.cores} cores, {seen.memory_gib:.0f} GiB; "
+        f"cluster: {seen.machines} machine{'s' if seen.machines > 1 else ''}, {seen.cores} cores, "
+        f"{seen.memory_gib:.0f} GiB; "
         f"{len(seen.checks)} checks in {seen.seconds:.1f} s"
     )
 
