@@ -175,3 +175,35 @@ def test_a_session_goes_on_until_its_restarts_are_used_up(tmp_path: Path) -> Non
     assert len(ended["restarts"]) == 1
     assert (ended["status"], ended["error"]) == ("failed", "LearnerDiedError: once more")
     session.begin_again()  # no process of the command's own: it stays
+
+
+OWN_RAY_DIED = """
+import sys
+from pathlib import Path
+from mgsrl.cluster import again
+left = again.left_behind()
+print(left, flush=True)
+if not left:
+    again.remember_start()
+    from mgsrl.config import ClusterConfig, LearnerConfig
+    from mgsrl.obs import run_record
+    from mgsrl.training.restart import Restarts
+    from mgsrl.training.session import Session
+    folder = Path(sys.argv[1])
+    run_record.begin_run_record(folder, first_step=4)
+    limits = LearnerConfig(max_restarts=2)
+    for address in ("127.0.0.1:1", "local"):  # what others started is not ours to start again
+        restarts = Restarts(limits, ClusterConfig(address=address), folder, None, [1], print)
+        session = Session(folder, 4, 0.0, restarts, print, resume="elsewhere/step_4")
+        session.begin_again("Ray's raylet died")
+"""
+
+
+def test_a_process_whose_own_ray_died_leaves_where_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", OWN_RAY_DIED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == "{}"
+    assert second == "{'deaths': [1, 4], 'resume': 'elsewhere/step_4'}"
+    assert "mgsrl: Ray's raylet died\nmgsrl: it does so now (restart 2 of at most 2" in done.stderr
