@@ -3,7 +3,8 @@
 What is held between steps is exact up to padding (held against real workers over ZeRO 0-3 in the
 tests, within 2 % of an H200's figures). What comes on top in a phase of a step are the tensors
 that PyTorch's autograd keeps for a decoder layer of today (two RMS norms, attention by a fused
-kernel, a gated MLP) and DeepSpeed's copies while it reduces: within 4 % of three measured peaks.
+kernel, a gated MLP) and DeepSpeed's copies while it reduces: within 4 % of three measured peaks,
+and within 5 % of four of processes on a CPU (`assets/plan_measured.json`).
 
 Left out: mixtures of experts (their activations are those of a dense MLP of `intermediate_size`),
 what the allocator loses between blocks, several parameter groups.
