@@ -2,7 +2,7 @@
 """`mgsrl train` that is killed (SIGKILL) just before a chosen event: a trial of resuming.
 
 An event is the beginning or the end of a stage (`begin rollout`, `end sync`), or a change that the
-driver makes to a file of the run folder (`rename checkpoints/.step_#.tmp`, `open metrics.jsonl`;
+driver makes to a file of the run folder (`rename checkpoints/.step_#.#.tmp`, `open metrics.jsonl`;
 `#` stands for a number). The stages are those that the console shows, the changes are seen by an
 audit hook of Python: nothing of either is in the package.
 

@@ -83,7 +83,7 @@ class Draft:
     def __init__(self, folder: Path, step: int, *, num_bytes: int = 0) -> None:
         self._folder, self.step = folder, step
         # A name of its own: what a killed run's learners still write does not meet it.
-        self.path = folder / f".step_{step}.{secrets.token_hex(4)}{DRAFT}"
+        self.path = folder / f".step_{step}.{secrets.randbelow(10**9)}{DRAFT}"
         self.learner = self.path / LEARNER
         with self.writing():
             remove_drafts(folder)
@@ -230,7 +230,7 @@ def prune_checkpoints(folder: Path, keep: int, best: int | None = None, every: i
 
 def _remove(path: Path) -> None:
     """Under a draft's name first: half of it would be taken for a damaged checkpoint."""
-    doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}{DRAFT}")
+    doomed = path.with_name(f".{path.name}.{secrets.randbelow(10**9)}{DRAFT}")
     shutil.rmtree(path.rename(doomed))
 
 
