@@ -65,6 +65,12 @@ build() {
   for tool in ip unshare nsenter mount setpriv; do
     command -v $tool >/dev/null || skip "no command $tool (Debian: apt-get install iproute2 util-linux)"
   done
+  local old pid
+  for old in /run/netns/mgsrl-*-[ab] /var/tmp/mgsrl-*; do # of a script that was killed
+    pid=${old##*/mgsrl-} pid=${pid%%[-.]*}
+    [[ ! -e $old || -d /proc/$pid ]] && continue
+    if [[ $old == /run/* ]]; then ip netns delete "${old##*/}"; else rm -rf "$old"; fi
+  done
   problem=$(ip netns add "$id-a" 2>&1) || skip "network namespaces are not allowed here: $problem"
   problem=$(ip netns add "$id-b" 2>&1) || skip "network namespaces are not allowed here: $problem"
   problem=$(ip link add cable netns "$id-a" type veth peer name cable netns "$id-b" 2>&1) ||
