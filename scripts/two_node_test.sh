@@ -48,7 +48,7 @@ cleanup() {
   trap - EXIT INT TERM
   for name in a b; do remove_node $name; done
   for name in a b; do ip netns delete "$id-$name" 2>/dev/null || true; done
-  if ((keep)); then echo "kept: $work"; else rm -rf "$work"; fi
+  if ((keep)); then touch "$work/keep"; echo "kept: $work"; else rm -rf "$work"; fi
   exit "$code"
 }
 trap cleanup EXIT
@@ -68,7 +68,7 @@ build() {
   local old pid
   for old in /run/netns/mgsrl-*-[ab] /var/tmp/mgsrl-*; do # of a script that was killed
     pid=${old##*/mgsrl-} pid=${pid%%[-.]*}
-    [[ ! -e $old || -d /proc/$pid ]] && continue
+    [[ ! -e $old || -e $old/keep || -d /proc/$pid ]] && continue
     if [[ $old == /run/* ]]; then ip netns delete "${old##*/}"; else rm -rf "$old"; fi
   done
   problem=$(ip netns add "$id-a" 2>&1) || skip "network namespaces are not allowed here: $problem"
