@@ -150,10 +150,6 @@ def _init(config: ClusterConfig) -> None:
     # Says at every start that local sessions are guarded by a token; they are, and that is fine.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     if config.address == "local":
-        # When this process is killed all of its Ray goes at once, but for two of the raylet's
-        # helpers: they look for the gcs server this long, which is on this machine and is not
-        # slow to answer but gone.
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
         ray.init(
             address="local",
             include_dashboard=False,
