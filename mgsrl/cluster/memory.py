@@ -253,10 +253,12 @@ class _Rank:
             reduced = (self.size + 2 * 4) * self.shape.largest
             return self.activations() | {"the largest tensor's gradient, reduced": reduced}
         terms = {"weights' gradient": self.size * trained}
-        if stage:
-            terms["reduced gradient"] = (0 if self.config.offload_optimizer else 4) * own
-            alone = self.config.world_size == 1 and (stage == 1 or not self.load.cuda)
-            terms["reduction bucket"] = 0 if alone else 4 * min(MAX_BUCKET, trained)
+        alone = self.config.world_size == 1
+        adds_up = stage == 2 and (alone or self.size == 2)  # in the rows, where they are updates
+        if stage and not self.config.offload_optimizer and not (adds_up and self.rows_are_updates):
+            terms["reduced gradient"] = 4 * own
+        if stage and not alone:
+            terms["reduction bucket"] = 4 * min(MAX_BUCKET, trained)
         return terms
 
     def _step(self) -> dict[str, int]:

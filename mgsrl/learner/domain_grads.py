@@ -8,8 +8,9 @@ Two things change that. On steps that measure reliability every domain has two r
 of its prompts. Rows of another type or on another device than the optimizer's (`bfloat16`, `cpu`)
 are combined into one fp32 row of the optimizer's: D * N * 2 + N * 4 bytes instead of D * N * 4.
 
-Under ZeRO 3 DeepSpeed keeps a row's worth of gradient of its own. It is made to add to the domain's
-row itself, or, where that is of another kind, to the row of the combination.
+Where DeepSpeed adds gradients up in fp32, it is made to add to the domain's row itself. Under
+ZeRO 3 it keeps a row's worth of gradient in any case: where the rows are of another kind, that is
+the row of the combination.
 """
 
 from collections.abc import Sequence
@@ -56,9 +57,10 @@ class DomainGradients:
         self._num_halves = 1
         self._filled: set[int] = set()
         self._rows_are_updates = (dtype, storage) == (torch.float32, home)
+        self._adds_up = layout.adds_up and (self._rows_are_updates or layout.keeps_row)
         self._scratch_N: torch.Tensor | None = None
         self.release()  # of what DeepSpeed has made for itself
-        if layout.adds_up and not self._rows_are_updates:
+        if self._adds_up and not self._rows_are_updates:
             self._scratch_N = torch.zeros(layout.num_columns, device=home)
         if storage.type == "cpu":
             gramian([(0, torch.zeros(1, 1, dtype=dtype))], 1)  # compiled now, not in a step
@@ -76,7 +78,7 @@ class DomainGradients:
 
     def release(self) -> None:
         """Free the rows until the next `start`; what they hold is spent."""
-        if self.layout.adds_up:
+        if self._adds_up:
             self.layout.add_in(torch.empty(0, device=self._home))  # DeepSpeed holds one of them
         self._buffer_RN, self._combined_N = self._buffer_RN.new_zeros(0, 0), None
 
@@ -86,7 +88,7 @@ class DomainGradients:
 
     def expect(self, domain: str, half: int = 0) -> None:
         """The backward that comes next is of `domain`; every one is announced."""
-        if not self.layout.adds_up:
+        if not self._adds_up:
             return
         row = self._row(domain, half)
         target_N = self._buffer_RN[row] if self._scratch_N is None else self._scratch_N
@@ -100,7 +102,7 @@ class DomainGradients:
         row_N = self._buffer_RN[row]
         first = row not in self._filled
         self._filled.add(row)
-        if self.layout.adds_up and self._scratch_N is None:
+        if self._adds_up and self._scratch_N is None:
             self.layout.clear_gradients()  # it is in the row already
             return
         for column, length, gradient in self.layout.gradients():

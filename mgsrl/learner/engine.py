@@ -24,7 +24,9 @@ def deepspeed_config(config: LearnerConfig, num_parameters: int, device: str) ->
     bf16 = config.dtype == "bfloat16"
     zero: dict[str, Any] = {
         "stage": config.zero_stage,
-        "reduce_bucket_size": min(MAX_BUCKET, max(num_parameters, 1024)),
+        "reduce_bucket_size": reduction_bucket(config, num_parameters),
+        # Alone there is nothing to scatter, and a full reduction copies nothing.
+        "reduce_scatter": config.world_size > 1,
         "round_robin_gradients": False,
     }
     if config.zero_stage < 3:
@@ -46,6 +48,14 @@ def deepspeed_config(config: LearnerConfig, num_parameters: int, device: str) ->
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 40,
     }
+
+
+def reduction_bucket(config: LearnerConfig, num_parameters: int) -> int:
+    """Elements that ZeRO gathers before it reduces them. ZeRO 2 takes what does not fit as it is:
+    with one element every gradient, which spares a single rank the bucket and a copy."""
+    if config.world_size == 1 and config.zero_stage == 2:
+        return 1
+    return min(MAX_BUCKET, max(num_parameters, 1024))
 
 
 def make_engine(model: nn.Module, config: LearnerConfig, device: str) -> Any:

@@ -53,7 +53,9 @@ class ShardLayout(ABC):
     replicated = False
     """Whether all ranks own the same elements."""
     adds_up = False
-    """Whether DeepSpeed adds gradients up by itself, in a row of ours (`add_in`)."""
+    """Whether DeepSpeed can add gradients up by itself, in a row of ours (`add_in`)."""
+    keeps_row = False
+    """Whether it otherwise keeps a row of its own, also between steps."""
 
     def __init__(self, engine: Any, names: Mapping[int, str]) -> None:
         """`names`: id(parameter) -> Hugging Face name."""
@@ -176,7 +178,11 @@ class _FlatGradient(list[torch.Tensor]):
 
 
 class PartitionedLayout(ShardLayout):
-    """ZeRO 1 and 2: rank r owns the r-th part of all parameters laid end to end."""
+    """ZeRO 1 and 2: rank r owns the r-th part of all parameters laid end to end.
+
+    Of bfloat16 weights ZeRO 2 adds gradients up in fp32, in a buffer that is laid out as a row, so
+    it can be one. A single rank does so with fp32 weights, too: it has nothing to reduce.
+    """
 
     def __init__(self, engine: Any, names: Mapping[int, str]) -> None:
         super().__init__(engine, names)
@@ -185,6 +191,11 @@ class PartitionedLayout(ShardLayout):
         self.masters = list(zero.single_partition_of_fp32_groups)
         self._columns: list[int] = []
         rank = torch.distributed.get_rank()
+        if zero.partition_gradients and not zero.cpu_offload:
+            if dist.get_world_size() == 1:
+                zero._use_compact_grad_partition_buffer = lambda group: True
+            groups = range(len(self.masters))
+            self.adds_up = all(map(zero._use_compact_grad_partition_buffer, groups))
         for group, params in enumerate(zero.params_in_partition):
             size = int(zero.partition_size[group])
             self._columns.append(self.num_columns)
@@ -208,6 +219,9 @@ class PartitionedLayout(ShardLayout):
             self._zero.averaged_gradients[group] = None
             self._zero.all_grad_tensors[group] = None
         self._zero.zero_grad(set_to_none=True)
+
+    def add_in(self, row_N: torch.Tensor) -> None:
+        self.put_gradient(row_N)
 
     def put_gradient(self, row_N: torch.Tensor) -> None:
         for group, column in enumerate(self._columns):
@@ -236,7 +250,7 @@ class ParameterShardLayout(ShardLayout):
     DeepSpeed adds gradients up in a buffer that is laid out as a row, so it can be one.
     """
 
-    adds_up = True
+    adds_up = keeps_row = True
 
     def __init__(self, engine: Any, names: Mapping[int, str]) -> None:
         super().__init__(engine, names)
