@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from mgsrl.cluster import signals
 from mgsrl.cluster.watch import watched_ray
@@ -72,13 +73,17 @@ def ray_session(
     finally:
         if in_main_thread:
             # A second signal must not interrupt the clean-up half way.
-            interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            interrupt = signal.signal(signal.SIGINT, _pass_over)
+            signal.signal(signal.SIGTERM, _pass_over)
         if not was_up:
             ray.shutdown()
         if in_main_thread:
             signal.signal(signal.SIGINT, interrupt)
             signal.signal(signal.SIGTERM, before)
+
+
+def _pass_over(_signum: int, _frame: FrameType | None) -> None:
+    """Unlike SIG_IGN it is not inherited by what takes this process's place (`again.py`)."""
 
 
 def check_no_session() -> None:

@@ -44,6 +44,7 @@ def begin_run_record(
     seconds_ago: float = 0.0,
     plugins: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     changed: Sequence[str] = (),
+    named: Path | None = None,
 ) -> Path:
     """Begin a session, with the status `starting`: versions, git state and hardware are looked up.
 
@@ -53,6 +54,7 @@ def begin_run_record(
         seconds_ago: when the session began: starting up counts.
         plugins: `plugins.plugin_files()`, what users' code was loaded.
         changed: how the configuration differs from the one that the session goes on with.
+        named: the checkpoint that it goes on from, where the user named one.
     """
     record, path = _known(run_dir), run_dir / FILE
     if not record and path.is_file():
@@ -62,7 +64,9 @@ def begin_run_record(
         "first_step": first_step,
         "command": list(command),
         "last_checkpoint": None,
-    } | ({"changed": list(changed)} if changed else {})
+    }
+    session |= {"changed": list(changed)} if changed else {}
+    session |= {"named": str(named)} if named is not None else {}
     record = {
         "format": FORMAT,
         "started": record.get("started", session["started"]),
@@ -142,6 +146,19 @@ def record_restart(run_dir: Path, *, step: int, from_step: int, reason: str) -> 
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether the newest session wrote one."""
     return bool(_sessions(_known(run_dir))[-1].get("last_checkpoint"))
+
+
+def went_on_from(run_dir: Path) -> tuple[str, int] | None:
+    """The last checkpoint that the user named to go on from, and its step, where the run that went
+    on from it has a checkpoint of its own and is what the folder holds; else None."""
+    sessions = _known(run_dir).get("sessions", [])
+    begun = max((n for n, session in enumerate(sessions) if "named" in session), default=None)
+    if begun is None:
+        return None
+    since, step = sessions[begun:], int(sessions[begun]["first_step"])
+    follows = all(session.get("first_step", 0) >= step for session in since)
+    saved = any(session.get("last_checkpoint") for session in since)
+    return (str(sessions[begun]["named"]), step) if follows and saved else None
 
 
 def recorded_checkpoint(run_dir: Path) -> int | None:

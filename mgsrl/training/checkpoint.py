@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -229,9 +229,11 @@ def prune_checkpoints(folder: Path, keep: int, best: int | None = None, every: i
 
 
 def _remove(path: Path) -> None:
-    """Under a draft's name first: half of it would be taken for a damaged checkpoint."""
+    """Under a draft's name first: half of it would be taken for a damaged checkpoint. What somebody
+    still reads (a network's file system keeps its name) goes with the next draft."""
     doomed = path.with_name(f".{path.name}.{secrets.randbelow(10**9)}{DRAFT}")
-    shutil.rmtree(path.rename(doomed))
+    with suppress(FileNotFoundError):  # somebody was faster
+        shutil.rmtree(path.rename(doomed), ignore_errors=True)
 
 
 def checkpoint_steps(folder: Path) -> list[int]:

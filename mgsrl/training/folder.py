@@ -11,7 +11,7 @@ from mgsrl.config.resume import Change
 from mgsrl.errors import CheckpointError, ConfigError, MgsrlError, MissingPathError, UserError
 from mgsrl.files.jsonl import write_atomic
 from mgsrl.obs.rewind import last_logged_step
-from mgsrl.obs.run_record import check_record_version, recorded_checkpoint
+from mgsrl.obs.run_record import check_record_version, recorded_checkpoint, went_on_from
 from mgsrl.training.checkpoint import (
     CONFIG,
     Checkpoint,
@@ -36,7 +36,8 @@ def run_folder(
     one that was not there is gone again.
 
     Args:
-        resume: `auto`, `never` or the path of a checkpoint.
+        resume: `auto`, `never` or the path of a checkpoint: to begin there, or to go on with what
+            began there.
         changes: what differs between an older `config.yaml` and this run.
         note: receives what the user should know.
 
@@ -126,6 +127,8 @@ def _find(
                 "it begins again"
             )
         return found
+    if (own := _own_since(resume, folder, note)) is not None:
+        return own
     path = Path(os.path.expanduser(resume))
     if not path.is_dir() or (path / "checkpoints").is_dir():
         raise MissingPathError(
@@ -135,6 +138,27 @@ def _find(
             todo=_checkpoints_of(path) or "correct the path",
         )
     return load_checkpoint(path)
+
+
+def named_path(resume: str) -> Path | None:
+    """The checkpoint that `resume=PATH` names."""
+    return None if resume in ("auto", "never") else Path(os.path.expanduser(resume)).resolve()
+
+
+def _own_since(resume: str, folder: Path, note: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint of a run that went on from `resume` in this folder before: the same
+    command again (a job that is requeued) must not do its steps again."""
+    before = went_on_from(folder)
+    if before is None or before[0] != str(named_path(resume)):
+        return None
+    found = newest_checkpoint(folder / "checkpoints", note)
+    if found is None or found.step <= before[1]:
+        return None
+    note(
+        f"this run went on from {resume} before: now it does from its own {found.path.name} (to "
+        f"begin there once more, move later checkpoints out of {found.path.parent})"
+    )
+    return found
 
 
 def _checkpoints_of(folder: Path) -> str:

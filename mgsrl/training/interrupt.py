@@ -59,13 +59,15 @@ def last_step_saved(run: Run) -> Iterator[None]:
 
 def _save(run: Run, grace_s: float) -> None:
     """Within `grace_s` seconds of the signal, if one came. It must not hide what ended the run."""
+    told = signals.stopping()
     try:
         signals.start_limit(grace_s)
         saved = run.save_last_step()
         if saved is not None:
             run.console.note(f"the last whole step is saved: {saved}")
     except KeyboardInterrupt:
-        why = "a second signal" if signals.insisted() else f"checkpoint.grace_s={grace_s:g} is over"
+        why = f"checkpoint.grace_s={grace_s:g} is over" if told else "a signal"
+        why = "a second signal" if signals.insisted() else why
         run.console.note(f"the last whole step was not saved: {why}")
     except Exception as error:
         run.console.note(f"the last whole step was not saved: {one_line(error)}")
@@ -81,14 +83,13 @@ def how_to_go_on(folder: Path, command: Sequence[str]) -> str:
     """
     done = last_logged_step(folder)
     saved = max(checkpoint_steps(folder / "checkpoints"), default=0)
-    rest = [
-        argument
-        for argument in command
-        if not argument.startswith(("resume=", "resume.checkpoint="))
-    ]
-    again = shlex.join(rest) or "mgsrl.train(config) with the same configuration"
+    anew = ("resume=never", "resume.checkpoint=never")
+    again = (
+        shlex.join(argument for argument in command if argument not in anew)
+        or "mgsrl.train(config) with the same configuration"
+    )
     if not saved:
-        where = "no checkpoint was written yet (checkpoint.every): it starts from the beginning"
+        where = "no checkpoint was written yet (checkpoint.every): it begins where this run began"
     elif done > saved:
         steps = f"step {done}" if done == saved + 1 else f"steps {saved + 1} to {done}"
         where = f"it goes on from step {saved} (checkpoints/step_{saved}) and does {steps} again"

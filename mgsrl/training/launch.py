@@ -23,7 +23,7 @@ from mgsrl.report.page import build_report
 from mgsrl.training.build import build, first_checkpoint_bytes
 from mgsrl.training.checkpoint import Checkpoint, check_disk, checkpoint_bytes
 from mgsrl.training.fingerprint import Models
-from mgsrl.training.folder import bring_back_config, run_folder, write_config
+from mgsrl.training.folder import bring_back_config, named_path, run_folder, write_config
 from mgsrl.training.interrupt import interruptible, last_step_saved
 from mgsrl.training.loop import train
 from mgsrl.training.machine import check_fits
@@ -99,6 +99,7 @@ def _train(
         check_disk(checkpoints, size, kept, console.note)
         # From here on something is written: until now the folder is as an earlier process left it.
         write_config(folder, config_to_yaml(config))
+        named = named_path(config.resume.checkpoint)
         begin_run_record(
             folder,
             first_step=first_step,
@@ -106,6 +107,7 @@ def _train(
             seconds_ago=time.monotonic() - begin,
             plugins=plugins,
             changed=[str(change) for change in changed],
+            named=named if checkpoint and checkpoint.path.resolve() == named else None,
         )
         deaths = list(left.get("deaths", []))
         restarts = Restarts(
@@ -119,7 +121,7 @@ def _train(
         ray_of_ours = ray_session(cluster, session.fail, session.begin_again)
         try:
             with (
-                session.recorded(),
+                session.recorded(last=True),
                 _shown(console, "starting Ray", ray_of_ours) as session.ray_death,
             ):
                 while not _tried(config, ready, checkpoint, console, models, session):

@@ -70,8 +70,9 @@ class Restarts:
         if isinstance(error, RayError) and not isinstance(error, RayTaskError):
             return True  # what Ray held was lost: an object, its owner, a machine
         # Where a machine is missing, what is refused for want of it is nobody's mistake.
-        missing = self._machines is not None and machines_now().lack(self._machines)
-        return isinstance(error, MgsrlError | RayError) and bool(missing)
+        if self._machines is None or not isinstance(error, MgsrlError | RayError):
+            return False
+        return bool(machines_now().lack(self._machines))
 
     def count(self, step: int) -> str | None:
         """Count a death after `step` steps: which restart this is, None when it is one too many."""

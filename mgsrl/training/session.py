@@ -1,17 +1,18 @@
 """How one process's part of a run ends, or goes on: said once in `run.json`, and to the user."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray.exceptions import RayError
 
 from mgsrl.cluster.again import run_again
-from mgsrl.cluster.signals import stopped_by
-from mgsrl.errors import MgsrlError, RayDiedError
+from mgsrl.cluster.signals import stopped_by, stopping
+from mgsrl.errors import MgsrlError, RayDiedError, one_line
 from mgsrl.obs.run_record import finish_run_record, record_restart
 from mgsrl.training.restart import Restarts
 from mgsrl.training.run import Run
@@ -39,10 +40,17 @@ class Session:
     ray_death: Callable[[], str | None] = lambda: None
     """Whether one of Ray's own processes died, in a sentence."""
     ended: bool = False
+    failed: bool = False
+    """It ended by an error that was not Ray's death."""
+    _leaving: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
-    def recorded(self) -> Iterator[None]:
-        """An error inside ends the session, or is answered by `GoOn`."""
+    def recorded(self, *, last: bool = False) -> Iterator[None]:
+        """An error inside ends the session, or is answered by `GoOn`.
+
+        Args:
+            last: nobody is left outside to go on.
+        """
         try:
             yield
         except GoOn:
@@ -53,11 +61,19 @@ class Session:
                 self.run.journal.backlog.close()
                 self.run.journal.trackers.close()
             death = self.ray_death()
-            if death is None and not self.ended and self._goes_on(error):
+            lost = death is not None and isinstance(error, MgsrlError | RayError)
+            heals = not self.ended and not last and death is None and self._may_heal(error)
+            if not self.ended and stopping() and (lost or heals):
+                # A signal waited for the end of the step, or killed what is missing now.
+                self.note(f"told to stop, it does not begin again after: {one_line(error)}")
+                self._record(KeyboardInterrupt())
+                raise KeyboardInterrupt from error
+            if heals and self._goes_on(error):
                 self.run = None
                 raise GoOn from error
+            self.failed |= not self.ended and death is None
             self._record(error)
-            if death is not None and isinstance(error, MgsrlError | RayError):
+            if lost and death is not None:
                 raise RayDiedError(death) from error  # an actor's loss is only its consequence
             raise
 
@@ -66,9 +82,10 @@ class Session:
         """Steps done."""
         return self.run.step if self.run is not None else self.first_step
 
+    def _may_heal(self, error: BaseException) -> bool:
+        return self.restarts.may_heal(error, ran=self.ran)
+
     def _goes_on(self, error: BaseException) -> bool:
-        if not self.restarts.may_heal(error, ran=self.ran):
-            return False
         which = self.restarts.count(self.step)
         if which is None:
             self.note(self.restarts.too_many)
@@ -88,17 +105,18 @@ class Session:
         Args:
             reason: what happened, where that was not said yet.
         """
-        if not self.restarts.may_replace:
+        if not self.restarts.may_replace or self.failed or stopping():
             return
-        if reason:
-            print(f"mgsrl: {reason}", file=sys.stderr)
-        which = self.restarts.count(self.step)
-        if which is None:
-            print(f"mgsrl: {self.restarts.too_many}", file=sys.stderr)
-            return
-        print(f"mgsrl: it does so now ({which})", file=sys.stderr)
-        own = self.restarts.has_own_checkpoint() or self.resume == "never"
-        run_again({"deaths": self.restarts.deaths, "resume": "auto" if own else self.resume})
+        with self._leaving:  # the watch's thread and the main one may have noticed
+            if reason:
+                print(f"mgsrl: {reason}", file=sys.stderr)
+            which = self.restarts.count(self.step)
+            if which is None:
+                print(f"mgsrl: {self.restarts.too_many}", file=sys.stderr)
+                return
+            print(f"mgsrl: it does so now ({which})", file=sys.stderr)
+            own = self.restarts.has_own_checkpoint() or self.resume == "never"
+            run_again({"deaths": self.restarts.deaths, "resume": "auto" if own else self.resume})
 
     def _record(self, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt):

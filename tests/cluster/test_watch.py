@@ -4,12 +4,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+import ray
 
+from mgsrl.cluster import session
 from mgsrl.cluster.watch import LOOK_S, NOTICE_S
+from mgsrl.config import ClusterConfig
 
 PROGRAM = """
 import sys, time
@@ -49,11 +54,34 @@ def test_a_death_is_told_and_recorded_and_nothing_stays(
     begin = time.monotonic()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert time.monotonic() - begin < 4 * LOOK_S + NOTICE_S + 5, "on a busy machine"
+    assert time.monotonic() - begin < 4 * LOOK_S + NOTICE_S + 25, "on a busy machine; Ray takes 60"
     assert f"mgsrl: Ray's {name} died" in output
     assert f"Ray's {name} died" in (tmp_path / "record").read_text()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
+
+
+def test_signals_are_passed_over_at_the_end_and_heard_by_what_comes_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that takes this one's place inherits what is ignored, for good."""
+    found = list[bool]()
+
+    def shutdown() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+            found.append(signal.getsignal(number) == signal.SIG_IGN)
+
+    monkeypatch.setattr(ray, "shutdown", shutdown)
+    monkeypatch.setattr(session, "_init", lambda _: None)
+    monkeypatch.setattr(
+        session, "watched_ray", lambda *_, **__: nullcontext(SimpleNamespace(death=None))
+    )
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with session.ray_session(ClusterConfig()):
+        pass
+    assert found == [False, False]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 @pytest.mark.ray_cluster

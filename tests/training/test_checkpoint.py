@@ -1,7 +1,9 @@
 """Checkpoints are complete or absent, whatever is torn off."""
 
 import contextlib
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -201,6 +203,25 @@ def test_prune_keeps_the_best_besides_the_newest(tmp_path: Path) -> None:
     assert checkpoint_steps(tmp_path) == [4, 5]
     prune_checkpoints(tmp_path, 1, best=3)  # one that is not there
     assert checkpoint_steps(tmp_path) == [5]
+
+
+def test_what_somebody_still_reads_does_not_end_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS keeps a file that is open under another name: its folder is not empty, hence stays."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {}, _write)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", refuse)
+        prune_checkpoints(tmp_path, keep=1)
+    assert checkpoint_steps(tmp_path) == [2]
+    assert not (tmp_path / "step_1").exists()
+    save_checkpoint(tmp_path, 3, {}, _write)
+    assert {path.name for path in tmp_path.iterdir()} == {"step_2", "step_3"}
 
 
 def test_damaged_ones_do_not_push_good_ones_out(tmp_path: Path) -> None:

@@ -68,6 +68,45 @@ def test_auto_goes_on_from_the_newest_and_a_path_from_that_one(tmp_path: Path) -
         assert found.step == step
 
 
+def test_a_path_is_begun_at_once_and_then_gone_on_from(tmp_path: Path) -> None:
+    """The same command again, as of a job that is requeued, does nothing again."""
+    folder, path = tmp_path / "run", str(_save(tmp_path / "other", 3, "seed: 0\n"))
+
+    def begin(resume: str) -> int:
+        found = _open(folder, resume)
+        step = found.step if found else 0
+        named = Path(resume).resolve() if found and str(found.path) == resume else None
+        begin_run_record(folder, first_step=step, named=named)
+        return step
+
+    assert [begin(path), begin(path)] == [3, 3]  # stopped before it saved anything
+    _save(folder, 5)
+    record_checkpoint(folder, 5)
+    shutil.rmtree(path)  # of a run that goes on it is not needed any more
+    assert [begin(path), begin("auto"), begin(path)] == [5, 5, 5]
+    other = str(_save(tmp_path / "other", 4, "seed: 0\n"))
+    assert begin(other) == 4
+    assert begin(other) == 4, "step_5 is of the run that was left"
+    shutil.rmtree(folder / "checkpoints" / "step_5")
+    _save(folder, 6)
+    record_checkpoint(folder, 6)
+    assert begin(other) == 6
+    (folder / "checkpoints" / "step_6").rename(tmp_path / "step_6")
+    assert begin(other) == 4
+
+
+def test_what_began_anew_does_not_go_on_from_a_path(tmp_path: Path) -> None:
+    folder, path = tmp_path / "run", _save(tmp_path / "other", 3, "seed: 0\n")
+    _open(folder)
+    begin_run_record(folder, first_step=3, named=path)
+    begin_run_record(folder, first_step=0)  # resume=auto found no checkpoint
+    _save(folder, 5)
+    record_checkpoint(folder, 5)
+    found = _open(folder, str(path))
+    assert found is not None
+    assert found.step == 3
+
+
 def test_never_renames_and_deletes_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     for number in (1, 2):

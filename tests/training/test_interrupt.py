@@ -48,6 +48,8 @@ def test_the_step_and_the_command_are_named(
     assert "To go on: mgsrl train 'run.dir=/a b'\n" in text  # resume=never would start anew
     assert where in text
     assert "To go on: mgsrl.train(config) with the same" in how_to_go_on(tmp_path, [])
+    text = how_to_go_on(tmp_path, ["mgsrl", "train", "resume=/a/checkpoints/step_3"])
+    assert "To go on: mgsrl train resume=/a/checkpoints/step_3\n" in text  # else from step 0
 
 
 @pytest.mark.ray_cluster
@@ -58,8 +60,8 @@ def test_ctrl_c_is_answered_and_what_it_says_is_true(tmp_path: Path) -> None:
     process = runs.start(folder, "train.num_steps=50", "checkpoint.every=0")
     runs.wait_for(lambda: runs.steps_done(folder) >= 2, "two steps")
     process.send_signal(signal.SIGINT)
-    runs.wait_for(lambda: "mgsrl: stopping (Ctrl-C)" in log.read_text(), "an answer", 10)
-    assert process.wait(timeout=60) == 1
+    runs.wait_for(lambda: "mgsrl: stopping (Ctrl-C)" in log.read_text(), "an answer", 30)
+    assert process.wait(timeout=180) == 1
     text, done = log.read_text(), runs.steps_done(folder)
     assert f"the last whole step is saved: checkpoints/step_{done}\n" in text
     assert checkpoint_steps(folder / "checkpoints") == [done]
@@ -207,6 +209,7 @@ def again() -> str:
         (stopped, never, 0.5, [f"{NOT_SAVED} checkpoint.grace_s=0.5 is over"]),
         (stopped, again, 5, [f"{NOT_SAVED} a second signal"]),
         (stopped, fails(OSError("disk\nfull")), 5, [f"{NOT_SAVED} disk full"]),
+        (fails(ValueError()), again, 5, [f"{NOT_SAVED} a signal"]),
     ],
 )  # fmt: skip
 def test_what_is_saved_when_a_run_leaves(

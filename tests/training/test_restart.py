@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 from ray.exceptions import ObjectLostError, RayTaskError
 
+from mgsrl.cluster import signals
 from mgsrl.cluster.again import VARIABLE
 from mgsrl.cluster.logs import LINES, tail
+from mgsrl.cluster.machines import Machines
 from mgsrl.config import ClusterConfig, LearnerConfig
 from mgsrl.errors import (
     ConfigError,
@@ -63,6 +66,20 @@ def test_restarts_are_counted_within_a_window(tmp_path: Path) -> None:
     assert "learner.max_restarts (now 2)" in counted.too_many
     assert counted.count(13) == "restart 1 of at most 2 within 10 steps"
     assert restarts(tmp_path, most=0).count(1) is None
+
+
+def test_of_a_ray_that_is_gone_nothing_is_asked(tmp_path: Path) -> None:
+    """Ctrl-C in the pause before a start is heard when Ray is down: asking it would fail."""
+    counted = restarts(tmp_path)
+    counted._machines = Machines(("10.0.0.1",), 0.0)
+    for error in (KeyboardInterrupt(), ZeroDivisionError()):
+        assert not counted.may_heal(error, ran=True)
+    run_record.begin_run_record(tmp_path, first_step=0)
+    session = Session(tmp_path, 0, 0.0, counted, print, resume="auto")
+    with pytest.raises(ConfigError), session.recorded(last=True):
+        raise ConfigError("the model is gone")
+    (ended,) = json.loads((tmp_path / run_record.FILE).read_text())["sessions"]
+    assert (ended["status"], ended["error"]) == ("failed", "ConfigError: the model is gone")
 
 
 def test_only_checkpoints_of_this_process_are_gone_on_from(tmp_path: Path) -> None:
@@ -175,6 +192,44 @@ def test_a_session_goes_on_until_its_restarts_are_used_up(tmp_path: Path) -> Non
     assert len(ended["restarts"]) == 1
     assert (ended["status"], ended["error"]) == ("failed", "LearnerDiedError: once more")
     session.begin_again()  # no process of the command's own: it stays
+
+
+@pytest.mark.parametrize("death", [None, "Ray's raylet died"])
+def test_a_run_that_was_told_to_stop_does_not_begin_again(
+    death: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal waited for the end of the step, which never came: its learner got it, too."""
+    again: list[object] = []
+    monkeypatch.setattr("mgsrl.training.session.run_again", again.append)
+    monkeypatch.setattr(signals, "_signals", [signal.SIGTERM])
+    run_record.begin_run_record(tmp_path, first_step=0)
+    notes: list[str] = []
+    session = Session(tmp_path, 0, 0.0, restarts(tmp_path), notes.append, resume="auto")
+    session.restarts.may_replace = True
+    session.ray_death = lambda: death
+    with pytest.raises(KeyboardInterrupt), session.recorded(last=True), session.recorded():
+        raise LearnerDiedError("A learner died during optimizer_step")
+    (ended,) = json.loads((tmp_path / run_record.FILE).read_text())["sessions"]
+    assert (ended["status"], ended["error"]) == ("interrupted", "stopped by SIGTERM")
+    assert notes == [
+        "told to stop, it does not begin again after: A learner died during optimizer_step"
+    ]
+    session.begin_again("Ray's raylet died")
+    assert again == []
+
+
+def test_ray_s_death_after_a_run_failed_by_itself_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again: list[object] = []
+    monkeypatch.setattr("mgsrl.training.session.run_again", again.append)
+    run_record.begin_run_record(tmp_path, first_step=0)
+    session = Session(tmp_path, 0, 0.0, restarts(tmp_path), print, resume="auto")
+    session.restarts.may_replace = True
+    with pytest.raises(ConfigError), session.recorded(last=True), session.recorded():
+        raise ConfigError("no such key")
+    session.begin_again("Ray's raylet died")
+    assert again == []
 
 
 OWN_RAY_DIED = """
