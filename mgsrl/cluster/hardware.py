@@ -52,6 +52,10 @@ GPUS = {
 }
 """By name; the first whose `card` is in a card's name is that card."""
 USUAL = "H100-80GB"
+CORES_PER_GPU = 8
+"""Of a machine that is not there: fewer than data centres have."""
+CORE_GFLOPS = 50.0
+"""Of a core beside GPUs."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Hardware:
     """Of one GPU."""
     given: bool
     """Whether it is known how many there are; else as many as the run asks for."""
+    cores: int | None = None
+    """Of each; None where that is not known."""
 
     @property
     def num_gpus(self) -> int:
@@ -83,10 +89,10 @@ def gpu_named(name: str) -> Gpu:
         return found
     raise ConfigError(
         "--gpu is not a card that is known.",
-        expected=", ".join(GPUS),
+        expected="a card of the plan's table",
         found=repr(name),
-        todo=f"correct the name ({nearest(name, GPUS)}), or give the card that is most like "
-        "yours and its memory: --gpu NAME --gpu-gib N",
+        todo=f"correct the name ({nearest(name.upper(), GPUS)}), or give the card that is most "
+        "like yours and its memory: --gpu NAME --gpu-gib N",
     )
 
 
@@ -104,6 +110,12 @@ class Cores:
     gflops: float
     """fp32 products of all cores together, 10^9 operations a second."""
     memory_gbs: float
+
+
+def cores_beside(machines: Hardware) -> Cores:
+    """Of one machine with GPUs: assumed, as it may not be there."""
+    count = machines.cores or CORES_PER_GPU * machines.gpus_per_node
+    return Cores(count, CORE_GFLOPS * count, 20.0)
 
 
 def measured_cores(count: int, width: int, seconds: float = 0.1) -> Cores:

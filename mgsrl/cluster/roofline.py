@@ -112,6 +112,14 @@ def cpu_assumptions(cores: Cores) -> list[str]:
     ]
 
 
+def beside_assumption(cores: Cores) -> str:
+    """The same of a reward model that has no GPU, on a machine that has some."""
+    return (
+        f"a reward model without a GPU: {cores.count} cores of {cores.gflops / cores.count:g} "
+        f"GFLOP/s, of which its products reach {CPU_PRODUCTS:.0%}"
+    )
+
+
 @dataclass(frozen=True)
 class Share:
     """What the slowest learner rank computes in one pass over a batch."""

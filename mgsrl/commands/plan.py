@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     add_overrides(parser, "Hydra overrides")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    machines = parser.add_argument_group("machines that are not there")
+    machines = parser.add_argument_group(
+        "machines that are not there",
+        "without these: the GPUs of this machine, or else as many H100s as the run asks for",
+    )
     machines.add_argument("--nodes", type=int, metavar="N", help="how many (default: 1)")
     machines.add_argument(
         "--gpus-per-node", type=int, metavar="N", help="GPUs of each (default: 8)"
@@ -58,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     _check(options)
     config = composed(options)  # mistakes in it before torch is imported
+    _check_lengths(options, config)
+    if config.learner.device == "auto" and (options.gpu or options.gpu_gib):
+        config.learner.device = "cuda"
     from mgsrl.training.forecast import Lengths
     from mgsrl.training.planned import plan_run
 
@@ -70,6 +76,9 @@ def run(options: argparse.Namespace) -> None:
         from mgsrl.commands.plan_tables import show
 
         show(found)
+        asked = (options.gpu, options.gpu_gib, options.nodes, options.gpus_per_node)
+        if found.memory.device == "cpu" and any(asked):
+            print("the GPUs that were asked about are not used: learner.device=cpu")
     if found.verdict.problems:
         raise found.misfit()
 
@@ -80,17 +89,32 @@ def _check(options: argparse.Namespace) -> None:
         if value is not None and not 0 < value < float("inf"):
             flag = f"--{name.replace('_', '-')}"
             raise ConfigError(
-                f"{flag} cannot be.",
+                f"{flag} cannot be {value:g}.",
                 expected="the memory of one GPU in GiB, above 0" if "gib" in flag else "1 or more",
                 found=f"{value:g}",
                 todo=f"correct it, for example {flag} {79 if 'gib' in flag else 8}",
             )
 
 
+def _check_lengths(options: argparse.Namespace, config: "Config") -> None:
+    for what, key, limit in (
+        ("prompt", "data.max_prompt_tokens", config.data.max_prompt_tokens),
+        ("response", "rollout.max_new_tokens", max(config.response_limits.values())),
+    ):
+        mean = getattr(options, f"{what}_tokens")
+        if mean is not None and mean > limit:
+            raise ConfigError(
+                f"--{what}-tokens is above the limit of a {what}.",
+                expected=f"{limit:,} at most",
+                found=f"{mean:,}",
+                todo=f"correct it, or set {key} to what it shall be",
+            )
+
+
 def _hardware(options: argparse.Namespace, config: "Config") -> "Hardware":
     """Machines of the command line, else this one's GPUs, else as many of 80 GB as are wanted."""
     from mgsrl.cluster.hardware import USUAL, Hardware, gpu_named, gpu_of_card
-    from mgsrl.cluster.preflight import gpu_memories
+    from mgsrl.cluster.preflight import gpu_memories, usable_cores
 
     counted = options.nodes is not None or options.gpus_per_node is not None
     here = [] if options.gpu or counted else gpu_memories()
@@ -102,6 +126,6 @@ def _hardware(options: argparse.Namespace, config: "Config") -> "Hardware":
         gpu_here = gpu_of_card(card, gib)
         local = config.cluster.address == "local" and options.gpu_gib is None
         if local:
-            return Hardware(1, len(here), gpu_here, gib, given=True)
+            return Hardware(1, len(here), gpu_here, gib, given=True, cores=usable_cores())
         return Hardware(0, per_node, gpu_here, options.gpu_gib or gib, given=False)
     return Hardware(nodes, per_node, gpu, options.gpu_gib or gib, given=counted)

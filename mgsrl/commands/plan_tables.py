@@ -55,9 +55,9 @@ def _show_time(console: Any, time: "Forecast") -> None:
     )
     console.print(
         f"{time.num_steps:,} steps: {_hours(time.hours)}, with {time.evaluations} evaluations of "
-        f"{time.evaluation_s:.3g} s and {time.checkpoints} checkpoints of "
-        f"{time.checkpoint_bytes / 1e9:.3g} GB, for each of which training waits "
-        f"{time.checkpoint_wait_s:.2g} s ({time.checkpoint_s:.3g} s to the disk)"
+        f"{time.evaluation_s:.3g} s\n"
+        f"{time.checkpoints} checkpoints of {time.checkpoint_bytes / 1e9:.3g} GB: training waits "
+        f"{time.checkpoint_wait_s:.2g} s for each ({time.checkpoint_s:.3g} s to the disk)"
     )
     console.print("assumed:")
     for line in time.assumptions:
@@ -101,7 +101,9 @@ def _verdicts(plan: "Planned") -> list[str]:
         words = " ".join(use_all(plan.config, plan.hardware.num_gpus))
         lines.append(f"{plan.idle} of {plan.hardware.num_gpus} GPUs are idle")
         lines[-1] += f"; all of them work with {words}" if words else ""
-    return [*lines, *(f"{what}, {text}" for what, text in measured().items())]
+    other = "seconds" if found.device == "cpu" else "seconds on a CPU"
+    errors = (f"{what}, {text}" for what, text in measured().items() if what != other)
+    return [*lines, *errors]
 
 
 def _table(title: str, rows: Sequence[Row], columns: Row) -> Any:

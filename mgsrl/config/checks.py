@@ -82,7 +82,7 @@ def _check_domains(config: Config) -> None:
 
 def _check_overlong(config: Config) -> None:
     for name, domain in config.domains.items():
-        longest = domain.max_new_tokens or config.rollout.max_new_tokens
+        longest = config.response_limits[name]
         if domain.reward.overlong_buffer > longest:
             raise ConfigError(
                 f"domains.{name}.reward.overlong_buffer is longer than the longest response.",
@@ -94,13 +94,13 @@ def _check_overlong(config: Config) -> None:
 
 def _check_token_budget(config: Config) -> None:
     budget, prompt = config.learner.tokens_per_micro_batch, config.data.max_prompt_tokens
-    limits = [d.max_new_tokens or config.rollout.max_new_tokens for d in config.domains.values()]
-    longest = prompt + max(limits)
+    response = max(config.response_limits.values())
+    longest = prompt + response
     if budget is not None and budget < longest:
         raise ConfigError(
             "learner.tokens_per_micro_batch is less than one sequence may have.",
             expected=f"{longest} or more: data.max_prompt_tokens={prompt} and a response of "
-            f"{max(limits)}",
+            f"{response}",
             found=str(budget),
             todo=f"set learner.tokens_per_micro_batch={longest}, or lower one of the two limits",
         )

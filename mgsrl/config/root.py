@@ -50,3 +50,9 @@ class Config:
     trackers: TrackersConfig = field(default_factory=TrackersConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    @property
+    def response_limits(self) -> dict[str, int]:
+        """Tokens of the longest response, by domain."""
+        usual = self.rollout.max_new_tokens
+        return {name: domain.max_new_tokens or usual for name, domain in self.domains.items()}

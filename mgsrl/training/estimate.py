@@ -162,10 +162,7 @@ def _load(config: Config, batch: dict[str, int], device: str) -> Load:
 
 def _batch(config: Config) -> dict[str, int]:
     learner, samples = config.learner, config.algo.samples_per_prompt
-    limits = {
-        name: domain.max_new_tokens or config.rollout.max_new_tokens
-        for name, domain in config.domains.items()
-    }
+    limits = config.response_limits
     longest = config.data.max_prompt_tokens + max(limits.values())
     budget = learner.tokens_per_micro_batch
     size = learner.micro_batch_size if budget is None else budget // longest

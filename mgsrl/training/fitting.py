@@ -108,16 +108,15 @@ def _in_a_line(error: ConfigError) -> str:
     """The problem, and what was found."""
     problem, *lines = (line.strip() for line in str(error).splitlines())
     found = (line.removeprefix("found:").strip() for line in lines if line.startswith("found:"))
-    return f"{problem.rstrip('.').lower()} ({next(found, '')})"
+    problem = problem.rstrip(".")
+    return f"{problem[:1].lower()}{problem[1:]} ({next(found, '')})"
 
 
 def changes(config: Config, device: str) -> list[Change]:
     """What can be tried, the least first."""
     learner, rollout, ranks = config.learner, config.rollout, config.learner.world_size
     tries: list[Change] = []
-    longest = config.data.max_prompt_tokens + max(
-        domain.max_new_tokens or rollout.max_new_tokens for domain in config.domains.values()
-    )
+    longest = config.data.max_prompt_tokens + max(config.response_limits.values())
     tries += [{"learner.zero_stage": stage} for stage in range(learner.zero_stage + 1, 4)]
     if learner.tokens_per_micro_batch is None:
         size = learner.micro_batch_size

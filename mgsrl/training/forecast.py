@@ -101,17 +101,14 @@ class _Forecaster:
     ) -> None:
         self.config, self.found, self.hardware, self.cores = config, found, hardware, cores
         self.on_gpu = found.device == "cuda"
+        self.scores_on_cores = False
         self.workers = rollout_workers(config)
-        limits = {
-            name: domain.max_new_tokens or config.rollout.max_new_tokens
-            for name, domain in config.domains.items()
-        }
+        self.limits = config.response_limits
         self.prompt = lengths.prompt or max(1, config.data.max_prompt_tokens // 2)
         self.means = {
             name: max(1, min(lengths.response or limit // 2, limit))
-            for name, limit in limits.items()
+            for name, limit in self.limits.items()
         }
-        self.limits = limits
         self.share = packs_rows(
             config.learner.share_prompts, found.shape.not_packed, config.policy.path
         )
@@ -285,9 +282,11 @@ class _Forecaster:
         parameters = float(size[1]) * 1e9 if size else float(self.found.shape.body)
         if here := weights_gib(path, POCKET_REWARD_MODEL):
             parameters = here * GIB / 4
-        rate = roofline.cpu_rates(self.cores, 1.0).generated
         if gpus and self.on_gpu:
             rate = self.rates(1).generated * min(1.0, gpus)
+        else:
+            rate = roofline.cpu_rates(self.cores, 1.0).generated
+            self.scores_on_cores = True
         return 2 * parameters * responses * length / rate
 
     # ---- learners ----------------------------------------------------------------------------
@@ -369,10 +368,12 @@ class _Forecaster:
     def assumptions(self) -> tuple[str, ...]:
         mean = ", ".join(sorted({f"{m:,}" for m in self.means.values()}))
         gpu = self.hardware.gpu if self.on_gpu else None
+        beside = gpu and self.scores_on_cores
         return (
             f"prompts of {self.prompt:,} tokens, responses of {mean} in the mean, spread evenly "
             "around it (--prompt-tokens, --response-tokens)",
             *(roofline.gpu_assumptions(gpu) if gpu else roofline.cpu_assumptions(self.cores)),
+            *([roofline.beside_assumption(self.cores)] if beside else ()),
             f"a checkpoint at {DISK_GBS:g} GB/s of each machine with learners",
         )
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mgsrl.cluster.hardware import Cores, Hardware, measured_cores
+from mgsrl.cluster.hardware import Cores, Hardware, cores_beside, measured_cores
 from mgsrl.cluster.memory import GIB, Memory
 from mgsrl.cluster.preflight import usable_cores
 from mgsrl.config import Config
@@ -101,7 +101,7 @@ def plan_run(config: Config, hardware: Hardware, lengths: Lengths) -> Planned:
     """
     found = estimate(config, hardware.num_gpus, hardware.gib)
     machines = machines_for(found, hardware)
-    cores = _cores(found)
+    cores = _cores(found, machines)
     return Planned(
         config=config,
         hardware=machines,
@@ -122,9 +122,9 @@ def _range(part: dict[str, Any]) -> str:
     return f"measured against {part['of']}: {min(errors):+.0%} to {max(errors):+.0%}"
 
 
-def _cores(found: Estimate) -> Cores:
-    if found.device == "cuda":
-        return Cores(usable_cores(), 50.0 * usable_cores(), 20.0)  # for verifiers beside GPUs
+def _cores(found: Estimate, machines: Hardware) -> Cores:
+    if found.device == "cuda":  # for reward models beside GPUs
+        return cores_beside(machines)
     return measured_cores(usable_cores(), found.shape.hidden_size)
 
 

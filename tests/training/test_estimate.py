@@ -38,10 +38,10 @@ def test_a_shared_gpu_is_planned_by_turns(capsys: pytest.CaptureFixture[str]) ->
     assert found["gpus"] == 1  # the reward model is a guest
     learning, rolling = found["turns_bytes"].values()
     assert learning > found["learner_rank"]["peak_gib"] * 2**30
-    assert main(["plan", "+experiment=qwen_mgs_1gpu", "--gpu-gib", "47"]) == 2
+    assert main(["plan", "+experiment=qwen_mgs_1gpu", "--gpu-gib", "42"]) == 2
     said = capsys.readouterr()
     assert "on a shared GPU the learner's turn takes" in said.out
-    assert "the learner's turn takes 49.1 GiB of a GPU's 47.0" in said.err
+    assert "the learner's turn takes 43.6 GiB of a GPU's 42.0" in said.err
     assert main(["plan", "+experiment=qwen_mgs", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["turns_bytes"] is None
 
@@ -119,6 +119,31 @@ def test_machines_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None
     assert 0 < ahead["hidden"] <= time["seconds"]["rollout"]
 
 
+def test_a_card_that_is_named_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    """Although this machine has none, on which `learner.device=auto` is the CPU."""
+    words = ["plan", "learner.device=auto", "rollout.engine=transformers", "--json"]
+    for more, device in (["--gpu", "L40S-48GB"], "cuda"), (["--gpu-gib", "20"], "cuda"):
+        assert main([*words, *more]) == 0
+        assert json.loads(capsys.readouterr().out)["device"] == device
+
+
+def test_a_reward_model_on_cores_of_machines_that_are_not_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Theirs, not those of the machine that plans; said."""
+
+    def reward_s(*words: str) -> float:
+        assert main(["plan", "+experiment=llama3_2_1b", "--json", *words]) == 0
+        time = json.loads(capsys.readouterr().out)["time"]
+        cores = [line for line in time["assumptions"] if "reward model" in line]
+        assert len(cores) == 1
+        assert " 8 cores" in cores[0] if not words else " 32 cores" in cores[0]
+        found: float = time["seconds"]["reward"]
+        return found
+
+    assert reward_s() == pytest.approx(4 * reward_s("--nodes", "1", "--gpus-per-node", "4"))
+
+
 def test_shorter_responses_and_more_engines_take_less(capsys: pytest.CaptureFixture[str]) -> None:
     def seconds(*words: str) -> dict[str, float]:
         assert main(["plan", "+experiment=qwen_mgs", "--json", *words]) == 0
@@ -155,8 +180,10 @@ def test_a_model_whose_prompts_cannot_be_shared(
     ("words", "said"),
     [
         (["--gpu-gib", "-3"], "the memory of one GPU"),
-        (["--nodes", "0"], "--nodes cannot be"),
-        (["--gpu", "H100"], "did you mean 'H100-80GB'"),
+        (["--nodes", "0"], "--nodes cannot be 0."),
+        (["--gpu", "h100"], "did you mean 'H100-80GB'"),
+        (["--prompt-tokens", "193"], "--prompt-tokens is above the limit of a prompt"),
+        (["--response-tokens", "65"], "to do:    correct it, or set rollout.max_new_tokens"),
         (["policy.path=/nowhere"], "policy.path does not name a model"),
         (["policy.pth=x"], "did you mean 'path'"),
         (["--jsn"], "does not take --jsn"),

@@ -29,7 +29,15 @@ def test_the_recorded_plans_are_those_of_the_code(row: dict[str, Any]) -> None:
 
 
 def test_a_plan_prints_its_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "+experiment=qwen_mgs"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    for what, text in measured().items():
-        assert f"{what}, {text}" in said
+    """Of seconds, that of the device."""
+    lines = {f"{what}, {text}": what for what, text in measured().items()}
+    for words, others in {
+        ("+experiment=qwen_mgs",): "seconds on a CPU",
+        ("--gpu", "L40S-48GB"): "seconds",
+    }.items():
+        assert main(["plan", *words]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert [lines[line] for line in said if line in lines] == [
+            what for what in measured() if what != others
+        ]
+    assert said[-1] == "the GPUs that were asked about are not used: learner.device=cpu"
