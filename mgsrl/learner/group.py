@@ -211,9 +211,8 @@ class LearnerGroup:
                 deaths = _deaths(refs, 0.0 if seen else DEATH_NOTICE_S)
             self.stop()
             if not deaths and not seen:
-                text = "" if ours else str(error)
-                last = text.strip().splitlines()[-1:]
-                if COLLECTIVE_TIMED_OUT.search(text):
+                last = [] if ours else str(error).strip().splitlines()[-1:]
+                if not ours and collective_timed_out(error):
                     problem = f"the learner ranks waited for each other in {method}: {last[0]}"
                     raise timed_out(problem, LIMIT_KEY) from error
                 if not PEER_LOST.search("".join(last)):
@@ -248,6 +247,12 @@ def rank_environment(device: str, threads: int, *, own_gpu: bool) -> dict[str, s
     if device == "cuda" and own_gpu and not any(name in os.environ for name in names):
         env[names[0]] = "expandable_segments:True"
     return env
+
+
+def collective_timed_out(error: Exception) -> bool:
+    """Whether a call that failed says that other ranks did not come. Its traceback does not count:
+    `timeout` is an argument in the lines of many a frame."""
+    return COLLECTIVE_TIMED_OUT.search(str(getattr(error, "cause", None) or error)) is not None
 
 
 def _deaths(refs: Sequence[Any], limit_s: float) -> dict[int, Exception]:

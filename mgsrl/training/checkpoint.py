@@ -119,7 +119,11 @@ class Draft:
         known = {f"{LEARNER}/{name}": facts for name, facts in written.items()}
         with self.writing():
             write_manifest(self.path, known)
-            check_files(self.path, content=False)
+            try:
+                check_files(self.path, content=False)
+            except CheckpointError as error:
+                what = f"checkpoint {self.step} could not be written"
+                raise StorageError(f"{what}: {_why(error)}") from error
             for path in (*self.path.rglob("*"), self.path):
                 if path.relative_to(self.path).as_posix() not in known:
                     sync(path)

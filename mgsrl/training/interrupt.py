@@ -26,6 +26,7 @@ from mgsrl.training.run import Run
 def interruptible(folder: Path, command: Sequence[str]) -> Iterator[None]:
     """Run the block, the training of `folder`; an interruption is answered on standard error."""
     before = {}
+    signals.forget()  # those of an earlier run of this process
     if threading.current_thread() is threading.main_thread():
         # A background shell's children ignore Ctrl-C: so they go on doing.
         own = {signal.SIGINT: signal.default_int_handler, signal.SIGUSR1: signal.SIG_DFL}

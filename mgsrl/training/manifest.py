@@ -31,12 +31,13 @@ def write_manifest(folder: Path, known: Mapping[str, FileFacts] = MappingProxyTy
 
     Args:
         known: facts that whoever wrote a file has found on the way, by name; only the other files
-            are read.
+            are read. They are listed in any case: a machine may not see yet what another one
+            wrote into a shared folder.
     """
+    seen = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     files = {
-        name: asdict(known.get(name) or facts_of(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and (name := path.relative_to(folder).as_posix()) != FILE
+        name: asdict(known.get(name) or facts_of(folder / name))
+        for name in sorted((seen | known.keys()) - {FILE})
     }
     (folder / FILE).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
 

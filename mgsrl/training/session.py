@@ -43,6 +43,7 @@ class Session:
     failed: bool = False
     """It ended by an error that was not Ray's death."""
     _leaving: threading.Lock = field(default_factory=threading.Lock)
+    """The watch's thread and the main one may both have noticed that Ray died."""
 
     @contextmanager
     def recorded(self, *, last: bool = False) -> Iterator[None]:
@@ -107,7 +108,7 @@ class Session:
         """
         if not self.restarts.may_replace or self.failed or stopping():
             return
-        with self._leaving:  # the watch's thread and the main one may have noticed
+        with self._leaving:
             if reason:
                 print(f"mgsrl: {reason}", file=sys.stderr)
             which = self.restarts.count(self.step)
@@ -130,7 +131,9 @@ class Session:
 
     def end(self, status: str, error: str | None = None) -> None:
         """Write it down, unless it was."""
-        if not self.ended:
+        with self._leaving:
+            if self.ended:
+                return
             self.ended = True
             self._write(
                 lambda: finish_run_record(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig
@@ -20,7 +21,7 @@ from mgsrl.errors import (
     UserError,
 )
 from mgsrl.files.hashed import facts_of
-from mgsrl.learner.group import LearnerGroup, rank_environment
+from mgsrl.learner.group import LearnerGroup, collective_timed_out, rank_environment
 from tests.learner.parts import Case, make_batch, make_spec
 
 pytestmark = pytest.mark.ray_cluster
@@ -144,6 +145,18 @@ def _is_learner(process: Any) -> bool:
     if process.status() == "zombie":
         return False
     return any("LearnerWorker" in part for part in process.cmdline())
+
+
+def test_a_mistake_on_the_way_to_a_collective_is_no_wait() -> None:
+    """What waited too long is begun again; a mistake would only be hidden by it."""
+    frames = "Traceback (most recent call last):\n  init_process_group(timeout=limit)\n"
+    for cause, waited in (
+        (ValueError("unknown backend"), False),
+        (RuntimeError("[pair.cc:1] Timed out waiting 30000ms for recv operation"), True),
+    ):
+        error = RayTaskError("accumulate", f"{frames}{cause!r}", cause, "ray::x", 1, "127.0.0.1")
+        for raised in (error, error.as_instanceof_cause()):
+            assert collective_timed_out(raised) is waited
 
 
 def test_only_ranks_with_a_gpu_of_their_own_let_segments_grow(

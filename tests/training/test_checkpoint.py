@@ -13,7 +13,9 @@ import pytest
 from mgsrl.config import CheckpointConfig
 from mgsrl.errors import CheckpointError, ConfigError, MissingPathError, StorageError
 from mgsrl.evaluate.pareto import BestStep
+from mgsrl.files.hashed import facts_of
 from mgsrl.training.checkpoint import (
+    Draft,
     best_checkpoint,
     check_disk,
     checkpoint_bytes,
@@ -183,6 +185,19 @@ def test_a_failed_save_leaves_the_old_one_and_the_next_save_clears_up(tmp_path: 
         (tmp_path / left).mkdir()
     save_checkpoint(tmp_path, 3, {}, _write)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_1", "step_3"]
+
+
+def test_what_was_written_and_is_not_there_is_no_checkpoint(tmp_path: Path) -> None:
+    """A folder that only looks shared, or a listing that is older than the file."""
+    save_checkpoint(tmp_path, 1, {}, _write)
+    draft = Draft(tmp_path, 2)
+    with draft.writing():
+        draft.add({})
+        _write(draft.learner)
+    shard = facts_of(draft.learner / "rank_0.safetensors")
+    with pytest.raises(StorageError, match=r"checkpoint 2 could not .*rank_1\.safetensors is miss"):
+        draft.complete({"rank_0.safetensors": shard, "rank_1.safetensors": shard})
+    assert [path.name for path in tmp_path.iterdir()] == ["step_1"]
 
 
 def test_prune_keeps_the_newest_by_number(tmp_path: Path) -> None:

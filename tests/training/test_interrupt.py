@@ -18,7 +18,7 @@ from mgsrl.cluster import signals
 from mgsrl.errors import NoUpdateError
 from mgsrl.report.extra import can_draw
 from mgsrl.training.checkpoint import checkpoint_steps
-from mgsrl.training.interrupt import how_to_go_on, last_step_saved
+from mgsrl.training.interrupt import how_to_go_on, interruptible, last_step_saved
 from tests.training import runs
 
 NOT_SAVED = "the last whole step was not saved:"
@@ -169,6 +169,17 @@ def fails(error: Exception) -> Callable[[], None]:
         raise error
 
     return train
+
+
+@pytest.mark.usefixtures("heard")
+def test_the_next_run_of_a_process_answers_its_own_first_signal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), interruptible(tmp_path, []):
+            stopped()
+        assert not signals.insisted()
+        assert "mgsrl: stopping (SIGTERM)" in capfd.readouterr().err
 
 
 def whole_step(seconds: float, then: Callable[[], None] = lambda: None) -> Callable[[], None]:
