@@ -19,8 +19,10 @@ from ray.exceptions import RayError
 from mgsrl.cluster import signals
 from mgsrl.config import CheckpointConfig
 from mgsrl.errors import MgsrlError, StorageError, disk_problem, one_line
+from mgsrl.files.hashed import sync
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.obs.console import Console
+from mgsrl.obs.metrics import FILE as METRICS
 from mgsrl.obs.run_record import FILE as RUN_RECORD
 from mgsrl.obs.run_record import record_checkpoint
 from mgsrl.rollout.sampler import Submission
@@ -138,6 +140,8 @@ class Saver:
         if written is None:
             return
         with signals.held(config.grace_s):
+            with draft.writing():  # a machine that dies now must not lose rows that no run repeats
+                sync(self.folder / METRICS)
             draft.complete(written)
             self._draft = None
             record = partial(record_checkpoint, self.folder, draft.step)

@@ -64,6 +64,7 @@ def parts(tmp_path: Path) -> Parts:
     def stage(_: str) -> Iterator[None]:
         yield
 
+    (tmp_path / "metrics.jsonl").touch()
     backlog = SimpleNamespace(add=lambda what, write: write())
     saver = Saver(
         folder=tmp_path,
@@ -91,6 +92,18 @@ def test_it_becomes_one_when_the_learners_are_done(parts: Parts) -> None:
     parts.saver.poll()
     parts.saver.settle()
     assert parts.notes == []
+
+
+def test_the_rows_of_its_steps_are_on_the_disk_before_it_is_one(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, synced = parts.saver.folder / "metrics.jsonl", list[Path]()
+    monkeypatch.setattr("mgsrl.training.saver.sync", synced.append)
+    monkeypatch.setattr("mgsrl.training.checkpoint.sync", synced.append)
+    parts.save(1)
+    assert synced == []
+    parts.saver.settle()
+    assert synced.index(log) < synced.index(parts.folder)
 
 
 def test_the_next_save_the_last_step_and_whoever_must_know_wait_for_it(parts: Parts) -> None:
