@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -43,8 +44,9 @@ def can_run_again() -> bool:
 def run_again(left: Mapping[str, Any]) -> NoReturn:
     """Replace this process by the same command; `left_behind` gives it `left`."""
     start = _starts[0]
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a log on a full disk, or closed
+            stream.flush()
     os.chdir(start.folder)
     environment = start.environment | {VARIABLE: json.dumps(left)}
     os.execve(start.command[0], start.command, environment)

@@ -142,6 +142,26 @@ def test_a_process_is_replaced_by_its_own_command(tmp_path: Path) -> None:
     assert second.endswith("None")
 
 
+UNHEARD = """
+import pathlib, sys
+from mgsrl.cluster import again
+if again.left_behind():
+    pathlib.Path(sys.argv[1]).touch()
+else:
+    again.remember_start()
+    print("a line that its log has no room for")
+    again.run_again({"deaths": [3]})
+"""
+
+
+def test_a_log_on_a_full_disk_does_not_end_it(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", UNHEARD, str(tmp_path / "again")]
+        subprocess.run(command, stdout=full, env=environment, timeout=120)
+    assert (tmp_path / "again").exists()
+
+
 WATCHED = """
 import os, subprocess, threading, time
 import psutil
