@@ -37,6 +37,8 @@ class ModelShape:
     intermediate_size: int
     """Width of the MLP."""
     num_layers: int
+    num_heads: int
+    """Of attention; 0 without any, or where layers differ."""
     cache_per_token: int
     """Numbers that keys and values of one token take in all layers."""
     source: str
@@ -64,7 +66,7 @@ def model_shape(
     parameters = sum(sizes)
     if lora is not None and lora.rank:
         sizes = _adapter_sizes(model, lora)
-    hidden = text.hidden_size
+    hidden, heads = text.hidden_size, getattr(text, "num_attention_heads", 0)
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     outer = {id(param): param.numel() for end in ends if end for param in end.parameters()}
     return ModelShape(
@@ -76,6 +78,7 @@ def model_shape(
         hidden_size=hidden,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * hidden,
         num_layers=text.num_hidden_layers,
+        num_heads=heads if isinstance(heads, int) else 0,
         cache_per_token=cache_per_token(text) or 2 * text.num_hidden_layers * hidden,
         source=source,
         not_packed=packing_obstacle(config),

@@ -25,7 +25,7 @@ from mgsrl.config.model_shape import ModelShape
 from mgsrl.errors import ConfigError, UserError
 from mgsrl.training.estimate import Estimate, estimate
 from mgsrl.training.machine import demands
-from mgsrl.training.places import choose_placement, wanted_gpus
+from mgsrl.training.places import choose_placement, use_all, wanted_gpus
 
 Change = dict[str, Any]
 """Values by configuration key."""
@@ -52,6 +52,9 @@ def judge(config: Config, found: Estimate, hardware: Hardware) -> Verdict:
         problems = tuple(_cpu_problems(config, found))
         return Verdict(problems, found.learner.peak[1] / GIB if problems else 0.0)
     lacks = dict(_gpu_problems(found, hardware.gib))
+    heads, parallel = found.shape.num_heads, config.rollout.tensor_parallel_size
+    if heads % parallel:
+        lacks[f"{parallel} GPUs of an engine cannot share {heads} heads of attention"] = NO_GPU
     lacking, seats = sum(lacks.values()), list[list[list[str]]]()
     nodes, gpus = hardware.nodes, hardware.gpus_per_node
     try:
@@ -168,6 +171,12 @@ def remedy(config: Config, found: Estimate, hardware: Hardware) -> Change | None
         found: of the run as it is.
     """
     tries = changes(config, found.device)
+    if found.device == "cuda" and hardware.given and found.gpus > hardware.num_gpus:
+        fewer: Change = {}
+        for word in use_all(config, hardware.num_gpus):
+            key, number = word.split("=")
+            fewer[key] = int(number)
+        tries[:0] = [fewer] if fewer else []
     shapes = {config.policy.lora.rank: found.shape}
 
     def lacks(change: Change) -> float:

@@ -1,7 +1,7 @@
 """The Slurm job's script, run as Slurm runs it: stopped at its time limit, requeued, gone on with.
 
 Real are the script, its Ray of two nodes (both here) and `mgsrl train`; `srun` and `scontrol` are
-stand-ins. `scripts/slurm_test.sh` does the same under a real Slurm.
+stand-ins. `scripts/slurm_test.sh` is for a real Slurm.
 """
 
 import json

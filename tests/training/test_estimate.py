@@ -84,6 +84,7 @@ def test_what_does_not_fit_is_said_with_a_change_that_makes_it_fit(
         ("--gpu", "RTX4090-24GB"): "learner.world_size=16",
         ("--gpu", "RTX4090-24GB", "--nodes", "1"): "learner.offload_optimizer=true",
         ("--nodes", "1", "--gpus-per-node", "5"): "rollout.gpu_memory_utilization=0.65",
+        ("--nodes", "1", "--gpus-per-node", "4"): "learner.world_size=2 rollout.num_workers=1 ",
     }.items():
         assert main(["plan", "+experiment=qwen_mgs", *words]) == 2
         told = capsys.readouterr().err
@@ -93,6 +94,8 @@ def test_what_does_not_fit_is_said_with_a_change_that_makes_it_fit(
         assert change, told
         assert main(["plan", "+experiment=qwen_mgs", *words, *change]) == 0
         capsys.readouterr()
+    assert main(["plan", "+experiment=qwen_mgs", "rollout.tensor_parallel_size=3"]) == 2
+    assert "3 GPUs of an engine cannot share 28 heads" in capsys.readouterr().err
     assert main(["plan", "+experiment=qwen_mgs", "learner.micro_batch_size=2"]) == 0
     assert "learner.micro_batch_size=2 has no effect" in capsys.readouterr().out
     assert main(["plan", "+experiment=qwen_mgs", "--gpu-gib", "1"]) == 2
