@@ -380,8 +380,8 @@ def table(trials: dict[str, Trial]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--moments", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--moments", type=int, default=10, help="kills of each kind (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")
     parser.add_argument("--again", action="store_true", help="also what is done")
     parser.add_argument("--folder", type=Path, help="where the runs go, and stay")
     parser.add_argument("--results", type=Path, help="instead of tests/fault_trials.jsonl")
