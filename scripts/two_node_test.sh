@@ -27,6 +27,7 @@ done
 python=$(command -v "$python")
 ray=$(dirname "$python")/ray
 
+unset RAY_ADDRESS RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER # what started this may have set them for a Ray of its own
 id=mgsrl-$$
 work=$(mktemp -d "/var/tmp/$id.XXXX")
 port=6379
