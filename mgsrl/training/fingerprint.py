@@ -10,7 +10,7 @@ on several; the actors that read the same files next find them in memory. Of a m
 the name is all that is known.
 
 Left out: hub ids whose weights are not on this machine yet (asked again once they are), and models
-that a reward of one's own loads.
+that a reward of one's own loads without naming them (`BaseReward.model_path`).
 """
 
 import hashlib
@@ -23,9 +23,8 @@ from typing import Any, Self
 
 from mgsrl.cluster.preflight import usable_cores
 from mgsrl.config import DomainConfig
-from mgsrl.config.model_path import POCKET_REWARD_MODEL, find_model
 from mgsrl.config.resume import names
-from mgsrl.config.reward import OWN
+from mgsrl.config.reward import OWN, REWARDS
 from mgsrl.errors import CheckpointError
 
 TOKENIZER = (
@@ -109,8 +108,8 @@ class Models:
         for domain, config in domains.items():
             for name, score in config.reward.scores.items():
                 key = f"domains.{domain}.reward{'' if name == OWN else f'.extra.{name}'}"
-                if score.kind == "reward_model":
-                    path = find_model(score.options.path, f"{key}.path", POCKET_REWARD_MODEL)
+                kind = REWARDS.load(score.kind, f"{key}.kind")
+                if path := kind(kind(score.options).check(key)).model_path:
                     rewards.append(ModelIdentity(f"{key}.path", path))
                 elif isinstance(served := getattr(score.options, "model", None), str):
                     rewards.append(ModelIdentity(f"{key}.model", "", served))
