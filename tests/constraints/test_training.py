@@ -199,7 +199,7 @@ def test_a_response_that_takes_too_long_abstains_and_the_next_is_judged(
     assert slow.abstained
     assert "no answer within 0.5 s" in (slow.error or "")
     assert quick.value == 0.0
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("unit", ["?!", ". ", "word? "])
