@@ -17,7 +17,7 @@ from types import FrameType
 from mgsrl.cluster import signals
 from mgsrl.cluster.watch import watched_ray
 from mgsrl.config import ClusterConfig
-from mgsrl.errors import ConfigError, one_line
+from mgsrl.errors import ConfigError, RayDiedError, one_line
 
 GIB = 1 << 30
 SOCKET_PATH_BYTES = 107
@@ -155,14 +155,19 @@ def _init(config: ClusterConfig) -> None:
     # Says at every start that local sessions are guarded by a token; they are, and that is fine.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     if config.address == "local":
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="warning",
-            num_gpus=config.num_gpus,
-            object_store_memory=int(config.object_store_gib * GIB),
-        )
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="warning",
+                num_gpus=config.num_gpus,
+                object_store_memory=int(config.object_store_gib * GIB),
+            )
+        except RuntimeError as error:  # one of its processes died while the others waited for it
+            raise RayDiedError(
+                f"Ray did not start: {one_line(error)}. The same command goes on"
+            ) from error
         return
     try:
         ray.init(address=config.address, log_to_driver=False, logging_level="warning")

@@ -72,7 +72,8 @@ class Session:
             if heals and self._goes_on(error):
                 self.run = None
                 raise GoOn from error
-            self.failed |= not self.ended and death is None
+            again = isinstance(error, RayDiedError) and bool(self.restarts.deaths)  # at its start
+            self.failed |= not self.ended and death is None and not again
             self._record(error)
             if lost and death is not None:
                 raise RayDiedError(death) from error  # an actor's loss is only its consequence
