@@ -27,6 +27,12 @@ class MgsrlError(Exception):
     def __init__(self, problem: str, *, expected: str, found: str, todo: str) -> None: ...
     def __init__(self, problem: str, **rest: str) -> None:
         super().__init__(explain(problem, **rest) if rest else problem)
+        self.problem, self.found = problem, rest.get("found", "")
+
+    @property
+    def reason(self) -> str:
+        """What was found, or else the problem; its first line."""
+        return (self.found or self.problem).partition("\n")[0]
 
 
 class UserError(MgsrlError, ValueError):

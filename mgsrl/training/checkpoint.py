@@ -92,12 +92,14 @@ class Draft:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """An error inside ends the draft; the disk's are told as what they are."""
+        """An error inside ends the draft; what the disk did not take or keep is told as that."""
         try:
             yield
         except Exception as error:
             self.abandon()
-            problem = None if isinstance(error, MgsrlError) else disk_problem(error)
+            problem = error.reason if isinstance(error, CheckpointError) else None
+            if not isinstance(error, MgsrlError):
+                problem = disk_problem(error)
             if problem is None:
                 raise
             what = f"checkpoint {self.step} could not be written"
@@ -119,11 +121,7 @@ class Draft:
         known = {f"{LEARNER}/{name}": facts for name, facts in written.items()}
         with self.writing():
             write_manifest(self.path, known)
-            try:
-                check_files(self.path, content=False)
-            except CheckpointError as error:
-                what = f"checkpoint {self.step} could not be written"
-                raise StorageError(f"{what}: {_why(error)}") from error
+            check_files(self.path, content=False)
             for path in (*self.path.rglob("*"), self.path):
                 if path.relative_to(self.path).as_posix() not in known:
                     sync(path)
@@ -184,7 +182,7 @@ def newest_checkpoint(folder: Path, note: Callable[[str], None]) -> Checkpoint |
         except NewerVersionError:
             raise
         except CheckpointError as error:
-            found.append(f"{path.name}: {_why(error)}")
+            found.append(f"{path.name}: {error.reason}")
             continue
         for reason in found:
             note(f"passing over a damaged checkpoint, {reason}")
@@ -338,12 +336,3 @@ def _rename_aside(path: Path, why: str) -> Path:
     while (aside := path.with_name(f"{path.name}.{why}-{number}")).exists():
         number += 1
     return path.rename(aside)
-
-
-def _why(error: CheckpointError) -> str:
-    """The line of an `explain` that says what was found."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next(
-        (line.removeprefix("found:").strip() for line in lines if line.startswith("found:")),
-        lines[0],
-    )

@@ -109,10 +109,8 @@ def _cpu_problems(config: Config, found: Estimate) -> Iterator[str]:
 
 def _in_a_line(error: ConfigError) -> str:
     """The problem, and what was found."""
-    problem, *lines = (line.strip() for line in str(error).splitlines())
-    found = (line.removeprefix("found:").strip() for line in lines if line.startswith("found:"))
-    problem = problem.rstrip(".")
-    return f"{problem[:1].lower()}{problem[1:]} ({next(found, '')})"
+    problem = error.problem.rstrip(".")
+    return f"{problem[:1].lower()}{problem[1:]} ({error.reason})"
 
 
 def changes(config: Config, device: str) -> list[Change]:
