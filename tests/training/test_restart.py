@@ -19,6 +19,7 @@ from mgsrl.errors import (
     ConfigError,
     LearnerDiedError,
     NoUpdateError,
+    RayDiedError,
     StaleWeightsError,
     WaitTimeoutError,
     WorkerDiedError,
@@ -80,6 +81,18 @@ def test_of_a_ray_that_is_gone_nothing_is_asked(tmp_path: Path) -> None:
         raise ConfigError("the model is gone")
     (ended,) = json.loads((tmp_path / run_record.FILE).read_text())["sessions"]
     assert (ended["status"], ended["error"]) == ("failed", "ConfigError: the model is gone")
+
+
+def test_a_ray_that_dies_while_it_starts_again_is_no_failure_of_the_run(tmp_path: Path) -> None:
+    """At the first start it is: what never came up would not the next time."""
+    for deaths, failed in (([], True), ([2], False)):
+        run_record.begin_run_record(tmp_path, first_step=0)
+        counted = restarts(tmp_path)
+        counted.deaths += deaths
+        session = Session(tmp_path, 0, 0.0, counted, print, resume="auto")
+        with pytest.raises(RayDiedError), session.recorded(last=True):
+            raise RayDiedError("Ray did not start")
+        assert session.failed is failed
 
 
 def test_only_checkpoints_of_this_process_are_gone_on_from(tmp_path: Path) -> None:
