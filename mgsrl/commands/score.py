@@ -138,7 +138,7 @@ def _reward(options: argparse.Namespace) -> "tuple[RewardConfig, Sequence[str], 
     template takes for today (None: today)."""
     from mgsrl.config.reward import RewardConfig
     from mgsrl.config.typed import plain, read_config
-    from mgsrl.rewards.factory import make_reward
+    from mgsrl.rewards.factory import rewards_of
     from mgsrl.scoring.score_file import default_reward
 
     keys = _keys(options)
@@ -157,7 +157,7 @@ def _reward(options: argparse.Namespace) -> "tuple[RewardConfig, Sequence[str], 
     reward = config.domains[options.domain].reward
     _check_use(options, reward, keys)
     reward = read_config(RewardConfig, {**plain(reward), **keys})
-    if not any(make_reward(score).templated for score in reward.scores.values()):
+    if not any(each.templated for each in rewards_of(reward)):
         return reward, (), None
     from mgsrl.learner.policy import load_tokenizer
 

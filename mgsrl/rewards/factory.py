@@ -25,12 +25,17 @@ def make_reward(config: ScoreConfig, key: str = "reward") -> BaseReward:
     return reward
 
 
-def row_needs(config: RewardConfig, key: str = "reward") -> RowNeeds:
-    """What the rewards of a domain, the extra ones included, want of a row."""
-    rewards = [
+def rewards_of(config: RewardConfig, key: str = "reward") -> list[BaseReward]:
+    """The rewards of a domain, the extra ones included; each has its `key`."""
+    return [
         make_reward(score, key if name == OWN else f"{key}.extra.{name}")
         for name, score in config.scores.items()
     ]
+
+
+def row_needs(config: RewardConfig, key: str = "reward") -> RowNeeds:
+    """What the rewards of a domain want of a row."""
+    rewards = rewards_of(config, key)
 
     def validate(reference: Mapping[str, Any]) -> None:
         for reward in rewards:

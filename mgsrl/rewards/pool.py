@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mgsrl.cluster.pool import ActorPool
 from mgsrl.config.reward import RewardConfig
-from mgsrl.rewards.factory import check_reward, make_reward
+from mgsrl.rewards.factory import check_reward, rewards_of
 from mgsrl.rewards.protocol import Response
 from mgsrl.types import Reward
 
@@ -31,7 +31,7 @@ class RewardPool(ActorPool):
 
         key = f"domains.{domain}.reward"
         config = check_reward(config, key)
-        self._rewards = [make_reward(score) for score in config.scores.values()]
+        self._rewards = rewards_of(config)
         self._call_limit_s = config.call_limit_s
         threads = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
         actor = ray.remote(RewardWorker).options(

@@ -28,7 +28,7 @@ from mgsrl.config.task import TASKS, Task
 from mgsrl.config.typed import chosen_member, read_config
 from mgsrl.errors import ConfigError, DataError, UserError, nearest
 from mgsrl.obs.outputs import output_file
-from mgsrl.rewards.factory import check_reward, make_reward, row_needs
+from mgsrl.rewards.factory import check_reward, rewards_of, row_needs
 from mgsrl.scoring.score_rows import Layout, ScoreRow, read_rows
 from mgsrl.scoring.score_workers import ScoreWorkers
 from mgsrl.types import Reward
@@ -157,7 +157,7 @@ def score_file(
 
 def _gpus(config: RewardConfig) -> float:
     """GPUs for the models of this reward: as many as it wants and this process sees."""
-    if not any(make_reward(score).model_path for score in config.scores.values()):
+    if not any(reward.model_path for reward in rewards_of(config)):
         return 0.0
     import torch
 

@@ -23,9 +23,10 @@ from typing import Any, Self
 
 from mgsrl.cluster.preflight import usable_cores
 from mgsrl.config import DomainConfig
+from mgsrl.config.model_path import POCKET_REWARD_MODEL, resolve_model_path
 from mgsrl.config.resume import names
-from mgsrl.config.reward import OWN, REWARDS
 from mgsrl.errors import CheckpointError
+from mgsrl.rewards.factory import rewards_of
 
 TOKENIZER = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"),
@@ -106,13 +107,13 @@ class Models:
         )
         rewards = []
         for domain, config in domains.items():
-            for name, score in config.reward.scores.items():
-                key = f"domains.{domain}.reward{'' if name == OWN else f'.extra.{name}'}"
-                kind = REWARDS.load(score.kind, f"{key}.kind")
-                if path := kind(kind(score.options).check(key)).model_path:
-                    rewards.append(ModelIdentity(f"{key}.path", path))
-                elif isinstance(served := getattr(score.options, "model", None), str):
-                    rewards.append(ModelIdentity(f"{key}.model", "", served))
+            for reward in rewards_of(config.reward, f"domains.{domain}.reward"):
+                if reward.model_path:
+                    key = f"{reward.key}.path"
+                    path = resolve_model_path(reward.model_path, key, POCKET_REWARD_MODEL)
+                    rewards.append(ModelIdentity(key, path))
+                elif isinstance(served := getattr(reward.config, "model", None), str):
+                    rewards.append(ModelIdentity(f"{reward.key}.model", "", served))
         return cls(policy, rewards, allow)
 
     def state(self) -> dict[str, Any]:

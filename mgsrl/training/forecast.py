@@ -20,7 +20,7 @@ from mgsrl.config.model_path import POCKET_REWARD_MODEL
 from mgsrl.data.dealing import Limit, Sample, deal, span
 from mgsrl.learner.checkpoint import BYTES_PER_PARAMETER
 from mgsrl.learner.policy import packs_rows
-from mgsrl.rewards.factory import make_reward
+from mgsrl.rewards.factory import rewards_of
 from mgsrl.rollout.actor import SMALL_HIDDEN_SIZE, transfer_of
 from mgsrl.rollout.dispatch import Order
 from mgsrl.rollout.dispatch import deal as deal_orders
@@ -269,7 +269,7 @@ class _Forecaster:
             reward = self.config.domains[name].reward
             responses = count * self.config.algo.samples_per_prompt
             seconds = roofline.VERIFY_S * responses
-            paths = [make_reward(score).model_path for score in reward.scores.values()]
+            paths = [each.model_path for each in rewards_of(reward)]
             if any(paths):
                 length = self.prompt + self.means[name]
                 seconds = self._model_s(max(paths), responses, length, reward.num_gpus)

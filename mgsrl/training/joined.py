@@ -18,7 +18,7 @@ from mgsrl.config.data import SourceConfig
 from mgsrl.config.model_path import POCKET_POLICY, POCKET_REWARD_MODEL, resolve_model_path
 from mgsrl.errors import ConfigError, WorkerDiedError
 from mgsrl.plugins import plugin_files
-from mgsrl.rewards.factory import make_reward
+from mgsrl.rewards.factory import rewards_of
 from mgsrl.training.machine import demands
 from mgsrl.training.places import choose_placement, wanted_gpus
 
@@ -91,9 +91,9 @@ def needs(config: Config, placement: Placement, device: str) -> Needs:
     """What the run expects of every machine."""
     models = {"policy.path": (config.policy.path, POCKET_POLICY)}
     for name, domain in config.domains.items():
-        for score in domain.reward.scores.values():
-            if path := make_reward(score).model_path:
-                models[f"domains.{name}.reward"] = (path, POCKET_REWARD_MODEL)
+        for reward in rewards_of(domain.reward, f"domains.{name}.reward"):
+            if reward.model_path:
+                models[reward.key] = (reward.model_path, POCKET_REWARD_MODEL)
     found = {key: resolve_model_path(path, key, pocket) for key, (path, pocket) in models.items()}
     files = {f"plug-in {name}": facts["file"] for name, facts in plugin_files().items()}
     return Needs(

@@ -25,7 +25,7 @@ from mgsrl.cluster.session import check_address, check_no_session, check_temp_di
 from mgsrl.config import Config
 from mgsrl.config.model_path import POCKET_POLICY, POCKET_REWARD_MODEL, resolve_model_path
 from mgsrl.errors import ConfigError, MissingPathError
-from mgsrl.rewards.factory import make_reward
+from mgsrl.rewards.factory import rewards_of
 from mgsrl.rollout.actor import check_tensor_parallel
 from mgsrl.rollout.engine import rollout_engine
 from mgsrl.training.estimate import check_sharing
@@ -91,7 +91,7 @@ def demands(config: Config, device: str) -> list[Demand]:
     ]
     for name, domain in config.domains.items():
         reward, own = domain.reward, VERIFIER_GIB
-        paths = [make_reward(score).model_path for score in reward.scores.values()]
+        paths = [each.model_path for each in rewards_of(reward)]
         if any(paths) and not reward.num_gpus:
             own = REWARD_MODEL_GIB
             own += sum(weights_gib(path, POCKET_REWARD_MODEL) for path in paths if path)
