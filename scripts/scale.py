@@ -81,9 +81,7 @@ def driver(responses: int, tokens: int, ranks: int) -> dict[str, Any]:
     from mgsrl.config import AlgoConfig
     from mgsrl.data.packing import Packing, pack
     from mgsrl.obs.metrics import rollout_metrics
-    from mgsrl.rollout.dispatch import Order, deal
-    from mgsrl.rollout.sampler import request_seed
-    from mgsrl.types import GenerationRequest, Sampling
+    from mgsrl.rollout.dispatch import deal
 
     spent: dict[str, float] = {}
 
@@ -96,27 +94,7 @@ def driver(responses: int, tokens: int, ranks: int) -> dict[str, Any]:
 
     process, before = psutil.Process(), psutil.Process().memory_info().rss
     prompts = made_up_prompts(responses // SAMPLES)
-    sampling = Sampling(1.0, tokens)
-
-    def requests() -> list[Order]:
-        return [
-            Order(
-                0,
-                tuple(
-                    GenerationRequest(
-                        f"0/{prompt.domain}/{prompt.id}/{sample}",
-                        prompt.token_ids,
-                        request_seed(0, 0, f"{prompt.domain}/{prompt.id}", sample),
-                        sampling,
-                    )
-                    for sample in range(SAMPLES)
-                ),
-                float(tokens),
-            )
-            for prompt in prompts
-        ]
-
-    orders = timed("requests", requests)
+    orders = timed("requests", lambda: requests_of(prompts, tokens))
     timed("dealing", lambda: deal(orders, ranks))
     made = pickle.dumps(made_up_responses(orders, tokens), protocol=5)
     rollouts = timed("unpickling", partial(pickle.loads, made))
@@ -149,6 +127,30 @@ def driver(responses: int, tokens: int, ranks: int) -> dict[str, Any]:
         "MB sent": round(sent / 1e6),
         "MB held": round(held / 1e6),
     }
+
+
+def requests_of(prompts: list[Any], tokens: int) -> list[Any]:
+    from mgsrl.rollout.dispatch import Order
+    from mgsrl.rollout.sampler import request_seed
+    from mgsrl.types import GenerationRequest, Sampling
+
+    sampling = Sampling(1.0, tokens)
+    return [
+        Order(
+            0,
+            tuple(
+                GenerationRequest(
+                    f"0/{prompt.domain}/{prompt.id}/{sample}",
+                    prompt.token_ids,
+                    request_seed(0, 0, f"{prompt.domain}/{prompt.id}", sample),
+                    sampling,
+                )
+                for sample in range(SAMPLES)
+            ),
+            float(tokens),
+        )
+        for prompt in prompts
+    ]
 
 
 def made_up_prompts(count: int) -> list[Any]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 from packaging.requirements import Requirement
 
+from mgsrl.cluster.probe import container_gib
 from mgsrl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -290,21 +291,14 @@ def usable_cores() -> int:
 
 def free_memory_gib() -> float:
     """Memory that new processes can take: the machine's, or what a container's limit leaves."""
-    free = float(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
-        stat = Path("/sys/fs/cgroup/memory.stat").read_text().split()
-        cached = float(stat[stat.index("inactive_file") + 1])  # files' pages, given up when wanted
-        free = min(free, float(limit.read_text()) - float(used.read_text()) + cached)
-    return free / GIB
+    free, container = psutil.virtual_memory().available / GIB, container_gib()
+    return free if container is None else min(free, container[1] - container[0])
 
 
 def machine_memory_gib() -> float:
     """Memory of the machine, or what a container's limit makes of it."""
-    total, limit = float(psutil.virtual_memory().total), Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and limit.read_text().strip().isdigit():
-        total = min(total, float(limit.read_text()))
-    return total / GIB
+    total, container = psutil.virtual_memory().total / GIB, container_gib()
+    return total if container is None else min(total, container[1])
 
 
 def has_gpu_device() -> bool:

@@ -147,11 +147,23 @@ def memory_gib() -> tuple[float, float]:
     lines = Path("/proc/meminfo").read_text().splitlines()
     kib = {line.split(":")[0]: float(line.split()[1]) for line in lines}
     free, total = kib["MemAvailable"] / 2**20, kib["MemTotal"] / 2**20
-    with suppress(OSError, ValueError):
-        limit = float(Path("/sys/fs/cgroup/memory.max").read_text()) / GIB
-        used = float(Path("/sys/fs/cgroup/memory.current").read_text()) / GIB
+    if (container := container_gib()) is not None:
+        used, limit = container
         free, total = min(free, limit - used), min(total, limit)
     return free, total
+
+
+def container_gib() -> tuple[float, float] | None:
+    """Memory that a container's processes use (but for pages of files, which are given up when
+    wanted) and may use; None without a limit."""
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):
+        limit = float((group / "memory.max").read_text())
+        stat = (group / "memory.stat").read_text().split()
+        cached = float(stat[stat.index("inactive_file") + 1])
+        used = float((group / "memory.current").read_text())
+        return (used - cached) / GIB, limit / GIB
+    return None
 
 
 def shm_gib() -> float | None:

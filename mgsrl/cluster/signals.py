@@ -27,10 +27,6 @@ LONGEST_IMPORT_S = 20.0
 """After which a signal interrupts an import all the same."""
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived."""
-
-
 _signals: list[int] = []
 """Signals that arrived. Ray's calls make a plain KeyboardInterrupt of whatever interrupts them."""
 _first_at = 0.0
@@ -50,7 +46,7 @@ def on_signal(signum: int, frame: FrameType | None) -> None:
     once that it was heard."""
     _note_signal(signum)
     if not _put_off(signum, frame):
-        raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(_name(signum))
+        raise KeyboardInterrupt(_name(signum))
 
 
 def _name(signum: int) -> str:

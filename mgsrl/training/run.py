@@ -320,10 +320,6 @@ class Run:
         assert self._boundary is not None
         self.saver.save(self._boundary, self.sampler.gather)
 
-    def settle_checkpoint(self) -> None:
-        """Wait until the checkpoint that is being written, if one is, is on the disk."""
-        self.saver.settle()
-
     def save_last_step(self) -> str | None:
         """For a run that cannot go on: complete the checkpoint that is being written, and save the
         last whole step, though a later one is under way.

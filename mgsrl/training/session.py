@@ -63,7 +63,8 @@ class Session:
                 self.run.journal.trackers.close()
             death = self.ray_death()
             lost = death is not None and isinstance(error, MgsrlError | RayError)
-            heals = not self.ended and not last and death is None and self._may_heal(error)
+            open_ = not self.ended and not last and death is None
+            heals = open_ and self.restarts.may_heal(error, ran=self.ran)
             if not self.ended and stopping() and (lost or heals):
                 # A signal waited for the end of the step, or killed what is missing now.
                 self.note(f"told to stop, it does not begin again after: {one_line(error)}")
@@ -83,9 +84,6 @@ class Session:
     def step(self) -> int:
         """Steps done."""
         return self.run.step if self.run is not None else self.first_step
-
-    def _may_heal(self, error: BaseException) -> bool:
-        return self.restarts.may_heal(error, ran=self.ran)
 
     def _goes_on(self, error: BaseException) -> bool:
         which = self.restarts.count(self.step)
