@@ -1,5 +1,5 @@
 # Two commands: `make quickstart` trains the bundled model, `make test` runs the tests.
-# Both set up a virtual environment first when there is none. Needs Python 3.11 or 3.12, g++ and make.
+# Both set up a virtual environment first when there is none. Needs Python 3.11 or 3.12 and make.
 PYTHON ?= python3.11
 VENV ?= .venv
 # Overrides for `mgsrl train`, e.g. make quickstart ARGS="strategy=mixed seed=1"
@@ -28,9 +28,6 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] in ((3, 11), (3, 12))' 2>/dev/null \
 	  || { echo "Python 3.11 or 3.12 is needed: expected it as '$(PYTHON)'; set PYTHON=/path/to/python3.11"; exit 2; }
-	@command -v g++ >/dev/null || { echo "g++ is needed (DeepSpeed compiles a small op); install it"; exit 2; }
-	@$(PYTHON) -c 'import sysconfig, pathlib; assert pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file()' 2>/dev/null \
-	  || { echo "Python's headers are needed (DeepSpeed compiles a small op): install python3.11-dev (or python3.12-dev)"; exit 2; }
 	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null \
 	  || { echo "libnuma is needed by vLLM's CPU kernels: install libnuma1 (Debian, Ubuntu) or numactl-libs (Fedora)"; exit 2; }
 	@echo "Setting up $(VENV) from requirements.lock (about 2 minutes, 4 GB)..."

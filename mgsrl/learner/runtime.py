@@ -8,18 +8,15 @@ interface when all ranks are on one machine, or a file.
 import logging
 import os
 import socket
-import sys
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import psutil
 import torch
 import torch.distributed as dist
 
 from mgsrl.errors import InvariantError
-from mgsrl.learner.comm_op import load_comm_op
 
 LOOPBACK = "127.0.0.1"
 
@@ -44,11 +41,6 @@ def prepare_process(rank: int, world_size: int, device: str, num_threads: int) -
     os.environ["LOCAL_RANK"] = "0"  # every rank sees its own GPU as number 0
     os.environ["WORLD_SIZE"] = str(world_size)
     os.environ["DS_ACCELERATOR"] = device
-    # DeepSpeed compiles a small op at first use and looks for ninja on PATH; an actor's PATH
-    # need not contain the interpreter's own folder.
-    tools = str(Path(sys.executable).parent)
-    if tools not in os.environ.get("PATH", "").split(os.pathsep):
-        os.environ["PATH"] = os.pathsep.join([tools, os.environ.get("PATH", "")])
     if num_threads:
         torch.set_num_threads(num_threads)
     for name in ("DeepSpeed", "torch.distributed", "transformers"):
@@ -97,7 +89,6 @@ def join(rank: Rank, address: str, limit_s: float, server: socket.socket | None 
         # By itself gloo asks for the address of the host's name, which many machines say is a
         # loopback one; NCCL looks for itself.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface_to(address))
-    load_comm_op(limit_s)
     timeout = timedelta(seconds=limit_s)
     # DeepSpeed's own groups take their limit from here, in whole minutes.
     os.environ.setdefault("DEEPSPEED_TIMEOUT", str(max(1, round(limit_s / 60))))
@@ -113,6 +104,9 @@ def join(rank: Rank, address: str, limit_s: float, server: socket.socket | None 
     )
     import deepspeed
 
+    # On CPUs it would compile an op now (with g++, and a lock that a killed build leaves behind);
+    # only inference calls it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=backend, dist_init_required=False, timeout=timeout)
 
 

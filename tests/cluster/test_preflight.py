@@ -54,13 +54,15 @@ def test_torchvision_beside_a_cpu_torch_is_a_warning(monkeypatch):
     assert check.todo.startswith("pip uninstall torchvision")
 
 
-def test_no_compiler_fails(monkeypatch):
+@pytest.mark.parametrize(("gpus", "status"), [([], "ok"), ([("GPU", 79.0)], "fail")])
+def test_no_compiler_fails_on_gpus(monkeypatch, gpus, status):
     monkeypatch.setattr(preflight.shutil, "which", lambda name: None)
-    assert preflight.check_compiler().status == "fail"
+    monkeypatch.setattr(preflight, "gpu_memories", lambda: gpus)
+    assert preflight.check_compiler().status == status
 
 
 def test_a_failed_check_means_nothing_can_run():
-    verdicts = preflight.verdicts([Check("compiler", "fail", "no g++", "install it")])
+    verdicts = preflight.verdicts([Check("compiler", "fail", "none", "install it")])
     assert [v.status for v in verdicts[:2]] == ["fail", "fail"]
     assert "compiler" in verdicts[0].found
 
