@@ -193,6 +193,7 @@ def spawn(work: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
         torch.multiprocessing.spawn(
             _child, (work, world_size, folder, args), nprocs=world_size, join=True
         )
+        assert not (Path(folder) / "compiled").exists(), "a learner needs no compiler"
         return [
             torch.load(Path(folder) / f"result_{rank}.pt", weights_only=False)
             for rank in range(world_size)
@@ -203,6 +204,7 @@ def _child(
     rank: int, work: Callable[..., Any], world_size: int, folder: str, args: tuple[Any, ...]
 ) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["TORCH_EXTENSIONS_DIR"] = f"{folder}/compiled"
     torch.set_num_threads(1)
     result = work(rank, world_size, f"file://{folder}/rendezvous", *args)
     torch.save(result, Path(folder) / f"result_{rank}.pt")
