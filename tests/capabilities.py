@@ -38,7 +38,8 @@ def of_case(case: "Case", *features: str) -> list[Any]:
     }
     chosen = features or [name for name, on in varied.items() if on] or [BASE]
     facts = {"zero": case.zero_stage, "lora": case.lora.rank > 0, "dtype": case.dtype}
-    return [pytest.mark.capability(feature=name, **facts) for name in chosen]
+    slow = [pytest.mark.slow] if case.slow else []
+    return [*slow, *(pytest.mark.capability(feature=name, **facts) for name in chosen)]
 
 
 def marked(

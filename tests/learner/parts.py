@@ -116,6 +116,8 @@ class Case:
     frozen: str = ""
     """Parameters with this in their name are not trained."""
     lora: LoraConfig = field(default_factory=LoraConfig)
+    slow: bool = False
+    """Its tests are marked so."""
 
 
 def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:

@@ -28,6 +28,7 @@ def go_on_from(step: int, whole: Path, folder: Path, *overrides: str) -> None:
     runs.train(folder, *AHEAD, *overrides, f"resume={checkpoint}")
 
 
+@pytest.mark.slow
 @pytest.mark.capability(
     feature=("rollouts ahead of the learners", "resumed run, to the bit"),
     zero=2,
@@ -93,9 +94,9 @@ def sleeping(log_ratio_BL, advantages_B1):
 
 @pytest.mark.slow
 def test_a_step_takes_the_longer_of_rollouts_and_learning(tmp_path: Path) -> None:
-    """Stand-ins sleep 5 s for the rollouts of a step and 5 s for its updates: one after the other
-    that is 10 s, overlapped 5, and what is really computed on top."""
-    (tmp_path / "mine.py").write_text(SLEEPING.format(rollout_s=5, requests=24, learn_s=5 / 3))
+    """Stand-ins sleep 4 s for the rollouts of a step and 4 s for its updates: one after the other
+    that is 8 s, overlapped 4, and what is really computed on top."""
+    (tmp_path / "mine.py").write_text(SLEEPING.format(rollout_s=4, requests=24, learn_s=4 / 3))
     seconds = {}
     for ahead in (0, 1):
         folder = tmp_path / f"ahead{ahead}"
@@ -104,14 +105,14 @@ def test_a_step_takes_the_longer_of_rollouts_and_learning(tmp_path: Path) -> Non
             f"rollout.engine={tmp_path}/mine.py:Sleeping",
             f"algo.loss={tmp_path}/mine.py:sleeping",
             f"rollout.staleness={ahead}",
-            "train.num_steps=5",
+            "train.num_steps=4",
             "checkpoint.every=0",
             "evaluate.prompts_per_domain=0",
         )
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
         seconds[ahead] = median(row["time/total"] for row in rows[1:])
-    assert seconds[0] > 10
-    assert seconds[1] < seconds[0] - 2.5, seconds  # half of what is overlapped, on a busy machine
+    assert seconds[0] > 8
+    assert seconds[1] < seconds[0] - 2, seconds  # half of what is overlapped, on a busy machine
 
 
 @pytest.mark.slow
@@ -131,14 +132,13 @@ def test_a_rollout_worker_that_dies_meanwhile_loses_nothing(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_is_stopped_with_rollouts_under_way(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_run_is_stopped_with_rollouts_under_way(tmp_path: Path) -> None:
     folder = tmp_path / "stopped"
     more = (*AHEAD[:1], "train.num_steps=8", *slow_engine(tmp_path))
     process = runs.start(folder, *more)
     runs.wait_for(lambda: runs.steps_done(folder) >= 2, "step 2")
     family = runs.descendants(process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 1
     runs.none_left(family)
     runs.train(folder, *more)

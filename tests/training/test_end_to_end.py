@@ -201,6 +201,7 @@ def test_killed_workers_lose_nothing(six_steps: Path, tmp_path: Path) -> None:
 SHARED = ("placement=colocated", "learner.offload_during_rollout=true", "train.num_steps=6")
 
 
+@pytest.mark.slow
 @pytest.mark.capability(
     feature=("engines share the learners' GPUs (turns only: run on CPUs)",),
     zero=2,
@@ -324,16 +325,13 @@ def test_two_ranks_and_zero_3_train_like_one(six_steps: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "strategy", ["mixed", "global_surgery", "sequential", "single", "normalized_advantage"]
-)
-def test_every_strategy_trains(strategy: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["global_surgery", "single", "normalized_advantage"])
+def test_other_strategies_train(strategy: str, tmp_path: Path) -> None:
     folder = tmp_path / strategy
     runs.train(folder, "train.num_steps=3", f"strategy={strategy}")
     rows = runs.metrics(folder)
     trained = [[name for name in DOMAINS if f"reward/{name}" in row] for row in rows]
-    one_by_one = [[name] for name in DOMAINS]
-    expected = {"sequential": one_by_one, "single": [["math"]] * 3}
+    expected = {"single": [["math"]] * 3}
     assert trained == expected.get(strategy, [list(DOMAINS)] * 3)
     assert all(row["grad_norm"] > 0 and not row["skipped"] for row in rows)
 
