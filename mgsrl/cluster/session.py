@@ -164,7 +164,10 @@ def _init(config: ClusterConfig) -> None:
                 num_gpus=config.num_gpus,
                 object_store_memory=int(config.object_store_gib * GIB),
             )
-        except RuntimeError as error:  # one of its processes died while the others waited for it
+        except (TypeError, ValueError):  # of what it was given
+            raise
+        # One of its processes died while the others waited for it, for which Ray has no type.
+        except Exception as error:
             raise RayDiedError(
                 f"Ray did not start: {one_line(error)}. The same command goes on"
             ) from error

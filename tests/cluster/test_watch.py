@@ -15,6 +15,7 @@ import ray
 from mgsrl.cluster import session
 from mgsrl.cluster.watch import LOOK_S, NOTICE_S
 from mgsrl.config import ClusterConfig
+from mgsrl.errors import RayDiedError
 
 PROGRAM = """
 import sys, time
@@ -23,6 +24,7 @@ import mgsrl
 from mgsrl.cluster import watch
 from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig
+from mgsrl.errors import RayDiedError
 watch.STOPPED_LOOKS = 3
 with ray_session(ClusterConfig(object_store_gib=0.2), Path(sys.argv[1]).write_text):
     print("up", flush=True)
@@ -90,3 +92,25 @@ def test_an_orderly_end_is_no_death(tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert not (tmp_path / "record").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (RuntimeError("a process died"), RayDiedError),
+        (Exception("The current node timed out during startup."), RayDiedError),
+        (ValueError("the object store is too small"), ValueError),
+    ],
+)
+def test_a_local_ray_that_does_not_come_up_died(
+    answer: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever type the library raises; but what it was given is the caller's mistake."""
+
+    def init(**_: object) -> None:
+        raise answer
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(expected, match=str(answer)), session.ray_session(ClusterConfig()):
+        pass
