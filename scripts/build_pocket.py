@@ -52,7 +52,7 @@ SKILL_SHARE = 0.6
 add and to obey before it can learn how often to do so."""
 
 
-def build_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
+def build_tokenizer(texts: Iterator[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """A byte-level BPE whose words and numbers keep their leading space."""
     tokenizer = Tokenizer(models.BPE())
     words_and_numbers = Regex(r" ?[A-Za-z]+| ?[0-9]+|\\boxed\{|\}| ?[^\sA-Za-z0-9]|\s+")
@@ -64,7 +64,7 @@ def build_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(TAGS),
+        vocab_size=vocabulary - len(TAGS),
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -93,15 +93,17 @@ def tokenizer_texts(texts: list[tuple[str, str]]) -> Iterator[str]:
         yield " ".join(f"{number} ({number})" for number in range(61))
 
 
-def new_policy(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def new_policy(
+    tokenizer: PreTrainedTokenizerFast, width: int = 128, layers: int = 4
+) -> LlamaForCausalLM:
     """About 1M parameters. Head size 32: the smallest that vLLM's CPU attention takes."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        num_key_value_heads=width // 32,
         head_dim=32,
         max_position_embeddings=512,
         tie_word_embeddings=True,

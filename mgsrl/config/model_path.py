@@ -1,7 +1,7 @@
 """Where a model is: the one meaning of `policy.path` and of a reward model's `path`.
 
-A path is `pocket` (a model inside the package), a folder with `config.json`, or a hub id
-OWNER/NAME. Nothing heavy is imported, so a wrong path is told before any actor starts.
+A path is `pocket` or `pocket_styles` (models inside the package), a folder with `config.json`, or
+a hub id OWNER/NAME. Nothing heavy is imported, so a wrong path is told before any actor starts.
 """
 
 import os
@@ -12,6 +12,8 @@ from mgsrl.config.hub import check_on_hub
 from mgsrl.errors import MissingPathError
 
 POCKET = "pocket"
+POCKET_STYLES = "pocket_styles"
+"""The smaller policy of the testbed `pocket_conflict`; its folder is called the same."""
 POCKET_POLICY = "pocket_policy"
 POCKET_REWARD_MODEL = "pocket_reward_model"
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -32,6 +34,8 @@ def resolve_model_path(path: str, key: str, pocket: str, also: str = "") -> str:
     """
     if path == POCKET:
         return _pocket_folder(pocket)
+    if path == POCKET_STYLES and pocket == POCKET_POLICY:
+        return _pocket_folder(path)
     folder = Path(os.path.expanduser(path))  # Path.expanduser raises for an unknown user
     if path and (folder / "config.json").is_file():
         return str(folder.resolve())

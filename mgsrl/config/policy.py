@@ -60,7 +60,8 @@ class LoraConfig:
 @dataclass
 class PolicyConfig:
     path: str = "pocket"
-    """`pocket` (the bundled 1M-parameter model), a local Hugging Face folder or a hub id."""
+    """`pocket` (the bundled 1M-parameter model), `pocket_styles` (a smaller one of the
+    testbed in docs/conflict.md), a local Hugging Face folder or a hub id."""
     prompt_template: str = "chat"
     """`chat`: the tokenizer's own chat template; `prompted`: the paper's preamble for base
     models that asks for `<think> </think>` and `<response> </response>`."""

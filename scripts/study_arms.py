@@ -1,0 +1,53 @@
+"""The arms of the study on the testbed `pocket_conflict`: a name and what it sets, one line each.
+
+All arms share the experiment, the prompts, the number of responses, the evaluation and the start;
+an arm adds its overrides to them. The methods of later releases join by a line.
+"""
+
+from mgsrl.rewards.pocket_conflict import HABITS
+
+EXPERIMENT = "+experiment=pocket_conflict"
+DIAL = "domains.commas.reward.conflict"
+"""The key that sets all three domains' conflict."""
+POSITIONS = (0.0, 0.5, 1.0)
+BACKWARDS = f"strategy.domain_order=[{','.join(reversed(HABITS))}]"
+REFRESH = ("strategy.reset_optimizer=true", "strategy.move_reference=true")
+
+ARMS: dict[str, tuple[str, ...]] = {
+    # controls: one domain with the budget of all
+    **{f"single_{d}": ("strategy=single", f"strategy.domain_order=[{d}]") for d in HABITS},
+    # no surgery
+    "mixed": ("strategy=mixed",),
+    "normalized_advantage": ("strategy=normalized_advantage",),
+    "sequential": ("strategy=sequential",),
+    "sequential_backwards": ("strategy=sequential", BACKWARDS),
+    # fresh AdamW moments and the current policy as the KL reference in every phase
+    "sequential_refresh": ("strategy=sequential", *REFRESH),
+    "sequential_backwards_refresh": ("strategy=sequential", BACKWARDS, *REFRESH),
+    # surgery by granularity, in a random order of the domains and averaged over all orders
+    "global": ("strategy=global_surgery",),
+    "global_all": ("strategy=global_surgery", "surgery.order=all"),
+    "layer": ("strategy=mgs", "surgery.granularity=layer"),
+    "layer_all": ("strategy=mgs", "surgery.granularity=layer", "surgery.order=all"),
+    "mgs": ("strategy=mgs",),
+    "mgs_all": ("strategy=mgs", "surgery.order=all"),
+    "parameter": ("strategy=mgs", "surgery.granularity=parameter"),
+    "parameter_all": ("strategy=mgs", "surgery.granularity=parameter", "surgery.order=all"),
+    # only conflicts that stand out of the noise
+    "mgs_gated": ("strategy=mgs", "surgery.gate=reliable"),
+    "global_gated": ("strategy=global_surgery", "surgery.gate=reliable"),
+    # another method, on the whole gradient as it was published
+    "upgrad": ("strategy=global_surgery", "surgery.method=upgrad"),
+}
+MAIN = ("mixed", "normalized_advantage", "global", "mgs")
+"""Arms with more seeds."""
+
+
+def seeds_of(arm: str) -> tuple[int, ...]:
+    """8 of the main arms, 5 of the others."""
+    return tuple(range(8 if arm in MAIN else 5))
+
+
+def overrides_of(arm: str, conflict: float) -> tuple[str, ...]:
+    """What `mgsrl train` is called with, but for the seed and the folder."""
+    return (EXPERIMENT, f"{DIAL}={conflict:g}", *ARMS[arm])

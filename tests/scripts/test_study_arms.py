@@ -1,0 +1,34 @@
+"""Every arm of the study is a run that would start, and none is another under a second name."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+from study_arms import ARMS, MAIN, POSITIONS, overrides_of, seeds_of
+
+from mgsrl.config.compose import compose_config, config_to_yaml
+from mgsrl.rewards.pocket_conflict import HABITS
+from mgsrl.training.plan import schedule_of
+
+
+def test_every_arm_composes_with_equal_budgets_and_is_no_other() -> None:
+    composed, budgets = {}, set()
+    for number, arm in enumerate(ARMS):
+        conflict = POSITIONS[number % len(POSITIONS)]
+        config = compose_config(overrides_of(arm, conflict))
+        assert {d.reward.options.conflict for d in config.domains.values()} == {conflict}
+        schedule = schedule_of(config)
+        steps = range(config.train.num_steps)
+        prompts = [sum(schedule.phase(step).quotas.values()) for step in steps]
+        budgets.add((len(prompts), *prompts, config.algo.samples_per_prompt))
+        composed[config_to_yaml(config).replace(f"conflict: {conflict}", "")] = arm
+    assert len(composed) == len(ARMS)
+    assert len(budgets) == 1
+
+
+def test_the_arms_of_the_questions_are_there() -> None:
+    assert set(MAIN) < set(ARMS)
+    assert {f"single_{domain}" for domain in HABITS} < set(ARMS)
+    assert {len(seeds_of(arm)) for arm in MAIN} == {8}
+    assert min(len(seeds_of(arm)) for arm in ARMS) == 5
