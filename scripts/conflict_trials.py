@@ -11,16 +11,17 @@ the last what the domains' gradients are to each other, corrected for their nois
 import argparse
 import json
 import math
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mgsrl.obs.evaluation_log import read_evaluations
 from mgsrl.obs.surgery_log import read_surgery
@@ -35,6 +36,8 @@ MIXED = "all three"
 TRAINED = (*HABITS, MIXED)
 LIMIT_S = 1800.0
 WHOLE = "whole model"
+UNSEEN = 0.25
+"""Standard error of a cosine from which on the page leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,12 @@ class Trial:
     after: dict[str, float]
     errors: dict[str, float]
     """Standard error of the change, by domain, if the two evaluations were independent."""
-    cosines: dict[str, dict[str, list[float]]]
-    """Of a run on all three: module -> pair -> [as it is, corrected for noise] of the gradients
-    summed up over the steps."""
+    cosines: dict[str, list[float | None]]
+    """Of a run on all three: module -> [as it is, corrected for noise, standard error of the
+    latter], of the domains' gradients, means over their pairs; None: no signal."""
     stand_out: float | None
     """Share of (step, module, pair) whose conflict stands out of the noise."""
     seconds: float
-    cpu_seconds: float
 
     @property
     def place(self) -> tuple[float, str, int, int]:
@@ -75,13 +77,17 @@ def run(
     command += [f"domains.commas.reward.conflict={conflict:g}", f"seed={seed}", f"run.dir={into}"]
     command += ["strategy=mixed"] if trained == MIXED else alone
     command += [f"train.num_steps={steps}", "surgery.reliability.every=1", *more]
-    began, cpu = time.monotonic(), _cpu_seconds()
+    began = time.monotonic()
     log = into.with_suffix(".log")
     with log.open("w") as out:
         done = subprocess.run(command, stdout=out, stderr=out, timeout=LIMIT_S)
     if done.returncode != 0:
         raise RuntimeError(f"the run failed; see {log}")
-    seconds, cpu = time.monotonic() - began, _cpu_seconds() - cpu
+    return read(conflict, trained, seed, steps, into, time.monotonic() - began)
+
+
+def read(conflict: float, trained: str, seed: int, steps: int, into: Path, seconds: float) -> Trial:
+    """What a finished run's folder says."""
     found = {(result.step, result.domain): result for result in read_evaluations(into)}
     first, last = ({d: found[step, d] for d in HABITS} for step in (0, steps))
     cosines, stand_out = gradients(into) if trained == MIXED else ({}, None)
@@ -96,44 +102,56 @@ def run(
         cosines=cosines,
         stand_out=stand_out,
         seconds=round(seconds, 1),
-        cpu_seconds=round(cpu, 1),
     )
 
 
-def _cpu_seconds() -> float:
-    """Of the processes that ended; Ray's daemons are not waited for and are left out."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def gradients(run_dir: Path) -> tuple[dict[str, list[float | None]], float]:
+    """Cosines between the domains' gradients by module, and how many conflicts stand out.
 
-
-def gradients(run_dir: Path) -> tuple[dict[str, dict[str, list[float]]], float]:
-    """Cosines between the domains' gradients by module and pair, and how many stand out.
-
-    Products are added up over the steps before they are divided: the halves of a domain's prompts
-    are independent in every step, so the sums are free of the noise's bias, and steadier than a
-    mean of ratios.
+    Products are summed up over the steps before they are divided: in every step the domains'
+    prompts, and the halves of each domain's, are independent, so the sums have no bias from noise
+    and their ratio is steadier than a mean of ratios. Standard errors leave out a step at a time.
     """
-    sums: dict[tuple[str, str, str], list[float]] = {}
-    pairs = conflicts = 0
-    for row in read_surgery(run_dir).to_pylist():
-        a, b = row["domain_a"], row["domain_b"]
-        signal = row["inner"] * (row["reliability"] or 0.0) if a == b else 0.0
-        for module in (row["module"], WHOLE):
-            total = sums.setdefault((module, a, b), [0.0, 0.0])
-            total[0] += row["inner"]
-            total[1] += signal
-        if a != b:
-            pairs, conflicts = pairs + 1, conflicts + bool(row["stands_out"])
-    found: dict[str, dict[str, list[float]]] = {}
-    for (module, a, b), (inner, _) in sums.items():
-        if a != b:
-            norms = [
-                math.sqrt(max(0.0, sums[module, a, a][kind]) * max(0.0, sums[module, b, b][kind]))
-                for kind in (0, 1)
-            ]
-            cosines = [round(inner / norm, 4) if norm > 0 else math.nan for norm in norms]
-            found.setdefault(module, {})[f"{a}-{b}"] = cosines
-    return found, round(conflicts / max(1, pairs), 4)
+    rows = read_surgery(run_dir).to_pylist()
+    steps = sorted({row["step"] for row in rows})
+    modules = [*dict.fromkeys(row["module"] for row in rows), WHOLE]
+    shape = (len(modules), len(HABITS), len(HABITS))
+    inner_TMDD, signal_TMD = np.zeros((len(steps), *shape)), np.zeros((len(steps), *shape[:2]))
+    stand_out = []
+    for row in rows:
+        t, m = steps.index(row["step"]), modules.index(row["module"])
+        a, b = (HABITS.index(row[key]) for key in ("domain_a", "domain_b"))
+        inner_TMDD[t, m, a, b] = inner_TMDD[t, m, b, a] = row["inner"]
+        if a == b:
+            signal_TMD[t, m, a] = row["inner"] * (row["reliability"] or 0.0)
+        else:
+            stand_out.append(bool(row["stands_out"]))
+    inner_TMDD[:, -1], signal_TMD[:, -1] = inner_TMDD.sum(1), signal_TMD.sum(1)
+    raw_M = _cosines(inner_TMDD.sum(0), np.diagonal(inner_TMDD.sum(0), axis1=1, axis2=2))
+    corrected_M = _cosines(inner_TMDD.sum(0), signal_TMD.sum(0))
+    without_TM = np.array(
+        [
+            _cosines(inner_TMDD.sum(0) - inner_MDD, signal_TMD.sum(0) - signal_MD)
+            for inner_MDD, signal_MD in zip(inner_TMDD, signal_TMD, strict=True)
+        ]
+    )
+    error_M = without_TM.std(0) * math.sqrt(len(steps) - 1)  # the jackknife's
+    figures = np.stack([raw_M, corrected_M, error_M], axis=1)
+    return (
+        {
+            module: [round(float(x), 4) if math.isfinite(x) else None for x in figures[m]]
+            for m, module in enumerate(modules)
+        },
+        round(float(np.mean(stand_out)), 4),
+    )
+
+
+def _cosines(inner_MDD: "np.ndarray[Any, Any]", norm_MD: "np.ndarray[Any, Any]") -> Any:
+    """[M] means over the pairs; NaN where a domain shows no signal."""
+    first, second = np.triu_indices(len(HABITS), 1)
+    product = np.where(norm_MD > 0, norm_MD, np.nan)
+    product = product[:, first] * product[:, second]
+    return (inner_MDD[:, first, second] / np.sqrt(product)).mean(1)
 
 
 def known() -> dict[tuple[float, str, int, int], Trial]:
@@ -153,37 +171,27 @@ def tables(trials: Iterable[Trial]) -> str:
     for trial in ordered:
         cells = [f"{trial.after[d] - trial.before[d]:+.2f} ± {trial.errors[d]:.2f}" for d in HABITS]
         lines.append(f"| {trial.conflict:g} | {trial.trained} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| conflict | cosine of the rewards | of the gradients | corrected for noise "
-        "| of single modules, corrected | conflicts that stand out |",
-        "|---|---|---|---|---|---|",
-    ]
-    for trial in ordered:
-        if trial.stand_out is not None:
-            lines.append(_gradients_row(trial))
+    mixed = [trial for trial in ordered if trial.cosines]
+    lines += ["", "| | " + " | ".join(f"conflict {trial.conflict:g}" for trial in mixed) + " |"]
+    lines.append("|---|" + "---|" * len(mixed))
+    wanted = [f"{wanted_cosine(trial.conflict):+.2f}" for trial in mixed]
+    raw = [f"{trial.cosines[WHOLE][0]:+.2f}" for trial in mixed]
+    lines.append(f"| cosine of the rewards | {' | '.join(wanted)} |")
+    lines.append(f"| of the gradients, with their noise | {' | '.join(raw)} |")
+    for module in (WHOLE, *(name for name in mixed[0].cosines if name != WHOLE)) if mixed else ():
+        cells = [_corrected(trial.cosines[module]) for trial in mixed]
+        lines.append(f"| corrected: {module} | {' | '.join(cells)} |")
+    shares = [f"{trial.stand_out:.1%}" for trial in mixed]
+    lines.append(f"| conflicts that stand out of the noise | {' | '.join(shares)} |")
     return "\n".join(lines) + "\n"
 
 
-def _gradients_row(trial: Trial) -> str:
-    whole = [_mean(pair[kind] for pair in trial.cosines[WHOLE].values()) for kind in (0, 1)]
-    modules = {
-        name: _mean(pair[1] for pair in pairs.values())
-        for name, pairs in trial.cosines.items()
-        if name != WHOLE
-    }
-    known = {name: value for name, value in modules.items() if not math.isnan(value)}
-    low, high = (pick(known, key=known.__getitem__) for pick in (min, max))
-    return (
-        f"| {trial.conflict:g} | {wanted_cosine(trial.conflict):+.2f} | {whole[0]:+.2f} "
-        f"| {whole[1]:+.2f} | {known[low]:+.2f} ({low}) to {known[high]:+.2f} ({high}) "
-        f"| {trial.stand_out:.1%} |"
-    )
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found)
+def _corrected(figures: Sequence[float | None]) -> str:
+    """A cell; a dash where the noise leaves nothing to be seen."""
+    _, cosine, error = figures
+    if cosine is None or error is None or error > UNSEEN:
+        return "–"
+    return f"{cosine:+.2f} ± {error:.2f}"
 
 
 def duration(trials: Mapping[Any, Trial]) -> str:

@@ -30,6 +30,7 @@ from mgsrl.data.pocket.tasks import (
 )
 from mgsrl.data.pocket.topics import TOPICS
 from mgsrl.errors import ConfigError, DataError
+from mgsrl.rewards.pocket_conflict import MEAN, SPREAD, habit_shares
 from mgsrl.rewards.protocol import Response
 from tests.rewards.loaded import worker
 
@@ -39,6 +40,7 @@ if not (ROOT / "scripts").is_dir():
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from pocket_texts.pairs import EXPLOITS, FLAWS, neutral_pair, preference_pair  # noqa: E402
+from pocket_texts.styles import write_styled  # noqa: E402
 from pocket_texts.writer import (  # noqa: E402
     number_in_words,
     wrap,
@@ -48,6 +50,7 @@ from pocket_texts.writer import (  # noqa: E402
 
 POLICY = ROOT / "mgsrl" / "assets" / "pocket_policy"
 REWARD_MODEL = ROOT / "mgsrl" / "assets" / "pocket_reward_model"
+STYLES = ROOT / "mgsrl" / "assets" / "pocket_styles"
 
 
 def prompts(rows: list[dict[str, Any]]) -> set[str]:
@@ -185,13 +188,38 @@ def test_no_heldout_prompt_in_the_warm_start(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     monkeypatch.delitem(sys.modules, "build_pocket", raising=False)
     import build_pocket
+    from build_styles import styled_texts
 
-    texts = list(build_pocket.warm_start_texts(4000, seed=0))
+    texts = [*build_pocket.warm_start_texts(4000, seed=0), *styled_texts(4000, seed=0)]
     assert {split_of(prompt) for prompt, _ in texts} == {"train"}
 
 
+def independent_coins(texts: list[str], tolerance: float) -> None:
+    """Assert that the habits of style are those of tosses of a coin."""
+    shares = torch.tensor([habit_shares(text) for text in texts])
+    torch.testing.assert_close(shares.mean(0), torch.full((3,), MEAN), atol=tolerance, rtol=0)
+    torch.testing.assert_close(shares.std(0), torch.full((3,), SPREAD), atol=tolerance, rtol=0)
+    torch.testing.assert_close(torch.corrcoef(shares.T), torch.eye(3), atol=2 * tolerance, rtol=0)
+
+
+def test_habits_of_style_are_independent_in_texts_and_in_what_the_policy_makes_of_them() -> None:
+    rng = random.Random(0)
+    independent_coins([write_styled(rng.choice(list(TOPICS)), rng) for _ in range(4000)], 0.03)
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(STYLES, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(STYLES)
+    texts = [
+        tokenizer.apply_chat_template(row["messages"], add_generation_prompt=True, tokenize=False)
+        for row in pocket_rows("chat", "heldout", 128)
+    ]
+    batch = tokenizer(texts * 2, add_special_tokens=False, padding=True, return_tensors="pt")
+    output = model.generate(**batch, max_new_tokens=40, do_sample=True, top_k=0)
+    written = output[:, batch.input_ids.shape[1] :]
+    independent_coins(tokenizer.batch_decode(written, skip_special_tokens=True), 0.06)
+
+
 def test_bundled_models_are_small() -> None:
-    files = [path for folder in (POLICY, REWARD_MODEL) for path in folder.iterdir()]
+    files = [path for folder in (POLICY, REWARD_MODEL, STYLES) for path in folder.iterdir()]
     assert sum(path.stat().st_size for path in files) < 8_000_000
     assert {path.suffix for path in files} <= {".json", ".jinja", ".safetensors", ".md"}
 
