@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from study_arms import POSITIONS, overrides_of
 
 from mgsrl.obs.evaluation_log import read_evaluations
 from mgsrl.obs.surgery_log import read_surgery
@@ -31,7 +32,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "tests" / "conflict_trials.jsonl"
 PAGE = ROOT / "docs" / "conflict.md"
 MARKS = ("<!-- trials -->\n", "<!-- end of trials -->")
-DIAL = (0.0, 0.5, 1.0)
 MIXED = "all three"
 TRAINED = (*HABITS, MIXED)
 LIMIT_S = 1800.0
@@ -72,10 +72,9 @@ def run(
     """Train, and read off the run's folder what became of it."""
     into = folder / f"{trained.replace(' ', '_')}_{conflict:g}_{seed}"
     shutil.rmtree(into, ignore_errors=True)
-    alone = ["strategy=single", f"strategy.domain_order=[{trained}]"]
-    command = [sys.executable, "-m", "mgsrl.cli", "train", "+experiment=pocket_conflict"]
-    command += [f"domains.commas.reward.conflict={conflict:g}", f"seed={seed}", f"run.dir={into}"]
-    command += ["strategy=mixed"] if trained == MIXED else alone
+    arm = "mixed" if trained == MIXED else f"single_{trained}"
+    command = [sys.executable, "-m", "mgsrl.cli", "train", *overrides_of(arm, conflict)]
+    command += [f"seed={seed}", f"run.dir={into}"]
     command += [f"train.num_steps={steps}", "surgery.reliability.every=1", *more]
     began = time.monotonic()
     log = into.with_suffix(".log")
@@ -201,7 +200,7 @@ def duration(trials: Mapping[Any, Trial]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--conflicts", nargs="*", type=float, default=list(DIAL))
+    parser.add_argument("--conflicts", nargs="*", type=float, default=list(POSITIONS))
     parser.add_argument("--trained", nargs="*", choices=list(TRAINED), default=list(TRAINED))
     parser.add_argument("--seed", type=int, default=0, help="of the runs (%(default)s)")
     parser.add_argument("--steps", type=int, default=30, help="of a run (%(default)s)")

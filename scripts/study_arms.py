@@ -7,8 +7,6 @@ an arm adds its overrides to them. The methods of later releases join by a line.
 from mgsrl.rewards.pocket_conflict import HABITS
 
 EXPERIMENT = "+experiment=pocket_conflict"
-DIAL = "domains.commas.reward.conflict"
-"""The key that sets all three domains' conflict."""
 POSITIONS = (0.0, 0.5, 1.0)
 BACKWARDS = f"strategy.domain_order=[{','.join(reversed(HABITS))}]"
 REFRESH = ("strategy.reset_optimizer=true", "strategy.move_reference=true")
@@ -48,6 +46,11 @@ def seeds_of(arm: str) -> tuple[int, ...]:
     return tuple(range(8 if arm in MAIN else 5))
 
 
+def dial(conflict: float) -> str:
+    """The override that sets all three domains' conflict."""
+    return f"domains.commas.reward.conflict={conflict:g}"
+
+
 def overrides_of(arm: str, conflict: float) -> tuple[str, ...]:
     """What `mgsrl train` is called with, but for the seed and the folder."""
-    return (EXPERIMENT, f"{DIAL}={conflict:g}", *ARMS[arm])
+    return (EXPERIMENT, dial(conflict), *ARMS[arm])
