@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 from mgsrl.config.require import one_of, within
-from mgsrl.rewards.protocol import BaseReward, RewardItem
+from mgsrl.rewards.protocol import BaseReward, Golden, RewardItem
 from mgsrl.types import Reward
 
 HABITS = ("commas", "exclamations", "pronouns")
@@ -54,6 +54,7 @@ class Conflict(BaseReward):
 
     Config = ConflictConfig
     needs_prompt = False
+    golden = Golden("Tell me about plums.", "Yes, they are soft and sweet!", "Plums are sweet.")
 
     def __init__(self, config: ConflictConfig) -> None:
         super().__init__(config)
