@@ -4,7 +4,7 @@ At each position of the dial one run per domain trains on that domain alone, and
 (plain sum). The first say what training on one domain does to the held-out rewards of the others,
 the last what the domains' gradients are to each other, corrected for their noise.
 
-    python scripts/conflict_trials.py           # goes on where it stopped; 12 runs of a minute
+    python scripts/conflict_trials.py           # goes on where it stopped; 12 runs
     python scripts/conflict_trials.py --docs    # writes the tables of docs/conflict.md
 """
 

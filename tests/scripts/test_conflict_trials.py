@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "conflict_trials.py"
+sys.path.insert(0, str(SCRIPT.parent))
+
+import conflict_trials  # noqa: E402
+
 SMALL = (
     "algo.prompts_per_domain=4",
     "algo.samples_per_prompt=4",
@@ -16,6 +20,20 @@ SMALL = (
     "evaluate.prompts_per_domain=32",
     "cluster.object_store_gib=0.2",
 )
+
+
+def test_the_page_has_what_the_trials_said() -> None:
+    trials = conflict_trials.known()
+    assert len(trials) >= 9
+    assert conflict_trials.tables(trials.values()) in conflict_trials.PAGE.read_text()
+    for trial in trials.values():
+        others = [
+            trial.after[domain] - trial.before[domain]
+            for domain in conflict_trials.HABITS
+            if domain != trial.trained
+        ]
+        if trial.trained != conflict_trials.MIXED and trial.conflict != 0.5:
+            assert all((change < 0) == (trial.conflict == 1) for change in others)
 
 
 @pytest.mark.ray_cluster
