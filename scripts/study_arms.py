@@ -34,8 +34,8 @@ ARMS: dict[str, tuple[str, ...]] = {
     # only conflicts that stand out of the noise
     "mgs_gated": ("strategy=mgs", "surgery.gate=reliable"),
     "global_gated": ("strategy=global_surgery", "surgery.gate=reliable"),
-    # another method, on the whole gradient as it was published
-    "upgrad": ("strategy=global_surgery", "surgery.method=upgrad"),
+    # another method, on the whole gradient as it was published; one that needs no solver
+    "mgda": ("strategy=global_surgery", "surgery.method=mgda"),
 }
 MAIN = ("mixed", "normalized_advantage", "global", "mgs")
 """Arms with more seeds."""

@@ -9,7 +9,7 @@ from study_arms import ARMS, MAIN, POSITIONS, overrides_of, seeds_of
 
 from mgsrl.config.compose import compose_config, config_to_yaml
 from mgsrl.rewards.pocket_conflict import HABITS
-from mgsrl.training.plan import schedule_of
+from mgsrl.training.plan import check_parts, schedule_of
 
 
 def test_every_arm_composes_with_equal_budgets_and_is_no_other() -> None:
@@ -18,6 +18,7 @@ def test_every_arm_composes_with_equal_budgets_and_is_no_other() -> None:
         conflict = POSITIONS[number % len(POSITIONS)]
         config = compose_config(overrides_of(arm, conflict))
         assert {d.reward.options.conflict for d in config.domains.values()} == {conflict}
+        check_parts(config)  # methods, rewards, engine and model are there
         schedule = schedule_of(config)
         steps = range(config.train.num_steps)
         prompts = [sum(schedule.phase(step).quotas.values()) for step in steps]
