@@ -239,6 +239,22 @@ class Reliability:
 
 
 @dataclass(frozen=True, slots=True)
+class StepProbe:
+    """What steps that were tried and taken back did to the domains' losses, as float64;
+    `surgery/step_probe.py` has the definitions. S = D + 2 steps: the resolved one, each domain's
+    own, and the optimizer's without any gradient."""
+
+    domains: tuple[str, ...]
+    change_SD: torch.Tensor
+    """[S, D] each domain's loss on its held-back half after the step minus before it. NaN for a
+    domain without such a half, and for a resolved step for which there were no finite weights."""
+    predicted_SD: torch.Tensor
+    """[S, D] the same to first order."""
+    norm_S: torch.Tensor
+    """[S] how far the step went: the norm of the weights' change."""
+
+
+@dataclass(frozen=True, slots=True)
 class SurgeryReport:
     """What gradient surgery saw and did in one update; `D` domains, `M` modules."""
 
@@ -253,6 +269,8 @@ class SurgeryReport:
     `surgery/cosine/<a>-<b>`, `surgery/projected_share/<d>`, `grad_norm/<d>`."""
     kinds: tuple[str, ...] = ()
     """[M] the kind of each module (`attention`, `mlp`, ...); empty when nothing was resolved."""
+    dimensions: Mapping[str, float] = field(default_factory=dict)
+    """Effective dimension of each kind's gradients."""
     projected_MD: torch.Tensor | None = None
     """float64 [M, D], share of the squared norm of each domain's gradient that was projected away
     in the module; None when nothing was resolved."""
@@ -260,6 +278,8 @@ class SurgeryReport:
     """Whether any gradient was projected on another's; giving it a weight is no projection."""
     reliability: Reliability | None = None
     """On steps that measure it."""
+    step_probe: StepProbe | None = None
+    """On steps that try others (`surgery.step_probe`)."""
     problem: str | None = None
     """Why there is no update (then the weights are zero and the step is skipped)."""
 

@@ -82,6 +82,8 @@ class Load:
     """The entropy is trained."""
     measures: bool = False
     """Some step keeps two gradients per domain (split-half reliability)."""
+    probes: bool = False
+    """On some step others are tried."""
     cuda: bool = True
 
 
@@ -197,6 +199,8 @@ class _Rank:
                 host["DeepSpeed's gradient"] = 4 * own
             elif not self.rows_are_updates:
                 held["reduced gradient"] = 4 * own
+        if self.load.probes and config.offload_optimizer:
+            host["weights put back, step tried"] = 8 * own
         if self.load.reference:
             (host if config.offload_reference else held)["reference"] = self.model
         return held, host
@@ -211,9 +215,13 @@ class _Rank:
             "gradients": self._gradients(),
             "optimizer step": self._step(),
         }
+        if self.load.probes:
+            phases["step probe"] = {"logits": 2 * self._logits()}
+            if not self.config.offload_optimizer:
+                phases["step probe"]["weights put back, step tried"] = 8 * self.own
         gathered = self.size * min(MAX_LIVE, self.shape.parameters)
         if self.config.zero_stage == 3:
-            for name in ("forward and loss", "gradients"):
+            for name in phases.keys() - {"optimizer step"}:
                 phases[name]["gathered weights"] = gathered
         if self.load.reference:
             phases["reference"] = {"logits": 2 * self._logits()}

@@ -64,6 +64,7 @@ LAYOUT_KEYS = (
     "learner.offload_during_rollout",
     "surgery.buffer_device",
     "surgery.reliability.every",
+    "surgery.step_probe.every",
     "rollout.num_workers",
     "rollout.assignment",
     "rollout.num_gpus",

@@ -44,6 +44,15 @@ class ReliabilityConfig:
 
 
 @dataclass
+class StepProbeConfig:
+    every: int = 0
+    """Steps between trials of what the steps would do: the resolved one and each domain's own are
+    made of half of the prompts, the loss of every domain is measured on the other half, and all is
+    taken back (docs/surgery.md); 0: never. The update is made of all prompts as ever. Such a step
+    measures the reliability, too."""
+
+
+@dataclass
 class SurgeryConfig:
     method: str = "pcgrad"
     """`pcgrad` projects conflicting gradients; `none` is the plain sum (Mixed RL); the others
@@ -64,6 +73,8 @@ class SurgeryConfig:
     conflicts that stand out of the noise; the reliability is then measured on every step."""
     reliability: ReliabilityConfig = field(default_factory=ReliabilityConfig)
     """How much of a conflict is noise."""
+    step_probe: StepProbeConfig = field(default_factory=StepProbeConfig)
+    """What a step on one domain does to the others' losses."""
 
     buffer_dtype: str = "float32"
     """Type of the kept gradients, one row per domain: `bfloat16` halves them and adds its rounding
@@ -92,11 +103,25 @@ class SurgeryConfig:
         one_of("surgery.buffer_dtype", self.buffer_dtype, BUFFER_DTYPES)
         one_of("surgery.buffer_device", self.buffer_device, BUFFER_DEVICES)
         at_least("surgery.reliability.every", self.reliability.every, 0)
+        at_least("surgery.step_probe.every", self.step_probe.every, 0)
         within("surgery.reliability.level", self.reliability.level, 1e-6, 0.5)
         within("surgery.alarm_dominance", self.alarm_dominance, 0.0, 1.0)
         within("surgery.alarm_projected", self.alarm_projected, 0.0, 1.0)
 
     def measures_reliability(self, step: int) -> bool:
-        """Whether `step` (counted from 1) measures it."""
+        """Whether `step` (counted from 1) keeps the gradients of two halves and measures it."""
         every = 1 if self.gate == "reliable" else self.reliability.every
-        return every > 0 and step % every == 0
+        return _due(every, step) or self.probes_steps(step)
+
+    @property
+    def ever_measures(self) -> bool:
+        """Whether some step of a long run does."""
+        return self.gate == "reliable" or self.reliability.every > 0 or self.step_probe.every > 0
+
+    def probes_steps(self, step: int) -> bool:
+        """Whether steps are tried on `step` (counted from 1)."""
+        return _due(self.step_probe.every, step)
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0

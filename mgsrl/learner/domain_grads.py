@@ -14,13 +14,16 @@ the row of the combination.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from mgsrl.errors import InvariantError
 from mgsrl.learner.layout import ShardLayout
-from mgsrl.surgery.gramian import combine_, combine_into, gramian
+from mgsrl.surgery.gramian import BLOCK, combine_, combine_into, gramian
+
+T = TypeVar("T")
 
 
 class DomainGradients:
@@ -135,9 +138,7 @@ class DomainGradients:
             raise InvariantError(f"no gradient was accumulated for {sorted(missing)}")
         for row in set(range(num_rows)) - self._filled:  # a domain too small for two halves
             self._buffer_RN[row].zero_()
-        pieces = self._pieces()
-        if self.layout.replicated:  # every rank holds all: each one takes its share of the work
-            pieces = pieces[dist.get_rank() :: dist.get_world_size()]
+        pieces = self._share(self._pieces())
         shape = (len(self.modules), num_rows, num_rows)
         gram_MRR = torch.zeros(shape, dtype=torch.float64, device=self._device)
         if pieces and num_rows:  # a tiny model on many ranks leaves some without a shard
@@ -153,16 +154,39 @@ class DomainGradients:
                 combine_(self._pieces(), weights_MR)
             self._combined_N = self._buffer_RN[0]
         else:
-            # Zeros: the padding between shards is stepped, too.
-            combined_N = self._scratch_N
-            if combined_N is None:
-                combined_N = torch.empty(self.layout.num_columns, device=self._home)
-            combined_N.zero_()
-            if self._columns:
-                targets = [combined_N[a:b] for _, a, b in self._columns]
-                combine_into(self._pieces(), weights_MR, targets)
-            self._combined_N = combined_N
+            combined_N = self._scratch_N if self._scratch_N is not None else self.new_row()
+            self._combined_N = self.mix(weights_MR, combined_N)
         self._filled.clear()
+
+    def new_row(self) -> torch.Tensor:
+        """fp32 `[N]` where the optimizer is, content undefined."""
+        return torch.empty(self.layout.num_columns, device=self._home)
+
+    def mix(self, weights_MR: torch.Tensor, row_N: torch.Tensor) -> torch.Tensor:
+        """Write a combination of the rows, which stay as they are, into `row_N` (`new_row`)."""
+        row_N.zero_()  # the padding between shards is stepped, too
+        if self._columns:
+            combine_into(self._pieces(), weights_MR, [row_N[a:b] for _, a, b in self._columns])
+        return row_N
+
+    def along(self, row_N: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Over all ranks: inner products of the rows with `row_N`, float64 [R], and its norm."""
+        num_rows = len(self._buffer_RN)
+        sums = torch.zeros(num_rows + 1, dtype=torch.float64, device=self._device)
+        for _, a, b in self._share(self._columns):
+            for start in range(a, b, BLOCK):
+                part = slice(start, min(start + BLOCK, b))
+                rows = self._buffer_RN[:, part].double()
+                step = row_N[part].to(rows)
+                sums += torch.cat([rows @ step, (step @ step)[None]]).to(self._device)
+        dist.all_reduce(sums)
+        return sums[:num_rows].cpu(), sums[num_rows].sqrt().item()
+
+    def _share(self, pieces: Sequence[T]) -> Sequence[T]:
+        """What this rank computes of sums over `pieces`: where all ranks hold all, its share."""
+        return (
+            pieces[dist.get_rank() :: dist.get_world_size()] if self.layout.replicated else pieces
+        )
 
     def combined(self) -> torch.Tensor:
         """fp32 `[N]` where the optimizer is, after `combine`."""

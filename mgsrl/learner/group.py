@@ -27,7 +27,7 @@ from mgsrl.learner.shard_file import Written
 from mgsrl.learner.spec import Engines, LearnerSpec
 from mgsrl.learner.worker import LearnerWorker
 from mgsrl.sync.fingerprint import Published
-from mgsrl.types import DomainStats, StepStats, SurgeryReport
+from mgsrl.types import DomainStats, StepProbe, StepStats, SurgeryReport
 
 LIMIT_KEY = "learner.time_limit_s"
 COLLECTIVE_TIMED_OUT = re.compile(r"timed out|time.?out", re.IGNORECASE)
@@ -109,6 +109,10 @@ class LearnerGroup:
     def resolve_conflicts(self, step: int) -> SurgeryReport:
         """Gradient surgery: the domains' gradients become one."""
         return self._all("resolve_conflicts", step)[0]
+
+    def probe_steps(self, step: int) -> StepProbe | None:
+        """Try the steps that could follow, of a batch packed in halves, and take them back."""
+        return self._all("probe_steps", step)[0]
 
     def optimizer_step(self, step: int) -> StepStats:
         """Clip by the global norm and step."""

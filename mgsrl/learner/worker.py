@@ -10,7 +10,6 @@ import socket
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mgsrl.algo.losses import domain_stats, grpo_loss, policy_loss
+from mgsrl.algo.losses import domain_stats, policy_loss
 from mgsrl.cluster.logs import own_log
 from mgsrl.config.surgery import SURGERY_METHODS
 from mgsrl.data.token_row import scoring_batch
@@ -28,31 +27,30 @@ from mgsrl.learner.domain_grads import DomainGradients
 from mgsrl.learner.engine import make_engine, set_learning_rate
 from mgsrl.learner.layout import gathered, whole_shape
 from mgsrl.learner.learning_rate import learning_rate
+from mgsrl.learner.objective import Objective, Prepared, moved
 from mgsrl.learner.offload import make_layout
 from mgsrl.learner.parking import Parking
 from mgsrl.learner.policy import load_forward
 from mgsrl.learner.reference import Reference
 from mgsrl.learner.shard_file import ShardFile, Written
 from mgsrl.learner.spec import Engines, LearnerSpec, step_seed
+from mgsrl.learner.step_probe import HeldBack, probe_steps
 from mgsrl.plugins import plugin_files
 from mgsrl.surgery import module_map, resolve, surgery_method
 from mgsrl.sync.backend import WeightLine
 from mgsrl.sync.fingerprint import Published
 from mgsrl.sync.publication import Publication
 from mgsrl.sync.source import WeightSource
-from mgsrl.types import BatchTotals, DomainStats, MicroBatch, StepStats, SurgeryReport
+from mgsrl.types import (
+    BatchTotals,
+    DomainStats,
+    MicroBatch,
+    StepProbe,
+    StepStats,
+    SurgeryReport,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass
-class _Prepared:
-    """One micro-batch with what stays fixed over the updates on it."""
-
-    batch: MicroBatch
-    ref_logprobs_BL: torch.Tensor | None
-    old_logprobs_BL: torch.Tensor | None = None
-    """Those of the first update, for the others."""
 
 
 class LearnerWorker:
@@ -71,7 +69,7 @@ class LearnerWorker:
         self._rank = runtime.prepare_process(rank, world_size, device, num_threads)
         self._spec = spec
         self._server: socket.socket | None = None
-        self._batch: dict[str, list[_Prepared]] = {}
+        self._batch: dict[str, list[Prepared]] = {}
         self._totals = BatchTotals(0, 0, 1)
         self._report: SurgeryReport | None = None
         self._half_sizes: Mapping[str, tuple[int, int]] = {}
@@ -163,9 +161,9 @@ class LearnerWorker:
             }
         self.grads.start(list(self._batch), halves=bool(half_sizes))
 
-    def _prepare(self, batch: MicroBatch) -> _Prepared:
-        batch = _moved(batch, self._rank.device)
-        return _Prepared(batch, self.reference.logprobs(batch) if self.reference else None)
+    def _prepare(self, batch: MicroBatch) -> Prepared:
+        batch = moved(batch, self._rank.device)
+        return Prepared(batch, self.reference.logprobs(batch) if self.reference else None)
 
     @torch.no_grad()
     def _score(self, batch: MicroBatch) -> torch.Tensor:
@@ -203,23 +201,13 @@ class LearnerWorker:
             self.grads.add_nothing(domain)
         return self._domain_stats(sums)
 
-    def _micro_step(self, domain: str, item: _Prepared) -> dict[str, torch.Tensor]:
-        batch, algo = item.batch, self._spec.algo
+    def _micro_step(self, domain: str, item: Prepared) -> dict[str, torch.Tensor]:
+        batch = item.batch
         if batch.domain != domain:
             raise InvariantError(f"a micro-batch of {batch.domain} among those of {domain}")
         logprobs_BL, entropy_BL = self._forward(batch)
-        output = grpo_loss(
-            logprobs_BL,
-            batch,
-            self._totals,
-            algo,
-            self._policy_loss,
-            old_logprobs_BL=item.old_logprobs_BL,
-            ref_logprobs_BL=item.ref_logprobs_BL,
-            # Detached, its backward is never computed: then it is a metric only.
-            entropy_BL=entropy_BL if algo.entropy_coef > 0 else entropy_BL.detach(),
-        )
-        if item.old_logprobs_BL is None and algo.updates_per_batch > 1:
+        output = self._objective()(item, logprobs_BL, entropy_BL)
+        if item.old_logprobs_BL is None and self._spec.algo.updates_per_batch > 1:
             item.old_logprobs_BL = logprobs_BL.detach()
         if batch.trains:
             self.grads.expect(domain, batch.half)
@@ -228,11 +216,26 @@ class LearnerWorker:
             self.grads.add(domain, batch.half)
         return output.sums
 
+    def _objective(self) -> Objective:
+        return Objective(self._spec.algo, self._policy_loss, self._totals)
+
     def _domain_stats(self, sums: dict[str, torch.Tensor]) -> DomainStats:
         names = sorted(sums)
         total = torch.stack([sums[name].double() for name in names]).to(self._rank.device)
         dist.all_reduce(total)
         return domain_stats(dict(zip(names, total.tolist())), self._spec.algo)
+
+    def probe_steps(self, step: int) -> StepProbe | None:
+        """Try the steps that could follow on what was accumulated, of a batch packed in halves,
+        and take them back: the weights, the optimizer and the gradients stay as they are, to the
+        bit. None where a gradient is not finite."""
+        held_back = HeldBack(
+            self._batch, self._forward, self._objective(), step_seed(self._spec.seed, step)
+        )
+        device = self._rank.device
+        return probe_steps(
+            self.grads, self.layout, self._spec, step, self._half_sizes, held_back, device
+        )
 
     def resolve_conflicts(self, step: int) -> SurgeryReport:
         """Gramian per module (one all-reduce), weights, and the combination in place.
@@ -292,7 +295,7 @@ class LearnerWorker:
         for start in range(0, len(sequences), size):
             part = sequences[start : start + size]
             batch = scoring_batch(part, temperature)
-            scored_BL = self._score(_moved(batch, self._rank.device)).cpu()
+            scored_BL = self._score(moved(batch, self._rank.device)).cpu()
             rows += [
                 [0.0, *row[: len(tokens) - 1].tolist()] for row, tokens in zip(scored_BL, part)
             ]
@@ -387,13 +390,3 @@ class LearnerWorker:
 
 def _code(name: str) -> int:
     return zlib.crc32(name.encode())
-
-
-def _moved(batch: MicroBatch, device: torch.device) -> MicroBatch:
-    return replace(
-        batch,
-        token_ids_T=batch.token_ids_T.to(device),
-        response_mask_BL=batch.response_mask_BL.to(device),
-        rollout_logprobs_BL=batch.rollout_logprobs_BL.to(device),
-        advantages_B=batch.advantages_B.to(device),
-    )

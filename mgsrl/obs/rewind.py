@@ -49,6 +49,6 @@ def _parts(run_dir: Path) -> Iterator[tuple[int, Path]]:
     """The logs that are one file a step, with their steps."""
     for folder in (rollout_log.FOLDER, surgery_log.FOLDER):
         for part in sorted((run_dir / folder).glob("*_*.*")):
-            number = part.stem.removeprefix("step_").removeprefix("kinds_")
-            if number.isdigit():
+            name, _, number = part.stem.rpartition("_")
+            if number.isdigit() and name in surgery_log.SCHEMAS:  # `step` is of rollouts as well
                 yield int(number), part

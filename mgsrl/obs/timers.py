@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from mgsrl.errors import InvariantError
 
 STAGES = ("rollout", "reward", "logprob", "backward", "surgery", "step", "sync")
+RARE_STAGES = ("probe",)
+"""Not logged on steps without them."""
 
 
 class StageTimers:
@@ -38,7 +40,7 @@ class StageTimers:
         Raises:
             InvariantError: an unknown stage, or a stage is already running.
         """
-        if name not in STAGES:
+        if name not in (*STAGES, *RARE_STAGES):
             raise InvariantError(f"unknown stage {name!r}; stages are {', '.join(STAGES)}")
         self._assert_idle(f"stage {name!r} started")
         self._running = name
@@ -46,11 +48,11 @@ class StageTimers:
         try:
             yield
         finally:
-            self._seconds[name] += self._clock() - begin
+            self._seconds[name] = self._seconds.get(name, 0.0) + self._clock() - begin
             self._running = None
 
     def finish_step(self) -> dict[str, float]:
-        """End the step: `time/<stage>` of every stage, `time/other` and `time/total`, in seconds.
+        """End the step: `time/<stage>` of every stage (of rare ones if entered), `time/other` and `time/total`, in seconds.
 
         `time/step` is the stage `step` (the optimizer's); `time/other` is what lies between the
         stages, so that all of them sum to `time/total`. The next step begins here.

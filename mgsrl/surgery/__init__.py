@@ -10,13 +10,14 @@ from mgsrl.surgery.gramian import combine_, gramian
 from mgsrl.surgery.methods import check_method, surgery_method
 from mgsrl.surgery.modules import module_map
 from mgsrl.surgery.reliability import measure_reliability, reliability_scalars, whole_gramian
-from mgsrl.surgery.report import surgery_report
+from mgsrl.surgery.report import effective_dimension, surgery_report
 from mgsrl.surgery.resolve import resolve
 from mgsrl.surgery.weights import surgery_coefficients, surgery_weights
 
 __all__ = [
     "check_method",
     "combine_",
+    "effective_dimension",
     "gramian",
     "measure_reliability",
     "module_map",

@@ -1,5 +1,6 @@
 """What the surgery saw and did in one update, computed from the Gramian alone."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -33,6 +34,7 @@ def surgery_report(
         `surgery/projected_share/<d>`: `1 - |p_d|^2 / |g_d|^2`, the share of the squared norm of
             domain d's gradient that projections took away (0 for a zero gradient).
         `grad_norm/<d>`: norm of the domain's gradient.
+        `surgery/effective_dimension`: of the whole model's Gramian.
 
     Raises:
         ValueError: shapes that do not fit the names.
@@ -46,10 +48,11 @@ def surgery_report(
     pairs = [(a, b) for a in range(len(domains)) for b in range(a + 1, len(domains))]
 
     kinds = tuple(module_place(module)[0] for module in modules)
-    scalars = {"surgery/conflict_rate": conflict_rate(gram_MDD < 0)}
+    scalars, dimensions = {"surgery/conflict_rate": conflict_rate(gram_MDD < 0)}, {}
     for kind in dict.fromkeys(kinds):
         own = [m for m, other in enumerate(kinds) if other == kind]
         scalars[f"surgery/conflict_rate/{kind}"] = conflict_rate(gram_MDD[own] < 0)
+        dimensions[kind] = effective_dimension(gram_MDD[own].sum(0)).item()
     for a, b in pairs:
         scalars[f"surgery/cosine/{domains[a]}-{domains[b]}"] = cosine_DD[a, b].item()
     projected_MD, projects = None, False
@@ -63,8 +66,17 @@ def surgery_report(
             scalars[f"surgery/projected_share/{domain}"] = share
     for domain, norm in zip(domains, norms_D.tolist()):
         scalars[f"grad_norm/{domain}"] = norm
+    scalars["surgery/effective_dimension"] = effective_dimension(total_DD).item()
     return SurgeryReport(
-        tuple(domains), tuple(modules), gram_MDD, weights_MD, scalars, kinds, projected_MD, projects
+        tuple(domains),
+        tuple(modules),
+        gram_MDD,
+        weights_MD,
+        scalars,
+        kinds,
+        dimensions,
+        projected_MD,
+        projects,
     )
 
 
@@ -81,6 +93,19 @@ def cosines(gram: Tensor) -> Tensor:
     norms = gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     scale = norms.unsqueeze(-1) * norms.unsqueeze(-2)
     return torch.where(scale > 0, gram / scale.where(scale > 0, 1.0), 0.0).clamp(-1.0, 1.0)
+
+
+def effective_dimension(gram: Tensor) -> Tensor:
+    """[...] the participation ratio of Gramians [..., D, D]: `(tr G)^2 / tr(G^2)`.
+
+    In how many directions the domains' gradients go: with the eigenvalues l it is
+    `(sum l)^2 / sum l^2`, D for orthogonal gradients of equal norm, 1 when all are parallel or one
+    outweighs the rest; NaN without a gradient.
+    """
+    gram = gram.double()
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    square = (gram * gram).sum((-2, -1))
+    return trace**2 / square.where(square > 0, math.nan)
 
 
 def conflict_rate(conflict_MDD: Tensor) -> float:

@@ -70,6 +70,19 @@ def resolve(
     return replace(report, scalars=scalars, reliability=found)
 
 
+def update_weights(
+    gram_MDD: Tensor, config: SurgeryConfig, seed: int, found: Reliability | None
+) -> Tensor:
+    """[M, D] of the update from the Gramian, all 1 under `measure_only`.
+
+    Raises:
+        NoWeightsError: the method found no finite weights.
+    """
+    if config.measure_only:
+        return torch.ones(gram_MDD.shape[:2], dtype=torch.float64)
+    return _coefficients(gram_MDD, config, seed, found).sum(1)
+
+
 def _coefficients(
     gram_MDD: Tensor, config: SurgeryConfig, seed: int, found: Reliability | None
 ) -> Tensor:

@@ -155,7 +155,8 @@ def _load(config: Config, batch: dict[str, int], device: str) -> Load:
         reference=config.algo.kl_coef > 0,
         tokens=batch["tokens of a micro-batch"],
         entropy=config.algo.entropy_coef > 0,
-        measures=surgery.gate == "reliable" or surgery.reliability.every > 0,
+        measures=surgery.ever_measures,
+        probes=surgery.step_probe.every > 0,
         cuda=device == "cuda",
     )
 

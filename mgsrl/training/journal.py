@@ -61,14 +61,16 @@ class Journal:
         scalars: Mapping[str, float],
         groups: Mapping[str, Sequence[RolloutGroup]],
         report: SurgeryReport,
+        tokens: Mapping[str, int],
     ) -> None:
-        """Metrics, sampled responses and surgery's tables of one step."""
+        """Metrics, sampled responses and surgery's tables of one step; `tokens` trained on, by
+        domain."""
         self.trackers.log(step, scalars)
         self.show_completions(step, groups)
         most = self.tracking.samples_per_domain
         shown = {domain: of_domain[:most] for domain, of_domain in groups.items()}  # others may go
         self.backlog.add(ROLLOUTS, partial(write_rollouts, self.folder, step, shown, most))
-        self.backlog.add(SURGERY, partial(write_surgery, self.folder, step, report))
+        self.backlog.add(SURGERY, partial(write_surgery, self.folder, step, report, tokens))
         self.note_alarms(step, report)
         for line in self.health.step(step, scalars):
             self.console.note(line)

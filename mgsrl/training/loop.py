@@ -28,6 +28,7 @@ def train(run: Run) -> None:
         for _ in range(run.algo.updates_per_batch):
             with run.stage("backward"):  # forward, loss, backward; each domain's own shards
                 losses = {domain: run.learners.accumulate(domain) for domain in batch.domains}
+            run.probe_steps_if_due()  # what steps on a domain do to the others; taken back
             with run.stage("surgery"):  # Gramian per module -> weights -> one gradient
                 report = run.learners.resolve_conflicts(run.step)
             with run.stage("step"):

@@ -24,6 +24,7 @@ from mgsrl.obs.run_record import record_start
 from mgsrl.obs.timers import StageTimers
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rollout.sampler import Sampler
+from mgsrl.surgery.step_probe import with_probe
 from mgsrl.training.checkpoint import Checkpoint, checkpoint_steps, set_others_aside
 from mgsrl.training.choreography import Choreography
 from mgsrl.training.evaluation import Evaluation
@@ -33,7 +34,7 @@ from mgsrl.training.journal import Journal
 from mgsrl.training.publisher import Publisher
 from mgsrl.training.saver import Boundary, Saver
 from mgsrl.training.schedule import Schedule
-from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
+from mgsrl.types import DomainStats, RolloutGroup, StepProbe, StepStats, SurgeryReport
 
 Groups = Mapping[str, Sequence[RolloutGroup]]
 
@@ -82,6 +83,8 @@ class Run:
     """The last whole step, as long as the learners hold its weights."""
     _ahead: Ahead = field(default_factory=dict)
     """What the checkpoint held, not submitted yet."""
+    _probe: tuple[StepProbe | None] | None = None
+    """Of the step under way, once made."""
     _restarts: dict[str, int] = field(default_factory=dict)
     """By role, as last logged."""
 
@@ -212,6 +215,12 @@ class Run:
 
     # ---- around a step -------------------------------------------------------------------------
 
+    def probe_steps_if_due(self) -> None:
+        """Try the steps that could follow, before the first update of a step where that is due."""
+        if self._probe is None and self.surgery.probes_steps(self._in_step):
+            with self.stage("probe"):
+                self._probe = (self.learners.probe_steps(self.step),)
+
     def publish_weights(self, groups: Groups | None = None) -> None:
         """Send weight version `step` to every rollout worker and prove that it arrived.
 
@@ -248,6 +257,7 @@ class Run:
         """
         skipped = sum(update.skipped for update in outcomes) / len(outcomes)
         outcome = replace(outcomes[-1], skipped=skipped == 1)
+        report, self._probe = with_probe(report, *(self._probe or (None,))), None
         scalars = step_scalars(
             groups=groups,
             domain_stats=losses,
@@ -262,7 +272,8 @@ class Run:
             staleness=staleness_metrics(groups, self.step - 1) if self.staleness else {},
         )
         scalars["skipped"] = skipped
-        self.journal.log_step(self.step, scalars, groups, report)
+        tokens = {domain: stats.num_tokens for domain, stats in losses.items()}
+        self.journal.log_step(self.step, scalars, groups, report, tokens)
         self._watch_skips(outcomes)
         self._boundary = self._whole_step()
         signals.release()

@@ -1,0 +1,277 @@
+"""Steps that are tried and taken back: against a textbook in float64, and to the bit as if never."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mgsrl.algo.losses import only_advantages_teach
+from mgsrl.config.policy import LoraConfig
+from mgsrl.learner.objective import Objective
+from mgsrl.surgery import module_map
+from tests.capabilities import marked
+from tests.learner import parts
+from tests.learner.parts import Case, make_batch, make_groups, make_spec, spawn, whole_weights
+
+pytestmark = pytest.mark.timeout(600)
+
+BASE = Case(reliability_every=1, weight_decay=0.1)
+CASES = {
+    1: {"alone": BASE},
+    2: {
+        **{f"stage{stage}": replace(BASE, zero_stage=stage) for stage in range(4)},
+        "offload2": replace(BASE, offload_optimizer=True),
+        "offload3": replace(BASE, offload_optimizer=True, zero_stage=3),
+        "no_clip": replace(BASE, max_grad_norm=0.0, zero_stage=3),
+        "none": replace(BASE, method="none"),
+        "measured": replace(BASE, measure_only=True, granularity="global"),
+        "two_updates": replace(BASE, updates_per_batch=2, lr=3e-3),
+        "entropy": replace(BASE, entropy_coef=0.05, micro_batch_size=1, gradient_checkpointing=True),
+        "gated": replace(BASE, gate="reliable"),
+        "rows_bf16": replace(BASE, buffer_dtype="bfloat16"),
+        "bf16": replace(BASE, dtype="bfloat16", zero_stage=1),
+        "bf16_stage3": replace(BASE, dtype="bfloat16", zero_stage=3),
+        "silent": replace(BASE, kl_coef=0.0, silent=("math",)),
+        "lora0": replace(BASE, lora=LoraConfig(rank=2, alpha=4.0), zero_stage=0),
+        "lora3": replace(BASE, lora=LoraConfig(rank=2, alpha=4.0), zero_stage=3),
+    },
+}
+RUNS = [(name, world_size) for world_size in CASES for name in CASES[world_size]]
+EXACT = [run for run in RUNS if run[0] not in ("gated", "rows_bf16", "bf16", "bf16_stage3", "lora0", "lora3")]  # fmt: skip
+"""Compared with the textbook, which has neither adapters nor bfloat16."""
+
+
+def run_cases(rank: int, world_size: int, address: str, model: Path) -> dict[str, Any]:
+    from mgsrl.learner.worker import LearnerWorker
+
+    results: dict[str, Any] = {}
+    for name, case in CASES[world_size].items():
+        runs = {}
+        for probing in (True, False):
+            worker = LearnerWorker(make_spec(model, case, world_size), rank, world_size, "cpu", 1)
+            worker.start(address)
+            runs[probing] = [_step(worker, case, rank, step, probing) for step in range(2)]
+            runs[probing].append(_state(worker))
+        results[name] = {
+            "same": _equal(runs[True][-1], runs[False][-1]),
+            "untouched": all(step["untouched"] for step in runs[True][:2]),
+            "probes": [step["probe"] for step in runs[True][:2]],
+            "moved": _difference(runs[True][-1], runs[True][0]["before"]),
+        }
+    results["poisoned"] = _poisoned(worker, case, rank)
+    worker.stop()
+    return results
+
+
+def _step(worker: Any, case: Case, rank: int, step: int, probing: bool) -> dict[str, Any]:
+    batch = _batch(worker, case, step)
+    worker.load_batch(batch.per_rank[rank], batch.totals, batch.half_sizes)
+    found: dict[str, Any] = {}
+    for update in range(case.updates_per_batch):
+        for domain in batch.domains:
+            worker.accumulate(domain)
+        if update == 0:
+            before = {**_state(worker), "rows": worker.grads._buffer_RN.clone()}
+            torch.manual_seed(step)
+            found["before"] = before
+            if probing:
+                found["probe"] = worker.probe_steps(step)
+                after = {**_state(worker), "rows": worker.grads._buffer_RN}
+                drawn = torch.rand(3)
+                torch.manual_seed(step)
+                found["untouched"] = _equal(before, after) and torch.equal(drawn, torch.rand(3))
+        worker.resolve_conflicts(step)
+        worker.optimizer_step(step)
+    return found
+
+
+def _batch(worker: Any, case: Case, step: int) -> Any:
+    return make_batch(
+        worker.policy.config.vocab_size,
+        worker._rank.world_size,
+        case.micro_batch_size,
+        step,
+        halves=True,
+        silent=case.silent,
+        only_advantages_teach=only_advantages_teach(worker._spec.algo),
+    )
+
+
+def _state(worker: Any) -> dict[str, torch.Tensor]:
+    """All that a step reads or writes, copied."""
+    kept = {f"optimizer {i}": t.clone() for i, t in enumerate(worker.layout.optimizer_tensors())}
+    return {**kept, **whole_weights(worker)}
+
+
+def _equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def _difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return max((a[name].double() - b[name].double()).abs().max().item() for name in a if name in b)
+
+
+def _poisoned(worker: Any, case: Case, rank: int) -> bool:
+    """Whether there is no probe of gradients that are not finite."""
+    batch = _batch(worker, case, 5)
+    part = {
+        domain: tuple(replace(b, advantages_B=b.advantages_B * float("nan")) for b in batches)
+        for domain, batches in batch.per_rank[rank].items()
+    }
+    worker.load_batch(part, batch.totals, batch.half_sizes)
+    for domain in batch.domains:
+        worker.accumulate(domain)
+    return worker.probe_steps(5) is None
+
+
+@pytest.fixture(scope="module")
+def results(tiny_untied_model: Path) -> dict[int, dict[str, Any]]:
+    return {world: spawn(run_cases, world, tiny_untied_model)[0] for world in CASES}
+
+
+# ---- the textbook --------------------------------------------------------------------------------
+
+
+class Textbook:
+    """A model in float64 and PyTorch's AdamW; steps are tried on deep copies of both."""
+
+    def __init__(self, path: Path, case: Case) -> None:
+        from transformers import AutoModelForCausalLM
+
+        load = AutoModelForCausalLM.from_pretrained
+        self.case, self.spec = case, make_spec(path, case, 1)
+        self.model, self.frozen = (load(path, dtype=torch.float64) for _ in range(2))
+        opt = self.spec.learner.optimizer
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=opt.lr, eps=opt.eps, weight_decay=opt.weight_decay
+        )
+        names = [name for name, _ in self.model.named_parameters()]
+        self.modules = module_map(names, case.granularity)
+
+    def load(self, step: int) -> None:
+        """Samples of the two halves, by domain."""
+        groups = make_groups(self.model.config.vocab_size, step, self.case.silent)
+        self.samples = {
+            (domain, half): list(parts._samples(own[half::2], parts.TEMPERATURES[domain]))
+            for domain, own in groups.items()
+            for half in (0, 1)
+        }
+        self.sizes = {d: (len(own[0::2]), len(own[1::2])) for d, own in groups.items()}
+        self.tokens = sum(len(s[1]) for rows in self.samples.values() for s in rows)
+        self.old = {
+            key: [parts._logprobs(self.model, s)[0].detach() for s in rows]
+            for key, rows in self.samples.items()
+        }
+
+    def loss(self, model: Any, domain: str, half: int) -> torch.Tensor:
+        key = domain, half
+        total = parts._loss(model, self.frozen, self.samples[key], self.old[key], self.case)
+        return total / self.tokens
+
+    def gradient(self, domain: str, half: int) -> dict[str, torch.Tensor]:
+        params = dict(self.model.named_parameters())
+        loss = self.loss(self.model, domain, half)
+        if not loss.requires_grad:
+            return {name: torch.zeros_like(p) for name, p in params.items()}
+        return dict(zip(params, torch.autograd.grad(loss, list(params.values()))))
+
+    def update(self, vectors: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        method = "none" if self.case.measure_only else self.case.method
+        return parts.resolve(vectors, self.modules, method)
+
+    def make(self, update: dict[str, torch.Tensor], step: int, *, trial: bool) -> Any:
+        """The model after a step with this gradient."""
+        model, optimizer = self.model, self.optimizer
+        if trial:
+            model, optimizer = copy.deepcopy((model, optimizer))
+        norm = torch.sqrt(sum((g * g).sum() for g in update.values())).item()
+        limit = self.case.max_grad_norm
+        for name, param in model.named_parameters():
+            param.grad = update[name] * (min(1.0, limit / (norm + 1e-6)) if limit else 1.0)
+        opt = self.spec.learner.optimizer
+        optimizer.param_groups[0]["lr"] = parts._lr(opt, step, self.spec.num_steps)
+        optimizer.step()
+        return model
+
+    def probe(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(change, prediction, norm of every step)."""
+        scaled = {
+            key: {n: g * sum(self.sizes[key[0]]) / self.sizes[key[0]][key[1]] for n, g in own.items()}
+            for key in self.samples
+            if self.sizes[key[0]][key[1]]
+            for own in [self.gradient(*key)]
+        }
+        first = [scaled[domain, 0] for domain in parts.DOMAINS]
+        idle = {name: torch.zeros_like(g) for name, g in first[0].items()}
+        found = []
+        for update in (self.update(first), *first, idle):
+            model = self.make(update, step, trial=True)
+            moved = {n: p - q for (n, p), (_, q) in zip(model.named_parameters(), self.model.named_parameters(), strict=True)}  # fmt: skip
+            for domain in parts.DOMAINS:
+                held = self.sizes[domain][1]
+                if not held:
+                    found.append((float("nan"), float("nan"), float("nan")))
+                    continue
+                scale = sum(self.sizes[domain]) / held
+                change = scale * (self.loss(model, domain, 1) - self.loss(self.model, domain, 1))
+                along = sum((scaled[domain, 1][n] * moved[n]).sum() for n in moved)
+                norm = torch.sqrt(sum((m * m).sum() for m in moved.values()))
+                found.append((change.item(), along.item(), norm.item()))
+        change, predicted, norms = torch.tensor(found, dtype=torch.float64).T
+        return change.view(-1, 3), predicted.view(-1, 3), norms.view(-1, 3)[:, 0]
+
+    def train(self, step: int) -> None:
+        for _ in range(self.case.updates_per_batch):
+            vectors = []
+            for domain in parts.DOMAINS:
+                halves = [self.gradient(domain, half) for half in (0, 1) if self.sizes[domain][half]]
+                vectors.append({n: sum(own[n] for own in halves) for n in halves[0]})
+            self.make(self.update(vectors), step, trial=False)
+
+
+@pytest.mark.parametrize(("name", "world_size"), marked(CASES, EXACT, "step probe"))
+def test_probe_is_the_textbooks(
+    name: str, world_size: int, results: dict[int, Any], tiny_untied_model: Path
+) -> None:
+    book = Textbook(tiny_untied_model, CASES[world_size][name])
+    for step, probe in enumerate(results[world_size][name]["probes"]):
+        book.load(step)
+        change, predicted, norm = book.probe(step)
+        size = change.abs().nan_to_num().max()
+        # differences of fp32 losses, and fp32 gradients
+        torch.testing.assert_close(probe.change_SD, change, rtol=2e-3, atol=2e-4 * size, equal_nan=True)  # fmt: skip
+        torch.testing.assert_close(probe.predicted_SD, predicted, rtol=1e-3, atol=1e-4 * size, equal_nan=True)  # fmt: skip
+        torch.testing.assert_close(probe.norm_S, norm, rtol=1e-4, atol=1e-9)
+        assert probe.change_SD[:, 2].isnan().all()  # of a single prompt nothing is held back
+        book.train(step)
+
+
+@pytest.mark.parametrize(("name", "world_size"), marked(CASES, RUNS, "step probe"))
+def test_nothing_of_a_probe_remains(name: str, world_size: int, results: dict[int, Any]) -> None:
+    result = results[world_size][name]
+    assert result["untouched"]
+    assert result["same"]
+    assert result["moved"] > 0
+
+
+@pytest.mark.parametrize(("name", "world_size"), RUNS)
+def test_steps_do_something(name: str, world_size: int, results: dict[int, Any]) -> None:
+    """The first order explains most of a step as small as these, in every precision but bfloat16."""
+    for probe in results[world_size][name]["probes"]:
+        assert (probe.norm_S > 0).all()
+        change, predicted = (each[:-1, :2] for each in (probe.change_SD, probe.predicted_SD))
+        assert (change != 0).any()
+        if "bf16" not in name:
+            assert torch.corrcoef(torch.stack([change.flatten(), predicted.flatten()]))[0, 1] > 0.5
+
+
+def test_without_finite_gradients_there_is_no_probe(results: dict[int, Any]) -> None:
+    assert results[1]["poisoned"]
+    assert results[2]["poisoned"]
+
+
+def test_an_objective_is_one_record() -> None:
+    assert [f for f in Objective.__dataclass_fields__] == ["algo", "policy_loss", "totals"]
