@@ -14,7 +14,8 @@ ranks, gives them to `record` and combines the shards by the weights, as `learne
 every rank has the whole gradients and may hold a probe; one of them has the folder.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,8 +29,10 @@ from mgsrl.obs.surgery_log import write_surgery
 from mgsrl.obs.trackers import JsonlTracker
 from mgsrl.report.page import build_report
 from mgsrl.surgery import combine_, gramian, module_map, resolve
-from mgsrl.surgery.gramian import Piece
-from mgsrl.types import SurgeryReport
+from mgsrl.surgery.gramian import Piece, combine_into
+from mgsrl.surgery.step_probe import clip_factor, norms_of, step_weights, with_probe
+from mgsrl.surgery.step_trial import StepTrial
+from mgsrl.types import StepProbe, SurgeryReport
 
 
 class SurgeryProbe:
@@ -78,11 +81,16 @@ class SurgeryProbe:
         self._module_index = [self.modules.index(module_of[name]) for name in trained]
         self._seed = seed
         self._rows_DN: Tensor | None = None
+        self._tried: StepProbe | None = None
+        self._tokens: dict[str, int] = {}
         self._log = None if folder is None else _open(Path(folder), first_step)
         self._folder = None if folder is None else Path(folder)
 
-    def take(self, domain: str) -> None:
+    def take(self, domain: str, tokens: int | None = None) -> None:
         """Add what the domain's backward left in `.grad` to its row, and clear `.grad`.
+
+        Args:
+            tokens: that this backward trained on, for the domains' shares in the report.
 
         Raises:
             ValueError: an unknown domain.
@@ -94,11 +102,69 @@ class SurgeryProbe:
             on_cpu = self.config.buffer_device == "cpu"
             home = torch.device("cpu") if on_cpu else self._parameters[0].device
             self._rows_DN = torch.zeros(len(self.domains), size, device=home)
+        if tokens is not None:
+            self._tokens[domain] = self._tokens.get(domain, 0) + tokens
         row_N = self._rows_DN[self.domains.index(domain)]
         for parameter, part in zip(self._parameters, self._parts(row_N)):
             if parameter.grad is not None:
                 part.add_(parameter.grad.flatten().to(part))
                 parameter.grad = None
+
+    def try_steps(
+        self,
+        optimizer: torch.optim.Optimizer,
+        held_back: Mapping[str, Callable[[], Tensor]],
+        max_grad_norm: float = 0.0,
+    ) -> StepProbe | None:
+        """What the optimizer's next step would do to the domains' losses: with the resolved
+        gradient, with each domain's alone and with none (`surgery/step_probe.py`). To be called
+        between the last `take` and `step`, whose report has it then. Weights, optimizer, gradients
+        and generators are put back, to the bit.
+
+        Args:
+            optimizer: of the probe's parameters, any of PyTorch's kind.
+            held_back: domain -> its loss on samples that are not in the gradients taken, in their
+                unit. Called D + 4 times; it should leave no trace in the model.
+            max_grad_norm: to which the trainer clips; 0 does not.
+
+        Returns:
+            None where a gradient is not finite.
+
+        Raises:
+            ValueError: nothing was taken yet, or a domain that has no loss.
+        """
+        if self._rows_DN is None:
+            raise ValueError("try_steps should follow take, found no gradient of any domain")
+        if missing := set(self.domains) - set(held_back):
+            raise ValueError(f"held_back should have every domain, found none of {sorted(missing)}")
+        pieces: list[Piece] = list(zip(self._module_index, self._parts(self._rows_DN)))
+        gram_MDD = gramian(pieces, len(self.modules))
+        if not torch.isfinite(gram_MDD).all():
+            return None
+        seed = step_seed(self._seed, self.last_step + 1)
+        weights_SMD = step_weights(gram_MDD, self.config, seed)
+        trial = StepTrial(
+            self._parameters, optimizer, [held_back[domain] for domain in self.domains], seed
+        )
+        found = []
+        with trial:
+            for weights_MD, norm in zip(weights_SMD, norms_of(weights_SMD, gram_MDD), strict=True):
+                row_N = torch.zeros_like(self._rows_DN[0])
+                if torch.isfinite(weights_MD).all():
+                    combine_into(pieces, weights_MD, self._parts(row_N))
+                    row_N.mul_(clip_factor(norm, max_grad_norm))
+                    found.append(trial.make(self._parts(row_N)))
+                else:
+                    nothing_D = torch.full((len(self.domains),), math.nan, dtype=torch.float64)
+                    found.append((nothing_D, nothing_D, math.nan))
+        change, predicted, norms = zip(*found, strict=True)
+        self._tried = StepProbe(
+            self.domains,
+            torch.stack(change),
+            torch.stack(predicted),
+            torch.tensor(norms, dtype=torch.float64),
+        )
+        return self._tried
 
     def step(self) -> SurgeryReport:
         """Resolve the conflicts, write the update into every `.grad` and forget the rows.
@@ -136,9 +202,11 @@ class SurgeryProbe:
         self.last_step += 1
         seed = step_seed(self._seed, self.last_step)
         report = resolve(gram_MDD, self.domains, self.modules, self.config, seed)
+        report, self._tried = with_probe(report, self._tried), None
         if self._log is not None and self._folder is not None:
             self._log.log(self.last_step, report.scalars)
-            write_surgery(self._folder, self.last_step, report)
+            write_surgery(self._folder, self.last_step, report, self._tokens)
+        self._tokens = {}
         return report
 
     def write_report(self) -> Path:

@@ -24,7 +24,13 @@ from mgsrl.learner.layout import STATES, ShardLayout
 from mgsrl.learner.learning_rate import learning_rate
 from mgsrl.learner.objective import Objective, Prepared
 from mgsrl.learner.spec import LearnerSpec, step_seed
-from mgsrl.surgery.step_probe import adamw_step_, clip_factor, scales, trial_weights
+from mgsrl.surgery.step_probe import (
+    adamw_step_,
+    clip_factor,
+    norms_of,
+    scales,
+    trial_weights,
+)
 from mgsrl.types import MicroBatch, StepProbe
 
 Forward = Callable[[MicroBatch], tuple[torch.Tensor, torch.Tensor]]
@@ -92,7 +98,7 @@ def probe_steps(
         return None
     seed = step_seed(spec.seed, step)
     weights_SMR = trial_weights(gram_MRR, sizes, grads.modules, spec.surgery, seed)
-    norms = torch.einsum("smr,mrq,smq->s", weights_SMR, gram_MRR, weights_SMR).clamp(min=0).sqrt()
+    norms = norms_of(weights_SMR, gram_MRR)
     unbiased_D = scales(sizes)[1]
     shape = (len(weights_SMR), len(domains))
     change_SD = torch.full(shape, math.nan, dtype=torch.float64)
@@ -105,7 +111,7 @@ def probe_steps(
             if not torch.isfinite(weights_MR).all():
                 continue
             grads.mix(weights_MR, row_N)
-            row_N.mul_(clip_factor(norms[index].item(), spec.learner.optimizer.max_grad_norm))
+            row_N.mul_(clip_factor(norms[index], spec.learner.optimizer.max_grad_norm))
             _make_step(layout, row_N, spec, step)
             along_R, norm_S[index] = grads.along(row_N)
             for shard in layout.shards:

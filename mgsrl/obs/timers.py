@@ -52,7 +52,8 @@ class StageTimers:
             self._running = None
 
     def finish_step(self) -> dict[str, float]:
-        """End the step: `time/<stage>` of every stage (of rare ones if entered), `time/other` and `time/total`, in seconds.
+        """End the step: `time/<stage>` of every stage (of a rare one if it was entered),
+        `time/other` and `time/total`, in seconds.
 
         `time/step` is the stage `step` (the optimizer's); `time/other` is what lies between the
         stages, so that all of them sum to `time/total`. The next step begins here.

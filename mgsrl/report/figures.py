@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from mgsrl.obs.timers import STAGES
+from mgsrl.obs.timers import RARE_STAGES, STAGES
 from mgsrl.report.curves import MAX_MARKERS, one_legend, step_axis, trend
 from mgsrl.report.heat_map import heat_map
 from mgsrl.report.load import RunData
@@ -178,7 +178,7 @@ def stage_times(run: RunData) -> str:
     figure, (axis,) = panels(1, height=2.9)
     layers = {
         stage: [0.0 if math.isnan(v) else v for v in run.series(f"time/{stage}")]
-        for stage in (*STAGES, "other")
+        for stage in (*STAGES, *RARE_STAGES, "other")
     }
     layers = {stage: values for stage, values in layers.items() if any(values)}
     if len(run.steps) > MAX_BARS:

@@ -46,6 +46,8 @@ class RunData:
     samples: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     """Step -> stored responses; only the first and the last stored step."""
     surgery: pa.Table = field(default_factory=surgery_log.SCHEMA.empty_table)
+    shares: pa.Table = field(default_factory=surgery_log.DOMAINS_SCHEMA.empty_table)
+    probes: pa.Table = field(default_factory=surgery_log.PROBE_SCHEMA.empty_table)
     missing: list[str] = field(default_factory=list)
     """Sentences about what is not there."""
 
@@ -127,6 +129,12 @@ def read_run_data(run_dir: Path) -> RunData:
     run.best = read(lambda: _best(run), "", "checkpoints/best.json")
     run.samples = read(lambda: _samples(run_dir), {}, "rollouts/")
     run.surgery = read(lambda: surgery_log.read_surgery(run_dir), run.surgery, "surgery/")
+    run.shares = read(
+        lambda: surgery_log.read_surgery(run_dir, table="domains"), run.shares, "surgery/"
+    )
+    run.probes = read(
+        lambda: surgery_log.read_surgery(run_dir, table="probe"), run.probes, "surgery/"
+    )
     run.missing += _gaps(run)
     return run
 

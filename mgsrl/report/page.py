@@ -45,7 +45,7 @@ def _matrix(run: RunData) -> Matrix | None:
 
 def _context(run: RunData) -> dict[str, Any]:
     # matplotlib takes half a second to import: only when a report is really drawn
-    from mgsrl.report import figures
+    from mgsrl.report import figures, interference
     from mgsrl.report.curves import WINDOW
     from mgsrl.report.style import STAGE_COLOURS, colours, drawing
 
@@ -59,6 +59,7 @@ def _context(run: RunData) -> dict[str, Any]:
             "heat_map": figures.module_heat_map(run),
             "times": figures.stage_times(run),
             "throughput": figures.throughput(run),
+            **interference.figures(run),
         }
     return {
         "title": run.run_dir.resolve().name,

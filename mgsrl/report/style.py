@@ -20,6 +20,7 @@ STAGE_COLOURS = {
     "reward": "#f0a04b",
     "logprob": "#8f7fc4",
     "backward": "#59a14f",
+    "probe": "#b07aa1",
     "surgery": "#e15759",
     "step": "#76b7b2",
     "sync": "#edc948",

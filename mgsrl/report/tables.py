@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mgsrl.obs.evaluation_log import EvalResult
 from mgsrl.obs.run_record import session_seconds
-from mgsrl.obs.timers import STAGES
+from mgsrl.obs.timers import RARE_STAGES, STAGES
 from mgsrl.report.load import RunData
 
 WARM_UP_STEPS = 1
@@ -64,7 +64,7 @@ def stage_rows(run: RunData) -> list[tuple[str, float, float]]:
     """(stage, mean seconds a step, share of the step), the warm-up step left out; sums last."""
     rows = []
     total = finite_mean(_timed(run, "total"))
-    for stage in (*STAGES, "other", "total"):
+    for stage in (*STAGES, *RARE_STAGES, "other", "total"):
         seconds = finite_mean(_timed(run, stage))
         if math.isfinite(seconds) and total > 0:
             rows.append((stage, seconds, seconds / total))

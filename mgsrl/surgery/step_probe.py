@@ -37,7 +37,7 @@ from mgsrl.errors import NoWeightsError
 from mgsrl.surgery.modules import module_place
 from mgsrl.surgery.reliability import measure_reliability
 from mgsrl.surgery.resolve import update_weights
-from mgsrl.types import StepProbe, SurgeryReport
+from mgsrl.types import Reliability, StepProbe, SurgeryReport
 
 
 def scales(half_sizes: Sequence[tuple[int, int]]) -> Tensor:
@@ -67,21 +67,36 @@ def trial_weights(
     Returns:
         Zero for the second halves; NaN for a resolved step that has no finite weights.
     """
-    num_modules, num_domains = len(modules), len(half_sizes)
-    first_D = scales(half_sizes)[0]
-    own = slice(0, num_domains)
+    first_D, own = scales(half_sizes)[0], slice(0, len(half_sizes))
     gram_MDD = gram_MRR[:, own, own].double() * first_D * first_D.unsqueeze(-1)
     found = None
     if config.gate == "reliable":
         kinds = [module_place(module)[0] for module in modules]
         found = measure_reliability(gram_MRR, half_sizes, kinds, config.reliability.level)
-    weights_SMR = torch.zeros(num_domains + 2, num_modules, 2 * num_domains, dtype=torch.float64)
+    weights_SMD = step_weights(gram_MDD, config, seed, found) * first_D
+    return torch.cat([weights_SMD, torch.zeros_like(weights_SMD)], -1)
+
+
+def step_weights(
+    gram_MDD: Tensor, config: SurgeryConfig, seed: int, found: Reliability | None = None
+) -> Tensor:
+    """float64 [S, M, D] the gradients of the S steps as combinations of the domains'; NaN for a
+    resolved step that has no finite weights. `found`: the reliability, where `config` gates."""
+    num_modules, num_domains = gram_MDD.shape[:2]
+    weights_SMD = torch.zeros(num_domains + 2, num_modules, num_domains, dtype=torch.float64)
     try:
-        weights_SMR[0, :, own] = update_weights(gram_MDD, config, seed, found) * first_D
+        weights_SMD[0] = update_weights(gram_MDD, config, seed, found)
     except NoWeightsError:
-        weights_SMR[0, :, own] = math.nan
-    weights_SMR[1:-1, :, own] = torch.diag(first_D).unsqueeze(1)
-    return weights_SMR
+        weights_SMD[0] = math.nan
+    weights_SMD[1:-1] = torch.eye(num_domains).unsqueeze(1)
+    return weights_SMD
+
+
+def norms_of(weights_SMR: Tensor, gram_MRR: Tensor) -> list[float]:
+    """[S] norms of the steps' gradients, over all modules."""
+    square_S = torch.einsum("smr,mrq,smq->s", weights_SMR, gram_MRR.double(), weights_SMR)
+    norms: list[float] = square_S.clamp(min=0).sqrt().tolist()
+    return norms
 
 
 def adamw_step_(

@@ -1,7 +1,11 @@
-"""Steps that are tried and taken back: against a textbook in float64, and to the bit as if never."""
+"""Steps that are tried and taken back: against a textbook in float64, and to the bit as if never.
+
+Two processes talk over gloo, one start for all cases.
+"""
 
 import copy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +14,34 @@ import torch
 
 from mgsrl.algo.losses import only_advantages_teach
 from mgsrl.config.policy import LoraConfig
-from mgsrl.learner.objective import Objective
 from mgsrl.surgery import module_map
 from tests.capabilities import marked
 from tests.learner import parts
 from tests.learner.parts import Case, make_batch, make_groups, make_spec, spawn, whole_weights
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 BASE = Case(reliability_every=1, weight_decay=0.1)
+LORA = LoraConfig(rank=2, alpha=4.0)
 CASES = {
     1: {"alone": BASE},
     2: {
         **{f"stage{stage}": replace(BASE, zero_stage=stage) for stage in range(4)},
         "offload2": replace(BASE, offload_optimizer=True),
-        "offload3": replace(BASE, offload_optimizer=True, zero_stage=3),
-        "no_clip": replace(BASE, max_grad_norm=0.0, zero_stage=3),
-        "none": replace(BASE, method="none"),
-        "measured": replace(BASE, measure_only=True, granularity="global"),
-        "two_updates": replace(BASE, updates_per_batch=2, lr=3e-3),
-        "entropy": replace(BASE, entropy_coef=0.05, micro_batch_size=1, gradient_checkpointing=True),
-        "gated": replace(BASE, gate="reliable"),
-        "rows_bf16": replace(BASE, buffer_dtype="bfloat16"),
-        "bf16": replace(BASE, dtype="bfloat16", zero_stage=1),
-        "bf16_stage3": replace(BASE, dtype="bfloat16", zero_stage=3),
+        "measured": replace(BASE, measure_only=True, max_grad_norm=0.0, zero_stage=3, eps=1e-2),
+        "two_updates": replace(BASE, updates_per_batch=2, lr=3e-3, granularity="global"),
+        "entropy": replace(
+            BASE, entropy_coef=0.05, micro_batch_size=1, gradient_checkpointing=True
+        ),
         "silent": replace(BASE, kl_coef=0.0, silent=("math",)),
-        "lora0": replace(BASE, lora=LoraConfig(rank=2, alpha=4.0), zero_stage=0),
-        "lora3": replace(BASE, lora=LoraConfig(rank=2, alpha=4.0), zero_stage=3),
+        "bf16": replace(BASE, dtype="bfloat16", buffer_dtype="bfloat16", zero_stage=1),
+        "bf16_3": replace(BASE, dtype="bfloat16", zero_stage=3, gate="reliable"),
+        "lora0": replace(BASE, lora=LORA, zero_stage=0),
+        "lora3": replace(BASE, lora=LORA, zero_stage=3),
     },
 }
 RUNS = [(name, world_size) for world_size in CASES for name in CASES[world_size]]
-EXACT = [run for run in RUNS if run[0] not in ("gated", "rows_bf16", "bf16", "bf16_stage3", "lora0", "lora3")]  # fmt: skip
+EXACT = [run for run in RUNS if not run[0].startswith(("bf16", "lora"))]
 """Compared with the textbook, which has neither adapters nor bfloat16."""
 
 
@@ -197,56 +198,68 @@ class Textbook:
         return model
 
     def probe(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(change, prediction, norm of every step)."""
-        scaled = {
-            key: {n: g * sum(self.sizes[key[0]]) / self.sizes[key[0]][key[1]] for n, g in own.items()}
-            for key in self.samples
-            if self.sizes[key[0]][key[1]]
-            for own in [self.gradient(*key)]
-        }
-        first = [scaled[domain, 0] for domain in parts.DOMAINS]
+        """(change [S, D], prediction [S, D], norm of every step [S])."""
+        held = [domain for domain in parts.DOMAINS if self.sizes[domain][1]]
+        first = [self.scaled(domain, 0) for domain in parts.DOMAINS]
+        second = {domain: self.scaled(domain, 1) for domain in held}
         idle = {name: torch.zeros_like(g) for name, g in first[0].items()}
-        found = []
-        for update in (self.update(first), *first, idle):
+        before = {domain: self.loss(self.model, domain, 1).item() for domain in held}
+        own = dict(self.model.named_parameters())
+        change, predicted = torch.full((2, 5, 3), torch.nan, dtype=torch.float64)
+        norms = []
+        for index, update in enumerate((self.update(first), *first, idle)):
             model = self.make(update, step, trial=True)
-            moved = {n: p - q for (n, p), (_, q) in zip(model.named_parameters(), self.model.named_parameters(), strict=True)}  # fmt: skip
-            for domain in parts.DOMAINS:
-                held = self.sizes[domain][1]
-                if not held:
-                    found.append((float("nan"), float("nan"), float("nan")))
-                    continue
-                scale = sum(self.sizes[domain]) / held
-                change = scale * (self.loss(model, domain, 1) - self.loss(self.model, domain, 1))
-                along = sum((scaled[domain, 1][n] * moved[n]).sum() for n in moved)
-                norm = torch.sqrt(sum((m * m).sum() for m in moved.values()))
-                found.append((change.item(), along.item(), norm.item()))
-        change, predicted, norms = torch.tensor(found, dtype=torch.float64).T
-        return change.view(-1, 3), predicted.view(-1, 3), norms.view(-1, 3)[:, 0]
+            moved = {name: (p - own[name]).detach() for name, p in model.named_parameters()}
+            norms.append(torch.sqrt(sum((m * m).sum() for m in moved.values())))
+            for e, domain in enumerate(held):
+                scale = sum(self.sizes[domain]) / self.sizes[domain][1]
+                with torch.no_grad():
+                    after = self.loss(model, domain, 1).item()
+                change[index, e] = scale * (after - before[domain])
+                predicted[index, e] = sum((second[domain][n] * moved[n]).sum() for n in moved)
+        return change, predicted, torch.stack(norms)
+
+    def scaled(self, domain: str, half: int) -> dict[str, torch.Tensor]:
+        """The estimate of the domain's gradient from one half."""
+        scale = sum(self.sizes[domain]) / self.sizes[domain][half]
+        return {name: g * scale for name, g in self.gradient(domain, half).items()}
 
     def train(self, step: int) -> None:
         for _ in range(self.case.updates_per_batch):
             vectors = []
             for domain in parts.DOMAINS:
-                halves = [self.gradient(domain, half) for half in (0, 1) if self.sizes[domain][half]]
+                filled = [half for half in (0, 1) if self.sizes[domain][half]]
+                halves = [self.gradient(domain, half) for half in filled]
                 vectors.append({n: sum(own[n] for own in halves) for n in halves[0]})
             self.make(self.update(vectors), step, trial=False)
+
+
+@cache
+def expected(path: Path, case: Case) -> list[Any]:
+    """The probes of two steps."""
+    book, found = Textbook(path, case), []
+    for step in range(2):
+        book.load(step)
+        found.append(book.probe(step))
+        book.train(step)
+    return found
 
 
 @pytest.mark.parametrize(("name", "world_size"), marked(CASES, EXACT, "step probe"))
 def test_probe_is_the_textbooks(
     name: str, world_size: int, results: dict[int, Any], tiny_untied_model: Path
 ) -> None:
-    book = Textbook(tiny_untied_model, CASES[world_size][name])
-    for step, probe in enumerate(results[world_size][name]["probes"]):
-        book.load(step)
-        change, predicted, norm = book.probe(step)
-        size = change.abs().nan_to_num().max()
-        # differences of fp32 losses, and fp32 gradients
-        torch.testing.assert_close(probe.change_SD, change, rtol=2e-3, atol=2e-4 * size, equal_nan=True)  # fmt: skip
-        torch.testing.assert_close(probe.predicted_SD, predicted, rtol=1e-3, atol=1e-4 * size, equal_nan=True)  # fmt: skip
+    case = replace(CASES[world_size][name], zero_stage=2, offload_optimizer=False)
+    book = expected(tiny_untied_model, case)
+    for probe, (change, predicted, norm) in zip(
+        results[world_size][name]["probes"], book, strict=True
+    ):
+        size = change.abs().nan_to_num().max().item()
+        close = {"rtol": 2e-3, "equal_nan": True}  # differences of losses in float32
+        torch.testing.assert_close(probe.change_SD, change, atol=2e-4 * size, **close)
+        torch.testing.assert_close(probe.predicted_SD, predicted, atol=2e-4 * size, **close)
         torch.testing.assert_close(probe.norm_S, norm, rtol=1e-4, atol=1e-9)
         assert probe.change_SD[:, 2].isnan().all()  # of a single prompt nothing is held back
-        book.train(step)
 
 
 @pytest.mark.parametrize(("name", "world_size"), marked(CASES, RUNS, "step probe"))
@@ -257,21 +270,16 @@ def test_nothing_of_a_probe_remains(name: str, world_size: int, results: dict[in
     assert result["moved"] > 0
 
 
-@pytest.mark.parametrize(("name", "world_size"), RUNS)
-def test_steps_do_something(name: str, world_size: int, results: dict[int, Any]) -> None:
-    """The first order explains most of a step as small as these, in every precision but bfloat16."""
-    for probe in results[world_size][name]["probes"]:
-        assert (probe.norm_S > 0).all()
+@pytest.mark.parametrize("name", ["bf16", "bf16_3", "lora0", "lora3"])
+def test_the_first_order_explains_most_of_a_small_step(name: str, results: dict[int, Any]) -> None:
+    """Where there is no textbook. Of bfloat16 weights many a small change is rounded away."""
+    for probe in results[2][name]["probes"]:
         change, predicted = (each[:-1, :2] for each in (probe.change_SD, probe.predicted_SD))
-        assert (change != 0).any()
-        if "bf16" not in name:
-            assert torch.corrcoef(torch.stack([change.flatten(), predicted.flatten()]))[0, 1] > 0.5
+        assert (probe.norm_S > 0).all()
+        both = torch.stack([change.flatten(), predicted.flatten()])
+        assert torch.corrcoef(both)[0, 1] > (0.5 if "bf16" in name else 0.9)
 
 
 def test_without_finite_gradients_there_is_no_probe(results: dict[int, Any]) -> None:
     assert results[1]["poisoned"]
     assert results[2]["poisoned"]
-
-
-def test_an_objective_is_one_record() -> None:
-    assert [f for f in Objective.__dataclass_fields__] == ["algo", "policy_loss", "totals"]

@@ -9,14 +9,17 @@ import torch
 from mgsrl.config import AlgoConfig, Config, DomainConfig, SourceConfig, TrainConfig
 from mgsrl.config.compose import config_to_yaml
 from mgsrl.config.strategy import StrategyConfig
+from mgsrl.config.surgery import SurgeryConfig
 from mgsrl.obs.evaluation_log import EvalResult, append_evaluations
 from mgsrl.obs.metrics import step_scalars
 from mgsrl.obs.rollout_log import write_rollouts
 from mgsrl.obs.run_record import begin_run_record, finish_run_record, write_run_record
 from mgsrl.obs.surgery_log import write_surgery
 from mgsrl.obs.trackers import JsonlTracker
+from mgsrl.surgery import resolve
 from mgsrl.surgery.report import surgery_report
-from mgsrl.types import DomainStats, Prompt, Reward, Rollout, RolloutGroup, StepStats
+from mgsrl.surgery.step_probe import with_probe
+from mgsrl.types import DomainStats, Prompt, Reward, Rollout, RolloutGroup, StepProbe, StepStats
 
 DOMAINS = ("math", "chat", "instruction_following")
 START = {"math": 0.40, "chat": 0.27, "instruction_following": 0.41}
@@ -47,8 +50,10 @@ def make_run(
     layers: int = 4,
     domains: tuple[str, ...] = DOMAINS,
     finished: bool = True,
+    probe_every: int = 0,
 ) -> Path:
-    """Write a run of `steps` steps; `finished=False` leaves it as a kill would."""
+    """Write a run of `steps` steps; `finished=False` leaves it as a kill would; `probe_every`
+    steps, reliability is measured and steps are tried."""
     rng = random.Random(f"{seed} {strategy}")
     run_dir.mkdir(parents=True)
     config = Config(
@@ -73,7 +78,8 @@ def make_run(
     append_evaluations(run_dir, [_evaluation(rng, 0, d, steps) for d in domains])
     tracker = JsonlTracker(run_dir)
     for step in range(1, steps + 1):
-        _one_step(run_dir, tracker, rng, step, steps, layers, domains)
+        probed = bool(probe_every) and step % probe_every == 0
+        _one_step(run_dir, tracker, rng, step, steps, layers, domains, probed)
     tracker.close()
     if finished:
         append_evaluations(run_dir, [_evaluation(rng, steps, d, steps) for d in domains])
@@ -81,9 +87,9 @@ def make_run(
     return run_dir
 
 
-def _one_step(run_dir, tracker, rng, step, steps, layers, domains):
+def _one_step(run_dir, tracker, rng, step, steps, layers, domains, probed):
     groups = {d: [_group(rng, d, i, step, steps) for i in range(8)] for d in domains}
-    report = _surgery(step, layers, domains)
+    report = _probed_surgery(step, layers, domains) if probed else _surgery(step, layers, domains)
     noise = {k: v * rng.uniform(0.85, 1.2) * (2.5 if step == 1 else 1) for k, v in SECONDS.items()}
     scalars = step_scalars(
         groups=groups,
@@ -97,7 +103,7 @@ def _one_step(run_dir, tracker, rng, step, steps, layers, domains):
     tracker.log(step, scalars)
     write_rollouts(run_dir, step, groups, 2)
     if len(domains) > 1:
-        write_surgery(run_dir, step, report)
+        write_surgery(run_dir, step, report, {d: 1500 + 300 * i for i, d in enumerate(domains)})
 
 
 def _level(domain, step, steps):
@@ -151,10 +157,33 @@ def _stats(rng, index, step):
     )
 
 
+def _modules(layers):
+    inside = [f"layers.{i}.{k}" for i in range(layers) for k in ("attention", "mlp", "norms")]
+    return ["embeddings", *inside, "final_norm", "lm_head"]
+
+
+def _probed_surgery(step, layers, domains):
+    """Halves with a signal that grows with the layer and conflicts in the MLPs."""
+    generator = torch.Generator().manual_seed(step)
+    modules, count = _modules(layers), len(domains)
+    signal = torch.eye(count, 48, dtype=torch.float64).repeat(len(modules), 1, 1)
+    for m, module in enumerate(modules):
+        signal[m] *= 2 + m / 4
+        if "mlp" in module:
+            signal[m, 1] -= 0.6 * signal[m, 0]
+    noise = torch.randn(2, len(modules), count, 48, generator=generator, dtype=torch.float64)
+    rows = torch.cat([signal / 2 + 0.5 * noise[0], signal / 2 + 0.5 * noise[1]], 1)
+    report = resolve(rows @ rows.mT, domains, modules, SurgeryConfig(), step, [(8, 8)] * count)
+    lots = torch.randn(2, count + 2, count, generator=generator, dtype=torch.float64)
+    predicted = -1e-4 * torch.eye(count + 2, count).roll(1, 0).double() + 2e-5 * lots[0]
+    predicted[0] = predicted[1:-1].sum(0)
+    change = predicted + 2e-5 * (1 + 0.3 * lots[1].abs())
+    norms = torch.full((count + 2,), 0.02, dtype=torch.float64)
+    return with_probe(report, StepProbe(tuple(domains), change, predicted, norms))
+
+
 def _surgery(step, layers, domains):
-    modules = ["embeddings"]
-    modules += [f"layers.{i}.{k}" for i in range(layers) for k in ("attention", "mlp", "norms")]
-    modules += ["final_norm", "lm_head"]
+    modules = _modules(layers)
     generator = torch.Generator().manual_seed(step)
     shape = (len(modules), len(domains), 64)
     vectors = torch.randn(shape, generator=generator, dtype=torch.float64)
