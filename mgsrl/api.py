@@ -127,6 +127,22 @@ class RunFolder:
 
         return read_surgery(self.dir).to_pandas()
 
+    @cached_property
+    def shares(self) -> "pd.DataFrame":
+        """What each domain has of a step's tokens and gradients: a row for each step and domain;
+        `obs/surgery_log.py` describes the columns, here and of `step_probes`."""
+        from mgsrl.obs.surgery_log import read_surgery
+
+        return read_surgery(self.dir, table="domains").to_pandas()
+
+    @cached_property
+    def step_probes(self) -> "pd.DataFrame":
+        """What steps that were tried (`surgery.step_probe`) did to the domains' losses: a row for
+        each probed step, trial and domain. No rows without probes."""
+        from mgsrl.obs.surgery_log import read_surgery
+
+        return read_surgery(self.dir, table="probe").to_pandas()
+
     @property
     def checkpoints(self) -> dict[int, Path]:
         """Step -> folder of every complete checkpoint now, ascending."""

@@ -229,14 +229,13 @@ class SurgeryProbe:
 
 
 def _check_supported(config: SurgeryConfig) -> None:
-    measured = config.gate != "off" or config.reliability.every
-    if measured or config.buffer_dtype != "float32":
+    if config.ever_measures or config.buffer_dtype != "float32":
         raise ConfigError(
             "A probe keeps one float32 gradient for each domain.",
-            expected="gate off, reliability.every 0, buffer_dtype float32",
+            expected="gate off, reliability.every 0, step_probe.every 0, buffer_dtype float32",
             found=f"gate {config.gate}, reliability.every {config.reliability.every}, "
-            f"buffer_dtype {config.buffer_dtype}",
-            todo="leave these out; `mgsrl.train` has them",
+            f"step_probe.every {config.step_probe.every}, buffer_dtype {config.buffer_dtype}",
+            todo="leave these out; `mgsrl.train` has them (and a probe has `try_steps`)",
         )
 
 

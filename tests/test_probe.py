@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import mgsrl
 from mgsrl.config import SurgeryConfig
-from mgsrl.config.surgery import ReliabilityConfig
+from mgsrl.config.surgery import ReliabilityConfig, StepProbeConfig
 from mgsrl.errors import ConfigError
 from tests.report.synthetic import make_run
 
@@ -166,11 +166,125 @@ def test_the_folder_is_read_as_that_of_a_run(tmp_path: Path) -> None:
     assert len(mgsrl.load_run(tmp_path / "run").metrics) == 2
 
 
+def quadratics(seed: int, parameters: dict[str, nn.Parameter]) -> Any:
+    """Losses L_d(w) = <g_d, w> + c |w|^2 / 2 of a domain, all gradients g_d, and c."""
+    gradients, curvature = random_gradients(seed), 3.0
+
+    def loss(domain: int) -> Tensor:
+        weights = torch.stack(list(parameters.values())).double()
+        return (gradients[domain] * weights).sum() + curvature * (weights * weights).sum() / 2
+
+    losses = {name: (lambda d=d: loss(d)) for d, name in enumerate(DOMAINS)}
+    return losses, gradients.double().flatten(1), curvature
+
+
+@given(seed=st.integers(0, 10**6), rate=st.floats(1e-3, 0.3))
+@settings(max_examples=15, deadline=None)
+def test_tried_steps_are_those_of_a_quadratic(seed: int, rate: float) -> None:
+    """Gradient descent from w = 0: everything is known in closed form."""
+    parameters = model()
+    losses, gradients_DN, curvature = quadratics(seed, parameters)
+    config = SurgeryConfig(method="none")
+    probe = mgsrl.SurgeryProbe(parameters.items(), DOMAINS, config=config)
+    for domain in DOMAINS:
+        losses[domain]().backward()
+        probe.take(domain)
+    found = probe.try_steps(torch.optim.SGD(parameters.values(), lr=rate), losses)
+    zero_1N = torch.zeros_like(gradients_DN[:1])
+    steps = -rate * torch.cat([gradients_DN.sum(0, keepdim=True), gradients_DN, zero_1N])
+    predicted = steps @ gradients_DN.T
+    change = predicted + curvature * (steps * steps).sum(1, keepdim=True) / 2
+    torch.testing.assert_close(found.predicted_SD, predicted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.change_SD, change, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.norm_S, steps.norm(dim=1), rtol=1e-5, atol=1e-9)
+    clip = probe.try_steps(torch.optim.SGD(parameters.values(), lr=rate), losses, 0.5)
+    torch.testing.assert_close(clip.norm_S[:-1], torch.full((4,), 0.5 * rate).double())
+    report = probe.step()
+    assert report.step_probe is clip
+    assert "surgery/probe/curvature" in report.scalars
+
+
+@pytest.mark.parametrize(
+    ("make", "dtype"),
+    [
+        (torch.optim.AdamW, torch.float32),
+        (torch.optim.AdamW, torch.bfloat16),
+        (torch.optim.Adagrad, torch.float32),
+        (lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9), torch.float32),
+        (lambda p, lr: torch.optim.NAdam(p, lr=lr), torch.float32),
+    ],
+)
+def test_nothing_of_tried_steps_remains(make: Any, dtype: torch.dtype) -> None:
+    """A training of three steps is to the bit the one without them, from the first step on, when
+    the optimizer has no state yet."""
+
+    def trained(tries: bool) -> list[Tensor]:
+        torch.manual_seed(3)
+        parameters = model(dtype)
+        losses, _, _ = quadratics(1, parameters)
+        optimizer = make(parameters.values(), lr=0.05)
+        probe = mgsrl.SurgeryProbe(parameters.items(), DOMAINS)
+        drawn = []
+        for _ in range(3):
+            for domain in DOMAINS:
+                losses[domain]().backward()
+                probe.take(domain)
+            if tries:
+                noisy = {
+                    d: (lambda f=f: f() * (1 + 0.1 * torch.rand(()))) for d, f in losses.items()
+                }
+                found = probe.try_steps(optimizer, noisy)
+                assert found.change_SD[:-1].ne(0).all()
+            assert all(p.grad is None for p in parameters.values())
+            drawn.append(torch.rand(2))
+            probe.step()
+            optimizer.step()
+            for p in parameters.values():
+                p.grad = None
+        state = [v for own in optimizer.state.values() for v in own.values() if torch.is_tensor(v)]
+        return [*parameters.values(), *state, *drawn]
+
+    for plain, tried in zip(trained(False), trained(True), strict=True):
+        assert torch.equal(plain, tried)
+
+
+def test_mistakes_with_tried_steps(tmp_path: Path) -> None:
+    parameters = model()
+    losses, _, _ = quadratics(0, parameters)
+    optimizer = torch.optim.SGD(parameters.values(), lr=0.1)
+    probe = mgsrl.SurgeryProbe(parameters.items(), DOMAINS, tmp_path)
+    with pytest.raises(ValueError, match="should follow take"):
+        probe.try_steps(optimizer, losses)
+    for domain in DOMAINS:
+        losses[domain]().backward()
+        probe.take(domain, tokens=len(domain))
+    with pytest.raises(ValueError, match=r"none of \['code'\]"):
+        probe.try_steps(optimizer, {d: losses[d] for d in DOMAINS[:2]})
+
+    def fails() -> Tensor:
+        if not torch.is_grad_enabled() and parameters[NAMES[0]].any():
+            raise RuntimeError("on purpose")
+        return losses["math"]()
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        probe.try_steps(optimizer, {**losses, "math": fails})
+    assert not any(p.any() for p in parameters.values())  # taken back even so
+    probe.try_steps(optimizer, losses)
+    probe.step()
+    run = mgsrl.load_run(tmp_path)
+    assert len(run.step_probes) == 5 * 3
+    assert run.shares["token_share"].tolist() == [1 / 3] * 3
+    give(parameters, random_gradients(0)[0] * float("nan"))
+    probe.take("math")
+    assert probe.try_steps(optimizer, losses) is None
+
+
 @pytest.mark.parametrize(
     "config",
     [
         SurgeryConfig(gate="reliable"),
         SurgeryConfig(reliability=ReliabilityConfig(every=5)),
+        SurgeryConfig(step_probe=StepProbeConfig(every=5)),
         SurgeryConfig(buffer_dtype="bfloat16"),
         SurgeryConfig(method="pcgrid"),
     ],
@@ -226,11 +340,22 @@ def test_the_example_of_a_plain_loop(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     code = examples("A plain loop")
     assert len(code.splitlines()) <= 30
-    exec(code, {"mgsrl": mgsrl})
+    space: dict[str, Any] = {"mgsrl": mgsrl}
+    exec(code, space)
     metrics = mgsrl.load_run("runs/plain").metrics
     assert len(metrics) == 5
     assert metrics["grad_norm/math"].gt(0).all()
     assert Path("runs/plain/report.html").is_file()
+
+    exec(examples("What a step does to the other domains"), space)  # the loop goes on
+    table = mgsrl.load_run("runs/plain").step_probes
+    assert set(table["trial"]) == {"resolved", "own", "idle"}
+    assert set(table["step"]) == {6}
+    own = table[(table["trial"] == "own") & (table["of"] == table["on"])]
+    assert len(own) == 2
+    assert own["change"].lt(0).all()
+    report = Path("runs/plain/report.html").read_text(encoding="utf-8")
+    assert "What a step on one domain does" in report
 
 
 @page

@@ -42,13 +42,13 @@ def shares(run: RunData) -> str:
     if len({row["domain"] for row in rows}) < 2:
         return ""
     figure, axes = panels(3, columns=3, height=2.6)
-    colour = colours(run.domains)
+    colour = colours(_domains(run))
     for axis, column in zip(axes, ("norm_share", "token_share")):
         for domain in dict.fromkeys(str(row["domain"]) for row in rows):
             own = [row for row in rows if row["domain"] == domain]
             steps, values = [int(row["step"]) for row in own], [_value(row[column]) for row in own]  # type: ignore[arg-type]
             if any(map(math.isfinite, values)):
-                trend(axis, steps, values, colour.get(domain, MISSING), domain)
+                trend(axis, steps, values, colour[domain], domain)
         axis.set_ylim(0, 1)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes[0].set(title="Share of the gradients' norms", ylabel="of the sum over domains")
@@ -232,7 +232,7 @@ def step_matrices(run: RunData) -> str:
     effects = [e for e in effects_of(run.probes) if math.isfinite(e.measured)]
     if not effects:
         return ""
-    on = [d for d in run.domains if d in {e.on for e in effects}]
+    on = [d for d in _domains(run) if d in {e.on for e in effects}]
     trials = list(dict.fromkeys(["resolved", *(e.trial for e in effects)]))
     parts: dict[str, Callable[[Effect], float]] = {
         f"Change of the loss, {MEASURED}": lambda e: e.measured,
@@ -299,8 +299,8 @@ def steps_over_time(run: RunData) -> str:
 
 
 def _scatter(axis: Axes, effects: Sequence[Effect], run: RunData) -> None:
-    colour = colours(run.domains)
-    for domain in [d for d in run.domains if any(e.on == d for e in effects)]:
+    colour = colours(_domains(run))
+    for domain in [d for d in _domains(run) if any(e.on == d for e in effects)]:
         own = [e for e in effects if e.on == domain]
         axis.scatter(
             [e.predicted for e in own],
@@ -308,7 +308,7 @@ def _scatter(axis: Axes, effects: Sequence[Effect], run: RunData) -> None:
             s=14,
             lw=0,
             alpha=0.75,
-            color=colour.get(domain, MISSING),
+            color=colour[domain],
             label=f"on {domain}",
         )
     if effects:
@@ -329,6 +329,11 @@ def _write(axis: Axes, x: int, y: int, values: Sequence[float], limit: float, sc
     if math.isfinite(error):
         text += f"\n± {error * scale:.2f}"
     axis.text(x, y, text, ha="center", va="center", color=ink, fontsize=7.5, in_layout=False)
+
+
+def _domains(run: RunData) -> list[str]:
+    """Those of the page, then any others of the tables (of a trainer that logs no rewards)."""
+    return list(dict.fromkeys([*run.domains, *run.shares["domain"].to_pylist()]))
 
 
 def _bare(axis: Axes) -> None:
