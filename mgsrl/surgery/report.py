@@ -1,6 +1,5 @@
 """What the surgery saw and did in one update, computed from the Gramian alone."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -100,12 +99,12 @@ def effective_dimension(gram: Tensor) -> Tensor:
 
     In how many directions the domains' gradients go: with the eigenvalues l it is
     `(sum l)^2 / sum l^2`, D for orthogonal gradients of equal norm, 1 when all are parallel or one
-    outweighs the rest; NaN without a gradient.
+    outweighs the rest; 0 without a gradient.
     """
     gram = gram.double()
     trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
     square = (gram * gram).sum((-2, -1))
-    return trace**2 / square.where(square > 0, math.nan)
+    return torch.where(square > 0, trace**2 / square.where(square > 0, 1.0), 0.0)
 
 
 def conflict_rate(conflict_MDD: Tensor) -> float:

@@ -65,7 +65,7 @@ def test_so_do_all_files_of_a_step(tmp_path: Path, capfd: pytest.CaptureFixture[
     journal.open(1, -1)
 
     def step(number: int) -> None:
-        journal.log_step(number, {"loss/math": 1.0}, {"math": [group()]}, surgery_report())
+        journal.log_step(number, {"loss/math": 1.0}, {"math": [group()]}, surgery_report(), {})
 
     step(1)
     with full_disk(10):

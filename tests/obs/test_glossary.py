@@ -6,8 +6,11 @@
 import torch
 
 from mgsrl.obs.metrics import MAX_SCALARS
+from mgsrl.obs.timers import RARE_STAGES
 from mgsrl.surgery.reliability import measure_reliability, reliability_scalars
 from mgsrl.surgery.report import surgery_report
+from mgsrl.surgery.step_probe import step_probe_scalars
+from mgsrl.types import StepProbe
 from tests.obs.glossary import GLOSSARY, documented, undocumented
 from tests.obs.test_metrics import scalars_of
 
@@ -28,11 +31,14 @@ def surgery_scalars() -> set[str]:
     eye = torch.eye(3, dtype=torch.float64).expand(6, 3, 3)
     report = surgery_report(DOMAINS, modules, whole @ whole.mT, torch.ones(6, 3), eye)
     reliability = measure_reliability(halves @ halves.mT, [(4, 4)] * 3, kinds)
-    return set(report.scalars) | set(reliability_scalars(DOMAINS, reliability))
+    nothing_SD = torch.zeros(5, 3, dtype=torch.float64)
+    probe = step_probe_scalars(StepProbe(DOMAINS, nothing_SD, nothing_SD, nothing_SD[:, 0]))
+    return {*report.scalars, *reliability_scalars(DOMAINS, reliability), *probe}
 
 
 def test_every_metric_is_in_the_glossary_and_the_other_way_round():
-    logged = {*scalars_of(DOMAINS), *surgery_scalars(), *OF_TRACKERS, *OF_THE_FILE}
+    rare = {f"time/{stage}" for stage in RARE_STAGES}
+    logged = {*scalars_of(DOMAINS), *surgery_scalars(), *OF_TRACKERS, *OF_THE_FILE, *rare}
     assert undocumented(logged) == set()
     unknown = [
         name

@@ -18,7 +18,7 @@ from mgsrl.obs.evaluation_log import (
 from mgsrl.obs.rewind import rewind_logs
 from mgsrl.obs.rollout_log import read_rollouts, stored_steps, write_rollouts
 from mgsrl.obs.surgery_log import read_surgery, write_surgery
-from mgsrl.types import Reliability
+from mgsrl.types import Reliability, StepProbe
 from tests.obs.records import group, surgery_report
 
 
@@ -127,6 +127,42 @@ def test_kinds_sum_up_their_modules(tmp_path):
     attention = rows["attention", "math", "math"]
     assert attention["projected_share"] == pytest.approx(report.projected_MD[1, 0].item())
     assert read_surgery(tmp_path).num_rows == 3 * 6  # the other kind of part is not mixed in
+
+
+def test_domains_have_their_shares(tmp_path):
+    report = surgery_report()
+    write_surgery(tmp_path, 1, report, {"math": 30, "chat": 10, "if": 60})
+    write_surgery(tmp_path, 2, report)
+    rows = read_surgery(tmp_path, table="domains").to_pylist()
+    assert [row["step"] for row in rows] == [1] * 3 + [2] * 3
+    assert [row["token_share"] for row in rows[:3]] == [0.3, 0.1, 0.6]
+    norms = report.gram_MDD.sum(0).diagonal().sqrt()
+    assert [row["grad_norm"] for row in rows[3:]] == pytest.approx(norms.tolist())
+    assert [row["norm_share"] for row in rows[:3]] == pytest.approx((norms / norms.sum()).tolist())
+    assert {(row["tokens"], row["token_share"], row["reliability"]) for row in rows[3:]} == {
+        (None, None, None)
+    }
+
+
+def test_probes_are_a_table_of_their_own(tmp_path):
+    report = surgery_report(domains=("math", "chat"))
+    change = torch.arange(8.0).view(4, 2).double()
+    change[:, 1] = math.nan
+    probe = StepProbe(("math", "chat"), change, change / 2, torch.ones(4))
+    write_surgery(tmp_path, 1, report)
+    write_surgery(tmp_path, 2, replace(report, step_probe=probe))
+    assert not (tmp_path / "surgery" / "probe_000001.parquet").exists()
+    rows = read_surgery(tmp_path, table="probe").to_pylist()
+    assert [(r["trial"], r["of"]) for r in rows[::2]] == [
+        ("resolved", None), ("own", "math"), ("own", "chat"), ("idle", None)
+    ]  # fmt: skip
+    assert [r["on"] for r in rows] == ["math", "chat"] * 4
+    assert [r["change"] for r in rows] == [0, None, 2, None, 4, None, 6, None]
+    assert [r["predicted"] for r in rows[::2]] == [0, 1, 2, 3]
+    assert {(r["step"], r["step_norm"]) for r in rows} == {(2, 1.0)}
+    rewind_logs(tmp_path, next_step=2, weight_version=-1)
+    assert read_surgery(tmp_path, table="probe").num_rows == 0
+    assert set(read_surgery(tmp_path, table="domains")["step"].to_pylist()) == {1}
 
 
 def test_a_step_without_a_resolved_update_has_no_kinds(tmp_path):

@@ -35,6 +35,11 @@ def test_stages_and_other_sum_to_the_step():
     assert times["time/total"] == 7.75
     assert set(times) == {f"time/{name}" for name in (*STAGES, "other", "total")}
     assert timers.finish_step()["time/total"] == 0.0
+    with timers.stage("probe"):
+        clock.now += 3.0
+    times = timers.finish_step()
+    assert (times["time/probe"], times["time/other"], times["time/total"]) == (3.0, 0.0, 3.0)
+    assert "time/probe" not in timers.finish_step()
 
 
 def test_start_step_leaves_out_what_came_before():

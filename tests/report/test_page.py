@@ -13,6 +13,7 @@ from mgsrl.errors import MissingPathError
 from mgsrl.obs.evaluation_log import EvalResult, append_evaluations
 from mgsrl.obs.run_record import finish_run_record
 from mgsrl.report.curves import smooth
+from mgsrl.report.interference import cells_over_time, effects_of
 from mgsrl.report.load import read_run_data
 from mgsrl.report.page import build_report
 from mgsrl.report.samples import show_tags
@@ -66,7 +67,7 @@ def test_report_shows_every_section(html):
         "Generations, early and late",
     ):
         assert title in html
-    assert html.count("<svg") == 8
+    assert html.count("<svg") == 10
     assert "They are not evidence that resolving" in html
     assert "DeepSpeed ZeRO-2" in html
     assert "rollout_workers: 1 × (engine vllm, device cpu)" in html
@@ -198,6 +199,32 @@ def test_reliability_has_a_panel_where_it_was_measured(tmp_path):
     html = build_report(run_dir).read_text()
     assert "Reliability of the gradients" in html
     assert "stands out of the noise" in html
+
+
+def test_the_instrument_has_its_figures(tmp_path, html):
+    titles = (
+        "By depth, kind of module and time",
+        "Who has the update",
+        "What a step on one domain",
+    )
+    assert [title in html for title in titles] == [True, True, False]
+    run_dir = make_run(tmp_path / "run", steps=4, domains=("math", "chat"), probe_every=2)
+    page = build_report(run_dir).read_text()
+    assert all(title in page for title in titles)
+    for text in ("stands out", "Share of the tokens", "Beyond it: curvature", "chat alone"):
+        assert f">{text}<" in page, text
+    run = read_run_data(run_dir)
+    cells = cells_over_time(run.surgery, "cosine", same_domain=False)
+    rows = [r for r in run.surgery.to_pylist() if (r["module"], r["step"]) == ("lm_head", 3)]
+    (pair,) = (r["cosine"] for r in rows if r["domain_a"] != r["domain_b"])
+    assert cells["lm_head", 3] == (pair, 1)
+    found = {(e.step, e.trial, e.on): e for e in effects_of(run.probes)}
+    assert len(found) == 2 * 3 * 2
+    probes = {(r["step"], r["of"] or r["trial"], r["on"]): r for r in run.probes.to_pylist()}
+    effect = found[4, "chat", "math"]
+    own, idle = (probes[4, trial, "math"] for trial in ("chat", "idle"))
+    assert effect.measured == own["change"] - idle["change"]
+    assert effect.predicted == own["predicted"] - idle["predicted"]
 
 
 def test_only_evaluations(tmp_path):

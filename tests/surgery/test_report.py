@@ -34,7 +34,12 @@ def test_every_scalar_equals_its_definition_on_explicit_gradients() -> None:
         expected[f"grad_norm/{domain}"] = flat[d].norm().item()
         kept = (projected[d].norm() / flat[d].norm()) ** 2
         expected[f"surgery/projected_share/{domain}"] = 1 - kept.item()
+    eigenvalues = torch.linalg.eigvalsh(flat @ flat.T)
+    dimension = (eigenvalues.sum() ** 2 / (eigenvalues**2).sum()).item()
+    expected["surgery/effective_dimension"] = dimension
     assert dict(report.scalars) == pytest.approx(expected, abs=1e-9)
+    assert report.dimensions.keys() == by_kind.keys()
+    assert all(1 <= value <= len(DOMAINS) for value in report.dimensions.values())
     assert 0 < expected["surgery/conflict_rate"] < 1
     assert report.kinds == ("embeddings", "mlp", "norms", "mlp")
     lost_MD = 1 - ((coefficients @ gradients).norm(dim=-1) / gradients.norm(dim=-1)) ** 2
@@ -46,7 +51,7 @@ def test_without_coefficients_there_is_no_projected_share() -> None:
     report = surgery_report(DOMAINS, MODULES, gramian, torch.ones(4, 3))
     assert not any("projected" in name for name in report.scalars)
     assert report.projected_MD is None
-    assert len(report.scalars) == 1 + 3 + 3 + 3
+    assert len(report.scalars) == 1 + 3 + 3 + 3 + 1
 
 
 @pytest.mark.parametrize("num_domains", [1, 3])

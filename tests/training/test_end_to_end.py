@@ -61,7 +61,7 @@ def test_a_run_leaves_everything_that_was_promised(six_steps: Path) -> None:
             assert 0 <= row[f"surgery/conflict_rate/{kind}"] <= 1
     assert {path.stem for path in (six_steps / "surgery").iterdir()} == {
         "heat_map",
-        *(f"{part}_{step:06d}" for part in ("step", "kinds") for step in range(1, 7)),
+        *(f"{part}_{step:06d}" for part in ("step", "kinds", "domains") for step in range(1, 7)),
     }
     evaluated = [json.loads(line) for line in (six_steps / "evaluations.jsonl").open()]
     assert [(row["step"], row["domain"]) for row in evaluated] == [

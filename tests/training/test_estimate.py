@@ -76,6 +76,18 @@ def test_measuring_keeps_two_gradients_per_domain() -> None:
     assert held[1]["domains' gradients"] == 2 * held[0]["domains' gradients"]
 
 
+def test_trying_steps_takes_two_more_numbers_a_parameter() -> None:
+    kept = "weights put back, step tried"
+    found = estimate(compose_config(["surgery.step_probe.every=5"]), 0)
+    measured = estimate(compose_config(["surgery.reliability.every=5"]), 0)
+    assert found.learner.held == measured.learner.held
+    assert found.learner.phases["step probe"][kept] == 8 * found.shape.trained
+    assert "step probe" not in measured.learner.phases
+    gpu = ["learner.device=cuda", "rollout.engine=transformers", "learner.offload_optimizer=true"]
+    away = estimate(compose_config([*gpu, "surgery.step_probe.every=5"]), 1)
+    assert away.learner.host[kept] == 8 * away.shape.trained
+
+
 def test_what_does_not_fit_is_said_with_a_change_that_makes_it_fit(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
