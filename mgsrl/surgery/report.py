@@ -47,17 +47,19 @@ def surgery_report(
     pairs = [(a, b) for a in range(len(domains)) for b in range(a + 1, len(domains))]
 
     kinds = tuple(module_place(module)[0] for module in modules)
-    scalars, dimensions = {"surgery/conflict_rate": conflict_rate(gram_MDD < 0)}, {}
-    for kind in dict.fromkeys(kinds):
-        own = [m for m, other in enumerate(kinds) if other == kind]
-        scalars[f"surgery/conflict_rate/{kind}"] = conflict_rate(gram_MDD[own] < 0)
-        dimensions[kind] = effective_dimension(gram_MDD[own].sum(0)).item()
+    by_kind = {
+        kind: gram_MDD[[m for m, other in enumerate(kinds) if other == kind]]
+        for kind in dict.fromkeys(kinds)
+    }
+    scalars = {"surgery/conflict_rate": conflict_rate(gram_MDD < 0)}
+    for kind, own_MDD in by_kind.items():
+        scalars[f"surgery/conflict_rate/{kind}"] = conflict_rate(own_MDD < 0)
     for a, b in pairs:
         scalars[f"surgery/cosine/{domains[a]}-{domains[b]}"] = cosine_DD[a, b].item()
     projected_MD, projects = None, False
     if coefficients_MDD is not None:
-        own_MDD = torch.diag_embed(coefficients_MDD.diagonal(dim1=-2, dim2=-1))
-        projects = not torch.equal(coefficients_MDD, own_MDD)
+        alone_MDD = torch.diag_embed(coefficients_MDD.diagonal(dim1=-2, dim2=-1))
+        projects = not torch.equal(coefficients_MDD, alone_MDD)
         kept_MD = kept_norms(gram_MDD, coefficients_MDD)
         norms_MD = gram_MDD.diagonal(dim1=-2, dim2=-1)
         projected_MD = removed_share(kept_MD, norms_MD)
@@ -66,17 +68,10 @@ def surgery_report(
     for domain, norm in zip(domains, norms_D.tolist()):
         scalars[f"grad_norm/{domain}"] = norm
     scalars["surgery/effective_dimension"] = effective_dimension(total_DD).item()
-    return SurgeryReport(
-        tuple(domains),
-        tuple(modules),
-        gram_MDD,
-        weights_MD,
-        scalars,
-        kinds,
-        dimensions,
-        projected_MD,
-        projects,
-    )
+    dimensions = {kind: effective_dimension(g.sum(0)).item() for kind, g in by_kind.items()}
+    names = tuple(domains), tuple(modules)
+    seen = gram_MDD, weights_MD, scalars, kinds, dimensions
+    return SurgeryReport(*names, *seen, projected_MD, projects)
 
 
 def _check_shapes(num_modules: int, num_domains: int, *tensors: Tensor | None) -> None:
