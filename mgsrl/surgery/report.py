@@ -45,12 +45,8 @@ def surgery_report(
     norms_D = total_DD.diagonal().clamp(min=0).sqrt()
     cosine_DD = cosines(total_DD)
     pairs = [(a, b) for a in range(len(domains)) for b in range(a + 1, len(domains))]
-
     kinds = tuple(module_place(module)[0] for module in modules)
-    by_kind = {
-        kind: gram_MDD[[m for m, other in enumerate(kinds) if other == kind]]
-        for kind in dict.fromkeys(kinds)
-    }
+    by_kind = _by_kind(gram_MDD, kinds)
     scalars = {"surgery/conflict_rate": conflict_rate(gram_MDD < 0)}
     for kind, own_MDD in by_kind.items():
         scalars[f"surgery/conflict_rate/{kind}"] = conflict_rate(own_MDD < 0)
@@ -58,20 +54,37 @@ def surgery_report(
         scalars[f"surgery/cosine/{domains[a]}-{domains[b]}"] = cosine_DD[a, b].item()
     projected_MD, projects = None, False
     if coefficients_MDD is not None:
-        alone_MDD = torch.diag_embed(coefficients_MDD.diagonal(dim1=-2, dim2=-1))
-        projects = not torch.equal(coefficients_MDD, alone_MDD)
-        kept_MD = kept_norms(gram_MDD, coefficients_MDD)
-        norms_MD = gram_MDD.diagonal(dim1=-2, dim2=-1)
-        projected_MD = removed_share(kept_MD, norms_MD)
-        for domain, share in zip(domains, removed_share(kept_MD.sum(0), norms_MD.sum(0)).tolist()):
-            scalars[f"surgery/projected_share/{domain}"] = share
-    for domain, norm in zip(domains, norms_D.tolist()):
-        scalars[f"grad_norm/{domain}"] = norm
+        projected_MD, projects, shares = _projected(gram_MDD, coefficients_MDD)
+        scalars |= {f"surgery/projected_share/{d}": share for d, share in zip(domains, shares)}
+    scalars |= {f"grad_norm/{d}": norm for d, norm in zip(domains, norms_D.tolist())}
     scalars["surgery/effective_dimension"] = effective_dimension(total_DD).item()
-    dimensions = {kind: effective_dimension(g.sum(0)).item() for kind, g in by_kind.items()}
-    names = tuple(domains), tuple(modules)
-    seen = gram_MDD, weights_MD, scalars, kinds, dimensions
-    return SurgeryReport(*names, *seen, projected_MD, projects)
+    return SurgeryReport(
+        tuple(domains),
+        tuple(modules),
+        gram_MDD,
+        weights_MD,
+        scalars,
+        kinds,
+        {kind: effective_dimension(g_MDD.sum(0)).item() for kind, g_MDD in by_kind.items()},
+        projected_MD,
+        projects,
+    )
+
+
+def _by_kind(gram_MDD: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
+    """The Gramians of each kind's modules."""
+    own = {kind: [m for m, other in enumerate(kinds) if other == kind] for kind in set(kinds)}
+    return {kind: gram_MDD[own[kind]] for kind in dict.fromkeys(kinds)}
+
+
+def _projected(gram_MDD: Tensor, coefficients_MDD: Tensor) -> tuple[Tensor, bool, list[float]]:
+    """(`projected_MD`, whether anything was projected, each domain's share over all modules)."""
+    own_MDD = torch.diag_embed(coefficients_MDD.diagonal(dim1=-2, dim2=-1))
+    kept_MD = kept_norms(gram_MDD, coefficients_MDD)
+    norms_MD = gram_MDD.diagonal(dim1=-2, dim2=-1)
+    shares: list[float] = removed_share(kept_MD.sum(0), norms_MD.sum(0)).tolist()
+    projects = not torch.equal(coefficients_MDD, own_MDD)
+    return removed_share(kept_MD, norms_MD), projects, shares
 
 
 def _check_shapes(num_modules: int, num_domains: int, *tensors: Tensor | None) -> None:
