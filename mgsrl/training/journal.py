@@ -20,7 +20,7 @@ from mgsrl.obs.surgery_log import write_surgery
 from mgsrl.obs.tracker import Trackers
 from mgsrl.report.extra import can_draw
 from mgsrl.surgery.alarms import surgery_alarms
-from mgsrl.types import RolloutGroup, SurgeryReport
+from mgsrl.types import DomainStats, RolloutGroup, SurgeryReport
 
 
 @dataclass
@@ -61,15 +61,15 @@ class Journal:
         scalars: Mapping[str, float],
         groups: Mapping[str, Sequence[RolloutGroup]],
         report: SurgeryReport,
-        tokens: Mapping[str, int],
+        losses: Mapping[str, DomainStats],
     ) -> None:
-        """Metrics, sampled responses and surgery's tables of one step; `tokens` trained on, by
-        domain."""
+        """Metrics, sampled responses and surgery's tables of one step."""
         self.trackers.log(step, scalars)
         self.show_completions(step, groups)
         most = self.tracking.samples_per_domain
         shown = {domain: of_domain[:most] for domain, of_domain in groups.items()}  # others may go
         self.backlog.add(ROLLOUTS, partial(write_rollouts, self.folder, step, shown, most))
+        tokens = {domain: stats.num_tokens for domain, stats in losses.items()}
         self.backlog.add(SURGERY, partial(write_surgery, self.folder, step, report, tokens))
         self.note_alarms(step, report)
         for line in self.health.step(step, scalars):

@@ -272,8 +272,7 @@ class Run:
             staleness=staleness_metrics(groups, self.step - 1) if self.staleness else {},
         )
         scalars["skipped"] = skipped
-        tokens = {domain: stats.num_tokens for domain, stats in losses.items()}
-        self.journal.log_step(self.step, scalars, groups, report, tokens)
+        self.journal.log_step(self.step, scalars, groups, report, losses)
         self._watch_skips(outcomes)
         self._boundary = self._whole_step()
         signals.release()

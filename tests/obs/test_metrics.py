@@ -126,6 +126,12 @@ def test_kinds_of_modules_go_first_and_leave_the_overall_rate():
     assert metrics.fold(scalars, limit=10) == {"surgery/conflict_rate": 0.25, "loss/a": 1.0}
 
 
+def test_nothing_is_folded_for_a_probe():
+    scalars = {"loss/a": 1.0, "loss/b": 2.0}
+    rare = {"surgery/probe/harm": 0.5, "time/probe": 3.0}
+    assert metrics.fold(scalars | rare, limit=2) == scalars | rare
+
+
 def test_folding_means_skip_what_is_not_finite():
     folded = metrics.fold({"loss/a": math.nan, "loss/b": 2.0, "reward/a": 1.0}, limit=1)
     assert folded == {"loss/mean": 2.0, "reward/a": 1.0}

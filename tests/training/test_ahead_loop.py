@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mgsrl.cluster import signals
-from mgsrl.config import AlgoConfig, CheckpointConfig, StrategyConfig
+from mgsrl.config import AlgoConfig, CheckpointConfig, StrategyConfig, SurgeryConfig
 from mgsrl.obs.timers import StageTimers
 from mgsrl.training.loop import train
 from mgsrl.training.run import Run
@@ -142,11 +142,13 @@ def walk(
         ),
         console=SimpleNamespace(progress=None, stage=stage),
         algo=AlgoConfig(),
+        surgery=SurgeryConfig(),
         saver=SimpleNamespace(config=CheckpointConfig(), poll=lambda: None),
         timers=StageTimers(),
         seconds=[],
         evaluated=[],
         _ahead={},
+        _probe=None,
         _in_step=0,
     )
     train(run)
