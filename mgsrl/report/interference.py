@@ -10,6 +10,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -33,22 +34,20 @@ MAX_DOMAINS_WRITTEN = 6
 """More have no room for their numbers in the cells."""
 MEASURED, PREDICTED = "measured", "first order"
 
-Rows = Sequence[dict[str, float | str | None]]
-
 
 def shares(run: RunData) -> str:
     """Each domain's share of the gradients' norms and of the tokens; the effective dimension."""
-    rows: Rows = run.shares.to_pylist()
+    rows: list[dict[str, Any]] = run.shares.to_pylist()
     if len({row["domain"] for row in rows}) < 2:
         return ""
     figure, axes = panels(3, columns=3, height=2.6)
     colour = colours(_domains(run))
     for axis, column in zip(axes, ("norm_share", "token_share")):
-        for domain in dict.fromkeys(str(row["domain"]) for row in rows):
+        for domain in dict.fromkeys(row["domain"] for row in rows):
             own = [row for row in rows if row["domain"] == domain]
-            steps, values = [int(row["step"]) for row in own], [_value(row[column]) for row in own]  # type: ignore[arg-type]
+            values = [_value(row[column]) for row in own]
             if any(map(math.isfinite, values)):
-                trend(axis, steps, values, colour[domain], domain)
+                trend(axis, [row["step"] for row in own], values, colour[domain], domain)
         axis.set_ylim(0, 1)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes[0].set(title="Share of the gradients' norms", ylabel="of the sum over domains")
@@ -180,10 +179,7 @@ def _depth_row(
         axis.set_xticks(shown, [str(windows[n][0]) for n in shown])
         if last:
             axis.set_xlabel("step")
-        axis.grid(False)
-        axis.tick_params(length=0, labelsize=8)
-        for spine in axis.spines.values():
-            spine.set_visible(False)
+        _bare(axis)
     return image
 
 
@@ -348,8 +344,8 @@ def _short(domain: str) -> str:
     return domain.replace("_", "\n", 1) if len(domain) > 10 else domain
 
 
-def _value(value: float | str | None) -> float:
-    return float(value) if value is not None else math.nan
+def _value(value: float | None) -> float:
+    return value if value is not None else math.nan
 
 
 def figures(run: RunData) -> dict[str, str]:
