@@ -285,11 +285,9 @@ def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_prepare(options: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from mgsrl.config.reward import RewardConfig
     from mgsrl.config.task import find_task
-    from mgsrl.config.typed import read_config
     from mgsrl.data.prepare import listing, prepare
-    from mgsrl.rewards.factory import row_needs
+    from mgsrl.evaluate.tasks import task_needs
 
     if options.list:
         print("\n".join(listing()))
@@ -311,7 +309,7 @@ def _run_prepare(options: argparse.Namespace) -> None:
         shared_folder(options.output or "data", "--output"),
         file=Path(os.path.expanduser(options.file)) if options.file else None,
         force=options.force,
-        needs=row_needs(read_config(RewardConfig, task.reward)),
+        needs=task_needs(task),
         progress=lambda rows: progress(
             rows, task.name, None if options.file or split is None else split.rows
         ),

@@ -53,18 +53,24 @@ def load_task(task: Task, limit: int | None = None) -> list[Row]:
         MissingPathError: no such file or hub data set.
         DataError: a row that cannot be used, or none at all.
     """
-    needs = row_needs(read_config(RewardConfig, task.reward))
-    if task.metric == "chat":  # texts for a judge, or to compare with
-        texts = (*needs.accepts, *TEXTS)
-        needs = replace(needs, accepts=texts, validate=partial(_check_texts, needs))
     return load_rows(
         SourceConfig(kind="task", split="test", limit=limit),
         task.name,
         key=KEY,
-        needs=needs,
+        needs=task_needs(task),
         prefix="",
         task=task,
     )
+
+
+def task_needs(task: Task) -> RowNeeds:
+    """What the task's reward wants of a row; of a chat task also the texts for a judge, or to
+    compare with."""
+    needs = row_needs(read_config(RewardConfig, task.reward))
+    if task.metric != "chat":
+        return needs
+    texts = (*needs.accepts, *TEXTS)
+    return replace(needs, accepts=texts, validate=partial(_check_texts, needs))
 
 
 def _check_texts(needs: RowNeeds, reference: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""WildBench: conversations of real users, with a checklist for the judge."""
+"""WildBench: conversations of real users, with a checklist for the judge and GPT-4's answers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,8 @@ from mgsrl.tasks import Sampling, Split, Task
 
 
 def conversation(record: dict[str, Any]) -> dict[str, Any]:
-    """The conversation up to the last user turn, and the checklist as the judge's reference."""
+    """The conversation up to the last user turn, the checklist as the judge's reference, and the
+    answer of GPT-4 Turbo as the baseline."""
     if "conversation_input" not in record:
         return record
     messages, checklist = record["conversation_input"], record.get("checklist") or []
@@ -16,15 +17,20 @@ def conversation(record: dict[str, Any]) -> dict[str, Any]:
         messages = [{"role": each.get("role"), "content": each.get("content")} for each in messages]
     if isinstance(checklist, list):
         checklist = "\n".join(f"- {item}" for item in checklist)
+    answers = record.get("references")
+    baseline = answers.get("gpt-4") if isinstance(answers, Mapping) else None
+    if isinstance(baseline, list):
+        baseline = next(iter(baseline), None)
     id_ = record.get("session_id", record.get("id"))
-    return {"messages": messages, "id": id_, "reference": checklist}
+    return {"messages": messages, "id": id_, "reference": checklist, "baseline": baseline}
 
 
 TASK = Task(
-    about="chat: conversations of real users, scored from 1 to 10 with a checklist",
+    about="chat: conversations of real users, scored with a checklist or against GPT-4",
     reward={"kind": "reward_model"},
     test=Split("allenai/WildBench:v2", "test", rows=1_024),
     convert=conversation,
     sampling=Sampling(temperature=0.0, max_new_tokens=4096),
     citation="Lin et al., arXiv 2406.04770",
+    unverified="the layout of `references`",
 )

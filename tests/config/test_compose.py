@@ -49,7 +49,7 @@ def test_strategies_differ_only_in_schedule_and_surgery() -> None:
 
 def test_the_published_recipe() -> None:
     config = compose_config(["+experiment=qwen_mgs"])
-    assert sum(d.prompts_per_step or 0 for d in config.domains.values()) == 64
+    assert config.data.prompts_per_step == 64
     assert config.algo.samples_per_prompt == 8
     assert (config.rollout.temperature, config.rollout.top_p) == (0.7, 1.0)
     assert (config.data.max_prompt_tokens, config.rollout.max_new_tokens) == (896, 4096)
