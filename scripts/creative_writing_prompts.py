@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""EQ-Bench's Creative Writing v3 prompts -> rows for `mgsrl eval --tasks creative_writing=OUT.jsonl`.
+"""EQ-Bench's Creative Writing v3 prompts -> rows for `mgsrl eval --tasks creative_writing=OUT`.
 
 IN is `creative_writing_prompts_v3.json` of the benchmark's repository: an object of prompts, each
 with a text that holds <SEED> and a list of `seed_modifiers`. As the benchmark does, every prompt is
 written once per iteration, each time with the next modifier; so the evaluation takes --samples 1.
 
-    python scripts/creative_writing_prompts.py creative_writing_prompts_v3.json data/creative_writing.jsonl
+    python scripts/creative_writing_prompts.py creative_writing_prompts_v3.json OUT.jsonl
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mgsrl.files.jsonl import dump_line, write_atomic  # noqa: E402
+from mgsrl.files.jsonl import dump_line, write_atomic
 
 SEED = "<SEED>"
 

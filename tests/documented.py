@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,9 +32,9 @@ PROGRAMS = (
 _DATA = ("json", "yaml", "mermaid", "python", "toml")
 
 
-def commands() -> Iterator[tuple[str, tuple[str, ...]]]:
+def commands(pages: Iterable[Path] = PAGES) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(page, words) of every command line, each once a page, as a shell would hand it over."""
-    for page in PAGES:
+    for page in pages:
         seen = set()
         for line in _code(page.read_text(encoding="utf-8")):
             words = line.split()

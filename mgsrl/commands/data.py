@@ -5,6 +5,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mgsrl.commands.options import add_overrides, column, composed
+from mgsrl.config.data import TASK_SPLITS
 from mgsrl.data.smollm2 import DTYPES, FOLDER, MARKER, NAME, is_in_place, prepare_smollm2
 from mgsrl.errors import ConfigError
 from mgsrl.obs.outputs import FORCE_HELP, output_file, output_folder, shared_folder
@@ -51,6 +52,7 @@ trains on simplerl, wildchat_if and nemotron_if from $MGSRL_DATA (default ./data
 examples:
   mgsrl data prepare --list                     names, rows, licences, hub ids
   mgsrl data prepare gsm8k                      from the hub to data/gsm8k.jsonl
+  mgsrl data prepare gsm8k --split test --output data/eval
   mgsrl data prepare wildchat_if --from wildchat-if_train.parquet --output /data
   mgsrl data prepare smollm2                    SmolLM2-135M-Instruct into ./models, where
                                                 +experiment=smollm2_mgs reads it
@@ -278,6 +280,11 @@ def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="file", metavar="FILE", help="convert this local copy; no network"
     )
+    parser.add_argument(
+        "--split",
+        choices=TASK_SPLITS,
+        help="rows to train on or to evaluate with (default: the former, where there are any)",
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="of smollm2's weights (default: float32)")
     parser.add_argument("--force", action="store_true", help=FORCE_HELP)
 
@@ -286,7 +293,7 @@ def _run_prepare(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from mgsrl.config.task import find_task
-    from mgsrl.data.prepare import listing, prepare
+    from mgsrl.data.prepare import listing, part_of, prepare
     from mgsrl.evaluate.tasks import task_needs
 
     if options.list:
@@ -303,15 +310,16 @@ def _run_prepare(options: argparse.Namespace) -> None:
             todo="leave it out",
         )
     task = find_task(options.name, "NAME")
-    split = task.train or task.test
+    part = part_of(task, options.split)
     prepared = prepare(
         task,
         shared_folder(options.output or "data", "--output"),
+        split=options.split,
         file=Path(os.path.expanduser(options.file)) if options.file else None,
         force=options.force,
         needs=task_needs(task),
         progress=lambda rows: progress(
-            rows, task.name, None if options.file or split is None else split.rows
+            rows, task.name, None if options.file or part is None else part.rows
         ),
     )
     licence = f" ({task.licence})" if task.licence else ""
@@ -324,6 +332,13 @@ def _run_prepare(options: argparse.Namespace) -> None:
 def _prepare_smollm2(options: argparse.Namespace) -> None:
     from pathlib import Path
 
+    if options.split:
+        raise ConfigError(
+            f"--split is for data sets, and {NAME} is a model.",
+            expected=f"no --split for {NAME}",
+            found=f"--split {options.split}",
+            todo="leave it out",
+        )
     folder = shared_folder(options.output or FOLDER, "--output")
     dtype = options.dtype or DTYPES[0]
     wheel = Path(os.path.expanduser(options.file)) if options.file else None

@@ -22,7 +22,7 @@ from mgsrl.obs.outputs import not_an_input, shared_folder
 
 if TYPE_CHECKING:
     from mgsrl.config.task import Task
-    from mgsrl.evaluate.runner import OnProgress
+    from mgsrl.evaluate.runner import Evaluation, OnProgress
 
 HELP = "score a model on benchmarks: GSM8K, MATH-500, AIME, IFEval, IFBench, chat with a judge"
 RUNS = "a run folder, a checkpoint, "
@@ -92,47 +92,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    _check_values(options)
-    if not Path(os.path.expanduser(options.model)).is_dir():
-        find_model(options.model, "--model", POCKET_POLICY, RUNS)  # before the imports below
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mgsrl.evaluate.plan import EvalSettings
-    from mgsrl.evaluate.runner import Evaluation
-    from mgsrl.evaluate.tasks import parse_tasks
+    evaluation, checkpoint = plan(options)
     from mgsrl.report.evaluation import build_evaluation_report, print_table
     from mgsrl.report.extra import INSTALL, can_draw
 
-    tasks = parse_tasks(options.tasks)
-    model, checkpoint = _identify(options.model)
-    policy = template_of(options.chat_template_kwargs, checkpoint)
-    output = _output(options, tasks, model["path"])
-    evaluation = Evaluation(
-        EvalSettings(
-            tasks=tasks,
-            output=output,
-            model=model,
-            positions=_positions(model["path"], checkpoint),
-            fresh=options.force,
-            engine=_engine(options.engine),
-            dtype=options.dtype,
-            prompt_template=options.prompt_template,
-            chat_template_kwargs=policy.chat_template_kwargs,
-            date=options.date or policy.date,
-            seed=options.seed,
-            limits=_limits(options.limit, [task.name for task in tasks]),
-            samples=options.samples,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            max_new_tokens=options.max_new_tokens,
-            reward_model=options.reward_model,
-            baseline=Path(options.baseline) if options.baseline else None,
-            judge_url=options.judge_url,
-            judge_model=options.judge_model,
-            judge_key_env=options.judge_key_env,
-            judge_config=Path(options.judge_config) if options.judge_config else None,
-        )
-    )
+    output, model = evaluation.settings.output, evaluation.settings.model
     for note in evaluation.notes:
         print(note)
     with _progress() as on_progress:
@@ -151,6 +115,54 @@ def run(options: argparse.Namespace) -> None:
             f"{len(failed)} responses were not judged ({failed[0]}); "
             "the same command asks for them again."
         )
+
+
+def plan(options: argparse.Namespace) -> "tuple[Evaluation, Path | None]":
+    """All that can be checked before an engine starts: settings, rows, judge and baseline.
+
+    Returns:
+        The evaluation, and the checkpoint that must be exported for it.
+
+    Raises:
+        UserError: anything that is wrong with them.
+    """
+    _check_values(options)
+    if not Path(os.path.expanduser(options.model)).is_dir():
+        find_model(options.model, "--model", POCKET_POLICY, RUNS)  # before the imports below
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mgsrl.evaluate.plan import EvalSettings
+    from mgsrl.evaluate.runner import Evaluation
+    from mgsrl.evaluate.tasks import parse_tasks
+
+    tasks = parse_tasks(options.tasks)
+    model, checkpoint = _identify(options.model)
+    policy = template_of(options.chat_template_kwargs, checkpoint)
+    settings = EvalSettings(
+        tasks=tasks,
+        output=_output(options, tasks, model["path"]),
+        model=model,
+        positions=_positions(model["path"], checkpoint),
+        fresh=options.force,
+        engine=_engine(options.engine),
+        dtype=options.dtype,
+        prompt_template=options.prompt_template,
+        chat_template_kwargs=policy.chat_template_kwargs,
+        date=options.date or policy.date,
+        seed=options.seed,
+        limits=_limits(options.limit, [task.name for task in tasks]),
+        samples=options.samples,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        max_new_tokens=options.max_new_tokens,
+        reward_model=options.reward_model,
+        baseline=Path(options.baseline) if options.baseline else None,
+        judge_url=options.judge_url,
+        judge_model=options.judge_model,
+        judge_key_env=options.judge_key_env,
+        judge_config=Path(options.judge_config) if options.judge_config else None,
+    )
+    return Evaluation(settings), checkpoint
 
 
 def _check_values(options: argparse.Namespace) -> None:

@@ -4,7 +4,8 @@ Written are `NAME.jsonl` and `NAME.provenance.json` (hub id, revision, licence, 
 that cannot be used are left out and counted with the reason. JSON lines rather than Parquet: a
 table would give every row the union of all constraints' arguments.
 
-Training rows are taken where a task has any, else those to evaluate with; prompts have no suffix.
+Training rows are taken where a task has any, else those to evaluate with, unless the caller says
+which; prompts have no suffix.
 Left out: filtering by difficulty or language.
 """
 
@@ -18,13 +19,14 @@ from typing import Any
 
 from mgsrl import __version__
 from mgsrl.config import SourceConfig
+from mgsrl.config.data import TASK_SPLITS
 from mgsrl.config.hub import hub_info
 from mgsrl.config.places import split_hub_path
 from mgsrl.config.task import TASKS, Split, Task, find_task
 from mgsrl.data import smollm2
 from mgsrl.data.rows import Row, RowProblem
 from mgsrl.data.sources import Reading
-from mgsrl.errors import DataError
+from mgsrl.errors import ConfigError, DataError
 from mgsrl.files.jsonl import dump_line, write_atomic
 from mgsrl.files.records import row_number
 from mgsrl.obs.outputs import output_file
@@ -50,7 +52,7 @@ def listing() -> list[str]:
     lines = []
     for name in TASKS.names():
         task = find_task(name, "--list")
-        split = task.train or task.test
+        split = part_of(task)
         if split is None:
             continue
         lines.append(f"{name:<16} {split.rows or '?':>6} rows  {task.licence:<11} {split.hub}")
@@ -65,6 +67,7 @@ def prepare(
     task: Task,
     folder: Path,
     *,
+    split: str | None = None,
     file: Path | None = None,
     force: bool = False,
     needs: RowNeeds | None = None,
@@ -73,6 +76,7 @@ def prepare(
     """Write a task's data set into `folder`.
 
     Args:
+        split: which rows, `train` or `test`; None is the former, where there are any.
         file: a local file with the set's columns instead of the hub.
         force: files of an earlier call may be replaced.
         needs: as of `RowReader`; rows that do not meet them are left out.
@@ -81,17 +85,24 @@ def prepare(
     Raises:
         MissingPathError: the hub or the file cannot be reached.
         DataError: a file that cannot be read, or no row that can be used.
-        ConfigError: a file to write exists, or is the one that is read.
+        ConfigError: a file to write exists, or is the one that is read; no such split.
     """
-    name, split = task.name, task.train or task.test
-    if file is None and split is not None and split.file:
-        file = Path(split.file)
+    name, part = task.name, part_of(task, split)
+    if file is None and part is None and split:
+        raise ConfigError(
+            f"--split {split}: {name} has no such rows of its own.",
+            expected=task.about,
+            found="rows for the other split" if part_of(task) else "none at all",
+            todo="leave --split out, or name a file with --from FILE",
+        )
+    if file is None and part is not None and part.file:
+        file = Path(part.file)
     inputs = [file] if file else []
     path, provenance_path = folder / f"{name}.jsonl", folder / f"{name}.provenance.json"
     if folder.exists():
         for each in (path, provenance_path):
             output_file(each, "--output", inputs=inputs, force=force)
-    at = Split(file=str(file)) if file else split
+    at = Split(file=str(file)) if file else part
     reading = Reading(
         SourceConfig(kind="task"),
         name,
@@ -110,7 +121,7 @@ def prepare(
         provenance = {"file": file.name, "file_sha256": _sha256(file)}
     record = {
         "name": name,
-        "hub": split.hub if split else "",
+        "hub": part.hub if part else "",
         "licence": task.licence,
         **provenance,
         "rows": prepared.rows,
@@ -120,6 +131,13 @@ def prepare(
     }
     write_atomic(provenance_path, json.dumps(record, indent=2) + "\n")
     return prepared
+
+
+def part_of(task: Task, split: str | None = None) -> Split | None:
+    """Where the rows of a split are; without a name those to train on, else to evaluate with."""
+    if split is None:
+        return task.train or task.test
+    return task.train if split == TASK_SPLITS[0] else task.test
 
 
 def _rows(name: str, rows: Iterable[ReadRow], prepared: Prepared) -> Iterator[dict[str, Any]]:

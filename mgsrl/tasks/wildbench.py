@@ -7,8 +7,8 @@ from mgsrl.tasks import Sampling, Split, Task
 
 
 def conversation(record: dict[str, Any]) -> dict[str, Any]:
-    """The conversation up to the last user turn, the checklist as the judge's reference, and the
-    answer of GPT-4 Turbo as the baseline."""
+    """The conversation up to the last user turn, the checklist as the judge's reference and GPT-4's
+    answer as the baseline."""
     if "conversation_input" not in record:
         return record
     messages, checklist = record["conversation_input"], record.get("checklist") or []

@@ -1,0 +1,351 @@
+"""scripts/reproduce.md: every command of the page, on small stand-ins of each data set.
+
+Data are prepared, runs are composed, planned and given their rows, evaluations read theirs with
+judge and baseline; the figures of the page are those of `mgsrl plan`. The slow tests also let a
+policy of the bundled shape answer and train.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from mgsrl.cli import _parser, main
+from mgsrl.commands.eval import plan
+from mgsrl.config import Config
+from mgsrl.config.compose import compose_config
+from mgsrl.config.model_path import ASSETS, POCKET_POLICY
+from mgsrl.data.sources import load_rows
+from mgsrl.evaluate.runner import Evaluation
+from mgsrl.rewards.factory import row_needs
+from mgsrl.training.estimate import estimate
+from mgsrl.training.plan import schedule_of
+from tests.documented import ROOT, commands
+from tests.evaluate.judge_server import judge_server
+from tests.training.runs import SMALL
+
+PAGE = ROOT / "scripts" / "reproduce.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+LINES = [tuple(w.replace("$seed", "0") for w in words) for _, words in commands([PAGE])]
+"""Of the loops over seeds the first run of each."""
+DIR, JUDGE = "runs/qwen_math_chat-mgs-seed0", "https://api.openai.com/v1"
+ROWS = 300
+"""Of each set to train with: 250 of Nemotron's are held out."""
+H100_GIB = 79.1
+
+
+def lines(*begin: str) -> list[tuple[str, ...]]:
+    return [words for words in LINES if words[: len(begin)] == begin]
+
+
+def constrained(number: int) -> dict[str, Any]:
+    return {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"keyword": None}]}
+
+
+STAND_INS: dict[str, Any] = {
+    "simplerl": lambda n: {
+        "prompt": [{"role": "user", "content": "another model's template"}],
+        "question": f"{n} + 1?",
+        "reward_model": {"ground_truth": "" if n == 7 else str(n + 1), "style": "rule"},
+    },
+    "wildchat_if": lambda n: {
+        "data_source": "wildchat-if",
+        "prompt": [{"role": "user", "content": f"Hello {n}?"}],
+        "ability": "chat",
+        "reward_model": {"style": "model"},
+        "extra_info": {"index": n % 5, "split": "train"},
+    },
+    "nemotron_if": lambda n: {
+        "input": [{"role": "user", "content": f"Write {n} words. Use no commas."}],
+        "args": {
+            "instruction_id_list": ["punctuation:no_comma"],
+            "instruction_kwargs": [{"num_bullets": None}],
+            "task": "instruction_following",
+        },
+        "license": "odc-by",
+        "system_prompt": "detailed thinking off",
+    },
+    "math500": lambda n: {"problem": f"{n}?", "answer": str(n), "unique_id": "a", "level": 1},
+    "gsm8k": lambda n: {"question": f"{n}?", "answer": f"so\n#### {n}"},
+    "aime24": lambda n: {"id": n, "problem": f"{n}?", "answer": f"{n:03}", "year": "2024"},
+    "ifbench": lambda n: {"key": str(n), "prompt": f"Write {n} words.", **constrained(n)},
+    "wildbench": lambda n: {
+        "session_id": f"s{n}",
+        "conversation_input": [{"role": "user", "content": f"Hi {n}", "language": "English"}],
+        "references": {"gpt-4": "Hello."},
+        "checklist": ["Is it polite?"],
+    },
+    "alpaca_eval": lambda n: {
+        "instruction": f"Name {n} trees.",
+        "output": "Oak.",
+        "generator": "gpt4_1106_preview",
+    },
+}
+"""Name -> a row as the published file has it."""
+WRITING = {
+    "1": {"writing_prompt": "A scene. <SEED> 1000 words.", "seed_modifiers": ["Rain.", "Snow."]},
+    "2": {"writing_prompt": "No seeds."},
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A clone's root after section 2 of the page: everything is prepared."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    for name in ("configs", "scripts"):
+        (folder / name).symlink_to(ROOT / name)
+    for name in ("wildchat-if_train.parquet", "wildchat-if_val.parquet"):
+        rows = pyarrow.Table.from_pylist([STAND_INS["wildchat_if"](n) for n in range(ROWS)])
+        pyarrow.parquet.write_table(rows, folder / name)
+    (folder / "creative_writing_prompts_v3.json").write_text(json.dumps(WRITING))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MGSRL_DATA", raising=False)
+        for words in lines("mgsrl", "data", "prepare"):
+            assert main([*words[1:], *local_copy(words[3])]) == 0, words
+        (script,) = lines("python")
+        subprocess.run([sys.executable, *script[1:]], check=True, timeout=60)
+        shutil.copytree(ASSETS / POCKET_POLICY, folder / DIR)
+        shape = json.loads((folder / DIR / "config.json").read_text())
+        long = json.dumps(shape | {"max_position_embeddings": 32_768})
+        (folder / DIR / "config.json").write_text(long)
+        yield folder
+
+
+def local_copy(name: str) -> list[str]:
+    """`--from FILE` for a set of the hub; nothing for one whose file the page itself names."""
+    if name == "wildchat_if":
+        return []
+    file = Path(f"{name}.published.jsonl")
+    text = "".join(json.dumps(STAND_INS[name](number)) + "\n" for number in range(ROWS))
+    file.write_text(text)
+    return ["--from", str(file)]
+
+
+def test_the_page_is_read() -> None:
+    assert len(lines("mgsrl", "data", "prepare")) == 11
+    assert len(lines("mgsrl", "train")) == 12
+    assert len(lines("mgsrl", "eval")) == 5
+    assert {words[0] for words in LINES} == {"mgsrl", "python", "sbatch"}
+    known = {("train",), ("eval",), ("doctor",), ("compare",), ("data", "prepare")}
+    known.add(("data", "inspect"))
+    for words in lines("mgsrl"):
+        assert words[1:2] in known or words[1:3] in known
+        _parser().parse_args(words[1:])
+    (doctor,) = lines("mgsrl", "doctor")  # ends with 2 on a machine without GPUs
+    assert configuration(doctor).policy.path == "Qwen/Qwen2.5-7B"
+
+
+def test_what_was_prepared(workspace: Path) -> None:
+    counts = {
+        str(path.relative_to(workspace / "data")): len(path.read_text().splitlines())
+        for path in (workspace / "data").rglob("*.jsonl")
+    }
+    assert counts == {
+        "simplerl.jsonl": ROWS - 1,  # one has no answer
+        "heldout/simplerl.jsonl": ROWS - 1,
+        **{f"{name}.jsonl": ROWS for name in ("wildchat_if", "heldout/wildchat_if", "nemotron_if")},
+        **{
+            f"eval/{name}.jsonl": ROWS
+            for name in ("math500", "gsm8k", "aime24", "ifbench", "wildbench", "alpaca_eval")
+        },
+        "eval/creative_writing.jsonl": 3,
+    }
+    stories = (workspace / "data/eval/creative_writing.jsonl").read_text().splitlines()
+    assert [json.loads(line)["prompt"] for line in stories] == [
+        "A scene. Rain. 1000 words.",
+        "A scene. Snow. 1000 words.",
+        "A scene. Rain. 1000 words.",
+    ]
+
+
+def test_training_rows_are_looked_at(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (words,) = lines("mgsrl", "data", "inspect")
+    assert main([*words[1:], "policy.path=pocket", "domains.chat.reward.path=pocket"]) == 0
+    said = capsys.readouterr().out
+    assert said.count(f"{ROWS}") >= 1
+    assert "domains.instruction_following.source" in said
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+TRAINED = [*lines("mgsrl", "train"), *(w[5:] for w in lines("sbatch"))]
+
+
+@cache
+def configuration(words: tuple[str, ...]) -> Config:
+    return compose_config([word for word in words if "=" in word])
+
+
+def test_every_run_has_a_folder_of_its_own() -> None:
+    assert TEXT.count("seed=$seed") == len(lines("mgsrl", "train"))
+    folders = [configuration(words).run.dir for words in lines("mgsrl", "train")]
+    assert len(set(folders)) == len(folders)
+    assert DIR in folders
+
+
+@pytest.mark.parametrize("words", TRAINED, ids=" ".join)
+def test_every_run_is_composed_and_fits(words: tuple[str, ...]) -> None:
+    config = configuration(words)
+    found = estimate(config, 8, H100_GIB)
+    assert found.gpus == 8
+    assert found.learner.peak[1] < 0.85 * H100_GIB * 2**30
+    schedule = schedule_of(config)
+    for step in (0, 250, 501):
+        assert sum(schedule.phase(step).quotas.values()) == 64
+    three = any("domains=reproduce" in word for word in words)
+    assert len(schedule.domains) == (3 if three else 2)
+
+
+def test_the_runs_read_what_was_prepared(workspace: Path) -> None:
+    config = compose_config(["+experiment=llama_mgs", "domains=reproduce"])
+    read = {}
+    for name, domain in config.domains.items():
+        assert domain.heldout is not None
+        needs = row_needs(domain.reward)
+        parts = [
+            load_rows(source, name, key=name, needs=needs)
+            for source in (domain.source, domain.heldout)
+        ]
+        read[name] = tuple(map(len, parts))
+        if domain.source.path == domain.heldout.path:
+            assert not {row.id for row in parts[0]} & {row.id for row in parts[1]}
+    assert read == {
+        "math": (ROWS - 1, 250),
+        "chat": (ROWS, ROWS),
+        "instruction_following": (ROWS - 250, 250),
+    }
+
+
+def test_the_figures_are_those_of_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = re.findall(r"(?m)^\| `mgsrl (plan [^`]+)` \| ([\d.]+) \| (\d+) \| ([\d.]+) \|$", TEXT)
+    assert len(rows) == 4
+    hours = {}
+    for line, gib, seconds, total in rows:
+        assert main([*line.split(), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["fits"]
+        time = found["time"]
+        peak, step = found["learner_rank"]["peak_gib"], time["step_s"]
+        assert (gib, seconds, total) == (f"{peak:.1f}", f"{step:.0f}", f"{time['run_hours']:.1f}")
+        hours[line.removeprefix("plan ")] = time["run_hours"]
+        if "qwen" in line:
+            assert f"checkpoints of {time['checkpoint_bytes'] / 1e9:.0f} GB" in TEXT
+    runs = [" ".join(words[2:]) for words in lines("mgsrl", "train")]
+    taken = sum(
+        next(h for name, h in hours.items() if name.partition("_")[0] in run.partition(" ")[0])
+        for run in runs
+    )
+    assert f"{3 * len(runs)}\nruns below are {round(3 * taken, -2):.0f} hours" in TEXT
+    kept = compose_config(["+experiment=qwen_math_chat"]).checkpoint.most_kept(502)
+    assert (kept, "up to seven checkpoints" in TEXT) == (7, True)
+
+
+def test_what_differs_can_be_chosen() -> None:
+    """The overrides of the last table's last column."""
+    table = TEXT.partition("## 5.")[2]
+    ends = [row.rsplit("|", 2)[1] for row in re.findall(r"(?m)^\| .*\|$", table)]
+    overrides = [found for end in ends for found in re.findall(r"`([a-z_.]+=[^`]+)`", end)]
+    assert len(overrides) >= 6
+    for override in overrides:
+        key, _, value = override.partition("=")
+        value = {"N": "3", "...": "[{domains: [math]}, {domains: [chat]}]"}.get(value, value)
+        config = compose_config(["+experiment=qwen_math_chat", f"{key}={value}"])
+        assert config.policy.path == "Qwen/Qwen2.5-7B"
+
+
+# --- evaluations ----------------------------------------------------------------------------------
+
+
+def planned(words: tuple[str, ...], *more: str) -> tuple[argparse.Namespace, Evaluation]:
+    options = _parser().parse_args([*words[1:], *more])
+    return options, plan(options)[0]
+
+
+def test_every_evaluation_reads_its_rows_judge_and_baseline(workspace: Path) -> None:
+    seen: dict[str, Any] = {}
+    for words in lines("mgsrl", "eval"):
+        options, evaluation = planned(words)
+        assert options.prompt_template == "prompted"
+        for each in evaluation.plans:
+            sampling = each.sampling
+            found = (sampling.temperature, sampling.top_p, sampling.max_new_tokens)
+            assert found == (0.7, 0.95, 8192)
+            seen[each.task.name] = each
+    assert {name: (len(each.rows), each.samples) for name, each in seen.items()} == {
+        **dict.fromkeys(("math500", "gsm8k", "ifbench", "wildbench", "alpaca_eval"), (ROWS, 1)),
+        "aime24": (ROWS, 4),
+        "creative_writing": (3, 1),
+    }
+    assert seen["ifbench"].rows[0].reference["instruction_id_list"] == ["punctuation:no_comma"]
+    judges = {name: each.judge.judge_mode for name, each in seen.items() if each.judge}
+    assert judges == {
+        "wildbench": "pairwise",
+        "alpaca_eval": "pairwise",
+        "creative_writing": "score",
+    }
+    assert set(seen["wildbench"].baselines.values()) == {"Hello."}
+    assert seen["wildbench"].rows[0].reference["reference"] == "- Is it polite?"
+    assert set(seen["alpaca_eval"].baselines.values()) == {"Oak."}
+
+
+def judged(request: dict[str, Any]) -> str:
+    text = request["messages"][-1]["content"]
+    if "[[A++]]" in text:
+        return "[[A+]]" if "[Answer B]\nHello." in text else "[[B+]]"
+    if "[[tie]]" in text:
+        return "[[tie]]"
+    return "Plot and structure: 12\nOriginality: 8"
+
+
+@pytest.mark.slow
+def test_every_evaluation_is_made(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Real answers of the bundled model, a judge on loopback; all in one folder."""
+    quick = ["--engine", "transformers", "--limit", "2", "--max-new-tokens", "12"]
+    with judge_server(judged) as (address, _), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", "none")
+        for words in lines("mgsrl", "eval"):
+            changed = [address if word == JUDGE else word for word in words[1:]]
+            changed += ["--prompt-template", "chat"]  # the bundled model writes no tags
+            assert main([*changed, *quick]) == 0, capsys.readouterr().err
+    results = json.loads((workspace / "evals/qwen_math_chat-mgs-seed0/results.json").read_text())
+    found = {name: each["metrics"] for name, each in results["tasks"].items()}
+    assert len(found) == 7
+    assert found["wildbench"]["judge_win_rate"]["value"] == 0.75
+    assert found["creative_writing"]["judge_score"]["value"] == 10
+    named = re.findall(r"(?m)^\| [^|]+ \| `(\w+(?:@\d)?)`[^|]* \| [^|]+ \|$", TEXT)
+    assert len(named) == 6
+    assert set(named) <= {metric for metrics in found.values() for metric in metrics}
+
+
+@pytest.mark.slow
+def test_a_run_trains_on_the_prepared_rows(workspace: Path) -> None:
+    """The experiment with a policy, a reward model and devices that are here."""
+    (words, *_) = lines("mgsrl", "train")
+    here = [
+        *("policy.path=pocket", "policy.prompt_template=chat", "data.max_prompt_tokens=64"),
+        *("domains.chat.reward.path=pocket", "domains.chat.reward.num_gpus=0"),
+        *("domains.chat.reward.max_length=256", "rollout.dtype=float32", "rollout.num_workers=1"),
+        *("learner.device=cpu", "learner.dtype=float32", "learner.world_size=1"),
+        *("learner.tokens_per_micro_batch=null", "data.prompts_per_step=4"),
+        *("train.num_steps=2", "domains.math.reward.num_workers=1"),
+    ]
+    command = [sys.executable, "-m", "mgsrl.cli", *words[1:], *SMALL, *here, "run.dir=runs/small"]
+    done = subprocess.run(
+        command, cwd=workspace, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in (workspace / "runs/small/metrics.jsonl").open()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert {"reward/math", "reward/chat"} <= rows[0].keys()
+    assert "reward/instruction_following" not in rows[0]
