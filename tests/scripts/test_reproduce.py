@@ -337,6 +337,7 @@ def test_a_run_trains_on_the_prepared_rows(workspace: Path) -> None:
         *("domains.chat.reward.path=pocket", "domains.chat.reward.num_gpus=0"),
         *("domains.chat.reward.max_length=256", "rollout.dtype=float32", "rollout.num_workers=1"),
         *("learner.device=cpu", "learner.dtype=float32", "learner.world_size=1"),
+        *("learner.offload_reference=false", "learner.gradient_checkpointing=false"),
         *("learner.tokens_per_micro_batch=null", "data.prompts_per_step=4"),
         *("train.num_steps=2", "domains.math.reward.num_workers=1"),
     ]
