@@ -12,12 +12,15 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = {
     "index.md": "README.md",
     "reward_models.md": "reward_models/README.md",
+    "reproduce.md": "scripts/reproduce.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
 """Page of the site -> file of the repository."""
 _PAGES = {file: page for page, file in OUTSIDE.items()}
-_NAMED = re.compile(r"(?<![\[`])`((?:docs/\w+|README|CONTRIBUTING|reward_models/README)\.md)`")
+_NAMED = re.compile(
+    r"(?<![\[`])`((?:docs/\w+|README|CONTRIBUTING|reward_models/README|scripts/reproduce)\.md)`"
+)
 
 
 def site_text(text: str) -> str:

@@ -87,16 +87,8 @@ def prepare(
         DataError: a file that cannot be read, or no row that can be used.
         ConfigError: a file to write exists, or is the one that is read; no such split.
     """
-    name, part = task.name, part_of(task, split)
-    if file is None and part is None and split:
-        raise ConfigError(
-            f"--split {split}: {name} has no such rows of its own.",
-            expected=task.about,
-            found="rows for the other split" if part_of(task) else "none at all",
-            todo="leave --split out, or name a file with --from FILE",
-        )
-    if file is None and part is not None and part.file:
-        file = Path(part.file)
+    name = task.name
+    part, file = _place(task, split, file)
     inputs = [file] if file else []
     path, provenance_path = folder / f"{name}.jsonl", folder / f"{name}.provenance.json"
     if folder.exists():
@@ -179,6 +171,21 @@ def _nothing(name: str, prepared: Prepared) -> DataError:
         found=found,
         todo="check that the file is this data set (`mgsrl data prepare --list`)",
     )
+
+
+def _place(task: Task, split: str | None, file: Path | None) -> tuple[Split | None, Path | None]:
+    """The task's own rows, and the local file that is read instead."""
+    part = part_of(task, split)
+    if file is None and part is None and split:
+        raise ConfigError(
+            f"--split {split}: {task.name} has no such rows of its own.",
+            expected=task.about,
+            found="rows for the other split" if part_of(task) else "none at all",
+            todo="leave --split out, or name a file with --from FILE",
+        )
+    if file is None and part is not None and part.file:
+        file = Path(part.file)
+    return part, file
 
 
 def _sha256(path: Path) -> str:

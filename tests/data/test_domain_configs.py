@@ -19,7 +19,7 @@ def compose(name: str) -> Config:
     return compose_config([f"domains={name}"])
 
 
-@pytest.mark.parametrize("name", ["pocket", "local_text", "published"])
+@pytest.mark.parametrize("name", ["pocket", "local_text", "published", "reproduce"])
 def test_the_set_is_valid(name: str) -> None:
     domains = compose(name).domains
     assert list(domains) == DOMAINS

@@ -21,6 +21,7 @@ from mgsrl.config.typed import read_config
 from mgsrl.constraints import REGISTRY, bind, validate_reference
 from mgsrl.data.rows import RowProblem
 from mgsrl.data.sources import load_rows
+from mgsrl.evaluate.tasks import load_task
 from mgsrl.tasks import math
 from mgsrl.tasks.math import boxed_answer
 from mgsrl.tasks.rlvr_ifeval import FUNCTIONS, rlvr_constraints
@@ -74,6 +75,47 @@ def test_simplerl_is_read_beside_its_own_template(tmp_path: Path) -> None:
     (read,), provenance = prepare("simplerl", file, tmp_path / "out")
     assert (read.messages[0]["content"], read.reference) == ("1+1?", {"answer": "2"})
     assert list(provenance["left_out"].values()) == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "texts"),
+    [
+        ("alpaca_eval", {"instruction": "I", "output": "O"}, {"baseline": "O"}),
+        (
+            "wildbench",
+            {
+                "conversation_input": [{"role": "user", "content": "C"}],
+                "checklist": ["one"],
+                "references": {"gpt-4": "B"},
+            },
+            {"reference": "- one", "baseline": "B"},
+        ),
+        ("mt_bench", {"prompt": ["T", "U"], "reference": ["R"]}, {"reference": "R"}),
+    ],
+)
+def test_texts_for_a_judge_are_kept(
+    name: str, row: dict[str, Any], texts: dict[str, str], tmp_path: Path
+) -> None:
+    """An evaluation of the prepared file is one of the published file."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row))
+    assert main(["data", "prepare", name, "--from", str(file), "--output", str(tmp_path)]) == 0
+    read = [
+        load_task(find_task(name, "k", str(each)))[0] for each in (file, tmp_path / f"{name}.jsonl")
+    ]
+    assert read[0].reference == read[1].reference == texts
+    assert read[0].messages == read[1].messages
+
+
+def test_nemotron_rows_are_read(tmp_path: Path) -> None:
+    """The layout of Llama-Nemotron's RL data; that of the later set is among the files above."""
+    args = {"instruction_id_list": ["punctuation:no_comma"], "instruction_kwargs": [{"n": None}]}
+    row = {"input": [{"role": "user", "content": "Write."}], "args": args, "license": "odc-by"}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row))
+    (read,), _ = prepare("nemotron_if", file, tmp_path / "out")
+    assert read.messages[0]["content"] == "Write."
+    assert read.reference["instruction_id_list"] == ["punctuation:no_comma"]
 
 
 def test_ids_that_come_twice_are_told_apart(tmp_path: Path) -> None:
@@ -304,6 +346,8 @@ def test_an_unreachable_hub_is_one_quick_error(
     ("options", "words"),
     [
         (["gsmk"], ["did you mean 'gsm8k'"]),
+        (["wildbench", "--split", "train"], ["--split train", "no such rows", "other split"]),
+        (["smollm2", "--split", "test"], ["--split", "a model"]),
         (["gsm8k", "--from", "missing.jsonl"], ["--from", "missing.jsonl"]),
         (["gsm8k", "--from", "other.jsonl"], ["no row can be used", "columns question, prompt"]),
     ],

@@ -62,6 +62,16 @@ def load(tmp_path: Path, task: str, *records: Any, limit: int | None = None) -> 
             "C",
             {"reference": "- one\n- two"},
         ),
+        (
+            "wildbench",
+            {
+                "conversation_input": [{"role": "user", "content": "C"}],
+                "checklist": ["one"],
+                "references": {"gpt-4": ["B"], "other": "O"},
+            },
+            "C",
+            {"reference": "- one", "baseline": "B"},
+        ),
         ("creative_writing", {"writing_prompt": "W"}, "W", {}),
         ("math", {"prompt": "P", "answer": 3}, "P", {"answer": "3"}),
         ("chat", {"prompt": "P", "baseline": "B"}, "P", {"baseline": "B"}),
