@@ -47,19 +47,6 @@ def test_strategies_differ_only_in_schedule_and_surgery() -> None:
     assert keys == {"strategy.name", "surgery.method", "run.dir"}
 
 
-def test_the_published_recipe() -> None:
-    config = compose_config(["+experiment=qwen_mgs"])
-    assert config.data.prompts_per_step == 64
-    assert config.algo.samples_per_prompt == 8
-    assert (config.rollout.temperature, config.rollout.top_p) == (0.7, 1.0)
-    assert (config.data.max_prompt_tokens, config.rollout.max_new_tokens) == (896, 4096)
-    optimizer = config.learner.optimizer
-    assert (optimizer.lr, optimizer.weight_decay, optimizer.max_grad_norm) == (1e-6, 0.01, 1.0)
-    assert (config.algo.kl_coef, config.algo.kl_estimator) == (0.001, "k3")
-    assert config.algo.entropy_coef == 0.001
-    assert config.policy.prompt_template == "prompted"
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

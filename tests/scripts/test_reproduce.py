@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ H100_GIB = 79.1
 
 def lines(*begin: str) -> list[tuple[str, ...]]:
     return [words for words in LINES if words[: len(begin)] == begin]
+
+
+@cache
+def configuration(words: tuple[str, ...]) -> Config:
+    return compose_config([word for word in words if "=" in word])
 
 
 def constrained(number: int) -> dict[str, Any]:
@@ -171,20 +177,73 @@ def test_what_was_prepared(workspace: Path) -> None:
 
 def test_training_rows_are_looked_at(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (words,) = lines("mgsrl", "data", "inspect")
-    assert main([*words[1:], "policy.path=pocket", "domains.chat.reward.path=pocket"]) == 0
+    assert main([*words[1:]]) == 0
     said = capsys.readouterr().out
     assert said.count(f"{ROWS}") >= 1
     assert "domains.instruction_following.source" in said
 
 
+# --- the recipe -----------------------------------------------------------------------------------
+
+PUBLISHED = {
+    "policy.prompt_template": "prompted",
+    "data.max_prompt_tokens": 896,
+    "data.overlong": "truncate_left",
+    "data.prompts_per_step": 64,
+    "rollout.temperature": 0.7,
+    "rollout.top_p": 1.0,
+    "rollout.max_new_tokens": 4096,
+    "rollout.dtype": "bfloat16",
+    "algo.samples_per_prompt": 8,
+    "algo.normalize_std": True,
+    "algo.aggregation": "token_mean",
+    "algo.clip_low": 0.2,
+    "algo.clip_high": 0.2,
+    "algo.dual_clip": 3.0,
+    "algo.kl_coef": 0.001,
+    "algo.kl_estimator": "k3",
+    "algo.entropy_coef": 0.001,
+    "algo.updates_per_batch": 1,
+    "learner.dtype": "bfloat16",
+    "learner.gradient_checkpointing": True,
+    "learner.optimizer.lr": 1e-6,
+    "learner.optimizer.beta1": 0.9,
+    "learner.optimizer.beta2": 0.999,
+    "learner.optimizer.eps": 1e-8,
+    "learner.optimizer.schedule": "constant",
+    "learner.optimizer.warmup_steps": 0,
+    "learner.optimizer.weight_decay": 0.01,
+    "learner.optimizer.max_grad_norm": 1.0,
+    "train.num_steps": 2 * ((8_523 + 7_544) // 64),
+    "checkpoint.keep_every": 120,
+}
+"""The paper's configuration file (`mgs_mixed_grpo_qwen_think.yaml`), in our words."""
+MODELS = {"qwen": "Qwen/Qwen2.5-7B", "llama": "meta-llama/Llama-3.1-8B"}
+
+
+@pytest.mark.parametrize("name", ["qwen_math_chat", "qwen_sequential", "llama_mgs"])
+def test_the_experiments_have_the_published_values(name: str) -> None:
+    config = configuration((f"+experiment={name}",))
+    assert {key: attrgetter(key)(config) for key in PUBLISHED} == PUBLISHED
+    assert config.policy.path == MODELS[name.partition("_")[0]]
+    assert {domain.reward.missing_tag for domain in config.domains.values()} == {"whole_response"}
+    chat = config.domains["chat"].reward
+    found = (chat.options.path, chat.options.transform)
+    assert found == ("Skywork/Skywork-Reward-V2-Llama-3.1-8B", "none")
+
+
+def test_every_value_of_the_recipe_says_where_it_is_from() -> None:
+    text = (ROOT / "configs/recipe/published.yaml").read_text()
+    values = [line for line in text.splitlines() if re.match(r"[\s\w]+: [^#\s]", line)]
+    assert len(values) > 30
+    assert [line.strip() for line in values if "#" not in line] == ["device: cuda"]
+    for mark in ("[y]", "[l]", "[m]", "[s]"):
+        assert text.count(mark) >= 2
+
+
 # --- runs -----------------------------------------------------------------------------------------
 
 TRAINED = [*lines("mgsrl", "train"), *(w[5:] for w in lines("sbatch"))]
-
-
-@cache
-def configuration(words: tuple[str, ...]) -> Config:
-    return compose_config([word for word in words if "=" in word])
 
 
 def test_every_run_has_a_folder_of_its_own() -> None:
