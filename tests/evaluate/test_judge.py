@@ -161,7 +161,7 @@ def test_braces_of_an_answer_are_not_filled() -> None:
 
 def test_shipped_configurations_load_and_say_what_they_are() -> None:
     files = sorted((config_dir() / "judge").glob("*.yaml"))
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         load_judge_config(file)
         assert "TEMPLATE OF OUR OWN" in file.read_text()
