@@ -40,7 +40,14 @@ def main() -> int:
     parser.add_argument("output", type=Path, metavar="OUT.jsonl")
     parser.add_argument("--iterations", type=int, default=3, help="of each prompt (default: 3)")
     options = parser.parse_args()
-    made = rows(json.loads(options.prompts.read_text(encoding="utf-8")), options.iterations)
+    try:
+        prompts = json.loads(options.prompts.read_text(encoding="utf-8"))
+        made = rows(prompts, options.iterations)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        parser.error(
+            f"{options.prompts}: expected an object of prompts, each with writing_prompt and "
+            f"seed_modifiers; found {type(error).__name__}: {error}"
+        )
     write_atomic(options.output, "".join(map(dump_line, made)))
     print(f"{options.output}: {len(made)} rows")
     return 0
