@@ -23,17 +23,17 @@ FILES = sorted(
 
 LAYERS = {
     **dict.fromkeys(["types", "errors", "plugins", "files", "config", "compiled"], 0),
-    **dict.fromkeys(["algo", "surgery", "obs", "cluster", "constraints"], 1),
+    **dict.fromkeys(["algo", "surgery", "statistics", "obs", "cluster", "constraints"], 1),
     **dict.fromkeys(["data", "rewards", "sync"], 2),
     **dict.fromkeys(["rollout", "learner", "scoring", "tasks"], 3),
     **dict.fromkeys(["evaluate", "report"], 4),
     "probe": 5,
     "training": 5,  # above the other two: a run evaluates and writes its report
-    "api": 6,
+    **dict.fromkeys(["api", "compare"], 6),
     **dict.fromkeys(["commands", "testing"], 7),
     **dict.fromkeys(["cli", "__main__"], 8),
 }
-PURE_ROOMS = ("algo", "surgery")
+PURE_ROOMS = ("algo", "surgery", "statistics")
 NOT_PURE = ("ray", "vllm", "deepspeed", "hydra", "torch.distributed")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -53,6 +53,7 @@ SEES_WHOLE_CONFIG = (
     "__init__.py",
     "api.py",
     "commands/",
+    "compare/",
     "config/",
 )
 FORBIDDEN_WORDS = {

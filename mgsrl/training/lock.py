@@ -23,11 +23,14 @@ LONGEST_HOLDER = 200
 
 
 @contextmanager
-def locked(folder: Path, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+def locked(
+    folder: Path, note: Callable[[str], None] = lambda _: None, key: str = "run.dir"
+) -> Iterator[None]:
     """Hold `folder`, which exists.
 
     Args:
         note: told where the lock may not be enough.
+        key: what names the folder.
 
     Raises:
         ConfigError: another process holds it.
@@ -35,7 +38,7 @@ def locked(folder: Path, note: Callable[[str], None] = lambda _: None) -> Iterat
     """
     file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        _take(file, folder, note)
+        _take(file, folder, note, key)
         _write_holder(file, f"{socket.gethostname()} process {os.getpid()}")
         try:
             yield
@@ -45,22 +48,22 @@ def locked(folder: Path, note: Callable[[str], None] = lambda _: None) -> Iterat
         os.close(file)
 
 
-def _take(file: int, folder: Path, note: Callable[[str], None]) -> None:
+def _take(file: int, folder: Path, note: Callable[[str], None], key: str) -> None:
     holder = os.pread(file, LONGEST_HOLDER, 0).decode(errors="replace").strip()
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ConfigError(
             f"{folder} is in use.",
-            expected="one process per run folder",
+            expected=f"one process per {key}",
             found=f"another mgsrl process holds it{f' ({holder})' if holder else ''}",
-            todo="wait for it, stop it, or choose another run.dir",
+            todo=f"wait for it, stop it, or choose another {key}",
         ) from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         note(
-            f"{folder} is on a file system without locks: no other process may train in it"
+            f"{folder} is on a file system without locks: no other process may write it"
             f"{f' (the last was {holder})' if holder else ''}"
         )
         return
