@@ -1,1 +1,1 @@
-"""The statistics of a comparison: pure functions of numbers."""
+"""The statistics of a comparison: pure functions of numbers, the seed being the unit."""
