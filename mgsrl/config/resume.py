@@ -151,11 +151,11 @@ def resume_changes(old: Config, new: Config) -> list[Change]:
     moves = _domain_moves(old, new)
     found = [(key, text, MIXTURE) for key, text in moves.items()]
     # Their own keys say nothing more than that they came or went.
-    skip = _pattern([*OWN_KEYS, *(f"{key}." for key in moves)])
+    skip = key_pattern([*OWN_KEYS, *(f"{key}." for key in moves)])
     patterns = [
-        (FREE, _pattern(FREE_KEYS if old.policy.date else (*FREE_KEYS, "policy.date"))),
-        (LAYOUT, _pattern(LAYOUT_KEYS)),
-        (MIXTURE, _pattern(_mixture_keys(new))),
+        (FREE, key_pattern(FREE_KEYS if old.policy.date else (*FREE_KEYS, "policy.date"))),
+        (LAYOUT, key_pattern(LAYOUT_KEYS)),
+        (MIXTURE, key_pattern(_mixture_keys(new))),
         (ANOTHER, re.compile("")),
     ]
     for key in sorted(flat[0].keys() | flat[1].keys()):
@@ -257,7 +257,7 @@ def _mixture_keys(new: Config) -> tuple[str, ...]:
     return (*MIXTURE_KEYS, "strategy.domain_order") if together else MIXTURE_KEYS
 
 
-def _pattern(keys: Iterable[str]) -> re.Pattern[str]:
+def key_pattern(keys: Iterable[str]) -> re.Pattern[str]:
     """Matches the keys that begin with one of `keys`."""
     names = "|".join(re.escape(key).replace(r"\*", "[^.]+") for key in keys)
     return re.compile(names or "(?!)")

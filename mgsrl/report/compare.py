@@ -1,97 +1,229 @@
-"""Several runs in one HTML file: curves on top of each other, and means over seeds per strategy.
+"""Several runs as one comparison: `comparison.html`, `comparison.md` and `comparison.json`.
 
-The seed is the unit of replication: `±` is the standard error over seeds, so a strategy with one
-seed has none and the page says so. Runs of different lengths are compared at the steps that all of
-them have. Runs that differ in more than seed and strategy are listed with the settings in which
-they differ, because their difference is then no one thing's doing.
-Left out: significance tests (a handful of seeds does not carry one).
+The seed is the unit of replication: intervals and tests are over seeds, paired by seed against one
+arm, the baseline. Runs that differ in more than strategy and seed are refused, or compared with a
+mark that no reader misses. Runs that should be there and are not are gaps, never guesses.
+Left out: anything interactive (the figures are inline SVG).
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mgsrl.config.typed import flattened
-from mgsrl.errors import ConfigError
-from mgsrl.files.jsonl import write_atomic
+from mgsrl.errors import ConfigError, nearest
+from mgsrl.files.jsonl import jsonable, write_atomic
+from mgsrl.report.comparable import Verdict, check_comparable, strategy_settings
+from mgsrl.report.compare_text import command_of, cost_cells, markdown, p_text
+from mgsrl.report.comparison import ArmSummary, Comparison
+from mgsrl.report.evaluation_matrix import evaluation_matrix
 from mgsrl.report.extra import need_drawing
 from mgsrl.report.load import RunData, read_run_data
-from mgsrl.report.render import render
-from mgsrl.report.strategies import StrategyRuns, by_strategy
+from mgsrl.report.render import is_own_page, render
+from mgsrl.report.strategies import ArmRuns, by_arm, common_steps
+from mgsrl.report.verdicts import contrasts, sentence
 
-FREE_SETTINGS = (
-    "seed",
-    "resume",
-    "run",
-    "strategy",
-    "surgery",
-    "trackers",
-    "checkpoint",
-    "cluster",
-)
-"""Settings that may differ between runs of one comparison without remark."""
+JSON, MARKDOWN, PAGE = "comparison.json", "comparison.md", "comparison.html"
+USUAL_BASELINE = "mixed"
+FEW_SEEDS = 3
 
 
-def compare_runs(run_dirs: Sequence[Path], output: Path = Path("compare.html")) -> Path:
-    """Write the comparison of `run_dirs` to `output` and return its path.
+@dataclass(frozen=True)
+class Entry:
+    """A run of a comparison, there or not."""
+
+    dir: Path
+    arm: str = ""
+    """Empty: called by what its configuration says."""
+    absent: str = ""
+    """Why it is not to be looked at."""
+
+
+def compare_runs(
+    entries: Sequence[Entry],
+    folder: Path,
+    *,
+    baseline: str = "",
+    allow: Sequence[str] = (),
+    declared: Collection[str] = (),
+    force: bool = False,
+) -> Comparison:
+    """Write the comparison of `entries` into `folder`.
+
+    Args:
+        baseline: the arm that others are tested against; by default `mixed`, or the first.
+        allow: keys in which the runs may differ.
+        declared: keys in which their plan has them differ.
+        force: a page of another origin may be replaced.
 
     Raises:
-        ConfigError: fewer than two folders, or the same folder twice; or no matplotlib.
+        ConfigError: fewer than two runs, or one twice; runs that are not comparable; no such
+            baseline; no matplotlib; a `comparison.html` that is none of ours.
         MissingPathError: one of them is not a run folder.
     """
     need_drawing("The comparison")
-    folders = list(dict.fromkeys(Path(folder).resolve() for folder in run_dirs))
-    if len(folders) < 2 or len(folders) < len(run_dirs):
+    _check_entries(entries)
+    _check_page(folder / PAGE, force)
+    found = comparison(entries, baseline=baseline, allow=allow, declared=declared)
+    text = json.dumps(jsonable(found.as_json()), indent=1, ensure_ascii=False) + "\n"
+    write_atomic(folder / JSON, text)
+    write_atomic(folder / MARKDOWN, markdown(found))
+    write_atomic(folder / PAGE, render("compare.html.j2", _context(found, folder)))
+    return found
+
+
+def comparison(
+    entries: Sequence[Entry],
+    *,
+    baseline: str = "",
+    allow: Sequence[str] = (),
+    declared: Collection[str] = (),
+) -> Comparison:
+    """As `compare_runs`, without writing anything."""
+    runs = {e.dir: read_run_data(e.dir) for e in entries if not e.absent}
+    verdict = check_comparable(list(runs.values()), allow, declared)
+    named = [(e.arm, run) for e in entries if (run := runs.get(e.dir)) is not None]
+    arms = _arms(entries, by_arm(_with_names(named, verdict)), list(runs.values()))
+    chosen = _baseline(arms, baseline)
+    domains = list(dict.fromkeys(domain for run in runs.values() for domain in run.domains))
+    against = contrasts(arms, chosen, domains)
+    summaries = [
+        ArmSummary(arm, domains, own := against.get(arm.name, {}), sentence(arm, chosen, own))
+        for arm in arms
+    ]
+    remarks = [*common_steps(list(runs.values())).remarks, *_remarks(arms), *verdict.remarks]
+    common = arms[0].common
+    return Comparison(
+        chosen.name, domains, common, summaries, verdict.allowed, verdict.declared, remarks
+    )
+
+
+def _check_entries(entries: Sequence[Entry]) -> None:
+    folders = [entry.dir.resolve() for entry in entries]
+    if len(folders) < 2 or len(set(folders)) < len(folders):
         raise ConfigError(
             "There is nothing to compare.",
             expected="two or more different run folders",
-            found=", ".join(map(str, run_dirs)) or "none",
-            todo="mgsrl compare runs/pocket-mgs-seed0 runs/pocket-mixed-seed0",
+            found=", ".join(str(entry.dir) for entry in entries) or "none",
+            todo="mgsrl compare runs/pocket-mgs-seed0 runs/pocket-mixed-seed0, or "
+            "mgsrl compare 'strategies=[mgs,mixed]' 'seeds=[0,1,2]'",
         )
-    runs = [read_run_data(folder) for folder in folders]
-    strategies = by_strategy(runs)
-    domains = list(dict.fromkeys(domain for run in runs for domain in run.domains))
-    write_atomic(output, render("compare.html.j2", _context(runs, strategies, domains)))
-    return output
 
 
-def differing_settings(runs: Sequence[RunData]) -> list[tuple[str, list[str]]]:
-    """(key, value of every run) where the configurations differ outside `FREE_SETTINGS`."""
-    flat = [flattened(run.config) for run in runs]
-    keys = sorted({key for config in flat for key in config})
-    return [
-        (key, values)
-        for key in keys
-        if key.split(".")[0] not in FREE_SETTINGS
-        and len(set(values := [str(config.get(key, "–")) for config in flat])) > 1
-    ]
+def _check_page(page: Path, force: bool) -> None:
+    if page.exists() and not force and not is_own_page(page):
+        raise ConfigError(
+            f"{page} cannot be written.",
+            expected="a page of mgsrl, or none",
+            found="another file",
+            todo="choose another compare.dir, or add --force to replace it",
+        )
 
 
-def _context(
-    runs: Sequence[RunData], strategies: Sequence[StrategyRuns], domains: Sequence[str]
-) -> dict[str, Any]:
+def _with_names(
+    named: Sequence[tuple[str, RunData]], verdict: Verdict
+) -> list[tuple[str, RunData]]:
+    """Each run with its arm's name; where that is not given, runs are told apart by their
+    strategy's settings, and by what they differ in with permission."""
+    open_ = [run for name, run in named if not name]
+    settings = {str(run.run_dir): strategy_settings(run) for run in open_}
+    for differing in verdict.allowed:
+        for folder, value in differing.values.items():
+            if folder in settings:
+                settings[folder][differing.key] = value
+    names = {str(run.run_dir): str(run.setting("strategy.name", run.run_dir.name)) for run in open_}
+    found = []
+    for name, run in named:
+        if not name:
+            own = str(run.run_dir)
+            same = [settings[other] for other, label in names.items() if label == names[own]]
+            keys = sorted({key for each in same for key in each})
+            differ = [k for k in keys if len({repr(each.get(k)) for each in same}) > 1]
+            parts = [f"{k.rpartition('.')[2]}={settings[own].get(k, '–')}" for k in differ]
+            name = " ".join([names[own], *parts])
+        found.append((name, run))
+    return found
+
+
+def _arms(
+    entries: Sequence[Entry], arms: Sequence[ArmRuns], runs: Sequence[RunData]
+) -> list[ArmRuns]:
+    """`arms` and those of which no run is there, in the order of the entries."""
+    by_name = {arm.name: arm for arm in arms}
+    order = list(dict.fromkeys([e.arm for e in entries if e.arm] + [arm.name for arm in arms]))
+    for name in order:
+        by_name.setdefault(name, ArmRuns(name, common_steps(runs)))
+    for entry in entries:
+        if entry.absent:
+            by_name[entry.arm].absent[entry.dir.name] = entry.absent
+    return [by_name[name] for name in order]
+
+
+def _baseline(arms: Sequence[ArmRuns], name: str) -> ArmRuns:
+    by_name = {arm.name: arm for arm in arms}
+    if name and name not in by_name:
+        raise ConfigError(
+            "compare.baseline is no arm of this comparison.",
+            expected="one of its arms",
+            found=name,
+            todo=f"correct it ({nearest(name, by_name)})",
+        )
+    return by_name[name or (USUAL_BASELINE if USUAL_BASELINE in by_name else arms[0].name)]
+
+
+def _remarks(arms: Sequence[ArmRuns]) -> list[str]:
+    found = []
+    absent = [f"{name} ({why})" for arm in arms for name, why in arm.absent.items()]
+    if absent:
+        found.append(f"Not there, and nowhere counted: {'; '.join(absent)}.")
+    few = [f"{arm.name}: {len(arm.seeds)}" for arm in arms if len(arm.seeds) < FEW_SEEDS]
+    if few:
+        found.append(f"Too few seeds to tell a difference from luck ({', '.join(few)}).")
+    repeated = [arm.name for arm in arms if arm.repeated]
+    if repeated:
+        found.append(
+            f"{', '.join(repeated)}: some runs have the same seed. They are no independent "
+            "repetitions, and count as one by their mean."
+        )
+    return found
+
+
+def _context(found: Comparison, folder: Path) -> dict[str, Any]:
     # matplotlib takes half a second to import: only when something is really drawn
     from mgsrl.report import compare_figures as figures
     from mgsrl.report.curves import WINDOW
     from mgsrl.report.style import colours, drawing
 
-    colour = colours([strategy.name for strategy in strategies])
+    colour = colours([each.name for each in found.arms])
     with drawing():
-        drawn = {
-            "finals": figures.finals(strategies, domains, colour),
-            "curves": figures.curves(strategies, domains, colour),
-            "conflicts": figures.conflict_curves(strategies, colour),
-        }
+        drawn = figures.all_figures(found, colour)
     return {
-        "title": f"{len(runs)} runs compared",
-        "common": strategies[0].common,
+        "title": folder.resolve().name,
+        "c": found,
         "window": WINDOW,
-        "runs": runs,
-        "strategies": strategies,
-        "domains": domains,
         "colours": colour,
         "figures": drawn,
-        "differences": differing_settings(runs),
-        "fewest_seeds": min(len(strategy.seeds) for strategy in strategies),
-        "repeated": [s.name for s in strategies if len(s.seeds) < len(s.runs)],
+        "matrices": _matrices(found),
+        "p_text": p_text,
+        "cost_cells": cost_cells,
+        "command_of": command_of,
     }
+
+
+def _matrices(found: Comparison) -> Mapping[str, Any]:
+    """Of each arm, where there are evaluations between the first and the last."""
+    if len(found.common.evaluated) < 3:
+        return {}
+    made = {}
+    for each in found.arms:
+        if each.arm.runs:
+            trained: dict[int, set[str]] = {}
+            for run in each.arm.runs:
+                for row in run.metrics:
+                    here = {d for d in found.domains if f"reward/{d}" in row}
+                    trained.setdefault(row["step"], set()).update(here)
+            threshold = float("inf")  # an alarm is one run's; these are means
+            results = each.matrix_results()
+            made[each.name] = evaluation_matrix(results, found.domains, threshold, trained)
+    return made

@@ -1,40 +1,23 @@
-"""Runs of one strategy and what they show over their seeds, for tables and figures alike.
+"""The runs of each arm (a strategy, with whatever else was set) and what they show by seed.
 
 Runs are compared at the same steps: held-out scores at the last evaluation that all of them have,
 conflict rates and times over the steps that all of them did. So a long run is not set against a
-short one.
+short one. Runs of one arm and one seed are no repetitions of each other: they count as one, by
+their mean.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mgsrl.obs.metrics import standard_error
+from mgsrl.obs.forgetting import forgetting
 from mgsrl.report.load import RunData
 from mgsrl.report.tables import finite_mean
 
 MAX_NAMED = 4
 """Runs of one length that a remark names; of more it says how many."""
-
-
-@dataclass
-class Summary:
-    """Mean over seeds of one number, with its standard error (NaN with one seed)."""
-
-    values: list[float]
-
-    @property
-    def n(self) -> int:
-        """How many seeds have the number at all."""
-        return sum(map(math.isfinite, self.values))
-
-    @property
-    def mean(self) -> float:
-        return finite_mean(self.values)
-
-    @property
-    def standard_error(self) -> float:
-        return standard_error([v for v in self.values if math.isfinite(v)])
+BySeed = dict[int, float]
+"""Seed -> one number of its run (the mean of several); NaN where it has none."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +30,20 @@ class CommonSteps:
 
     training: int
     """The last step that all of them logged."""
-    first: int | None
-    """The first held-out evaluation that all have; None without one."""
-    last: int | None
-    """The last one; None when they share none after `first`."""
+    evaluated: tuple[int, ...]
+    """Held-out evaluations that all of them have."""
     lengths: tuple[tuple[str, int], ...]
     """(folder, last step) of every run."""
     unequal: bool
+
+    @property
+    def first(self) -> int | None:
+        return self.evaluated[0] if self.evaluated else None
+
+    @property
+    def last(self) -> int | None:
+        """None when they share none after `first`."""
+        return self.evaluated[-1] if len(self.evaluated) > 1 else None
 
     @property
     def remarks(self) -> list[str]:
@@ -90,74 +80,95 @@ class CommonSteps:
 
 
 @dataclass
-class StrategyRuns:
-    """All runs of one strategy, seen at the steps that the compared runs have in common."""
+class ArmRuns:
+    """All runs of one arm, seen at the steps that the compared runs have in common."""
 
     name: str
     common: CommonSteps
     runs: list[RunData] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+    """Runs that the comparison should have and has not, by folder: why."""
 
     @property
-    def seeds(self) -> set[str]:
-        """The different ones: a run without a known seed counts as one of its own."""
-        return {str(run.setting("seed", run.run_dir)) for run in self.runs}
+    def seeds(self) -> list[int]:
+        return sorted(self.by_seed(lambda run: 0.0))
 
-    def after(self, domain: str) -> Summary:
-        """Held-out reward at the last common evaluation."""
-        return Summary([_heldout(run, domain, self.common.last) for run in self.runs])
+    @property
+    def repeated(self) -> bool:
+        """Whether several runs have the same seed."""
+        return len(self.seeds) < len(self.runs)
 
-    def gain(self, domain: str) -> Summary:
+    def by_seed(self, value: Callable[[RunData], float]) -> BySeed:
+        """`value` of every run; a run without a known seed counts as one of its own (below 0)."""
+        found: dict[int, list[float]] = {}
+        for index, run in enumerate(self.runs):
+            seed = run.setting("seed")
+            found.setdefault(seed if isinstance(seed, int) else -1 - index, []).append(value(run))
+        return {seed: finite_mean(values) for seed, values in found.items()}
+
+    def heldout(self, domain: str, step: int | None = None) -> BySeed:
+        """Held-out reward at `step`, by default the last common evaluation."""
+        at = self.common.last if step is None else step
+        return self.by_seed(lambda run: _heldout(run, domain, at))
+
+    def gain(self, domain: str) -> BySeed:
         """Last minus first common held-out reward."""
-        return Summary([self._gain(run, domain) for run in self.runs])
+        return self.by_seed(lambda run: self._gain(run, domain))
 
-    def average_gain(self, domains: Sequence[str]) -> Summary:
-        """Per run the mean gain over `domains`; NaN for a run that lacks one of them."""
-        found = []
-        for run in self.runs:
-            gains = [self._gain(run, domain) for domain in domains]
-            whole = bool(gains) and all(map(math.isfinite, gains))
-            found.append(finite_mean(gains) if whole else math.nan)
-        return Summary(found)
+    def average(self, domains: Sequence[str]) -> BySeed:
+        """Mean over `domains` of the held-out reward; NaN for a run that lacks one of them."""
+        return self.by_seed(
+            lambda run: _whole_mean([_heldout(run, d, self.common.last) for d in domains])
+        )
 
-    def conflict_rate(self) -> Summary:
-        return self._over_steps("surgery/conflict_rate", 1)
+    def worst(self, domains: Sequence[str]) -> BySeed:
+        """The smallest gain of `domains`: rewards of domains have no common scale, but what
+        training did to the domain that it served least has a sign."""
+        return self.by_seed(lambda run: _whole_min([self._gain(run, d) for d in domains]))
 
-    def step_seconds(self) -> Summary:
-        """The first step of a run warms up and is left out."""
-        return self._over_steps("time/total", 2)
+    def forgotten(self, domain: str) -> BySeed:
+        """How far the last common evaluation is below the best of the common ones."""
+        return self.by_seed(lambda run: self._forgotten(run, domain))
+
+    def over_steps(self, metric: str, begin: int = 1) -> BySeed:
+        """Mean of a logged metric over the common steps from `begin` on."""
+
+        def mean(run: RunData) -> float:
+            pairs = list(zip(run.steps, run.series(metric), strict=True))[begin - 1 :]
+            return finite_mean(v for step, v in pairs if step <= self.common.training)
+
+        return self.by_seed(mean)
 
     def _gain(self, run: RunData, domain: str) -> float:
         before = _heldout(run, domain, self.common.first)
         return _heldout(run, domain, self.common.last) - before
 
-    def _over_steps(self, metric: str, begin: int) -> Summary:
-        means = []
-        for run in self.runs:
-            pairs = list(zip(run.steps, run.series(metric)))[begin - 1 :]
-            means.append(finite_mean(v for step, v in pairs if step <= self.common.training))
-        return Summary(means)
+    def _forgotten(self, run: RunData, domain: str) -> float:
+        shared = [r for r in run.evaluations if r.step in self.common.evaluated]
+        history = forgetting(shared, domain)
+        if not history or self.common.last is None or history[-1].now.step != self.common.last:
+            return math.nan
+        return history[-1].drop
 
 
-def by_strategy(runs: Sequence[RunData]) -> list[StrategyRuns]:
-    """Runs grouped by `strategy.name` (the folder's name where the configuration is missing)."""
-    common = common_steps(runs)
-    groups: dict[str, StrategyRuns] = {}
-    for run in runs:
-        name = str(run.setting("strategy.name", run.run_dir.name))
-        groups.setdefault(name, StrategyRuns(name, common)).runs.append(run)
+def by_arm(runs: Sequence[tuple[str, RunData]]) -> list[ArmRuns]:
+    """(arm, run) grouped, in the order of first appearance."""
+    common = common_steps([run for _, run in runs])
+    groups: dict[str, ArmRuns] = {}
+    for name, run in runs:
+        groups.setdefault(name, ArmRuns(name, common)).runs.append(run)
     return list(groups.values())
 
 
 def common_steps(runs: Sequence[RunData]) -> CommonSteps:
-    """The steps at which `runs` are compared; at least one run."""
+    """The steps at which `runs` are compared."""
     ended = [run for run in runs if run.record.get("status", "finished") == "finished"]
     lasts = [max(run.steps, default=0) for run in ended or runs]
     evaluated = [{r.step for r in run.evaluations} for run in ended or runs]
-    shared = sorted(set.intersection(*evaluated))
+    shared = sorted(set.intersection(*evaluated)) if evaluated else []
     return CommonSteps(
-        training=min(lasts),
-        first=shared[0] if shared else None,
-        last=shared[-1] if len(shared) > 1 else None,
+        training=min(lasts, default=0),
+        evaluated=tuple(shared),
         lengths=tuple((run.run_dir.name, max(run.steps, default=0)) for run in runs),
         unequal=len(set(lasts)) > 1,
     )
@@ -166,3 +177,11 @@ def common_steps(runs: Sequence[RunData]) -> CommonSteps:
 def _heldout(run: RunData, domain: str, step: int | None) -> float:
     found = [r.mean for r in run.evaluations_of(domain) if r.step == step]
     return found[0] if found else math.nan
+
+
+def _whole_mean(values: Sequence[float]) -> float:
+    return finite_mean(values) if values and all(map(math.isfinite, values)) else math.nan
+
+
+def _whole_min(values: Sequence[float]) -> float:
+    return min(values) if values and all(map(math.isfinite, values)) else math.nan

@@ -1,8 +1,8 @@
 """What a handful of seeds says: means with intervals, differences paired by seed, corrections.
 
-Two seeds are the least for an interval; of one there is a mean only, and nothing is said about luck.
-Seeds are paired because runs of one seed share prompts, order and initial state: what these do to
-both cancels. Left out: tests between more than two arms at once, and scores per prompt (the prompts
+Two seeds are the least for an interval; of one there is a mean only, and nothing about luck. Seeds
+are paired because runs of one seed share prompts, order and initial state: what these do to both
+cancels. Left out: tests between more than two arms at once, and scores per prompt (the prompts
 are the same in all runs; they are no repetitions of the training).
 """
 
@@ -43,8 +43,8 @@ class Difference(Estimate):
     p: float
     """Two-sided, paired t test; NaN with fewer than two pairs."""
     p_flip: float
-    """Two-sided, exact: the share of all ways to flip signs that give as large a mean. It assumes no
-    distribution, but is never below `2 / 2**n`. NaN with fewer than two pairs or many."""
+    """Two-sided, exact: the share of all ways to flip signs that give as large a mean. It assumes
+    no distribution, but is never below `2 / 2**n`. NaN with fewer than two pairs or many."""
 
 
 def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:

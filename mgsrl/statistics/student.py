@@ -18,7 +18,7 @@ WIDTHS = 9.0
 def two_sided_p(t: float, df: int) -> float:
     """Probability that |T| is at least `|t|`.
 
-    The finite series in the angle atan(t / sqrt(df)): Abramowitz and Stegun (1964), 26.7.3 and 26.7.4.
+    The finite series in the angle atan(t / sqrt(df)): Abramowitz and Stegun (1964), 26.7.3 and .4.
 
     >>> round(two_sided_p(12.7062, 1), 4), round(two_sided_p(2.2281, 10), 4)
     (0.05, 0.05)

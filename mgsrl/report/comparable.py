@@ -1,0 +1,207 @@
+"""Whether runs may be compared: they differ in their strategy and seed, and in nothing else.
+
+Strategies are `strategy.*`, `surgery.*` and `algo.whiten_per_domain`. Beside them runs may differ
+in what changes no number, or only by rounding (as for resuming, `config/resume.py`), and in the
+axes of a planned comparison. What decides how they are measured must be the same even there. That
+two paths are equal says little: the prompts and weights behind them are compared where a checkpoint
+has their fingerprints. Left out: the versions of code and libraries, which are remarked upon.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mgsrl.config.resume import FREE_KEYS, LAYOUT_KEYS, key_pattern, names
+from mgsrl.config.typed import flattened
+from mgsrl.errors import ConfigError, nearest, shortened
+from mgsrl.report.load import RunData
+
+STRATEGY_KEYS = ("strategy.", "surgery.", "algo.whiten_per_domain")
+MEASURING_KEYS = ("evaluate.", "domains.*.heldout", "domains.*.reward")
+"""With another value the same policy would have another score."""
+COMPARED = ("evaluate.every", "train.num_steps")
+"""Free for a run that goes on, but not between runs."""
+OWN_KEYS = ("seed", "resume", "policy.date")
+"""`policy.date` shows in the prompts, where it is used at all."""
+MOST_SHOWN = 12
+"""Differing keys that a refusal names."""
+LONGEST = 60
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Differing:
+    """A setting that is not the same in all runs."""
+
+    key: str
+    values: dict[str, str]
+    """Folder of a run -> its value."""
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Value -> the runs that have it, in words."""
+        found: dict[str, list[str]] = {}
+        for folder, value in self.values.items():
+            found.setdefault(value, []).append(Path(folder).name)
+        return {value: _some(who) for value, who in found.items()}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the settings of some runs say about comparing them."""
+
+    allowed: list[Differing]
+    declared: list[Differing]
+    remarks: list[str]
+
+
+def check_comparable(
+    runs: Sequence[RunData], allow: Sequence[str] = (), declared: Collection[str] = ()
+) -> Verdict:
+    """Compare the settings of `runs`.
+
+    Args:
+        allow: keys (a record is all below it) in which they may differ all the same.
+        declared: keys in which the plan itself has them differ.
+
+    Raises:
+        ConfigError: they differ in other keys, or an entry of `allow` is no key.
+    """
+    free = key_pattern([*(k for k in FREE_KEYS if k not in COMPARED), *OWN_KEYS])
+    strategy, layout = key_pattern(STRATEGY_KEYS), key_pattern(LAYOUT_KEYS)
+    measuring = key_pattern(MEASURING_KEYS)
+    found = differing_settings(runs)
+    _check_allow(allow, runs, found)
+    refused, allowed, axes, rounding = [], [], [], []
+    for each in found:
+        if free.match(each.key):
+            continue
+        if names(allow, each.key):
+            allowed.append(each)
+        elif each.key in declared and not measuring.match(each.key):
+            axes.append(each)
+        elif layout.match(each.key):
+            rounding.append(each.key)
+        elif not strategy.match(each.key):
+            refused.append(each)
+    if refused:
+        raise _refusal(refused)
+    other = ", ".join(rounding)
+    remarks = [f"The runs differ in {other}: equal but for rounding."] if rounding else []
+    return Verdict(allowed, [d for d in axes if not strategy.match(d.key)], remarks + _code(runs))
+
+
+def differing_settings(runs: Sequence[RunData]) -> list[Differing]:
+    """All settings that are not the same in all runs, and what is behind equal paths."""
+    flat = [flattened(run.config) for run in runs if run.config]
+    known = [str(run.run_dir) for run in runs if run.config]
+    keys = sorted({key for config in flat for key in config})
+    found = []
+    for key in keys:
+        values = [_text(config.get(key, ABSENT)) for config in flat]
+        if len(set(values)) > 1:
+            found.append(Differing(key, dict(zip(known, values, strict=True))))
+    return found + _behind_paths(runs, {each.key for each in found})
+
+
+def strategy_settings(run: RunData) -> dict[str, str]:
+    """What makes a run's strategy, by key; not its name, nor what changes no number."""
+    strategy, other = key_pattern(STRATEGY_KEYS), key_pattern([*FREE_KEYS, *LAYOUT_KEYS])
+    flat = flattened(run.config).items()
+    return {k: _text(v) for k, v in flat if strategy.match(k) and not other.match(k)}
+
+
+def _behind_paths(runs: Sequence[RunData], known: Collection[str]) -> list[Differing]:
+    """Prompts and weights that differ, of paths that do not."""
+    by_key: dict[str, dict[str, str]] = {}
+    for run in runs:
+        for key, value in _fingerprints(run).items():
+            by_key.setdefault(key, {})[str(run.run_dir)] = value
+    different = {key: each for key, each in by_key.items() if len(set(each.values())) > 1}
+    return [
+        Differing(key, values)
+        for key, values in different.items()
+        if not any(name == key or name.startswith(f"{key}.") for name in known)
+    ]
+
+
+def _fingerprints(run: RunData) -> dict[str, str]:
+    """Key -> what is behind it, from the newest checkpoint; what cannot be read is left out."""
+    places = sorted(
+        (run.run_dir / "checkpoints").glob("step_*/state.json"), key=lambda p: p.stat().st_mtime
+    )
+    found: dict[str, str] = {}
+    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+        state = json.loads(places[-1].read_text(encoding="utf-8")) if places else {}
+        for source, cursor in (state.get("mixture") or {}).items():
+            domain, _, more = source.partition("/")
+            key = f"domains.{domain}.{f'extra_sources.{more}' if more else 'source'}"
+            found[key] = f"prompts {cursor['digest']}"
+        models = {"policy.path": state.get("policy"), **(state.get("reward_models") or {})}
+        for key, model in models.items():
+            if model:
+                found[key] = f"model {str(model.get('weights') or model.get('name'))[:12]}"
+    return found
+
+
+def _code(runs: Iterable[RunData]) -> list[str]:
+    """Remarks on what made the runs."""
+    commits = {str((run.record.get("git") or {}).get("commit", "?"))[:12] for run in runs}
+    machines = {str((run.record.get("hardware") or {}).get("cpu", "?")) for run in runs}
+    packages = {json.dumps(run.record.get("versions") or {}, sort_keys=True) for run in runs}
+    found = []
+    if len(commits) > 1 or len(packages) > 1:
+        which = f" (commits {', '.join(sorted(commits))})" if len(commits) > 1 else ""
+        found.append(f"The runs were made by different versions of code or libraries{which}.")
+    if len(machines) > 1:
+        found.append(f"The runs were made on different machines ({', '.join(sorted(machines))}).")
+    return found
+
+
+def _check_allow(allow: Sequence[str], runs: Sequence[RunData], found: Sequence[Differing]) -> None:
+    keys = {key for run in runs for key in flattened(run.config)} | {each.key for each in found}
+    known = {".".join(parts[:n]) for key in keys for parts in [key.split(".")] for n in range(1, 9)}
+    for entry in allow:
+        if entry not in known:
+            raise ConfigError(
+                "allow has an unknown key.",
+                expected="a key of one of the runs",
+                found=repr(entry),
+                todo=f"correct it ({nearest(entry, _near(entry, known))})",
+            )
+
+
+def _near(entry: str, known: Collection[str]) -> list[str]:
+    last = entry.rpartition(".")[2]
+    return [key for key in known if key.rpartition(".")[2] == last] or [
+        key for key in known if "." not in key
+    ]
+
+
+def _refusal(refused: Sequence[Differing]) -> ConfigError:
+    lines = [
+        f"{each.key}: {'; '.join(f'{value} ({who})' for value, who in each.groups.items())}"
+        for each in refused[:MOST_SHOWN]
+    ]
+    if len(refused) > MOST_SHOWN:
+        lines.append(f"and {len(refused) - MOST_SHOWN} more")
+    keys = ",".join(each.key for each in refused[:MOST_SHOWN])
+    return ConfigError(
+        "The runs are not comparable.",
+        expected="runs that differ in strategy and seed alone",
+        found="\n            ".join(lines),
+        todo=f"leave some runs out, or compare them all the same, marked: 'allow=[{keys}]'",
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return (
+        ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
+    )
+
+
+def _text(value: Any) -> str:
+    return shortened(str(value), LONGEST)

@@ -1,0 +1,155 @@
+"""A comparison as Markdown: the same tables as on its page, for a repository or a message."""
+
+from collections.abc import Iterable, Sequence
+
+from mgsrl.report.comparison import ArmSummary, Comparison
+from mgsrl.report.render import MISSING, number, percent, signed
+from mgsrl.report.tables import seconds_text
+from mgsrl.report.verdicts import AVERAGE, WORST, Contrast
+from mgsrl.statistics.seeds import Estimate
+
+
+def markdown(c: Comparison) -> str:
+    """The whole text."""
+    parts = [f"# {len(c.runs)} runs compared", _mark(c), *_sentences(c), _scores(c), _against(c)]
+    parts += [_forgetting(c), _conflicts(c), _cost(c), _runs(c)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def interval(e: Estimate, digits: int = 3) -> str:
+    """`0.512 (0.480 to 0.544)`; without an interval the mean alone."""
+    mean = number(e.mean, digits)
+    if e.n < 2:
+        return mean
+    return f"{mean} ({number(e.low, digits)} to {number(e.high, digits)})"
+
+
+def change(e: Estimate, digits: int = 3) -> str:
+    """As `interval`, with signs."""
+    mean = signed(e.mean, digits)
+    return mean if e.n < 2 else f"{mean} ({signed(e.low, digits)} to {signed(e.high, digits)})"
+
+
+def p_text(contrast: Contrast | None) -> str:
+    """The corrected p."""
+    if contrast is None or contrast.corrected_p != contrast.corrected_p:
+        return MISSING
+    return f"{contrast.corrected_p:.3f}" if contrast.corrected_p >= 0.001 else "< 0.001"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
+
+
+def _mark(c: Comparison) -> str:
+    notes = [
+        f"**Not on equal terms, by request:** `{each.key}` is "
+        + ", ".join(f"{value} ({who})" for value, who in each.groups.items())
+        for each in c.allowed
+    ]
+    return "\n".join(f"> {note}" for note in [*notes, *c.remarks])
+
+
+def _sentences(c: Comparison) -> list[str]:
+    return ["\n".join(f"- {each.sentence}" for each in c.arms)]
+
+
+def _scores(c: Comparison) -> str:
+    head = ["arm", "seeds", *c.domains, "average", "worst gain"]
+    rows = [
+        [
+            each.name,
+            str(each.average.n),
+            *(interval(each.after[d]) for d in c.domains),
+            interval(each.average),
+            change(each.worst),
+        ]
+        for each in c.arms
+    ]
+    step = "" if c.common.last is None else f" after step {c.common.last}"
+    about = "Mean over seeds (95 % interval). Worst gain: of the domain that gained least."
+    return f"## Held-out reward{step}\n\n{table(head, rows)}\n\n{about}"
+
+
+def _against(c: Comparison) -> str:
+    keys = [AVERAGE, *(f"domain/{d}" for d in c.domains), WORST]
+    rows = []
+    for each in c.arms:
+        if each.contrasts:
+            cells = [_contrast(each, key) for key in keys]
+            rows.append([each.name, str(each.contrasts[AVERAGE].difference.n), *cells])
+    if not rows:
+        return ""
+    head = ["arm", "pairs", "average", *c.domains, "worst gain"]
+    about = (
+        "Arm minus baseline, paired by seed: mean (95 % interval), p of the paired t test after "
+        "Holm's correction (the average over arms; all else over arms and columns)."
+    )
+    return f"## Against {c.baseline}\n\n{table(head, rows)}\n\n{about}"
+
+
+def _contrast(each: ArmSummary, key: str) -> str:
+    contrast = each.contrasts[key]
+    text = change(contrast.difference)
+    return text if contrast.difference.n < 2 else f"{text}, p {p_text(contrast)}"
+
+
+def _forgetting(c: Comparison) -> str:
+    rows = [[e.name, *(interval(e.forgotten[d]) for d in c.domains)] for e in c.arms]
+    about = "Best minus last held-out reward. The best of many evaluations is partly luck."
+    return f"## Forgetting\n\n{table(['arm', *c.domains], rows)}\n\n{about}"
+
+
+def _conflicts(c: Comparison) -> str:
+    head = ["arm", "conflict rate", "of them out of the noise"]
+    head += [f"reliability, {d}" for d in c.domains] + [f"projected away, {d}" for d in c.domains]
+    rows = [
+        [
+            each.name,
+            percent(each.conflict_rate.mean),
+            percent(each.reliable_conflict_rate.mean),
+            *(number(each.reliability[d].mean, 2) for d in c.domains),
+            *(percent(each.projected[d].mean) for d in c.domains),
+        ]
+        for each in c.arms
+    ]
+    return f"## Conflicts\n\n{table(head, rows)}"
+
+
+def _cost(c: Comparison) -> str:
+    head = ["arm", "whole run", "s / step", "tokens", "GPU-hours", "share of surgery"]
+    rows = [[each.name, *cost_cells(each)] for each in c.arms]
+    return f"## Cost of a run\n\n{table(head, rows)}"
+
+
+def cost_cells(each: ArmSummary) -> list[str]:
+    """Duration, seconds a step, tokens, GPU-hours, share of surgery."""
+    cost = each.cost
+    return [
+        seconds_text(cost.seconds.mean) if cost.seconds.n else MISSING,
+        number(cost.step_seconds.mean, 2),
+        f"{cost.tokens.mean:,.0f}" if cost.tokens.n else MISSING,
+        number(cost.gpu_hours.mean, 2),
+        percent(cost.surgery_share.mean),
+    ]
+
+
+def _runs(c: Comparison) -> str:
+    rows = [
+        [name, str(run.setting("seed", MISSING)), f"`{command_of(run.record)}`"]
+        for name, run in c.runs
+    ]
+    rows += [
+        [e.name, MISSING, f"not there: {why}"] for e in c.arms for why in e.arm.absent.values()
+    ]
+    return f"## Runs\n\n{table(['arm', 'seed', 'command'], rows)}"
+
+
+def command_of(record: dict[str, object]) -> str:
+    """What made a run, for a shell."""
+    import shlex
+
+    sessions = record.get("sessions")
+    first = sessions[0] if isinstance(sessions, list) and sessions else {}
+    return shlex.join(first.get("command", []))

@@ -1,0 +1,256 @@
+"""What a comparison found, as records for its page and as `comparison.json`.
+
+Every number is over seeds: a mean with its 95 % interval. Left out: anything pooled over arms.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+from mgsrl.obs.evaluation_log import EvalResult
+from mgsrl.obs.run_record import session_seconds
+from mgsrl.report.comparable import Differing
+from mgsrl.report.curves import smooth
+from mgsrl.report.load import RunData
+from mgsrl.report.strategies import ArmRuns, CommonSteps
+from mgsrl.report.tables import WARM_UP_STEPS, finite_mean
+from mgsrl.report.verdicts import Contrast
+from mgsrl.statistics.seeds import Estimate, estimate
+
+FORMAT = 1
+HOUR = 3600.0
+Curve = dict[int, Estimate]
+"""Step -> estimate over seeds."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one run, as means over seeds."""
+
+    seconds: Estimate
+    """Of all sessions that ended, start-up and evaluations included."""
+    step_seconds: Estimate
+    """Of a training step, the first one left out."""
+    tokens: Estimate
+    """Response tokens that were trained on."""
+    gpu_hours: Estimate
+    """GPUs that the run occupied, times its seconds."""
+    surgery_share: Estimate
+    """Of the time of training steps, what surgery took."""
+
+
+@dataclass
+class ArmSummary:
+    """One arm's numbers."""
+
+    arm: ArmRuns
+    domains: list[str]
+    """Of the whole comparison."""
+    contrasts: dict[str, Contrast] = field(default_factory=dict)
+    """Endpoint -> against the baseline; empty for the baseline itself."""
+    sentence: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.arm.name
+
+    @cached_property
+    def after(self) -> dict[str, Estimate]:
+        return {d: _over(self.arm.heldout(d)) for d in self.domains}
+
+    @cached_property
+    def gain(self) -> dict[str, Estimate]:
+        return {d: _over(self.arm.gain(d)) for d in self.domains}
+
+    @cached_property
+    def forgotten(self) -> dict[str, Estimate]:
+        return {d: _over(self.arm.forgotten(d)) for d in self.domains}
+
+    @cached_property
+    def average(self) -> Estimate:
+        return _over(self.arm.average(self.domains))
+
+    @cached_property
+    def worst(self) -> Estimate:
+        return _over(self.arm.worst(self.domains))
+
+    @cached_property
+    def conflict_rate(self) -> Estimate:
+        return _over(self.arm.over_steps("surgery/conflict_rate"))
+
+    @cached_property
+    def reliable_conflict_rate(self) -> Estimate:
+        return _over(self.arm.over_steps("surgery/reliable_conflict_rate"))
+
+    @cached_property
+    def reliability(self) -> dict[str, Estimate]:
+        return self._family("surgery/reliability")
+
+    @cached_property
+    def projected(self) -> dict[str, Estimate]:
+        return self._family("surgery/projected_share")
+
+    @cached_property
+    def cost(self) -> Cost:
+        by_seed = self.arm.by_seed
+        return Cost(
+            _over(by_seed(lambda run: session_seconds(run.record) or math.nan)),
+            _over(self.arm.over_steps("time/total", WARM_UP_STEPS + 1)),
+            _over(by_seed(_tokens)),
+            _over(by_seed(lambda run: _gpus(run) * session_seconds(run.record) / HOUR)),
+            _over(by_seed(_surgery_share)),
+        )
+
+    def heldout_curve(self, domain: str) -> Curve:
+        """At every evaluation of any of its runs."""
+        steps = sorted({r.step for run in self.arm.runs for r in run.evaluations_of(domain)})
+        return {step: _over(self.arm.heldout(domain, step)) for step in steps}
+
+    def curve(self, metric: str) -> Curve:
+        """A logged metric, smoothed per run, over the steps that all of its runs have."""
+        by_step: dict[int, list[float]] = {}
+        for run in self.arm.runs:
+            for step, value in zip(run.steps, smooth(run.steps, run.series(metric)), strict=True):
+                by_step.setdefault(step, []).append(value)
+        # where a shorter run drops out the mean would jump: it ends there
+        whole = len(self.arm.runs)
+        return {
+            s: estimate(values) for s, values in sorted(by_step.items()) if len(values) == whole
+        }
+
+    def matrix_results(self) -> list[EvalResult]:
+        """Means over seeds at the common evaluations, the error being over seeds."""
+        found = []
+        for domain in self.domains:
+            for step in self.arm.common.evaluated:
+                e = _over(self.arm.heldout(domain, step))
+                error = e.sd / math.sqrt(e.n) if e.n > 1 else math.nan
+                rest = (e.n, e.n, math.nan, math.nan, math.nan)
+                found.append(EvalResult(step, domain, e.mean, error, *rest))
+        return found
+
+    def _family(self, prefix: str) -> dict[str, Estimate]:
+        return {d: _over(self.arm.over_steps(f"{prefix}/{d}")) for d in self.domains}
+
+
+@dataclass
+class Comparison:
+    """All of it."""
+
+    baseline: str
+    domains: list[str]
+    common: CommonSteps
+    arms: list[ArmSummary]
+    allowed: list[Differing]
+    """Settings in which runs differ that no strategy is made of, but that were allowed."""
+    declared: list[Differing]
+    """Settings that are an axis of the comparison."""
+    remarks: list[str]
+
+    @property
+    def runs(self) -> list[tuple[str, RunData]]:
+        return [(each.name, run) for each in self.arms for run in each.arm.runs]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `comparison.json` holds; NaN stands for what is not known (null in the file)."""
+        return {
+            "format": FORMAT,
+            "baseline": self.baseline,
+            "domains": self.domains,
+            "steps": {"compared": self.common.last, "training": self.common.training},
+            "evaluated": list(self.common.evaluated),
+            "remarks": self.remarks,
+            "allowed": [asdict(each) for each in self.allowed],
+            "axes": [asdict(each) for each in self.declared],
+            "arms": {each.name: _arm_json(each) for each in self.arms},
+        }
+
+
+def _arm_json(each: ArmSummary) -> dict[str, Any]:
+    arm = each.arm
+    return {
+        "sentence": each.sentence,
+        "seeds": arm.seeds,
+        "absent": arm.absent,
+        "runs": {str(run.run_dir): _run_json(run) for run in arm.runs},
+        "domains": {
+            d: {
+                "after": _numbers(each.after[d]),
+                "gain": _numbers(each.gain[d]),
+                "forgetting": _numbers(each.forgotten[d]),
+                "by_seed": arm.heldout(d),
+                "reliability": _numbers(each.reliability[d]),
+                "projected_share": _numbers(each.projected[d]),
+                "over_time": {step: _numbers(e) for step, e in each.heldout_curve(d).items()},
+            }
+            for d in each.domains
+        },
+        "average": {**_numbers(each.average), "by_seed": arm.average(each.domains)},
+        "worst_gain": {**_numbers(each.worst), "by_seed": arm.worst(each.domains)},
+        "conflict_rate": _numbers(each.conflict_rate),
+        "reliable_conflict_rate": _numbers(each.reliable_conflict_rate),
+        "cost": {name: _numbers(getattr(each.cost, name)) for name in Cost.__dataclass_fields__},
+        "against_baseline": {key: _contrast_json(c) for key, c in each.contrasts.items()},
+    }
+
+
+def _run_json(run: RunData) -> dict[str, Any]:
+    sessions = run.record.get("sessions") or [{}]
+    status = run.record.get("status", "unknown")
+    return {
+        "seed": run.setting("seed"),
+        "status": status,
+        "steps": len(run.metrics),
+        "command": sessions[0].get("command", []),
+    }
+
+
+def _contrast_json(contrast: Contrast) -> dict[str, Any]:
+    found = contrast.difference
+    return {
+        **_numbers(found),
+        "p": found.p,
+        "p_sign_flip": found.p_flip,
+        "p_corrected": contrast.corrected_p,
+        "tests": contrast.tests,
+        "detectable": contrast.detectable,
+        "seeds_needed": contrast.seeds_needed,
+    }
+
+
+def _numbers(e: Estimate) -> dict[str, float]:
+    return {"n": e.n, "mean": e.mean, "low": e.low, "high": e.high, "sd": e.sd}
+
+
+def _over(by_seed: Mapping[int, float]) -> Estimate:
+    return estimate(list(by_seed.values()))
+
+
+def _tokens(run: RunData) -> float:
+    rates, seconds = run.series("throughput/tokens_per_second"), run.series("time/total")
+    return _sum([rate * s for rate, s in zip(rates, seconds, strict=True)])
+
+
+def _surgery_share(run: RunData) -> float:
+    total = finite_mean(run.series("time/total")[WARM_UP_STEPS:])
+    return finite_mean(run.series("time/surgery")[WARM_UP_STEPS:]) / total if total else math.nan
+
+
+def _gpus(run: RunData) -> float:
+    """GPUs that a run's learners and engines occupied; NaN where its record does not say."""
+    placement, engines = run.record.get("placement") or {}, run.record.get("engines") or {}
+    if "learner_ranks" not in placement:
+        return math.nan
+    learners = placement["learner_ranks"] if "cuda" in str(engines.get("learner")) else 0
+    width = run.setting("rollout.tensor_parallel_size", 1)
+    workers = placement.get("rollout_workers") or []
+    rollouts = width * sum(str(w.get("device", "cpu")) != "cpu" for w in workers)
+    colocated = placement.get("placement") == "colocated"
+    return float(max(learners, rollouts) if colocated else learners + rollouts)
+
+
+def _sum(values: Sequence[float]) -> float:
+    finite = [v for v in values if math.isfinite(v)]
+    return sum(finite) if finite else math.nan
