@@ -112,6 +112,10 @@ class NoWeightsError(MgsrlError, ArithmeticError):
     """A surgery method found no finite weights for a Gramian: the step should be skipped."""
 
 
+class CellsFailedError(MgsrlError, RuntimeError):
+    """Some runs of a comparison failed; those that did not are compared."""
+
+
 class InvariantError(MgsrlError, AssertionError):
     """A run-time check of one of the design's invariants failed: a defect of mgsrl."""
 

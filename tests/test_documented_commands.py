@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from mgsrl.cli import _parser
+from mgsrl.compare.cells import plan_cells
+from mgsrl.compare.words import read_words
 from mgsrl.config.compose import compose_config
 from mgsrl.config.model_path import ASSETS, POCKET_POLICY, POCKET_REWARD_MODEL
 from tests.documented import ROOT, commands, files_of
-from tests.report import synthetic
 from tests.training.runs import SMALL
 
 COMMANDS = list(dict.fromkeys(words for _, words in commands()))
@@ -44,6 +45,8 @@ NOT_RUN = {
     "mgsrl eval --model runs/qwen-mgs-seed0": HUB,
     "mgsrl eval --model DIR --tasks alpaca_eval": f"{HUB} and asks a judge",
     "mgsrl train domains.math.weight=0.5 +domains=": "names a data set of the reader",
+    "mgsrl compare strategies=": "many runs; tests/compare/ runs two",
+    "mgsrl compare +experiment=": "many runs; tests/compare/ runs two",
 }
 """How a line begins -> why it is not run here; it is still parsed and composed."""
 REFUSED = {
@@ -109,7 +112,10 @@ def test_every_line_is_taken(line: str) -> None:
         assert caught.value.code == 0
         return
     options: argparse.Namespace = _parser().parse_args(words)
-    if getattr(options, "overrides", None) is not None:
+    if options.command == "compare":
+        asked = read_words(options.overrides)
+        assert asked.folders or plan_cells(Path("c"), asked.arms(), asked.common)
+    elif getattr(options, "overrides", None) is not None:
         compose_config([word for word in options.overrides if word != "rewards"])  # of doctor
 
 
@@ -176,7 +182,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     baseline = {"id": "1", "sample": 0, "messages": [], "response": "Five."}
     lines("evals/base-model/samples/chat.jsonl", baseline)
     run(folder, "mgsrl train")
-    synthetic.make_run(folder / "runs" / "pocket-mixed-seed0", steps=3)
+    other = folder / "runs" / "pocket-mixed-seed0"
+    shutil.copytree(folder / "runs" / "pocket-mgs-seed0", other)
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("name: mgs", "name: mixed"))
     os.symlink(folder / "runs" / "pocket-mgs-seed0", folder / "RUN_DIR")
     return folder
 

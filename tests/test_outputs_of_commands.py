@@ -39,21 +39,16 @@ def prepare(folder: Path, output: Path) -> list[str]:
     return ["data", "prepare", "gsm8k", "--from", str(source), "--output", str(output.parent)]
 
 
-def compare(folder: Path, output: Path) -> list[str]:
-    runs = [synthetic.make_run(folder / name, seed=seed, steps=3) for seed, name in enumerate("ab")]
-    return ["compare", *map(str, runs), "-o", str(output)]
-
-
 FILE_WRITERS: dict[str, tuple[Callable[[Path, Path], list[str]], str, str]] = {
     "score": (score, "in.jsonl", "out.jsonl"),
     "data synthesize": (synthesize, "in.jsonl", "out.jsonl"),
     "data prepare": (prepare, "gsm8k.jsonl", "gsm8k.jsonl"),
-    "compare": (compare, "", "out.html"),
 }
 """Command -> how it is called, the file that it reads, the file that it writes."""
-FOLDER_WRITERS = {"export", "eval", "report"}
+FOLDER_WRITERS = {"export", "eval", "report", "compare"}
 """Tested for their own kinds of folder: the report below, the export in
-`training/test_end_to_end.py`, the evaluation in `evaluate/test_eval.py`."""
+`training/test_end_to_end.py`, the evaluation in `evaluate/test_eval.py`, the comparison in
+`report/test_compare.py`."""
 
 
 def names_of(parser: argparse.ArgumentParser, prefix: str = "") -> list[str]:

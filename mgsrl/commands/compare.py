@@ -1,25 +1,141 @@
-"""`mgsrl compare`: several runs in one HTML page."""
+"""`mgsrl compare`: runs what is missing of a comparison, and puts all of it on one page."""
 
 import argparse
-import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mgsrl.obs.outputs import FORCE_HELP, output_file
+from rich.markup import escape
 
-HELP = "overlay several runs (strategies, seeds) in one HTML page"
+from mgsrl.commands.options import add_overrides
+from mgsrl.errors import CellsFailedError, ConfigError
+from mgsrl.obs.outputs import FORCE_HELP, shared_folder
+
+if TYPE_CHECKING:
+    from mgsrl.compare.cells import Cell
+    from mgsrl.compare.runner import Outcome
+    from mgsrl.compare.words import Words
+    from mgsrl.config import Config
+
+HELP = "compare strategies over seeds: run what is missing, then one page"
+EPILOG = """\
+Words are run folders that exist (or folders of comparisons), or say what to run:
+  strategies=[A,B]     names as of `mgsrl train strategy=NAME`
+  seeds=[0,1,2]        of every strategy (the default)
+  axes.KEY=[X,Y]       any key of the configuration; all combinations are run
+  KEY=VALUE            overrides that all runs share, as of `mgsrl train`
+  compare.dir=DIR      where runs and pages go (default: runs/compare-NAME)
+  compare.baseline=A   what the others are tested against (default: mixed, or the first)
+  allow=[KEY]          compare runs although they differ in KEY, marked
+The same command again goes on where it was stopped, and tries again what failed.
+
+examples:
+  mgsrl compare 'strategies=[mgs,mixed,sequential]' 'seeds=[0,1,2]'
+  mgsrl compare +experiment=pocket_mgs 'axes.surgery.granularity=[module,layer,global]' --jobs 2
+  mgsrl compare runs/pocket-mgs-seed0 runs/pocket-mixed-seed0
+  mgsrl compare runs/compare-pocket             the page of a comparison again
+  mgsrl compare +experiment=qwen_mgs 'strategies=[mgs,mixed]' --slurm
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_dirs", nargs="+", help="two or more run folders")
+    parser.epilog = EPILOG
+    add_overrides(parser, "what to run, or run folders (below)")
     parser.add_argument(
-        "-o", "--output", default="compare.html", help="page to write (default: compare.html)"
+        "--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--slurm",
+        action="store_true",
+        help="run nothing, but write a script that submits what is missing as Slurm arrays",
     )
     parser.add_argument("--force", action="store_true", help=FORCE_HELP)
 
 
 def run(options: argparse.Namespace) -> None:
-    runs = [Path(os.path.expanduser(folder)) for folder in options.run_dirs]
-    output = output_file(options.output, "--output", inputs=runs, force=options.force)
-    from mgsrl.report.compare import compare_runs
+    from mgsrl.compare.entries import cell_entries
+    from mgsrl.compare.words import is_comparison, read_words
+    from mgsrl.report.compare import Entry, comparison, default_folder, write_comparison
+    from mgsrl.report.extra import need_drawing
 
-    print(compare_runs(runs, output))
+    words = read_words(options.overrides)
+    if options.jobs < 1 or (options.slurm and not words.makes_runs):
+        raise ConfigError(
+            "There is nothing to run.",
+            expected="--jobs of at least 1, and with --slurm something to run",
+            found=f"--jobs {options.jobs}, {' '.join(options.overrides) or 'no words'}",
+            todo="give strategies=[...], axes.KEY=[...] or seeds=[...]",
+        )
+    need_drawing("The comparison")
+    folder = shared_folder(words.dir, "compare.dir") if words.dir else None
+    folders, outcomes = list(words.folders), list["Outcome"]()
+    if words.makes_runs:
+        cells, folder = _planned(words, options, folder)
+        if options.slurm:
+            _to_submit(cells, folder)
+            return
+        outcomes = _run(cells, options.jobs)
+        folders.insert(0, folder)
+    entries, declared = list[Entry](), set[str]()
+    for each in folders:
+        cells_of = cell_entries(each) if is_comparison(each) else ([Entry(each)], set[str]())
+        entries += cells_of[0]
+        declared |= cells_of[1]
+    found = comparison(entries, baseline=words.baseline, allow=words.allow, declared=declared)
+    page = write_comparison(found, folder or default_folder(found, folders), force=options.force)
+    for arm in found.arms:
+        print(f"- {arm.sentence}")
+    print(f"comparison: {page.resolve()}")
+    if failed := [outcome.cell.name for outcome in outcomes if not outcome.finished]:
+        raise CellsFailedError(
+            f"{len(failed)} of {len(outcomes)} runs failed ({', '.join(failed)}): "
+            f"{page.parent / 'logs'} says why. The same command tries them again"
+        )
+
+
+def _planned(
+    words: "Words", options: argparse.Namespace, folder: Path | None
+) -> tuple[list["Cell"], Path]:
+    """The cells, checked, and their folder; a mistake is told before anything runs."""
+    from mgsrl.compare.cells import plan_cells
+    from mgsrl.config.compose import compose_config
+    from mgsrl.report.compare import check_baseline, check_page
+
+    def compose(overrides: Sequence[str]) -> "Config":
+        return compose_config(overrides, options.config, options.config_dir)
+
+    arms = words.arms(compose)
+    if folder is None:
+        folder = shared_folder(f"runs/compare-{compose(words.common).run.name}", "compare.dir")
+    if not words.folders:
+        check_baseline(words.baseline, [arm.name for arm in arms])
+    check_page(folder, options.force)
+    files = {"file": options.config, "config_folder": options.config_dir}
+    cells = plan_cells(folder, arms, words.common, **files)
+    print(f"{len(cells)} runs ({len(arms)} arms) in {folder}")
+    return cells, folder
+
+
+def _run(cells: Sequence["Cell"], jobs: int) -> list["Outcome"]:
+    from mgsrl.compare.runner import run_cells
+    from mgsrl.obs.terminal import output
+
+    console = output()
+    if not console.is_terminal:
+        return run_cells(cells, jobs=jobs)
+    with console.status("") as status:
+        note = partial(console.print, markup=False)
+        return run_cells(cells, jobs=jobs, note=note, show=lambda line: status.update(escape(line)))
+
+
+def _to_submit(cells: Sequence["Cell"], folder: Path) -> None:
+    from mgsrl.compare.slurm import write_submit_script
+
+    script, count = write_submit_script(cells, folder)
+    if count:
+        print(f"{count} runs are not finished. To submit them (options are those of sbatch):")
+        print(f"  bash {script} --gpus-per-node=8 --time=24:00:00")
+        print("The same command without --slurm then makes the page, and runs what failed here.")
+    else:
+        print("All runs are finished: the same command without --slurm makes the page.")

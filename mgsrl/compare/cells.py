@@ -9,7 +9,7 @@ stopped anywhere, or whose runs were made elsewhere (a Slurm array), goes on by 
     run_cells(cells, jobs=2)  # of runner.py
 
 `cells.json` of the folder remembers the arms, the day that prompts are rendered for, and what
-became of every attempt.
+became of every attempt. `entries.compare_folder` makes the page.
 """
 
 import json
@@ -34,6 +34,8 @@ FILE = "cells.json"
 FORMAT = 1
 OWN_KEYS = ("seed", "run.dir", "resume")
 """What the plan decides for every cell."""
+ATTEMPT_KEYS = ("attempts", "exit", "error")
+"""What `cells.json` says of a cell's attempts: how many, and how the last one ended."""
 LONGEST_NAME = 80
 MEASURED_BY = ("evaluate.every",)
 """Keys that a run may change when it goes on, but that decide what is compared."""
@@ -204,13 +206,14 @@ def write_plan(folder: Path, cells: Sequence[Cell], attempts: Mapping[str, Any])
     text = {
         "format": FORMAT,
         "date": min(filter(None, dates), default=None),
+        "differing": sorted(differing_keys(cells)),
         "arms": {cell.arm: sorted({c.seed for c in cells if c.arm == cell.arm}) for cell in cells},
         "cells": {
             cell.name: {
                 "arm": cell.arm,
                 "seed": cell.seed,
                 "command": cell.command,
-                **(attempts.get(cell.name) or {}),
+                **{k: v for k, v in attempts.get(cell.name, {}).items() if k in ATTEMPT_KEYS},
             }
             for cell in cells
         },

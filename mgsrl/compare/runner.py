@@ -104,11 +104,7 @@ class _Runner:
         self.slots = gpu_slots(jobs) if any(map(_wants_gpus, cells)) else [None] * jobs
         self.running: list[Running] = []
         self.outcomes: dict[str, Outcome] = {}
-        known = read_plan(folder).get("cells", {})
-        kept = ("attempts", "exit", "error")
-        self.attempts: dict[str, Any] = {
-            name: {key: entry[key] for key in kept if key in entry} for name, entry in known.items()
-        }
+        self.attempts: dict[str, Any] = read_plan(folder).get("cells", {})
         self._told = time.monotonic()
 
     def run(self) -> list[Outcome]:

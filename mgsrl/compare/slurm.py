@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from mgsrl.compare.cells import Cell, standing
+from mgsrl.compare.cells import Cell, read_plan, standing, write_plan
 from mgsrl.config.compose import config_dir
 from mgsrl.config.quoting import spelled
 from mgsrl.errors import ConfigError, MissingPathError
@@ -59,6 +59,6 @@ def write_submit_script(cells: Sequence[Cell], folder: Path) -> tuple[Path, int]
         job = f"--job-name={first.dir.name.removesuffix(f'-seed{first.seed}')}"
         command = ["sbatch", f"--array={seeds}", job]
         lines.append(f'{shlex.join(command)} "$@" {shlex.join([str(sbatch), *words])}')
-    folder.mkdir(parents=True, exist_ok=True)
+    write_plan(folder, cells, read_plan(folder).get("cells", {}))
     (folder / FILE).write_text("\n".join([*lines, ""]), encoding="utf-8")
     return folder / FILE, len(missing)

@@ -208,7 +208,8 @@ def _sweep(key: str, value: str, choices: Mapping[str, Any]) -> ConfigError:
     if kind is None and key not in choices:
         return unknown_key(Config, key)
     inner = optional(kind) or kind
-    runs = "start one run per value and put them side by side with `mgsrl compare RUN_DIR RUN_DIR`"
+    axis = f"strategies=[{value}]" if key == "strategy" else f"axes.{key}=[{value}]"
+    runs = f"run them all, over seeds, with `mgsrl compare '{axis}'`"
     if get_origin(inner) is list:
         todo = f"write a list, '{key}=[{value}]'"
     elif inner is str and key not in choices:

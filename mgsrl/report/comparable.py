@@ -164,7 +164,7 @@ def _code(runs: Iterable[RunData]) -> list[str]:
 def _check_allow(allow: Sequence[str], runs: Sequence[RunData], found: Sequence[Differing]) -> None:
     keys = {key for run in runs for key in flattened(run.config)} | {each.key for each in found}
     known = {".".join(parts[:n]) for key in keys for parts in [key.split(".")] for n in range(1, 9)}
-    for entry in allow:
+    for entry in allow if known else ():
         if entry not in known:
             raise ConfigError(
                 "allow has an unknown key.",

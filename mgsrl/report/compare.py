@@ -7,6 +7,7 @@ Left out: anything interactive (the figures are inline SVG).
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from mgsrl.errors import ConfigError, nearest
 from mgsrl.files.jsonl import jsonable, write_atomic
-from mgsrl.report.comparable import Verdict, check_comparable, strategy_settings
+from mgsrl.report.comparable import ABSENT, Verdict, check_comparable, strategy_settings
 from mgsrl.report.compare_text import command_of, cost_cells, markdown, p_text
 from mgsrl.report.comparison import ArmSummary, Comparison
 from mgsrl.report.evaluation_matrix import evaluation_matrix
@@ -27,6 +28,7 @@ from mgsrl.report.verdicts import contrasts, sentence
 JSON, MARKDOWN, PAGE = "comparison.json", "comparison.md", "comparison.html"
 USUAL_BASELINE = "mixed"
 FEW_SEEDS = 3
+LONGEST_NAME = 80
 
 
 @dataclass(frozen=True)
@@ -40,39 +42,6 @@ class Entry:
     """Why it is not to be looked at."""
 
 
-def compare_runs(
-    entries: Sequence[Entry],
-    folder: Path,
-    *,
-    baseline: str = "",
-    allow: Sequence[str] = (),
-    declared: Collection[str] = (),
-    force: bool = False,
-) -> Comparison:
-    """Write the comparison of `entries` into `folder`.
-
-    Args:
-        baseline: the arm that others are tested against; by default `mixed`, or the first.
-        allow: keys in which the runs may differ.
-        declared: keys in which their plan has them differ.
-        force: a page of another origin may be replaced.
-
-    Raises:
-        ConfigError: fewer than two runs, or one twice; runs that are not comparable; no such
-            baseline; no matplotlib; a `comparison.html` that is none of ours.
-        MissingPathError: one of them is not a run folder.
-    """
-    need_drawing("The comparison")
-    _check_entries(entries)
-    _check_page(folder / PAGE, force)
-    found = comparison(entries, baseline=baseline, allow=allow, declared=declared)
-    text = json.dumps(jsonable(found.as_json()), indent=1, ensure_ascii=False) + "\n"
-    write_atomic(folder / JSON, text)
-    write_atomic(folder / MARKDOWN, markdown(found))
-    write_atomic(folder / PAGE, render("compare.html.j2", _context(found, folder)))
-    return found
-
-
 def comparison(
     entries: Sequence[Entry],
     *,
@@ -80,7 +49,19 @@ def comparison(
     allow: Sequence[str] = (),
     declared: Collection[str] = (),
 ) -> Comparison:
-    """As `compare_runs`, without writing anything."""
+    """Compare `entries`.
+
+    Args:
+        baseline: the arm that others are tested against; by default `mixed`, or the first.
+        allow: keys in which the runs may differ.
+        declared: keys in which their plan has them differ.
+
+    Raises:
+        ConfigError: fewer than two runs, or one twice; runs that are not comparable; no such
+            baseline.
+        MissingPathError: one of them is not a run folder.
+    """
+    _check_entries(entries)
     runs = {e.dir: read_run_data(e.dir) for e in entries if not e.absent}
     verdict = check_comparable(list(runs.values()), allow, declared)
     named = [(e.arm, run) for e in entries if (run := runs.get(e.dir)) is not None]
@@ -99,6 +80,32 @@ def comparison(
     )
 
 
+def write_comparison(found: Comparison, folder: Path, *, force: bool = False) -> Path:
+    """Write the three files into `folder`; returns the page.
+
+    Args:
+        force: a page of another origin may be replaced.
+
+    Raises:
+        ConfigError: a `comparison.html` that is none of ours; no matplotlib.
+    """
+    need_drawing("The comparison")
+    check_page(folder, force)
+    text = json.dumps(jsonable(found.as_json()), indent=1, ensure_ascii=False) + "\n"
+    write_atomic(folder / JSON, text)
+    write_atomic(folder / MARKDOWN, markdown(found))
+    write_atomic(folder / PAGE, render("compare.html.j2", _context(found, folder)))
+    return folder / PAGE
+
+
+def default_folder(found: Comparison, folders: Sequence[Path]) -> Path:
+    """Where the comparison of `folders` goes: into the only one, or `runs/compare-ARMS`."""
+    if len(folders) == 1:
+        return folders[0]
+    names = "-".join(each.name for each in found.arms)
+    return Path("runs") / f"compare-{re.sub(r'[^A-Za-z0-9._-]+', '-', names)[:LONGEST_NAME]}"
+
+
 def _check_entries(entries: Sequence[Entry]) -> None:
     folders = [entry.dir.resolve() for entry in entries]
     if len(folders) < 2 or len(set(folders)) < len(folders):
@@ -111,7 +118,9 @@ def _check_entries(entries: Sequence[Entry]) -> None:
         )
 
 
-def _check_page(page: Path, force: bool) -> None:
+def check_page(folder: Path, force: bool) -> None:
+    """Raise ConfigError where the page of `folder` is none of ours, and may not be replaced."""
+    page = folder / PAGE
     if page.exists() and not force and not is_own_page(page):
         raise ConfigError(
             f"{page} cannot be written.",
@@ -124,25 +133,20 @@ def _check_page(page: Path, force: bool) -> None:
 def _with_names(
     named: Sequence[tuple[str, RunData]], verdict: Verdict
 ) -> list[tuple[str, RunData]]:
-    """Each run with its arm's name; where that is not given, runs are told apart by their
-    strategy's settings, and by what they differ in with permission."""
-    open_ = [run for name, run in named if not name]
-    settings = {str(run.run_dir): strategy_settings(run) for run in open_}
+    """Each run with its arm's name. Where that is not given, it is what the strategy is called, and
+    runs of one name are told apart by its settings, and by what they differ in with permission."""
+    settings = [strategy_settings(run) for _, run in named]
+    labels = [name or str(run.setting("strategy.name", run.run_dir.name)) for name, run in named]
     for differing in verdict.allowed:
-        for folder, value in differing.values.items():
-            if folder in settings:
-                settings[folder][differing.key] = value
-    names = {str(run.run_dir): str(run.setting("strategy.name", run.run_dir.name)) for run in open_}
+        for (_, run), own in zip(named, settings, strict=True):
+            own[differing.key] = differing.values.get(str(run.run_dir), ABSENT)
     found = []
-    for name, run in named:
-        if not name:
-            own = str(run.run_dir)
-            same = [settings[other] for other, label in names.items() if label == names[own]]
-            keys = sorted({key for each in same for key in each})
-            differ = [k for k in keys if len({repr(each.get(k)) for each in same}) > 1]
-            parts = [f"{k.rpartition('.')[2]}={settings[own].get(k, '–')}" for k in differ]
-            name = " ".join([names[own], *parts])
-        found.append((name, run))
+    for (name, run), label, own in zip(named, labels, settings, strict=True):
+        same = [each for each, other in zip(settings, labels, strict=True) if other == label]
+        keys = sorted({key for each in same for key in each})
+        differ = [k for k in keys if len({each.get(k) for each in same}) > 1]
+        parts = [f"{k.rpartition('.')[2]}={own.get(k, ABSENT)}" for k in differ]
+        found.append((name or " ".join([label, *parts]), run))
     return found
 
 
@@ -160,15 +164,20 @@ def _arms(
     return [by_name[name] for name in order]
 
 
-def _baseline(arms: Sequence[ArmRuns], name: str) -> ArmRuns:
-    by_name = {arm.name: arm for arm in arms}
-    if name and name not in by_name:
+def check_baseline(name: str, arms: Sequence[str]) -> None:
+    """Raise ConfigError for a baseline that is none of `arms`; none is given by an empty name."""
+    if name and name not in arms:
         raise ConfigError(
             "compare.baseline is no arm of this comparison.",
             expected="one of its arms",
             found=name,
-            todo=f"correct it ({nearest(name, by_name)})",
+            todo=f"correct it ({nearest(name, arms)})",
         )
+
+
+def _baseline(arms: Sequence[ArmRuns], name: str) -> ArmRuns:
+    by_name = {arm.name: arm for arm in arms}
+    check_baseline(name, list(by_name))
     return by_name[name or (USUAL_BASELINE if USUAL_BASELINE in by_name else arms[0].name)]
 
 

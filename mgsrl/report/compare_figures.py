@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mgsrl.report.comparison import ArmSummary, Comparison, Curve
 from mgsrl.report.curves import MAX_MARKERS, one_legend, raw, step_axis
 from mgsrl.report.style import DOMAIN_COLOURS, INK, panels, svg
@@ -173,7 +175,9 @@ def _bands(
         low, high = [e.low for e in known.values()], [e.high for e in known.values()]
         axis.fill_between(list(known), low, high, color=ink, alpha=0.13, lw=0)
         ends += [v for v in (*low, *high) if math.isfinite(v)]
-    drawn = [float(v) for line in axis.lines for v in line.get_ydata() if math.isfinite(v)]
+    drawn = [
+        v for line in axis.lines for v in np.asarray(line.get_ydata(), float) if math.isfinite(v)
+    ]
     if drawn:
         bottom, top = min(drawn), max(drawn)
         room = BAND_ROOM * ((top - bottom) or abs(top) or 1.0)

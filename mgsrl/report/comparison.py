@@ -109,10 +109,13 @@ class ArmSummary:
         return {step: _over(self.arm.heldout(domain, step)) for step in steps}
 
     def curve(self, metric: str) -> Curve:
-        """A logged metric, smoothed per run, over the steps that all of its runs have."""
+        """A logged metric, smoothed per run, at the steps at which all of its runs have it."""
         by_step: dict[int, list[float]] = {}
         for run in self.arm.runs:
-            for step, value in zip(run.steps, smooth(run.steps, run.series(metric)), strict=True):
+            pairs = zip(run.steps, run.series(metric), strict=True)
+            known = {step: value for step, value in pairs if math.isfinite(value)}
+            steps = list(known)
+            for step, value in zip(steps, smooth(steps, list(known.values())), strict=True):
                 by_step.setdefault(step, []).append(value)
         # where a shorter run drops out the mean would jump: it ends there
         whole = len(self.arm.runs)

@@ -1,18 +1,25 @@
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from mgsrl.cli import main
 from mgsrl.errors import ConfigError
+from mgsrl.files.jsonl import jsonable
 from mgsrl.obs.evaluation_log import read_evaluations
 from mgsrl.report import compare_figures
-from mgsrl.report.compare import compare_runs, differing_settings
+from mgsrl.report.comparable import check_comparable
+from mgsrl.report.compare import Entry, comparison, write_comparison
+from mgsrl.report.compare_text import markdown
+from mgsrl.report.comparison import ArmSummary, Comparison
 from mgsrl.report.load import read_run_data
-from mgsrl.report.strategies import Summary, by_strategy
+from mgsrl.report.strategies import ArmRuns, by_arm
 from mgsrl.report.style import panels
-from tests.report.synthetic import make_run
+from mgsrl.statistics.seeds import difference, estimate
+from tests.report.synthetic import DOMAINS, make_run
 
 
 @pytest.fixture(scope="module")
@@ -25,54 +32,279 @@ def run_dirs(tmp_path_factory):
     ]
 
 
-def test_comparison_groups_seeds_and_warns_of_few(run_dirs, tmp_path):
-    path = compare_runs(run_dirs, tmp_path / "out" / "compare.html")
-    html = path.read_text()
-    assert path == tmp_path / "out" / "compare.html"
-    assert html.count("<svg") == 3
+def compared(*run_dirs: Path, **options) -> Comparison:
+    return comparison([Entry(path) for path in run_dirs], **options)
+
+
+def page(found: Comparison, folder: Path) -> str:
+    return write_comparison(found, folder).read_text()
+
+
+def arms(*run_dirs: Path) -> list[ArmRuns]:
+    runs = [read_run_data(path) for path in run_dirs]
+    return by_arm([(run.setting("strategy.name"), run) for run in runs])
+
+
+def changed(run_dir: Path, to: Path, old: str, new: str) -> Path:
+    """A copy of the run with another text in its configuration."""
+    shutil.copytree(run_dir, to)
+    text = (to / "config.yaml").read_text()
+    assert old in text
+    (to / "config.yaml").write_text(text.replace(old, new))
+    return to
+
+
+def scored(run_dir: Path, **means: float) -> Path:
+    """The run with these held-out means at its last evaluation."""
+    rows = [json.loads(line) for line in (run_dir / "evaluations.jsonl").open()]
+    last = max(row["step"] for row in rows)
+    for row in rows:
+        if row["step"] == last and row["domain"] in means:
+            row["mean"] = means[row["domain"]]
+    (run_dir / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run_dir
+
+
+def test_the_page_is_one_file_and_warns_of_few_seeds(run_dirs, tmp_path):
+    found = compared(*run_dirs)
+    html = page(found, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("comparison.html", "comparison.json", "comparison.md"),
+    }
+    assert html.count("<svg") == 4
     assert "mgs (n=2)" in html
-    assert "too few to tell a difference from luck" in html
-    assert "other setting" not in html
+    assert "Too few seeds to tell a difference from luck (mgs: 2, mixed: 2)" in html
+    assert "Not on equal terms" not in html
     assert "http" not in html.replace("http://www.w3.org", "")
+    for each in found.arms:
+        assert each.sentence in html
+        assert each.sentence in (tmp_path / "out/comparison.md").read_text()
 
 
-def test_mean_and_error_are_over_seeds(run_dirs):
-    strategies = by_strategy([read_run_data(path) for path in run_dirs])
-    assert [s.name for s in strategies] == ["mgs", "mixed"]
-    after = strategies[0].after("math")
-    a, b = after.values
-    assert after.mean == pytest.approx((a + b) / 2)
-    assert after.standard_error == pytest.approx(abs(a - b) / 2)
-    assert strategies[0].average_gain(["math", "chat"]).n == 2
+def test_every_number_is_that_of_its_seeds(run_dirs, tmp_path):
+    found = compared(*run_dirs)
+    write_comparison(found, tmp_path)
+    read = json.loads((tmp_path / "comparison.json").read_text())
+    scores = {
+        (path.name, r.domain): r.mean
+        for path in run_dirs
+        for r in read_evaluations(path)
+        if r.step == 4
+    }
+    for arm in ("mgs", "mixed"):
+        for domain in DOMAINS:
+            values = [scores[f"{arm}-{seed}", domain] for seed in (0, 1)]
+            after = read["arms"][arm]["domains"][domain]["after"]
+            e = estimate(values)
+            assert (after["n"], after["mean"]) == (2, pytest.approx(e.mean))
+            assert (after["low"], after["high"]) == (pytest.approx(e.low), pytest.approx(e.high))
+    average = {
+        arm: {s: sum(scores[f"{arm}-{s}", d] for d in DOMAINS) / 3 for s in (0, 1)}
+        for arm in ("mgs", "mixed")
+    }
+    contrast = read["arms"]["mgs"]["against_baseline"]["average"]
+    expected = difference(average["mgs"], average["mixed"])
+    assert contrast["mean"] == pytest.approx(expected.mean)
+    assert contrast["p"] == pytest.approx(expected.p)
+    assert contrast["p_corrected"] == pytest.approx(expected.p)  # one arm: one test
+    assert read["arms"]["mgs"]["against_baseline"]["worst"]["tests"] == len(DOMAINS) + 1
+    assert read["baseline"] == "mixed"
+    assert read["arms"]["mixed"]["against_baseline"] == {}
+    rows = [json.loads(line) for line in (run_dirs[0] / "metrics.jsonl").open()]
+    tokens = sum(r["throughput/tokens_per_second"] * r["time/total"] for r in rows)
+    assert found.arms[0].arm.by_seed(lambda run: 1.0) == {0: 1.0, 1: 1.0}
+    assert read["arms"]["mgs"]["cost"]["tokens"]["mean"] == pytest.approx(tokens, rel=0.2)
+    assert read["arms"]["mgs"]["cost"]["gpu_hours"]["mean"] == 0
 
 
-def test_one_seed_has_no_error():
-    assert math.isnan(Summary([0.5]).standard_error)
+@pytest.fixture
+def three(run_dirs, tmp_path):
+    """mgs and mixed with seeds 0, 1 and 2, whose scores a test can set."""
+    return {
+        (arm, seed): changed(
+            run_dirs[0 if arm == "mgs" else 2],
+            tmp_path / f"{arm}-{seed}",
+            "seed: 0",
+            f"seed: {seed}",
+        )
+        for arm in ("mgs", "mixed")
+        for seed in range(3)
+    }
+
+
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        ((0.2, 0.21, 0.19), "mgs is better than mixed in the average over domains: +0.200"),
+        ((-0.2, -0.21, -0.19), "mgs is worse than mixed in the average over domains: −0.200"),
+        ((0.02, -0.03, 0.04), "not distinguishable from mixed at these 3 seeds"),
+        ((0.0, 0.0, 0.0), "equal averages over domains at each of 3 seeds"),
+    ],
+)
+def test_a_sentence_says_what_the_data_allow(three, by, said):
+    for (arm, seed), path in three.items():
+        scored(path, **dict.fromkeys(DOMAINS, 0.5 + (by[seed] if arm == "mgs" else 0.0)))
+    mgs, mixed = compared(*three.values()).arms
+    assert said in mgs.sentence
+    assert mixed.sentence == "mixed is what the others are compared with."
+    if "not distinguishable" in said:
+        assert "+0.010 (95 % −0.080 to +0.100)" in mgs.sentence
+        assert re.search(r"about 10\d seeds would be needed to find it", mgs.sentence)
+
+
+def test_many_tests_are_corrected_for(three, tmp_path):
+    """A difference that stands out alone does not beside four others."""
+    for (arm, seed), path in three.items():
+        shift = (0.10, 0.14, 0.09)[seed] if arm == "mgs" else 0.0
+        scored(path, **dict.fromkeys(DOMAINS, 0.5 + shift))
+    entries = [Entry(path, arm) for (arm, _), path in three.items()]
+    alone = comparison(entries).arms[0]
+    assert alone.contrasts["average"].stands_out
+    for number, copy in enumerate("abcd"):
+        for seed in range(3):
+            path = shutil.copytree(three["mixed", seed], tmp_path / f"{copy}-{seed}")
+            scored(Path(path), math=0.5 + 0.01 * (-1) ** seed * (number + 1))
+            entries.append(Entry(Path(path), copy))
+    many = comparison(entries).arms[0]
+    assert many.contrasts["average"].difference == alone.contrasts["average"].difference
+    assert many.contrasts["average"].tests == 5
+    assert not many.contrasts["average"].stands_out
+    assert "alone" in many.sentence
+    assert "not distinguishable" in many.sentence
+
+
+def test_a_run_that_is_not_there_is_a_gap(run_dirs, tmp_path):
+    entries = [Entry(path, path.name[:-2]) for path in run_dirs]
+    entries.append(Entry(tmp_path / "mgs-2", "mgs", "failed: no memory"))
+    entries.append(Entry(tmp_path / "sequential-0", "sequential", "not begun"))
+    found = comparison(entries)
+    text = markdown(found)
+    assert [each.name for each in found.arms] == ["mgs", "mixed", "sequential"]
+    assert found.arms[0].average.n == 2
+    assert "sequential: no run of it is there, so nothing can be said." in text
+    assert "mgs-2 (failed: no memory)" in text
+    gap = jsonable(found.as_json())["arms"]["sequential"]["domains"]["math"]["after"]
+    assert gap == {"n": 0, "mean": None, "low": None, "high": None, "sd": None}
+
+
+def test_of_nothing_but_gaps_there_is_a_page_too(tmp_path):
+    entries = [Entry(tmp_path / name, name, "not begun") for name in ("mgs", "mixed")]
+    html = page(comparison(entries), tmp_path)
+    assert html.count("nothing can be said") == 2
 
 
 def test_a_killed_run_does_not_count_in_the_scores(tmp_path, run_dirs):
     killed = make_run(tmp_path / "killed", steps=2, seed=9, strategy="mgs", finished=False)
-    (mgs,) = by_strategy([read_run_data(path) for path in [*run_dirs[:2], killed]])
-    assert mgs.after("math").n == 2
-    html = compare_runs([*run_dirs, killed], tmp_path / "compare.html").read_text()
-    assert "2 of 30 steps are logged." in html
+    found = compared(*run_dirs, killed)
+    assert found.arms[0].average.n == 2
+    assert "2 of 30 steps are logged." in found.runs[2][1].missing
 
 
-def test_other_differences_between_runs_are_listed(tmp_path, run_dirs):
-    other = make_run(tmp_path / "other", steps=4, seed=1, strategy="mixed")
-    config = (other / "config.yaml").read_text()
-    (other / "config.yaml").write_text(config.replace("kl_coef: 0.005", "kl_coef: 0.5"))
-    runs = [read_run_data(path) for path in (run_dirs[0], other)]
-    assert differing_settings(runs) == [("algo.kl_coef", ["0.005", "0.5"])]
-    html = compare_runs([run_dirs[0], other], tmp_path / "compare.html").read_text()
-    assert "The runs also differ in 1 other setting (listed below)." in html
+def test_one_seed_has_no_interval(run_dirs):
+    mgs, _ = compared(run_dirs[0], run_dirs[2]).arms
+    assert math.isnan(mgs.average.low)
+    assert "One seed cannot tell a difference from luck." in mgs.sentence
+
+
+def test_other_settings_are_refused_or_marked(tmp_path, run_dirs):
+    other = changed(run_dirs[2], tmp_path / "other", "kl_coef: 0.005", "kl_coef: 0.5")
+    with pytest.raises(ConfigError, match="not comparable") as caught:
+        compared(run_dirs[0], other)
+    assert "algo.kl_coef: 0.005 (mgs-0); 0.5 (other)" in str(caught.value)
+    assert "allow=[algo.kl_coef]" in str(caught.value)
+    found = compared(run_dirs[0], other, allow=["algo"])
+    assert [each.name for each in found.arms] == ["mgs", "mixed"]  # nothing to tell apart
+    html = page(found, tmp_path / "out")
+    assert "Not on equal terms, by request" in html
+    assert html.count("†") >= 2
+    assert "by request" in (tmp_path / "out/comparison.md").read_text()
+
+
+def test_what_is_allowed_to_differ_is_another_arm(tmp_path, run_dirs):
+    other = changed(run_dirs[1], tmp_path / "other", "kl_coef: 0.005", "kl_coef: 0.5")
+    found = compared(run_dirs[0], other, allow=["algo.kl_coef"])
+    assert [each.name for each in found.arms] == ["mgs kl_coef=0.005", "mgs kl_coef=0.5"]
+
+
+def test_strategies_of_one_name_are_told_apart(tmp_path, run_dirs):
+    other = changed(run_dirs[1], tmp_path / "other", "order: random", "order: all")
+    found = compared(run_dirs[0], other, run_dirs[2])
+    assert [each.name for each in found.arms] == ["mgs order=random", "mgs order=all", "mixed"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("num_steps: 30", "num_steps: 40", "train.num_steps"),
+        ("every: 0", "every: 5", "evaluate.every"),
+        ("max_prompt_tokens: ", "max_prompt_tokens: 1", "data.max_prompt_tokens"),
+        ("  path: pocket", "  path: other", "policy.path"),
+    ],
+)
+def test_data_steps_and_evaluation_must_be_the_same(tmp_path, run_dirs, old, new, key):
+    if key == "evaluate.every":
+        old, new = "evaluate:\n  every: 0", "evaluate:\n  every: 5"
+    other = changed(run_dirs[2], tmp_path / "other", old, new)
+    with pytest.raises(ConfigError, match=re.escape(key)):
+        compared(run_dirs[0], other)
+
+
+def test_axes_may_differ_but_not_the_measure(tmp_path, run_dirs):
+    kl = changed(run_dirs[2], tmp_path / "kl", "kl_coef: 0.005", "kl_coef: 0.5")
+    runs = [read_run_data(path) for path in (run_dirs[0], kl)]
+    verdict = check_comparable(runs, declared={"algo.kl_coef"})
+    assert [each.key for each in verdict.declared] == ["algo.kl_coef"]
+    assert verdict.allowed == []
+    hot = changed(run_dirs[2], tmp_path / "hot", "evaluate:\n  every: 0", "evaluate:\n  every: 5")
+    runs = [read_run_data(path) for path in (run_dirs[0], hot)]
+    with pytest.raises(ConfigError, match="not comparable"):
+        check_comparable(runs, declared={"evaluate.every"})
+
+
+def test_what_is_behind_equal_paths_is_compared(tmp_path, run_dirs):
+    copies = [Path(shutil.copytree(run_dirs[i], tmp_path / str(i))) for i in (0, 2)]
+    for number, copy in enumerate(copies):
+        state = {
+            "mixture": {"math": {"digest": f"{number}abc"}, "chat": {"digest": "same"}},
+            "policy": {"weights": "same"},
+        }
+        (copy / "checkpoints/step_4").mkdir(parents=True)
+        (copy / "checkpoints/step_4/state.json").write_text(json.dumps(state))
+    with pytest.raises(ConfigError, match=r"domains\.math\.source: prompts 0abc \(0\)"):
+        compared(*copies)
+    found = compared(*copies, allow=["domains.math.source"])
+    assert [each.key for each in found.allowed] == ["domains.math.source"]
+
+
+def test_allowing_what_is_no_key_is_a_mistake(run_dirs):
+    with pytest.raises(ConfigError, match=r"did you mean 'algo\.kl_coef'"):
+        compared(*run_dirs, allow=["kl_coef"])
+
+
+def test_the_baseline_is_one_of_the_arms(run_dirs):
+    assert compared(*run_dirs, baseline="mgs").arms[1].contrasts
+    with pytest.raises(ConfigError, match="did you mean 'mixed'"):
+        compared(*run_dirs, baseline="mixd")
 
 
 def test_comparing_needs_two_different_folders(run_dirs):
     with pytest.raises(ConfigError, match="two or more different run folders"):
-        compare_runs(run_dirs[:1])
+        compared(run_dirs[0])
     with pytest.raises(ConfigError, match="nothing to compare"):
-        compare_runs([run_dirs[0], run_dirs[0]])
+        compared(run_dirs[0], run_dirs[0])
+
+
+def test_a_page_of_someone_else_is_kept(run_dirs, tmp_path, capsys):
+    words = ["compare", str(run_dirs[0]), str(run_dirs[2]), f"compare.dir={tmp_path}"]
+    (tmp_path / "comparison.html").write_text("my notes")
+    assert main(words) == 2
+    assert "--force" in capsys.readouterr().err
+    assert (tmp_path / "comparison.html").read_text() == "my notes"
+    assert main([*words, "--force"]) == 0
+    assert main(words) == 0  # its own page is replaced
+    told = capsys.readouterr().out
+    assert f"comparison: {tmp_path / 'comparison.html'}" in told
+    assert "One seed cannot tell" in told
 
 
 def shortened(run_dir: Path, to: Path, steps: int) -> Path:
@@ -105,48 +337,72 @@ def unequal(tmp_path_factory):
 
 @pytest.mark.parametrize("metric", ["reward/math", "surgery/conflict_rate"])
 def test_equal_values_at_equal_steps_are_drawn_equal(unequal, metric):
-    drawn = []
-    for strategy in by_strategy([read_run_data(path) for path in unequal]):
-        _, (axis,) = panels(1)
-        compare_figures._seeds_and_mean(axis, strategy, metric, "#000000")
-        drawn.append([[(x, y) for x, y in line.get_xydata() if x <= 4] for line in axis.lines])
-    assert drawn[0] == drawn[1]
-    raw = list(zip(range(1, 5), read_run_data(unequal[1]).series(metric)))
-    assert raw in drawn[1]
+    found = compared(*unequal)
+    colour = dict.fromkeys((each.name for each in found.arms), "#000000")
+    _, (axis,) = panels(1)
+    compare_figures._curves(axis, found, metric, colour, dots=True)
+    drawn = [[(x, y) for x, y in line.get_xydata() if x <= 4] for line in axis.lines]
+    assert drawn[0] == drawn[1]  # the batches
+    assert drawn[2] == drawn[3]  # the lines
+    raw = list(zip(range(1, 5), read_run_data(unequal[1]).series(metric), strict=False))
+    assert drawn[1] == raw
 
 
 def test_runs_of_unequal_length_are_compared_at_the_common_step(unequal, tmp_path):
-    mgs, mixed = by_strategy([read_run_data(path) for path in unequal])
+    mgs, mixed = arms(*unequal)
     assert mgs.common.lengths == (("long", 30), ("short", 4))
     for domain in ("math", "chat"):
-        assert mgs.after(domain).mean == mixed.after(domain).mean == 0.04
-        assert mgs.gain(domain).mean == pytest.approx(-0.06)
-    assert mgs.average_gain(["math", "chat"]).mean == pytest.approx(-0.06)
-    assert mgs.conflict_rate().mean == mixed.conflict_rate().mean
-    assert mgs.step_seconds().mean == mixed.step_seconds().mean
-    html = compare_runs(unequal, tmp_path / "compare.html").read_text()
+        assert mgs.heldout(domain) == mixed.heldout(domain) == {0: 0.04}
+        assert mgs.gain(domain)[0] == pytest.approx(-0.06)
+        assert mgs.forgotten(domain)[0] == pytest.approx(0.06)
+    assert mgs.worst(["math", "chat"])[0] == pytest.approx(-0.06)
+    for metric in ("surgery/conflict_rate", "time/total"):
+        assert mgs.over_steps(metric, 2) == mixed.over_steps(metric, 2)
+    html = page(compared(*unequal), tmp_path)
     assert "different lengths (30 steps: long; 4 steps: short)" in html
     assert "Held-out scores are those at step 4" in html
     assert "Held-out reward after training (step 4)" in html
+    assert "0.300" not in html
 
 
 def test_without_a_common_evaluation_no_scores_are_set_side_by_side(unequal, tmp_path):
     long = evaluated(Path(shutil.copytree(unequal[0], tmp_path / "long")), 0, 30)
-    mgs, mixed = by_strategy([read_run_data(path) for path in (long, unequal[1])])
-    assert math.isnan(mgs.after("math").mean)
-    assert math.isnan(mixed.gain("math").mean)
-    html = compare_runs([long, unequal[1]], tmp_path / "compare.html").read_text()
-    assert "After step 0 no step was evaluated in all runs" in html
-    assert "Gain on held-out prompts" not in html
-    assert "0.300" not in html
+    found = compared(long, unequal[1])
+    mgs, mixed = found.arms
+    assert math.isnan(mgs.after["math"].mean)
+    assert math.isnan(mixed.gain["math"].mean)
+    assert "After step 0 no step was evaluated in all runs" in found.remarks[1]
+    assert "nothing can be said" in mgs.sentence
 
 
 def test_equal_lengths_need_no_remark(run_dirs):
-    assert by_strategy([read_run_data(path) for path in run_dirs])[0].common.remarks == []
+    assert arms(*run_dirs)[0].common.remarks == []
+
+
+def test_held_out_rewards_over_time_have_a_matrix_for_each_arm(run_dirs, tmp_path):
+    copies = [Path(shutil.copytree(path, tmp_path / path.name)) for path in run_dirs]
+    found = compared(*[evaluated(path, 0, 2, 3, 4) for path in copies])
+    html = page(found, tmp_path / "out")
+    assert html.count('<table class="matrix">') == 2
+    assert html.count("<svg") == 5
+    assert found.arms[0].heldout_curve("math")[3].mean == pytest.approx(0.03)
+    assert found.arms[0].forgotten["math"].mean == pytest.approx(0.06)
+
+
+def test_a_metric_that_some_steps_lack_has_no_line_there(run_dirs, tmp_path):
+    copy = Path(shutil.copytree(run_dirs[0], tmp_path / "copy"))
+    rows = [json.loads(line) for line in (copy / "metrics.jsonl").open()]
+    for row in rows[2:]:
+        del row["reward/math"]
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (arm,) = arms(copy)
+    assert list(ArmSummary(arm, ["math"]).curve("reward/math")) == [1, 2]
 
 
 def test_runs_of_one_seed_are_no_repetitions(run_dirs, tmp_path):
     again = Path(shutil.copytree(run_dirs[0], tmp_path / "again"))
-    html = compare_runs([*run_dirs, again], tmp_path / "compare.html").read_text()
-    assert "mgs: some runs have the same seed" in html
-    assert "some runs have" not in compare_runs(run_dirs, tmp_path / "compare.html").read_text()
+    found = compared(*run_dirs, again)
+    assert any("mgs: some runs have the same seed" in remark for remark in found.remarks)
+    assert found.arms[0].average.n == 2
+    assert found.arms[0].arm.heldout("math") == compared(*run_dirs).arms[0].arm.heldout("math")
+    assert not any("same seed" in remark for remark in compared(*run_dirs).remarks)

@@ -7,11 +7,12 @@ import sys
 import pytest
 
 from mgsrl.config import SurgeryConfig, TrackersConfig
+from mgsrl.cli import main
 from mgsrl.errors import ConfigError
 from mgsrl.obs.console import Console
 from mgsrl.obs.tracker import Trackers
 from mgsrl.report import evaluation
-from mgsrl.report.compare import compare_runs
+from mgsrl.report.compare import Entry, comparison, write_comparison
 from mgsrl.report.page import build_report
 from mgsrl.training.journal import Journal
 from tests.report.synthetic import make_run
@@ -49,10 +50,12 @@ def test_pages_of_runs_are_refused(no_matplotlib, tmp_path):
     run = make_run(tmp_path / "run", steps=2)
     with pytest.raises(ConfigError, match=r"mgsrl\[report\]"):
         build_report(run)
+    found = comparison([Entry(run), Entry(make_run(tmp_path / "other", steps=2, seed=1))])
     with pytest.raises(ConfigError, match=r"mgsrl\[report\]"):
-        compare_runs([run, run], tmp_path / "compare.html")
+        write_comparison(found, tmp_path / "compared")
+    assert main(["compare", "seeds=[0,1]", f"compare.dir={tmp_path / 'compared'}"]) == 2
     assert not (run / "report.html").exists()
-    assert not (tmp_path / "compare.html").exists()
+    assert not (tmp_path / "compared").exists()
 
 
 def test_a_page_of_scores_has_no_picture(no_matplotlib):

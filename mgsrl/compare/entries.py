@@ -1,0 +1,52 @@
+"""What a comparison's folder holds, for its page: runs that ended well, and why others are gaps.
+
+A run that is not finished is not looked at, whatever it logged: its arm's curves and costs would be
+those of other steps.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mgsrl.compare.cells import last_step, read_plan
+from mgsrl.obs.run_record import read_run_record
+from mgsrl.report.compare import Comparison, Entry, comparison, write_comparison
+
+
+def cell_entries(folder: Path) -> tuple[list[Entry], set[str]]:
+    """A run of every cell in `cells.json`, and the keys in which the plan has them differ."""
+    plan = read_plan(folder)
+    found = []
+    for name, cell in (plan.get("cells") or {}).items():
+        absent = _absent(folder / name, cell)
+        found.append(Entry(folder / name, str(cell.get("arm", name)), absent))
+    return found, set(plan.get("differing") or ())
+
+
+def compare_folder(folder: Path, *, baseline: str = "", allow: tuple[str, ...] = ()) -> Comparison:
+    """Write the page of the cells in `folder` as they are now.
+
+    Raises:
+        ConfigError: as of `report.compare.comparison`.
+    """
+    entries, declared = cell_entries(folder)
+    found = comparison(entries, baseline=baseline, allow=allow, declared=declared)
+    write_comparison(found, folder)
+    return found
+
+
+def _absent(run_dir: Path, cell: dict[str, Any]) -> str:
+    """Why a cell's run is a gap; empty for one that is finished."""
+    try:
+        record = read_run_record(run_dir)
+    except (OSError, ValueError):
+        return "its run.json cannot be read"
+    if record.get("status") == "finished":
+        return ""
+    steps = f" after {step} steps" if (step := last_step(run_dir)) else ""
+    if cell.get("error"):
+        return f"failed{steps}: {cell['error']}"
+    if not record:
+        return "not begun"
+    sessions = record.get("sessions") or [{}]
+    error = sessions[-1].get("error")
+    return f"{record.get('status', 'not finished')}{steps}{f': {error}' if error else ''}"

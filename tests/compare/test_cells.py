@@ -1,0 +1,192 @@
+"""What a command line plans, and what of it is refused before anything runs."""
+
+import os
+import re
+import shlex
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mgsrl.compare.cells import Arm, differing_keys, plan_cells, read_plan, standing, write_plan
+from mgsrl.compare.slurm import write_submit_script
+from mgsrl.compare.words import read_words
+from mgsrl.config.compose import compose_config
+from mgsrl.config.typed import plain
+from mgsrl.errors import ConfigError
+from tests.compare.test_runner import finished
+
+THREE = (Arm("mgs", ("strategy=mgs",)), Arm("mixed", ("strategy=mixed",), (0, 1)))
+
+
+def refused(*words: str) -> str:
+    def plan() -> None:
+        read = read_words(words)
+        plan_cells(Path("c"), read.arms(), read.common)
+
+    with pytest.raises(ConfigError) as caught:
+        plan()
+    return str(caught.value)
+
+
+def test_words_are_sorted(tmp_path: Path) -> None:
+    odd = tmp_path / "runs/lr=1"
+    odd.mkdir(parents=True)
+    words = read_words(
+        [
+            *(str(odd), "runs/a", "+experiment=pocket_mgs", "train.num_steps=5", "seeds=[4]"),
+            *("strategies=[mgs,mixed]", "allow=[algo.kl_coef]", "compare.dir=~/c d"),
+            *('axes.domains.math.source.path=["a, b.jsonl"]', "compare.baseline=mgs"),
+        ]
+    )
+    assert words.folders == [odd, Path("runs/a")]
+    assert words.common == ["+experiment=pocket_mgs", "train.num_steps=5"]
+    assert (words.strategies, words.seeds, words.allow) == (["mgs", "mixed"], [4], ["algo.kl_coef"])
+    assert words.dir == os.path.expanduser("~/c d")
+    assert words.axes == {"domains.math.source.path": ["a, b.jsonl"]}
+    assert not read_words(["runs/a", "allow=[seed]", "compare.dir=x"]).makes_runs
+
+
+def test_axes_multiply_but_surgery_alone_does_nothing_to_a_sum() -> None:
+    words = read_words(
+        [
+            *("strategies=[mgs,mixed]", "axes.surgery.granularity=[module,layer]"),
+            *("axes.learner.optimizer.lr=[1e-4,2e-4]", "seeds=[7]"),
+        ]
+    )
+    arms = words.arms()
+    assert [arm.name for arm in arms] == [
+        *("mgs granularity=module lr=0.0001", "mgs granularity=module lr=0.0002"),
+        *("mgs granularity=layer lr=0.0001", "mgs granularity=layer lr=0.0002"),
+        *("mixed lr=0.0001", "mixed lr=0.0002"),
+    ]
+    assert {arm.seeds for arm in arms} == {(7,)}
+    cells = plan_cells(Path("c"), arms)
+    assert cells[2].dir == Path("c/mgs-granularity-layer-lr-0.0001-seed7")
+    assert cells[2].config.surgery.granularity == "layer"
+    assert differing_keys(cells) == {
+        *("strategy.name", "surgery.method", "surgery.granularity", "learner.optimizer.lr"),
+    }
+
+
+def test_arms_without_strategies_are_the_experiments_own() -> None:
+    assert [arm.name for arm in read_words(["seeds=[0]"]).arms()] == ["mgs"]
+    words = read_words(["axes.algo.kl_coef=[0,0.1]", "axes.surgery.order=[all]"])
+    assert [arm.name for arm in words.arms()] == ["kl_coef=0 order=all", "kl_coef=0.1 order=all"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("strategies=mgs,mixed",), "strategies=[mgs,mixed]"),
+        (("strategies=[mgs,mixd]",), "did you mean 'mixed'"),
+        (("seeds=3",), "seeds=[3]"),
+        (("seeds=[a]",), "whole numbers"),
+        (("seeds=[1,1]",), "each seed once"),
+        (("compare.dri=x",), "did you mean 'compare.dir'"),
+        (("axes.train.num_step=[1,2]",), "did you mean 'num_steps'"),
+        (("axes.seed=[1,2]",), "A comparison sets seed itself"),
+        (("strategies=[mgs]", "run.dir=x"), "A comparison sets run.dir itself"),
+        (("strategies=[mgs]", "resume=never"), "A comparison sets resume itself"),
+        (("axes.algo.kl_coef=[0.1,1e-1]",), "cannot be told from others"),
+        (("axes.surgery.method=[pcgrad]", "axes.surgery.order=[]"), "at least one value"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(words: tuple[str, ...], said: str) -> None:
+    text = refused(*words)
+    assert said in text
+    assert "to do:" in text
+
+
+def test_two_arms_that_do_the_same_are_one_too_many() -> None:
+    arms = [Arm("one", ("strategy=mgs",)), Arm("other", ("surgery.granularity=module",))]
+    with pytest.raises(ConfigError, match="Two arms are the same"):
+        plan_cells(Path("c"), arms)
+
+
+def test_cells_alternate_so_that_a_stopped_comparison_is_balanced(tmp_path: Path) -> None:
+    cells = plan_cells(tmp_path / "c", THREE, ["train.num_steps=5"])
+    assert [cell.name for cell in cells] == [
+        *("mgs-seed0", "mixed-seed0", "mgs-seed1", "mixed-seed1", "mgs-seed2"),
+    ]
+    assert not (tmp_path / "c").exists()
+
+
+def test_the_command_of_a_cell_makes_the_configuration_that_was_planned(tmp_path: Path) -> None:
+    for cell in plan_cells(tmp_path / "a=b, c", THREE, ["train.num_steps=5"]):
+        assert plain(compose_config(cell.command[2:])) == plain(cell.config)
+
+
+def test_the_day_of_the_prompts_is_that_of_the_first_plan(tmp_path: Path) -> None:
+    cells = plan_cells(tmp_path, THREE)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", str(cells[0].config.policy.date))
+    cells[0].config.policy.date = "2001-02-03"
+    write_plan(tmp_path, cells[:1], {})
+    again = plan_cells(tmp_path, THREE)
+    assert {cell.config.policy.date for cell in again} == {"2001-02-03"}
+    own = plan_cells(tmp_path, THREE, ['policy.date="2026-01-01"'])
+    assert {cell.config.policy.date for cell in own} == {"2026-01-01"}
+
+
+def test_a_folder_tells_how_far_its_cell_is(tmp_path: Path) -> None:
+    cell = plan_cells(tmp_path, THREE, ["train.num_steps=3"])[0]
+    assert standing(cell).state == "new"
+    finished(cell)
+    assert (standing(cell).state, standing(cell).steps) == ("finished", 3)
+    longer = plan_cells(tmp_path, THREE, ["train.num_steps=5"])[0]
+    assert (standing(longer).state, standing(longer).steps) == ("begun", 3)
+    with (cell.dir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "rew')
+    assert standing(longer).steps == 3
+    (cell.dir / "run.json").write_text("{")
+    assert standing(cell).state == "begun"
+
+
+def test_another_comparison_in_the_folder_is_refused(tmp_path: Path) -> None:
+    arms = THREE[:1]
+    finished(plan_cells(tmp_path, arms, ["train.num_steps=3"])[0])
+    plan_cells(tmp_path, arms, ["train.num_steps=3", "trackers.wandb=disabled"])
+    for other in (
+        "algo.kl_coef=0.7",
+        "evaluate.every=1",
+        "evaluate.top_p=0.5",
+        "train.num_steps=2",
+    ):
+        with pytest.raises(ConfigError, match="of another comparison") as caught:
+            plan_cells(tmp_path, arms, ["train.num_steps=3", other])
+        assert other.partition("=")[0] in str(caught.value)
+
+
+def test_slurm_arrays_make_the_same_runs(tmp_path: Path) -> None:
+    """The script is run with a stand-in for sbatch; what the job's script adds to the words of a
+    task is added here."""
+    cells = plan_cells(tmp_path / "c", THREE, ["train.num_steps=3"])
+    finished(cells[0])
+    script, count = write_submit_script(cells, tmp_path / "c")
+    assert count == 4
+    (tmp_path / "sbatch").write_text(f'#!/usr/bin/env bash\nprintf "%q " "$@" >>{tmp_path}/told\n'
+                                     f'echo >>{tmp_path}/told\n')  # fmt: skip
+    (tmp_path / "sbatch").chmod(stat.S_IRWXU)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", str(script), "--time=1:00"], check=True, env=os.environ | {"PATH": path}
+    )
+    made = {}
+    for line in (tmp_path / "told").read_text().splitlines():
+        words = shlex.split(line)
+        job = next(i for i, word in enumerate(words) if word.endswith("train.sbatch"))
+        assert "--time=1:00" in words[:job]
+        seeds = next(w for w in words if w.startswith("--array=")).removeprefix("--array=")
+        for seed in seeds.split(","):
+            task = [f"{w}-seed{seed}" if w.startswith("run.dir=") else w for w in words[job + 1 :]]
+            config = compose_config([*task, f"seed={seed}"])
+            made[config.run.dir] = plain(config)
+    assert made == {str(cell.dir): plain(cell.config) for cell in cells[1:]}
+    assert set(read_plan(tmp_path / "c")["cells"]) == {cell.name for cell in cells}
+
+
+def test_slurm_refuses_a_folder_that_its_script_cannot_extend(tmp_path: Path) -> None:
+    cells = plan_cells(tmp_path / "a b", THREE)
+    with pytest.raises(ConfigError, match="cannot use this folder"):
+        write_submit_script(cells, tmp_path / "a b")
