@@ -208,8 +208,7 @@ def _sweep(key: str, value: str, choices: Mapping[str, Any]) -> ConfigError:
     if kind is None and key not in choices:
         return unknown_key(Config, key)
     inner = optional(kind) or kind
-    axis = f"strategies=[{value}]" if key == "strategy" else f"axes.{key}=[{value}]"
-    runs = f"run them all, over seeds, with `mgsrl compare '{axis}'`"
+    runs = "start one run per value: `mgsrl compare` takes strategies=[A,B] and axes.KEY=[A,B]"
     if get_origin(inner) is list:
         todo = f"write a list, '{key}=[{value}]'"
     elif inner is str and key not in choices:

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from mgsrl.config import SurgeryConfig, TrackersConfig
 from mgsrl.cli import main
+from mgsrl.config import SurgeryConfig, TrackersConfig
 from mgsrl.errors import ConfigError
 from mgsrl.obs.console import Console
 from mgsrl.obs.tracker import Trackers
