@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mgsrl.compare.runner import Outcome
     from mgsrl.compare.words import Words
     from mgsrl.config import Config
+    from mgsrl.report.compare import Entry
 
 HELP = "compare strategies over seeds: run what is missing, then one page"
 EPILOG = """\
@@ -54,9 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from mgsrl.compare.entries import cell_entries
-    from mgsrl.compare.words import is_comparison, read_words
-    from mgsrl.report.compare import Entry, comparison, default_folder, write_comparison
+    from mgsrl.compare.words import read_words
+    from mgsrl.report.compare import comparison, default_folder, write_comparison
     from mgsrl.report.extra import need_drawing
 
     words = read_words(options.overrides)
@@ -77,11 +77,7 @@ def run(options: argparse.Namespace) -> None:
             return
         outcomes = _run(cells, options.jobs)
         folders.insert(0, folder)
-    entries, declared = list[Entry](), set[str]()
-    for each in folders:
-        cells_of = cell_entries(each) if is_comparison(each) else ([Entry(each)], set[str]())
-        entries += cells_of[0]
-        declared |= cells_of[1]
+    entries, declared = _entries(folders)
     found = comparison(entries, baseline=words.baseline, allow=words.allow, declared=declared)
     page = write_comparison(found, folder or default_folder(found, folders), force=options.force)
     for arm in found.arms:
@@ -94,13 +90,33 @@ def run(options: argparse.Namespace) -> None:
         )
 
 
+def _entries(folders: Sequence[Path]) -> tuple[list["Entry"], set[str]]:
+    """The runs in folders of runs and of comparisons, and the keys in which their plans differ."""
+    from mgsrl.compare.entries import cell_entries
+    from mgsrl.compare.words import is_comparison
+    from mgsrl.report.compare import Entry
+    from mgsrl.report.load import check_run_folder
+
+    entries, declared = list[Entry](), set[str]()
+    for folder in folders:
+        if is_comparison(folder):
+            cells, keys = cell_entries(folder)
+            entries += cells
+            declared |= keys
+        else:
+            check_run_folder(folder)
+            entries.append(Entry(folder))
+    return entries, declared
+
+
 def _planned(
     words: "Words", options: argparse.Namespace, folder: Path | None
 ) -> tuple[list["Cell"], Path]:
     """The cells, checked, and their folder; a mistake is told before anything runs."""
-    from mgsrl.compare.cells import plan_cells
+    from mgsrl.compare.cells import differing_keys, plan_cells
     from mgsrl.config.compose import compose_config
-    from mgsrl.report.compare import check_baseline, check_page
+    from mgsrl.report.comparable import check_axes
+    from mgsrl.report.compare import Entry, check_baseline, check_entries, check_page
 
     def compose(overrides: Sequence[str]) -> "Config":
         return compose_config(overrides, options.config, options.config_dir)
@@ -113,6 +129,8 @@ def _planned(
     check_page(folder, options.force)
     files = {"file": options.config, "config_folder": options.config_dir}
     cells = plan_cells(folder, arms, words.common, **files)
+    check_axes(differing_keys(cells), words.allow)
+    check_entries([*(Entry(cell.dir) for cell in cells), *_entries(words.folders)[0]])
     print(f"{len(cells)} runs ({len(arms)} arms) in {folder}")
     return cells, folder
 

@@ -35,6 +35,8 @@ LEAVE_S = 60.0
 """Beside `checkpoint.grace_s`: what a run that was told to stop may take for its actors."""
 LAST_S = 20.0
 """For a run that was told twice."""
+LAST_LINES = 12
+"""Of what a run said, in which the message that ended it is looked for."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -270,7 +272,7 @@ def _reason(each: Running, code: int) -> str:
     with suppress(OSError), each.log.open("rb") as file:
         file.seek(each.log_begin)
         text = file.read().decode(errors="replace")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line.strip() for line in text.splitlines() if line.strip()][-LAST_LINES:]
         starts = [i for i, line in enumerate(lines) if line.startswith("mgsrl: ")]
         if starts:
             told = lines[starts[-1] : starts[-1] + 4]

@@ -94,6 +94,20 @@ def check_comparable(
     return Verdict(allowed, [d for d in axes if not strategy.match(d.key)], remarks + _code(runs))
 
 
+def check_axes(declared: Collection[str], allow: Sequence[str]) -> None:
+    """Raise ConfigError for axes that decide how runs are measured, unless they are allowed."""
+    measuring = key_pattern(MEASURING_KEYS)
+    free = key_pattern([key for key in FREE_KEYS if key not in COMPARED])
+    wrong = [key for key in sorted(declared) if measuring.match(key) and not free.match(key)]
+    if wrong := [key for key in wrong if not names(allow, key)]:
+        raise ConfigError(
+            "Runs that are measured differently are not comparable.",
+            expected="arms with the same evaluation, held-out data and rewards",
+            found=", ".join(wrong[:MOST_SHOWN]),
+            todo=f"leave these axes out, or compare all the same, marked: 'allow=[{wrong[0]}]'",
+        )
+
+
 def differing_settings(runs: Sequence[RunData]) -> list[Differing]:
     """All settings that are not the same in all runs, and what is behind equal paths."""
     flat = [flattened(run.config) for run in runs if run.config]

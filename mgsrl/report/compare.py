@@ -61,7 +61,7 @@ def comparison(
             baseline.
         MissingPathError: one of them is not a run folder.
     """
-    _check_entries(entries)
+    check_entries(entries)
     runs = {e.dir: read_run_data(e.dir) for e in entries if not e.absent}
     verdict = check_comparable(list(runs.values()), allow, declared)
     named = [(e.arm, run) for e in entries if (run := runs.get(e.dir)) is not None]
@@ -106,7 +106,8 @@ def default_folder(found: Comparison, folders: Sequence[Path]) -> Path:
     return Path("runs") / f"compare-{re.sub(r'[^A-Za-z0-9._-]+', '-', names)[:LONGEST_NAME]}"
 
 
-def _check_entries(entries: Sequence[Entry]) -> None:
+def check_entries(entries: Sequence[Entry]) -> None:
+    """Raise ConfigError for fewer than two runs, or one twice."""
     folders = [entry.dir.resolve() for entry in entries]
     if len(folders) < 2 or len(set(folders)) < len(folders):
         raise ConfigError(

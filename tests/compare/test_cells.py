@@ -6,9 +6,11 @@ import shlex
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mgsrl.cli import main
 from mgsrl.compare.cells import Arm, differing_keys, plan_cells, read_plan, standing, write_plan
 from mgsrl.compare.slurm import write_submit_script
 from mgsrl.compare.words import read_words
@@ -16,6 +18,7 @@ from mgsrl.config.compose import compose_config
 from mgsrl.config.typed import plain
 from mgsrl.errors import ConfigError
 from tests.compare.test_runner import finished
+from tests.documented import ROOT
 
 THREE = (Arm("mgs", ("strategy=mgs",)), Arm("mixed", ("strategy=mixed",), (0, 1)))
 
@@ -97,6 +100,30 @@ def test_mistakes_are_told_before_anything_runs(words: tuple[str, ...], said: st
     text = refused(*words)
     assert said in text
     assert "to do:" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("seeds=[0]",), "two or more different run folders"),
+        (("axes.evaluate.temperature=[0.5,1]",), "measured differently"),
+        (("strategies=[mgs,mixed]", "compare.baseline=sequential"), "no arm of this comparison"),
+        (("strategies=[mgs,mixed]", "--jobs", "0"), "--jobs of at least 1"),
+        (("runs/a", "runs/b", "--slurm"), "something to run"),
+        ((), "two or more different run folders"),
+    ],
+)
+def test_what_would_be_refused_in_the_end_is_refused_before(
+    words: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_arms_that_do_the_same_are_one_too_many() -> None:
@@ -190,3 +217,15 @@ def test_slurm_refuses_a_folder_that_its_script_cannot_extend(tmp_path: Path) ->
     cells = plan_cells(tmp_path / "a b", THREE)
     with pytest.raises(ConfigError, match="cannot use this folder"):
         write_submit_script(cells, tmp_path / "a b")
+
+
+def test_the_example_of_the_page_plans_what_it_says() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/compare.md").read_text(), re.S)
+    names: dict[str, Any] = {}
+    exec(code.partition("\nrun_cells(")[0], names)
+    assert "run_cells" in code
+    assert [cell.name for cell in names["cells"]] == [
+        *("mgs-seed0", "mgs-all-orders-seed0", "math-first-seed0"),
+        *("mgs-seed1", "mgs-all-orders-seed1", "math-first-seed1", "mgs-seed2"),
+        *("math-first-seed2", "mgs-seed3"),
+    ]
