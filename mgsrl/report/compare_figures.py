@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mgsrl.report.comparison import ArmSummary, Comparison, Curve
-from mgsrl.report.curves import MAX_MARKERS, one_legend, raw, step_axis
+from mgsrl.report.curves import MAX_MARKERS, legend_columns, one_legend, raw, step_axis
 from mgsrl.report.style import DOMAIN_COLOURS, INK, panels, svg
 from mgsrl.report.verdicts import AVERAGE, WORST
 from mgsrl.statistics.seeds import Estimate
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 DASHES = ("-", "--", ":", "-.")
 """Arms beyond the colours have them again, dashed."""
 MOST_RAW = 6
-"""Arms up to which single training batches are drawn; of more they hide everything."""
+"""Arms up to which single training batches are drawn (of more they hide everything), and bands are
+more than a hint."""
 GREY = "#888888"
+LEGEND_LINE = 0.2
+"""Inches."""
 BAND_ROOM = 0.6
 """How far bands may widen an axis to either side, as a part of what its lines span."""
 
@@ -84,7 +87,7 @@ def heldout_curves(c: Comparison, colour: Mapping[str, str]) -> str:
     """Held-out reward at every evaluation."""
     if len(c.common.evaluated) < 3:
         return ""
-    figure, axes = panels(len(c.domains), height=2.9)
+    figure, axes = panels(len(c.domains), height=_height(c, 2.7))
     for axis, domain in zip(axes, c.domains, strict=True):
         _bands(axis, c, lambda each, d=domain: each.heldout_curve(d), colour, marker="o")  # type: ignore[misc]
         axis.set_title(domain)
@@ -98,7 +101,7 @@ def training_curves(c: Comparison, colour: Mapping[str, str]) -> str:
     """Smoothed training reward per domain."""
     if not any(run.metrics for _, run in c.runs):
         return ""
-    figure, axes = panels(len(c.domains), height=2.9)
+    figure, axes = panels(len(c.domains), height=_height(c, 2.7))
     for axis, domain in zip(axes, c.domains, strict=True):
         _curves(axis, c, f"reward/{domain}", colour, dots=len(c.arms) <= MOST_RAW)
         axis.set_title(domain)
@@ -117,7 +120,7 @@ def conflict_curves(c: Comparison, colour: Mapping[str, str]) -> str:
     drawn = [pair for pair in zip(names, titles, strict=True) if _is_measured(c, pair[0])]
     if not drawn:
         return ""
-    figure, axes = panels(len(drawn), columns=max(2, _columns(drawn)), height=2.6)
+    figure, axes = panels(len(drawn), columns=max(2, _columns(drawn)), height=_height(c, 2.4))
     for axis, (name, title) in zip(axes, drawn, strict=True):
         _curves(axis, c, name, colour)
         rate = name.endswith("conflict_rate")
@@ -134,7 +137,7 @@ def projected_curves(c: Comparison, colour: Mapping[str, str]) -> str:
     drawn = [d for d in c.domains if _is_measured(c, f"surgery/projected_share/{d}", above=0.0)]
     if not drawn:
         return ""
-    figure, axes = panels(len(drawn), columns=max(2, _columns(drawn)), height=2.6)
+    figure, axes = panels(len(drawn), columns=max(2, _columns(drawn)), height=_height(c, 2.4))
     for axis, domain in zip(axes, drawn, strict=True):
         _curves(axis, c, f"surgery/projected_share/{domain}", colour)
         axis.set_title(domain)
@@ -164,6 +167,7 @@ def _bands(
 ) -> None:
     """Means of all arms with their intervals; the axis may grow by a part for the latter."""
     ends: list[float] = []
+    alpha = 0.13 if len(c.arms) <= MOST_RAW else 0.05
     for i, each in enumerate(c.arms):
         known = {step: e for step, e in curve(each).items() if e.n}
         if not known:
@@ -173,7 +177,7 @@ def _bands(
         means = [e.mean for e in known.values()]
         axis.plot(list(known), means, color=ink, ls=style, marker=marker, ms=4, label=label)
         low, high = [e.low for e in known.values()], [e.high for e in known.values()]
-        axis.fill_between(list(known), low, high, color=ink, alpha=0.13, lw=0)
+        axis.fill_between(list(known), low, high, color=ink, alpha=alpha, lw=0)
         ends += [v for v in (*low, *high) if math.isfinite(v)]
     drawn = [
         v for line in axis.lines for v in np.asarray(line.get_ydata(), float) if math.isfinite(v)
@@ -202,6 +206,12 @@ def _name_rows(axes: Sequence["Axes"], names: Sequence[str], columns: int) -> No
         axis.set_yticks(range(len(names)), list(names) if i % columns == 0 else [""] * len(names))
         axis.margins(x=0.12)
         axis.tick_params(axis="y", colors=INK)
+
+
+def _height(c: Comparison, inches: float) -> float:
+    """Of panels below a legend of all arms."""
+    names = [f"{each.name} (n={len(each.arm.seeds)})" for each in c.arms]
+    return inches + LEGEND_LINE * math.ceil(len(names) / legend_columns(names))
 
 
 def _columns(items: Sequence[object]) -> int:

@@ -19,6 +19,9 @@ WINDOW = 10
 MAX_MARKERS = 200
 """Longer series are drawn as a thin line: thousands of markers blur and make a large file."""
 
+LEGEND_WIDTH = 140
+"""Characters that a line of a legend holds, each name's line and gap counted as six."""
+
 
 def smooth(steps: Sequence[int], values: Sequence[float], window: int = WINDOW) -> list[float]:
     """Per step the mean of the finite values of the last `window` steps; NaN where there is none.
@@ -64,7 +67,13 @@ def one_legend(figure: Figure, axes: Sequence[Axes]) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels()):
             named.setdefault(label, handle)
     if named:
-        figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=5)
+        columns = legend_columns(list(named))
+        figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=columns)
+
+
+def legend_columns(names: Sequence[str]) -> int:
+    """Names on a line of a legend of page width."""
+    return max(1, min(5, LEGEND_WIDTH // (max(map(len, names)) + 6)))
 
 
 def step_axis(axis: Axes) -> None:
