@@ -222,8 +222,8 @@ def _context(found: Comparison, folder: Path) -> dict[str, Any]:
 
 
 def _matrices(found: Comparison) -> Mapping[str, Any]:
-    """Of each arm, where there are evaluations between the first and the last."""
-    if len(found.common.evaluated) < 3:
+    """Of each arm, where it was evaluated more than once."""
+    if len(found.common.evaluated) < 2:
         return {}
     made = {}
     for each in found.arms:

@@ -9,6 +9,7 @@ their mean.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from zlib import crc32
 
 from mgsrl.obs.forgetting import forgetting
 from mgsrl.report.load import RunData
@@ -101,9 +102,11 @@ class ArmRuns:
     def by_seed(self, value: Callable[[RunData], float]) -> BySeed:
         """`value` of every run; a run without a known seed counts as one of its own (below 0)."""
         found: dict[int, list[float]] = {}
-        for index, run in enumerate(self.runs):
+        for run in self.runs:
             seed = run.setting("seed")
-            found.setdefault(seed if isinstance(seed, int) else -1 - index, []).append(value(run))
+            if not isinstance(seed, int):  # of no other run, of this arm or another
+                seed = -1 - crc32(str(run.run_dir).encode())
+            found.setdefault(seed, []).append(value(run))
         return {seed: finite_mean(values) for seed, values in found.items()}
 
     def heldout(self, domain: str, step: int | None = None) -> BySeed:

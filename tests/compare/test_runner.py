@@ -61,6 +61,24 @@ def test_jobs_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         gpu_slots(6)
 
 
+CHILD = """
+import subprocess
+from mgsrl.compare.runner import _end_with_parent
+child = subprocess.Popen(["sleep", "300"], start_new_session=True, preexec_fn=_end_with_parent)
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_runs_end_with_the_process_that_started_them() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait(timeout=30)
+    runs.none_left([child])
+
+
 def compare(folder: Path, *words: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "mgsrl.cli", "compare", f"compare.dir={folder}", *words]
     log = folder.with_suffix(".log").open("a")

@@ -404,3 +404,12 @@ def test_runs_of_one_seed_are_no_repetitions(run_dirs, tmp_path):
     assert found.arms[0].average.n == 2
     assert found.arms[0].arm.heldout("math") == compared(*run_dirs).arms[0].arm.heldout("math")
     assert not any("same seed" in remark for remark in compared(*run_dirs).remarks)
+
+
+def test_runs_without_a_known_seed_are_paired_with_none(run_dirs, tmp_path):
+    copies = [Path(shutil.copytree(run_dirs[i], tmp_path / str(i))) for i in (0, 2)]
+    for copy in copies:
+        (copy / "config.yaml").unlink()
+    found = comparison([Entry(copies[0], "mgs"), Entry(copies[1], "mixed")])
+    assert found.arms[0].contrasts["average"].difference.n == 0
+    assert "no seed in common" in found.arms[0].sentence
