@@ -1,14 +1,17 @@
 """`mgsrl compare`: runs what is missing of a comparison, and puts all of it on one page."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from functools import partial
+from glob import escape as escape_glob
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from mgsrl.commands.options import add_overrides
+from mgsrl.commands.options import add_overrides, complete_override
 from mgsrl.errors import CellsFailedError, ConfigError
 from mgsrl.obs.outputs import FORCE_HELP, shared_folder
 
@@ -42,7 +45,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    add_overrides(parser, "what to run, or run folders (below)")
+    add_overrides(parser, "what to run, or run folders (below)", _complete)
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)"
     )
@@ -52,6 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run nothing, but write a script that submits what is missing as Slurm arrays",
     )
     parser.add_argument("--force", action="store_true", help=FORCE_HELP)
+
+
+def _complete(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
+    """What the shell offers for a word: keys (behind `axes.` too), our own words, and folders."""
+    from mgsrl.compare.words import AXES, LISTS, OPTIONS
+
+    own = [f"{name}=" for name in OPTIONS] + [f"{name}=[" for name in LISTS] + [AXES]
+    axis = AXES if prefix.startswith(AXES) else ""
+    keys = [f"{axis}{key}" for key in complete_override(prefix.removeprefix(axis), parsed_args)]
+    folders = [f"{path}/" for path in glob(f"{escape_glob(prefix)}*") if os.path.isdir(path)]
+    return [word for word in own if word.startswith(prefix)] + keys + folders
 
 
 def run(options: argparse.Namespace) -> None:

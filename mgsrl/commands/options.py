@@ -1,7 +1,7 @@
 """What several commands take: kinds of values, and a configuration in files of the user's own."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +20,16 @@ def column(text: str) -> tuple[str, str]:
     return ours, theirs
 
 
-def add_overrides(parser: argparse.ArgumentParser, text: str) -> None:
-    """The arguments that `composed` reads; `text` explains the overrides."""
+def add_overrides(
+    parser: argparse.ArgumentParser, text: str, complete: Callable[..., list[str]] | None = None
+) -> None:
+    """The arguments that `composed` reads; `text` explains the overrides.
+
+    Args:
+        complete: what the shell offers for one of them; by default what the configuration has.
+    """
     overrides = parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
-    overrides.completer = complete_override  # type: ignore[attr-defined]  # argcomplete's
+    overrides.completer = complete or complete_override  # type: ignore[attr-defined]  # argcomplete's
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="an experiment of your own, a YAML file"
     )
