@@ -155,7 +155,7 @@ def _run(cells: Sequence["Cell"], jobs: int) -> list["Outcome"]:
 
     console = output()
     if not console.is_terminal:
-        return run_cells(cells, jobs=jobs)
+        return run_cells(cells, jobs=jobs, note=partial(print, flush=True))
     with console.status("") as status:
         note = partial(console.print, markup=False)
         return run_cells(cells, jobs=jobs, note=note, show=lambda line: status.update(escape(line)))

@@ -102,7 +102,7 @@ def _forgetting(c: Comparison) -> str:
 
 
 def _conflicts(c: Comparison) -> str:
-    head = ["arm", "conflict rate", "of them out of the noise"]
+    head = ["arm", "conflict rate", "out of the noise"]
     head += [f"reliability, {d}" for d in c.domains] + [f"projected away, {d}" for d in c.domains]
     rows = [
         [

@@ -14,7 +14,7 @@ from mgsrl.obs.run_record import session_seconds
 from mgsrl.report.comparable import Differing
 from mgsrl.report.curves import smooth
 from mgsrl.report.load import RunData
-from mgsrl.report.strategies import ArmRuns, CommonSteps
+from mgsrl.report.strategies import ArmRuns, CommonSteps, series
 from mgsrl.report.tables import WARM_UP_STEPS, finite_mean
 from mgsrl.report.verdicts import Contrast
 from mgsrl.statistics.seeds import Estimate, estimate
@@ -112,7 +112,7 @@ class ArmSummary:
         """A logged metric, smoothed per run, at the steps at which all of its runs have it."""
         by_step: dict[int, list[float]] = {}
         for run in self.arm.runs:
-            pairs = zip(run.steps, run.series(metric), strict=True)
+            pairs = zip(run.steps, series(run, metric), strict=True)
             known = {step: value for step, value in pairs if math.isfinite(value)}
             steps = list(known)
             for step, value in zip(steps, smooth(steps, list(known.values())), strict=True):

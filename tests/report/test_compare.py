@@ -392,9 +392,17 @@ def test_a_metric_that_some_steps_lack_has_no_line_there(run_dirs, tmp_path):
     rows = [json.loads(line) for line in (copy / "metrics.jsonl").open()]
     for row in rows[2:]:
         del row["reward/math"]
+        for key in [key for key in row if key.startswith("surgery/cosine/")]:
+            del row[key]  # a step of one domain: no pair, whose rate is logged as 0
+        row["surgery/conflict_rate"] = 0.0
     (copy / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (arm,) = arms(copy)
-    assert list(ArmSummary(arm, ["math"]).curve("reward/math")) == [1, 2]
+    summary = ArmSummary(arm, ["math"])
+    assert list(summary.curve("reward/math")) == [1, 2]
+    assert list(summary.curve("surgery/conflict_rate")) == [1, 2]
+    assert summary.conflict_rate.mean == pytest.approx(
+        sum(row["surgery/conflict_rate"] for row in rows[:2]) / 2
+    )
 
 
 def test_runs_of_one_seed_are_no_repetitions(run_dirs, tmp_path):
