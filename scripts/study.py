@@ -1,0 +1,140 @@
+"""The study on the testbed `pocket_conflict`: every arm at every position of the dial, with seeds.
+
+    python scripts/study.py                     # what is missing; goes on where it stopped
+    python scripts/study.py --arms mgs mixed --positions 1 --seeds 0 1    # some
+    python scripts/study.py --docs              # writes the tables of docs/study.md
+
+The arms are those of `study_arms.py`. A seed is run at all positions before the next one, so that a
+study that is stopped early has fewer seeds everywhere. `FOLDER/conflict-POSITION/` has the runs,
+and the page that compares them (`comparison.html`).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from study_arms import ARMS, EXPERIMENT, POSITIONS, dial, seeds_of
+
+from mgsrl.compare.cells import Arm, Cell, differing_keys, plan_cells, standing
+from mgsrl.compare.runner import run_cells
+from mgsrl.errors import UserError
+from mgsrl.report.compare import JSON, Entry, comparison, write_comparison
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "study.md"
+MARKS = ("<!-- results -->\n", "<!-- end of results -->")
+BASELINE = "mixed"
+SURE = 0.05
+"""Corrected p below which a difference is printed in bold."""
+
+
+def plan(options: argparse.Namespace) -> dict[float, list[Cell]]:
+    """The cells by position."""
+    planned = {}
+    for position in options.positions:
+        arms = [
+            Arm(name, ARMS[name], seeds)
+            for name in options.arms
+            if (seeds := tuple(s for s in seeds_of(name) if s in options.seeds))
+        ]
+        common = (EXPERIMENT, dial(position), *options.overrides)
+        planned[position] = plan_cells(options.folder / f"conflict-{position:g}", arms, common)
+    return planned
+
+
+def run(planned: Mapping[float, Sequence[Cell]], seeds: Sequence[int], jobs: int) -> bool:
+    """Run what is missing; whether all of it is there."""
+    finished = True
+    for seed in seeds:
+        for cells in planned.values():
+            if of_seed := [cell for cell in cells if cell.seed == seed]:
+                finished &= all(outcome.finished for outcome in run_cells(of_seed, jobs=jobs))
+    return finished
+
+
+def compare(planned: Mapping[float, Sequence[Cell]]) -> None:
+    """Write the page of every position; its gaps are named."""
+    for cells in planned.values():
+        entries = []
+        for cell in cells:
+            so_far = standing(cell)
+            absent = "" if so_far.state == "finished" else so_far.error or so_far.state
+            entries.append(Entry(cell.dir, cell.arm, absent))
+        if sum(not entry.absent for entry in entries) > 1:
+            found = comparison(entries, baseline=BASELINE, declared=differing_keys(cells))
+            write_comparison(found, cells[0].dir.parent)
+
+
+def tables(folder: Path) -> str:
+    """The Markdown tables of the page, of every position that was compared."""
+    parts = []
+    for position in POSITIONS:
+        path = folder / f"conflict-{position:g}" / JSON
+        if path.is_file():
+            parts.append(f"### Conflict {position:g}\n\n{_table(json.loads(path.read_text()))}")
+    return "\n".join(parts)
+
+
+def _table(found: Mapping[str, Any]) -> str:
+    lines = [
+        f"| arm | seeds | mean of the domains | worst domain's gain | mean, against {BASELINE} "
+        f"| worst, against {BASELINE} |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, arm in found["arms"].items():
+        against = [_against(arm["against_baseline"].get(key)) for key in ("average", "worst")]
+        cells = [
+            name,
+            str(len(arm["seeds"])),
+            _interval(arm["average"]),
+            _interval(arm["worst_gain"]),
+        ]
+        lines.append(f"| {' | '.join([*cells, *against])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(e: Mapping[str, Any]) -> str:
+    if e["mean"] is None:
+        return "–"
+    rest = "" if e["low"] is None else f" ({e['low']:+.2f} to {e['high']:+.2f})"
+    return f"{e['mean']:+.2f}{rest}"
+
+
+def _against(contrast: Mapping[str, Any] | None) -> str:
+    if contrast is None:
+        return "–"
+    text, p = _interval(contrast), contrast["p_corrected"]
+    return f"**{text}**" if p is not None and p < SURE else text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    every = sorted({seed for arm in ARMS for seed in seeds_of(arm)})
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--positions", nargs="*", type=float, default=list(POSITIONS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=every)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/study"))
+    parser.add_argument("--docs", action="store_true", help="only write the tables into the docs")
+    parser.add_argument("overrides", nargs="*", help="further ones of `mgsrl train`, after --")
+    options = parser.parse_args()
+    if options.docs:
+        before, after = PAGE.read_text().split(MARKS[0])[0], PAGE.read_text().split(MARKS[1])[1]
+        PAGE.write_text(f"{before}{MARKS[0]}{tables(options.folder)}{MARKS[1]}{after}")
+        return 0
+    try:
+        planned = plan(options)
+        finished = run(planned, options.seeds, options.jobs)
+        compare(planned)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(tables(options.folder))
+    return 0 if finished else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

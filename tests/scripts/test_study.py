@@ -1,0 +1,80 @@
+"""The study's runner: what it plans, in which order, and what it makes of comparisons."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+import study
+from study_arms import seeds_of
+
+
+def options(folder: Path, **more: object) -> argparse.Namespace:
+    usual = {"arms": ["mixed", "mgda"], "positions": [0.0, 1.0], "seeds": [0, 7]}
+    return argparse.Namespace(folder=folder, overrides=["train.num_steps=2"], **usual | more)
+
+
+def test_cells_are_arms_by_position_and_seed(tmp_path: Path) -> None:
+    planned = study.plan(options(tmp_path))
+    assert list(planned) == [0.0, 1.0]
+    for position, cells in planned.items():
+        # mgda has no eighth seed
+        assert [(c.arm, c.seed) for c in cells] == [("mixed", 0), ("mgda", 0), ("mixed", 7)]
+        assert {c.config.domains["pronouns"].reward.options.conflict for c in cells} == {position}
+        assert {c.dir.parent.name for c in cells} == {f"conflict-{position:g}"}
+        assert {c.config.train.num_steps for c in cells} == {2}
+
+
+def test_a_seed_is_run_at_all_positions_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[int, float]] = []
+
+    class Done:
+        finished = True
+
+    def run_cells(cells: list[study.Cell], jobs: int) -> list[Done]:
+        conflict = cells[0].config.domains["commas"].reward.options.conflict
+        ran.extend(dict.fromkeys((cell.seed, conflict) for cell in cells))
+        return [Done()] * len(cells)
+
+    monkeypatch.setattr(study, "run_cells", run_cells)
+    planned = study.plan(options(tmp_path))
+    assert study.run(planned, [0, 7], jobs=1)
+    assert ran == [(0, 0.0), (0, 1.0), (7, 0.0), (7, 1.0)]
+    assert 7 in seeds_of("mixed")
+
+
+def test_the_tables_of_the_page(tmp_path: Path) -> None:
+    def numbers(mean: float | None, low: float | None, high: float | None) -> dict[str, object]:
+        return {"n": 3, "mean": mean, "low": low, "high": high, "sd": 0.1}
+
+    arms = {
+        "mixed": {
+            "seeds": [0, 1, 2],
+            "average": numbers(0.5, 0.4, 0.6),
+            "worst_gain": numbers(0.1, None, None),
+            "against_baseline": {},
+        },
+        "mgs": {
+            "seeds": [0, 1],
+            "average": numbers(0.75, 0.5, 1.0),
+            "worst_gain": numbers(None, None, None),
+            "against_baseline": {
+                "average": {**numbers(0.25, 0.1, 0.4), "p_corrected": 0.03},
+                "worst": {**numbers(-0.1, -0.3, 0.1), "p_corrected": 0.3},
+            },
+        },
+    }
+    folder = tmp_path / "conflict-0.5"
+    folder.mkdir()
+    (folder / study.JSON).write_text(json.dumps({"arms": arms}))
+    assert study.tables(tmp_path).splitlines()[4:] == [
+        "| mixed | 3 | +0.50 (+0.40 to +0.60) | +0.10 | – | – |",
+        "| mgs | 2 | +0.75 (+0.50 to +1.00) | – | **+0.25 (+0.10 to +0.40)** "
+        "| -0.10 (-0.30 to +0.10) |",
+    ]
