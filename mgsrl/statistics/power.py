@@ -6,8 +6,9 @@ estimated from a few seeds, so the answer is an order of magnitude rather than a
 
 import math
 
+from scipy.special import ncfdtr, ncfdtrinc, stdtrit
+
 from mgsrl.statistics.seeds import LEVEL
-from mgsrl.statistics.student import critical_t, root, shifted_cdf
 
 POWER = 0.8
 MOST_SEEDS = 1000
@@ -21,8 +22,8 @@ def paired_power(n: int, effect: float, level: float = LEVEL) -> float:
     """
     if n < 2:
         return 0.0
-    limit, shift = critical_t(n - 1, level), abs(effect) * math.sqrt(n)
-    return 1 - shifted_cdf(limit, n - 1, shift) + shifted_cdf(-limit, n - 1, shift)
+    # The square of a non-central t is a non-central F.
+    return float(1 - ncfdtr(1, n - 1, n * effect**2, _limit(n, level)))
 
 
 def seeds_needed(
@@ -57,4 +58,9 @@ def detectable(n: int, sd: float, power: float = POWER, level: float = LEVEL) ->
     where `sd` is not known."""
     if n < 2 or not math.isfinite(sd):
         return math.nan
-    return sd * root(lambda effect: paired_power(n, effect, level) - power, 0.0, 1.0)
+    return sd * math.sqrt(ncfdtrinc(1, n - 1, 1 - power, _limit(n, level)) / n)
+
+
+def _limit(n: int, level: float) -> float:
+    """The t^2 above which the test of `n` pairs finds a difference."""
+    return float(stdtrit(n - 1, (1 + level) / 2) ** 2)

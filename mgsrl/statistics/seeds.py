@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-
-from mgsrl.statistics.student import critical_t, two_sided_p
+from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95
 MOST_FLIPPED = 16
@@ -61,7 +60,7 @@ def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
     if len(known) == 1:
         return Estimate(1, mean, math.nan, math.nan, math.nan)
     sd = float(known.std(ddof=1))
-    half = critical_t(len(known) - 1, level) * sd / math.sqrt(len(known))
+    half = float(stdtrit(len(known) - 1, (1 + level) / 2)) * sd / math.sqrt(len(known))
     return Estimate(len(known), mean, mean - half, mean + half, sd)
 
 
@@ -86,7 +85,7 @@ def paired_t_p(e: Estimate) -> float:
         return math.nan
     if e.sd == 0:
         return 1.0 if e.mean == 0 else 0.0
-    return two_sided_p(e.mean / (e.sd / math.sqrt(e.n)), e.n - 1)
+    return 2 * float(stdtr(e.n - 1, -abs(e.mean) / (e.sd / math.sqrt(e.n))))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
