@@ -43,7 +43,7 @@ def test_sources_and_curricula_resume_and_domains_are_added(tmp_path: Path) -> N
         whole, *MIXED[1:-2], "domains.math.weight=2", "data.prompts_per_step=8",
         MIXED[-1], "train.num_steps=5",
     )  # fmt: skip
-    assert "chat added" in output
+    assert "domains.chat: added" in output
     assert "domains.math.weight: 1.0 -> 2.0" in output
     last = drawn(whole, 5)
     assert last.total() == 8
