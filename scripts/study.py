@@ -18,10 +18,11 @@ from typing import Any
 
 from study_arms import ARMS, EXPERIMENT, POSITIONS, dial, seeds_of
 
-from mgsrl.compare.cells import Arm, Cell, differing_keys, plan_cells, standing
+from mgsrl.compare.cells import Arm, Cell, plan_cells, standing
+from mgsrl.compare.entries import compare_folder
 from mgsrl.compare.runner import run_cells
 from mgsrl.errors import UserError
-from mgsrl.report.compare import JSON, Entry, comparison, write_comparison
+from mgsrl.report.compare import JSON
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "study.md"
@@ -51,21 +52,16 @@ def run(planned: Mapping[float, Sequence[Cell]], seeds: Sequence[int], jobs: int
     for seed in seeds:
         for cells in planned.values():
             if of_seed := [cell for cell in cells if cell.seed == seed]:
-                finished &= all(outcome.finished for outcome in run_cells(of_seed, jobs=jobs))
+                outcomes = run_cells(of_seed, planned=cells, jobs=jobs)
+                finished &= all(outcome.finished for outcome in outcomes)
     return finished
 
 
 def compare(planned: Mapping[float, Sequence[Cell]]) -> None:
     """Write the page of every position; its gaps are named."""
     for cells in planned.values():
-        entries = []
-        for cell in cells:
-            so_far = standing(cell)
-            absent = "" if so_far.state == "finished" else so_far.error or so_far.state
-            entries.append(Entry(cell.dir, cell.arm, absent))
-        if sum(not entry.absent for entry in entries) > 1:
-            found = comparison(entries, baseline=BASELINE, declared=differing_keys(cells))
-            write_comparison(found, cells[0].dir.parent)
+        if sum(standing(cell).state == "finished" for cell in cells) > 1:
+            compare_folder(cells[0].dir.parent, baseline=BASELINE)
 
 
 def tables(folder: Path) -> str:

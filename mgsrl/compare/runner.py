@@ -72,6 +72,7 @@ class Outcome:
 def run_cells(
     cells: Sequence[Cell],
     *,
+    planned: Sequence[Cell] = (),
     jobs: int = 1,
     note: Callable[[str], None] = print,
     show: Callable[[str], None] | None = None,
@@ -79,6 +80,7 @@ def run_cells(
     """Run what is missing of `cells` (all in one folder); an outcome for each cell, in their order.
 
     Args:
+        planned: all cells of the folder's plan, where `cells` are some of them.
         jobs: processes at a time.
         note: takes a line whenever a cell begins or ends.
         show: takes a line on how far it is, twice a second; without it `note` gets one a minute.
@@ -90,19 +92,21 @@ def run_cells(
     folder = cells[0].dir.parent
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, note, key="compare.dir"):
-        return _Runner(cells, folder, jobs, note, show).run()
+        return _Runner(cells, planned or cells, folder, jobs, note, show).run()
 
 
 class _Runner:
     def __init__(
         self,
         cells: Sequence[Cell],
+        planned: Sequence[Cell],
         folder: Path,
         jobs: int,
         note: Callable[[str], None],
         show: Callable[[str], None] | None,
     ) -> None:
-        self.cells, self.folder, self.note, self.show = cells, folder, note, show
+        self.cells, self.planned, self.folder = cells, planned, folder
+        self.note, self.show = note, show
         self.slots = gpu_slots(jobs) if any(map(_wants_gpus, cells)) else [None] * jobs
         self.running: list[Running] = []
         self.outcomes: dict[str, Outcome] = {}
@@ -117,7 +121,7 @@ class _Runner:
                 self.outcomes[cell.name] = Outcome(cell, found)
             else:
                 waiting.append(cell)
-        write_plan(self.folder, self.cells, self.attempts)
+        write_plan(self.folder, self.planned, self.attempts)
         if self.outcomes:
             self.note(f"{len(self.outcomes)} of {len(self.cells)} runs are there already")
         try:
@@ -173,7 +177,7 @@ class _Runner:
         before = self.attempts.get(cell.name, {}).get("attempts", 0)
         entry = {"attempts": before + 1, "exit": code, "error": error or None}
         self.attempts[cell.name] = entry
-        write_plan(self.folder, self.cells, self.attempts)
+        write_plan(self.folder, self.planned, self.attempts)
         done = sum(outcome.finished for outcome in self.outcomes.values())
         where = f"[{done}/{len(self.cells)}]"
         if error:
@@ -218,7 +222,7 @@ class _Runner:
                 with suppress(OSError):
                     os.killpg(each.process.pid, signal.SIGKILL)
                 each.process.wait()
-            write_plan(self.folder, self.cells, self.attempts)
+            write_plan(self.folder, self.planned, self.attempts)
 
     def _tell_to_end(self, limit_s: float) -> None:
         end = time.monotonic() + limit_s

@@ -45,6 +45,13 @@ def test_what_is_there_is_not_run_again(tmp_path: Path) -> None:
     assert list(read_plan(tmp_path / "c")["cells"]) == ["mixed-seed0", "mixed-seed1"]
 
 
+def test_some_cells_leave_the_others_in_the_plan(tmp_path: Path) -> None:
+    cells = plan_cells(tmp_path / "c", [Arm("mixed", ("strategy=mixed",), (0, 1))], COMMON)
+    finished(cells[0])
+    run_cells(cells[:1], planned=cells)
+    assert list(read_plan(tmp_path / "c")["cells"]) == ["mixed-seed0", "mixed-seed1"]
+
+
 def test_two_commands_do_not_run_one_comparison(tmp_path: Path) -> None:
     cells = plan_cells(tmp_path, [Arm("mixed", ("strategy=mixed",), (0,))], COMMON)
     with locked(tmp_path), pytest.raises(ConfigError, match=r"one process per compare\.dir"):

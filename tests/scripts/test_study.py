@@ -37,7 +37,8 @@ def test_a_seed_is_run_at_all_positions_before_the_next(
     class Done:
         finished = True
 
-    def run_cells(cells: list[study.Cell], jobs: int) -> list[Done]:
+    def run_cells(cells: list[study.Cell], planned: list[study.Cell], jobs: int) -> list[Done]:
+        assert {cell.seed for cell in planned} == {0, 7}, "the folder's plan keeps all seeds"
         conflict = cells[0].config.domains["commas"].reward.options.conflict
         ran.extend(dict.fromkeys((cell.seed, conflict) for cell in cells))
         return [Done()] * len(cells)
