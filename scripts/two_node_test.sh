@@ -27,7 +27,8 @@ done
 python=$(command -v "$python")
 ray=$(dirname "$python")/ray
 
-unset RAY_ADDRESS RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER # what started this may have set them for a Ray of its own
+# What started this may have set them for processes of its own, on loopback.
+unset RAY_ADDRESS RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER GLOO_SOCKET_IFNAME NCCL_SOCKET_IFNAME VLLM_HOST_IP
 id=mgsrl-$$
 work=$(mktemp -d "/var/tmp/$id.XXXX")
 port=6379

@@ -1,5 +1,6 @@
 """Shared parts of the tests: tiny random models with a real tokenizer, made once per session."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,16 @@ def build_tiny_model(folder: Path, *, tied: bool, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """What a module's code sets in this process (vLLM's: loopback only) is no other module's."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

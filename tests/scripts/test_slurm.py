@@ -73,6 +73,12 @@ def _left() -> list[psutil.Process]:
     return found
 
 
+def _nothing_is_left() -> None:
+    """Ray's workers go by themselves a moment after the job, which has ended their raylet."""
+    runs.wait_for(lambda: not _left(), "the job's processes to go", 20)
+    assert not Path(f"/tmp/mgsrl-{JOB}").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.ray_cluster
 @pytest.mark.timeout(900)
@@ -93,8 +99,7 @@ def test_a_job_is_requeued_at_its_time_limit_and_goes_on(
         assert (tmp_path / "scontrol.log").read_text() == f"requeue {JOB}\n"
         assert f"requeued, to go on from step {done}" in log
         assert "--exclude=n1" in (tmp_path / "srun.log").read_text()
-        assert not _left()
-        assert not Path(f"/tmp/mgsrl-{JOB}").exists()
+        _nothing_is_left()
 
         job = _submit(tmp_path, slurm | {"SLURM_RESTART_COUNT": "1"}, *arguments)
         code = job.wait(timeout=400)
@@ -106,7 +111,7 @@ def test_a_job_is_requeued_at_its_time_limit_and_goes_on(
         assert [session["first_step"] for session in record["sessions"]] == [0, done]
         assert "seed: 7\n" in (run / "config.yaml").read_text()
         assert (tmp_path / "scontrol.log").read_text() == f"requeue {JOB}\n"
-        assert not _left()
+        _nothing_is_left()
     finally:
         for process in _left():
             process.kill()
