@@ -9,7 +9,7 @@ clean-up asks the dead process. The loss of an actor may be noticed before; then
 true cause. One that was stopped (SIGSTOP) for half a minute counts as dead: to Ray it is by then,
 but what waits for it would wait for ever.
 
-Left out: Ray's processes on other machines (their raylet notices within a minute that its head is
+Left out: Ray's processes of other nodes (their raylet notices within a minute that its head is
 gone and dies, which is seen here).
 """
 
@@ -28,7 +28,6 @@ NOTICE_S = 2.0
 STOPPED_LOOKS = 30
 """In a row at which a process is seen stopped; this one's are not counted where it is stopped, too.
 """
-NAMES = ("raylet", "gcs_server")
 
 
 @contextmanager
@@ -133,14 +132,22 @@ class RayWatch:
 
 
 def _ray_processes() -> list[psutil.Process]:
-    """The raylet and (on the head) the gcs server of the session, on this machine."""
+    """The raylet of this node and (on the head) the gcs server of the session."""
     import ray
 
-    session = ray.get_runtime_context().get_session_name()
+    context = ray.get_runtime_context()
+    # A session may have several nodes on a machine; the raylet of another is another's.
+    marks = {"raylet": f"--node_id={context.get_node_id()}", "gcs_server": ""}
+    session = context.get_session_name()
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.name() in NAMES and any(session in part for part in process.cmdline()):
+            mark = marks.get(process.name())
+            if (
+                mark is not None
+                and session in (line := " ".join(process.cmdline()))
+                and mark in line
+            ):
                 found.append(process)
     return found
 

@@ -1,5 +1,6 @@
 """Ray's own processes die under a real session: the process says so, records it and leaves."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import psutil
 import pytest
 import ray
 
-from mgsrl.cluster import session
+from mgsrl.cluster import session, watch
 from mgsrl.cluster.watch import LOOK_S, NOTICE_S
 from mgsrl.config import ClusterConfig
 from mgsrl.errors import RayDiedError
@@ -61,6 +62,31 @@ def test_a_death_is_told_and_recorded_and_nothing_stays(
     assert f"Ray's {name} died" in (tmp_path / "record").read_text()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
+
+
+def test_only_the_raylet_of_this_node_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session may have two nodes on one machine, and a machine two sessions."""
+    for name in ("raylet", "gcs_server"):
+        (tmp_path / name).symlink_to(os.path.realpath(sys.executable))
+    asked = [
+        ("raylet", "session_1", "--node_id=a"),
+        ("gcs_server", "session_1", ""),
+        ("raylet", "session_1", "--node_id=b"),
+        ("raylet", "session_2", "--node_id=a"),
+    ]
+    program = ["-S", "-c", "import time; time.sleep(100)"]
+    processes = [subprocess.Popen([str(tmp_path / name), *program, *rest]) for name, *rest in asked]
+    context = SimpleNamespace(get_node_id=lambda: "a", get_session_name=lambda: "session_1")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    try:
+        watched = {process.pid for process in watch._ray_processes()}
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert watched == {processes[0].pid, processes[1].pid}
 
 
 def test_signals_are_passed_over_at_the_end_and_heard_by_what_comes_after(
