@@ -2,11 +2,12 @@
 
     python scripts/study.py                     # what is missing; goes on where it stopped
     python scripts/study.py --arms mgs mixed --positions 1 --seeds 0 1    # some
-    python scripts/study.py --docs              # writes the tables of docs/study.md
+    python scripts/study.py --docs              # writes tables and picture of docs/study.md
 
 The arms are those of `study_arms.py`. A seed is run at all positions before the next one, so that a
 study that is stopped early has fewer seeds everywhere. `FOLDER/conflict-POSITION/` has the runs,
-and the page that compares them (`comparison.html`).
+and the page that compares them (`comparison.html`). `--docs` also keeps what every cell came to, in
+`docs/study.jsonl`; the predictions are held against it by `study_claims.py`.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import study_claims
 from study_arms import ARMS, EXPERIMENT, POSITIONS, dial, seeds_of
 
 from mgsrl.compare.cells import Arm, Cell, plan_cells, standing
@@ -26,6 +28,8 @@ from mgsrl.report.compare import JSON
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "study.md"
+RESULTS = ROOT / "docs" / "study.jsonl"
+PICTURE = ROOT / "docs" / "images" / "study.png"
 MARKS = ("<!-- results -->\n", "<!-- end of results -->")
 BASELINE = "mixed"
 SURE = 0.05
@@ -106,6 +110,16 @@ def _against(contrast: Mapping[str, Any] | None) -> str:
     return f"**{text}**" if p is not None and p < SURE else text
 
 
+def write_docs(folder: Path) -> None:
+    """Tables, results by cell, and picture of the page, from the comparisons in `folder`."""
+    rows = study_claims.rows_of(folder)
+    RESULTS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    study_claims.draw(rows, PICTURE)
+    text = f"{study_claims.tables(rows)}\n{tables(folder)}"
+    before, after = PAGE.read_text().split(MARKS[0])[0], PAGE.read_text().split(MARKS[1])[1]
+    PAGE.write_text(f"{before}{MARKS[0]}{text}{MARKS[1]}{after}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     every = sorted({seed for arm in ARMS for seed in seeds_of(arm)})
@@ -118,8 +132,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", help="further ones of `mgsrl train`, after --")
     options = parser.parse_args()
     if options.docs:
-        before, after = PAGE.read_text().split(MARKS[0])[0], PAGE.read_text().split(MARKS[1])[1]
-        PAGE.write_text(f"{before}{MARKS[0]}{tables(options.folder)}{MARKS[1]}{after}")
+        write_docs(options.folder)
         return 0
     try:
         planned = plan(options)

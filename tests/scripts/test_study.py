@@ -10,7 +10,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 import study
-from study_arms import seeds_of
+import study_claims
+from study_arms import ARMS, seeds_of
+from study_claims import CLAIMS, MEAN, WORST, Claim, contrast, verdict
 
 
 def options(folder: Path, **more: object) -> argparse.Namespace:
@@ -79,3 +81,43 @@ def test_the_tables_of_the_page(tmp_path: Path) -> None:
         "| mgs | 2 | +0.75 (+0.50 to +1.00) | – | **+0.25 (+0.10 to +0.40)** "
         "| -0.10 (-0.30 to +0.10) |",
     ]
+
+
+def rows(**arms: list[float]) -> list[dict[str, object]]:
+    """Cells at conflict 1 whose two domains come to `v` and `v + 1`; the worst gain is `-v`."""
+    return [
+        {"conflict": 1.0, "arm": arm, "seed": i, "after": {"a": v, "b": v + 1}, "worst_gain": -v}
+        for arm, values in arms.items()
+        for i, v in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.0, 0.4, "holds"), (0.19, 0.4, "open"), (0.3, 0.4, "refuted"), (-1, 0.1, "refuted")],
+)
+def test_a_claim_holds_if_the_whole_interval_is_as_predicted(
+    low: float, high: float, expected: str
+) -> None:
+    found = rows(mixed=[0.1, 0.2, 0.3, 0.4], mgs=[0.29, 0.41, 0.5, 0.6])  # about +0.2 each
+    claim = Claim(1, 1.0, "mgs", "mixed", MEAN, low, high)
+    came_out = contrast(found, claim)
+    assert came_out.mean == pytest.approx(0.2)
+    assert verdict(claim, came_out) == expected
+    worst = contrast(found, Claim(1, 1.0, "mgs", "mixed", WORST, low, high))
+    assert worst.mean == pytest.approx(-0.2)
+
+
+def test_without_two_seeds_nothing_is_said() -> None:
+    claim = Claim(1, 1.0, "mgs", "mixed", MEAN, -1, 1)
+    assert verdict(claim, contrast(rows(mixed=[0.1, 0.2], mgs=[0.1]), claim)) == "no data"
+    assert verdict(claim, contrast(rows(mixed=[0.1]), claim)) == "no data"
+
+
+def test_every_prediction_is_claimed_of_arms_that_run(tmp_path: Path) -> None:
+    assert {claim.number for claim in CLAIMS} == set(range(1, 10))
+    assert {arm for claim in CLAIMS for arm in (claim.arm, claim.other)} <= set(ARMS)
+    text = study_claims.tables(rows(mixed=[0.1, 0.2, 0.3], mgs=[0.2, 0.3, 0.41]))
+    assert "| 4 | 1 | `mgs` - `mixed` | mean | 3 | -0.1 to +0.2 | **+0.103" in text
+    study_claims.draw(rows(mixed=[0.1, 0.2, 0.3], mgs=[0.2, 0.3, 0.41]), tmp_path / "i" / "s.png")
+    assert (tmp_path / "i" / "s.png").read_bytes().startswith(b"\x89PNG")
