@@ -76,7 +76,9 @@ def read_words(texts: Sequence[str]) -> Words:
     """
     words = Words()
     for text in texts:
-        key, equals, _ = text.partition("=")
+        key, equals, rest = text.partition("=")
+        if key == f"{AXES}strategy":
+            key, text = "strategies", f"strategies={rest}"
         path = Path(os.path.expanduser(text))
         if not equals or path.is_dir():
             words.folders.append(path)
