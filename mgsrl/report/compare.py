@@ -16,7 +16,7 @@ from typing import Any
 from mgsrl.errors import ConfigError, nearest
 from mgsrl.files.jsonl import jsonable, write_atomic
 from mgsrl.report.comparable import ABSENT, Verdict, check_comparable, strategy_settings
-from mgsrl.report.compare_text import command_of, cost_cells, markdown, p_text
+from mgsrl.report.compare_text import command_of, cost_cells, markdown, p_text, runs_text
 from mgsrl.report.comparison import ArmSummary, Comparison
 from mgsrl.report.evaluation_matrix import evaluation_matrix
 from mgsrl.report.extra import need_drawing
@@ -198,7 +198,8 @@ def _remarks(arms: Sequence[ArmRuns]) -> list[str]:
     runs = [run for arm in arms for run in arm.runs]
     unscored = [run.run_dir.name for run in runs if not run.evaluations]
     if 0 < len(unscored) < len(runs):
-        found.append(f"Without held-out scores, which are those of the others: {', '.join(unscored)}.")
+        names = ", ".join(unscored)
+        found.append(f"Without held-out scores, which are those of the others: {names}.")
     repeated = [arm.name for arm in arms if arm.repeated]
     if repeated:
         found.append(
@@ -225,6 +226,7 @@ def _context(found: Comparison, folder: Path) -> dict[str, Any]:
         "figures": drawn,
         "matrices": _matrices(found),
         "p_text": p_text,
+        "runs_text": runs_text,
         "cost_cells": cost_cells,
         "command_of": command_of,
     }

@@ -11,9 +11,14 @@ from mgsrl.statistics.seeds import Estimate
 
 def markdown(c: Comparison) -> str:
     """The whole text."""
-    parts = [f"# {len(c.runs)} runs compared", _mark(c), *_sentences(c), _scores(c), _against(c)]
+    title = f"# {runs_text(len(c.runs))} compared"
+    parts = [title, _mark(c), *_sentences(c), _scores(c), _against(c)]
     parts += [_forgetting(c), _conflicts(c), _cost(c), _runs(c)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def runs_text(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
 
 
 def interval(e: Estimate, digits: int = 3) -> str:
