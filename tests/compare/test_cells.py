@@ -40,13 +40,14 @@ def test_words_are_sorted(tmp_path: Path) -> None:
         [
             *(str(odd), "runs/a", "+experiment=pocket_mgs", "train.num_steps=5", "seeds=[4]"),
             *("strategies=[mgs,mixed]", "allow=[algo.kl_coef]", "compare.dir=~/c d"),
-            *('axes.domains.math.source.path=["a, b.jsonl"]', "compare.baseline=mgs"),
+            *('axes.domains.math.source.path=["a, b.jsonl"]', "compare.baseline=mgs lr=1"),
         ]
     )
     assert words.folders == [odd, Path("runs/a")]
     assert words.common == ["+experiment=pocket_mgs", "train.num_steps=5"]
     assert (words.strategies, words.seeds, words.allow) == (["mgs", "mixed"], [4], ["algo.kl_coef"])
-    assert words.dir == os.path.expanduser("~/c d")
+    assert (words.dir, words.baseline) == (os.path.expanduser("~/c d"), "mgs lr=1")
+    assert read_words(['compare.baseline="mgs lr=1"']).baseline == "mgs lr=1"
     assert words.axes == {"domains.math.source.path": ["a, b.jsonl"]}
     assert not read_words(["runs/a", "allow=[seed]", "compare.dir=x"]).makes_runs
     assert read_words(["axes.strategy=[mgs,mixed]"]).strategies == ["mgs", "mixed"]
