@@ -208,6 +208,7 @@ def _name_rows(axes: Sequence["Axes"], names: Sequence[str], columns: int) -> No
         axis.set_ylim(len(names) - 0.4, -0.6)
         axis.set_yticks(range(len(names)), list(names) if i % columns == 0 else [""] * len(names))
         axis.margins(x=0.12)
+        axis.locator_params(axis="x", nbins=4)  # numbers with four digits would touch
         axis.tick_params(axis="y", colors=INK)
 
 
