@@ -199,7 +199,7 @@ def _remarks(arms: Sequence[ArmRuns]) -> list[str]:
     unscored = [run.run_dir.name for run in runs if not run.evaluations]
     if 0 < len(unscored) < len(runs):
         names = ", ".join(unscored)
-        found.append(f"Without held-out scores, which are those of the others: {names}.")
+        found.append(f"Without any evaluation ({names}): held-out scores are the other runs'.")
     repeated = [arm.name for arm in arms if arm.repeated]
     if repeated:
         found.append(

@@ -204,7 +204,7 @@ def test_a_run_whose_evaluations_are_lost_hides_no_others(tmp_path, run_dirs):
     found = compared(*run_dirs[:3], lost)
     assert found.common.last == 4
     assert [each.average.n for each in found.arms] == [2, 1]
-    assert "Without held-out scores, which are those of the others: lost." in found.remarks
+    assert "Without any evaluation (lost): held-out scores are the other runs'." in found.remarks
 
 
 def test_one_arm_is_compared_with_nothing(run_dirs):
