@@ -128,6 +128,14 @@ class RunFolder:
         return read_surgery(self.dir).to_pandas()
 
     @cached_property
+    def kinds(self) -> "pd.DataFrame":
+        """The same per kind of module (attention, mlp, ...), with conflict rates and effective
+        dimension: a row for each step, kind and pair of domains."""
+        from mgsrl.obs.surgery_log import read_surgery
+
+        return read_surgery(self.dir, table="kinds").to_pandas()
+
+    @cached_property
     def shares(self) -> "pd.DataFrame":
         """What each domain has of a step's tokens and gradients: a row for each step and domain;
         `obs/surgery_log.py` describes the columns, here and of `step_probes`."""

@@ -274,6 +274,7 @@ def test_mistakes_with_tried_steps(tmp_path: Path) -> None:
     run = mgsrl.load_run(tmp_path)
     assert len(run.step_probes) == 5 * 3
     assert run.shares["token_share"].tolist() == [1 / 3] * 3
+    assert set(run.kinds["domain_a"]) == set(DOMAINS)
     give(parameters, random_gradients(0)[0] * float("nan"))
     probe.take("math")
     assert probe.try_steps(optimizer, losses) is None

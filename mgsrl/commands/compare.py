@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from mgsrl.commands.options import add_overrides, complete_override
 from mgsrl.errors import CellsFailedError, ConfigError
-from mgsrl.obs.outputs import FORCE_HELP, shared_folder
+from mgsrl.obs.outputs import shared_folder
 
 if TYPE_CHECKING:
     from mgsrl.compare.cells import Cell
@@ -26,12 +26,12 @@ HELP = "compare strategies over seeds: run what is missing, then one page"
 EPILOG = """\
 Words are run folders that exist (or folders of comparisons), or say what to run:
   strategies=[A,B]     names as of `mgsrl train strategy=NAME`
-  seeds=[0,1,2]        of every strategy (the default)
+  seeds=[0,1,2]        of each of them (default: [0,1,2])
   axes.KEY=[X,Y]       any key of the configuration; all combinations are run
   KEY=VALUE            overrides that all runs share, as of `mgsrl train`
   compare.dir=DIR      where runs and pages go (default: runs/compare-NAME)
-  compare.baseline=A   what the others are tested against (default: mixed, or the first)
-  allow=[KEY]          compare runs although they differ in KEY, marked
+  compare.baseline=A   the arm that others are tested against (default: mixed, or the first)
+  allow=[KEY]          compare runs although they differ in KEY (or below it), marked
 The same command again goes on where it was stopped, and tries again what failed.
 
 examples:
@@ -54,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run nothing, but write a script that submits what is missing as Slurm arrays",
     )
-    parser.add_argument("--force", action="store_true", help=FORCE_HELP)
+    parser.add_argument(
+        "--force", action="store_true", help="replace a comparison.html that mgsrl did not write"
+    )
 
 
 def _complete(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
@@ -129,8 +131,10 @@ def _planned(
     """The cells, checked, and their folder; a mistake is told before anything runs."""
     from mgsrl.compare.cells import differing_keys, plan_cells
     from mgsrl.config.compose import compose_config
-    from mgsrl.report.comparable import check_axes
+    from mgsrl.config.typed import plain
+    from mgsrl.report.comparable import check_axes, check_comparable
     from mgsrl.report.compare import Entry, check_baseline, check_entries, check_page
+    from mgsrl.report.load import RunData, read_run_data
 
     def compose(overrides: Sequence[str]) -> "Config":
         return compose_config(overrides, options.config, options.config_dir)
@@ -143,9 +147,15 @@ def _planned(
     check_page(folder, options.force)
     files = {"file": options.config, "config_folder": options.config_dir}
     cells = plan_cells(folder, arms, words.common, **files)
-    check_axes(differing_keys(cells), words.allow)
-    check_entries([*(Entry(cell.dir) for cell in cells), *_entries(words.folders)[0]])
-    print(f"{len(cells)} runs ({len(arms)} arms) in {folder}")
+    entries, declared = _entries(words.folders)
+    declared |= (differing := differing_keys(cells))
+    check_axes(differing, words.allow)
+    check_entries([*(Entry(cell.dir) for cell in cells), *entries])
+    first = {cell.arm: cell for cell in reversed(cells)}.values()
+    planned = [RunData(cell.dir, plain(cell.config)) for cell in first]
+    there = [read_run_data(entry.dir) for entry in entries if not entry.absent]
+    check_comparable([*there, *planned], words.allow, declared)
+    print(f"{len(cells)} runs ({len(arms)} arm{'s' * (len(arms) > 1)}) in {folder}")
     return cells, folder
 
 

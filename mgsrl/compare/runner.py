@@ -281,7 +281,7 @@ def _reason(each: Running, code: int) -> str:
         if starts:
             told = lines[starts[-1] : starts[-1] + 4]
             found = [line for line in told[1:] if line.startswith("found:")]
-            return " ".join([told[0].removeprefix("mgsrl: "), *found])
+            return " ".join(" ".join([told[0].removeprefix("mgsrl: "), *found]).split())
         if lines:
             return f"exit code {code}: {lines[-1]}"
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

@@ -76,7 +76,9 @@ def read_words(texts: Sequence[str]) -> Words:
     """
     words = Words()
     for text in texts:
-        key, equals, _ = text.partition("=")
+        key, equals, rest = text.partition("=")
+        if key == f"{AXES}strategy":
+            key, text = "strategies", f"strategies={rest}"
         path = Path(os.path.expanduser(text))
         if not equals or path.is_dir():
             words.folders.append(path)
@@ -89,7 +91,9 @@ def read_words(texts: Sequence[str]) -> Words:
             _check_list(text, value := _value(text))
             words.axes[key.removeprefix(AXES)] = value
         elif key in OPTIONS:
-            setattr(words, key.removeprefix("compare."), str(_value(text)))
+            # as it is, for arms are called `mgs lr=0.001`
+            value = str(_value(text)) if rest[:1] in ("'", '"') else os.path.expanduser(rest)
+            setattr(words, key.removeprefix("compare."), value)
         elif key == "compare" or key.startswith("compare."):
             todo = f"correct the name ({nearest(key, OPTIONS)})"
             raise _not_so(text, "a key of the comparison", todo)
@@ -105,8 +109,6 @@ def is_comparison(folder: Path) -> bool:
 
 def _value(text: str) -> Any:
     key, _, value = text.partition("=")
-    if value.startswith("~"):  # a home folder
-        return os.path.expanduser(value)
     try:
         override = OverridesParser.create().parse_override(text)
         if not override.is_sweep_override():

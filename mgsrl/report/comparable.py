@@ -104,7 +104,7 @@ def check_axes(declared: Collection[str], allow: Sequence[str]) -> None:
             "Runs that are measured differently are not comparable.",
             expected="arms with the same evaluation, held-out data and rewards",
             found=", ".join(wrong[:MOST_SHOWN]),
-            todo=f"leave these axes out, or compare all the same, marked: 'allow=[{wrong[0]}]'",
+            todo=f"leave these axes out, or compare all the same, marked: {_allowing(wrong)}",
         )
 
 
@@ -202,13 +202,19 @@ def _refusal(refused: Sequence[Differing]) -> ConfigError:
     ]
     if len(refused) > MOST_SHOWN:
         lines.append(f"and {len(refused) - MOST_SHOWN} more")
-    keys = ",".join(each.key for each in refused[:MOST_SHOWN])
+    allowing = _allowing([each.key for each in refused])
     return ConfigError(
         "The runs are not comparable.",
         expected="runs that differ in strategy and seed alone",
         found="\n            ".join(lines),
-        todo=f"leave some runs out, or compare them all the same, marked: 'allow=[{keys}]'",
+        todo=f"leave some runs out, or compare them all the same, marked: {allowing}",
     )
+
+
+def _allowing(keys: Sequence[str]) -> str:
+    """The word that allows all of `keys`; of many only the records that hold them."""
+    few = len(keys) <= MOST_SHOWN
+    return f"'allow=[{','.join(keys if few else dict.fromkeys(k.split('.')[0] for k in keys))}]'"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from mgsrl.errors import ConfigError, nearest
 from mgsrl.files.jsonl import jsonable, write_atomic
 from mgsrl.report.comparable import ABSENT, Verdict, check_comparable, strategy_settings
-from mgsrl.report.compare_text import command_of, cost_cells, markdown, p_text
+from mgsrl.report.compare_text import command_of, cost_cells, markdown, p_text, runs_text
 from mgsrl.report.comparison import ArmSummary, Comparison
 from mgsrl.report.evaluation_matrix import evaluation_matrix
 from mgsrl.report.extra import need_drawing
@@ -52,7 +52,8 @@ def comparison(
     """Compare `entries`.
 
     Args:
-        baseline: the arm that others are tested against; by default `mixed`, or the first.
+        baseline: the arm that others are tested against; by default the first of `mixed`, or the
+            first of all.
         allow: keys in which the runs may differ.
         declared: keys in which their plan has them differ.
 
@@ -70,8 +71,9 @@ def comparison(
     domains = list(dict.fromkeys(domain for run in runs.values() for domain in run.domains))
     against = contrasts(arms, chosen, domains)
     summaries = [
-        ArmSummary(arm, domains, own := against.get(arm.name, {}), sentence(arm, chosen, own))
+        ArmSummary(arm, domains, own, sentence(arm, chosen, own, alone=len(arms) == 1))
         for arm in arms
+        for own in [against.get(arm.name, {})]
     ]
     remarks = [*common_steps(list(runs.values())).remarks, *_remarks(arms), *verdict.remarks]
     common = arms[0].common
@@ -179,7 +181,10 @@ def check_baseline(name: str, arms: Sequence[str]) -> None:
 def _baseline(arms: Sequence[ArmRuns], name: str) -> ArmRuns:
     by_name = {arm.name: arm for arm in arms}
     check_baseline(name, list(by_name))
-    return by_name[name or (USUAL_BASELINE if USUAL_BASELINE in by_name else arms[0].name)]
+    # with axes an arm is called `mixed lr=0.001`
+    usual = [each for each in by_name if f"{each} ".startswith(f"{USUAL_BASELINE} ")]
+    usual.sort(key=lambda each: each != USUAL_BASELINE)
+    return by_name[name or [*usual, *by_name][0]]
 
 
 def _remarks(arms: Sequence[ArmRuns]) -> list[str]:
@@ -190,6 +195,11 @@ def _remarks(arms: Sequence[ArmRuns]) -> list[str]:
     few = [f"{arm.name}: {len(arm.seeds)}" for arm in arms if len(arm.seeds) < FEW_SEEDS]
     if few:
         found.append(f"Too few seeds to tell a difference from luck ({', '.join(few)}).")
+    runs = [run for arm in arms for run in arm.runs]
+    unscored = [run.run_dir.name for run in runs if not run.evaluations]
+    if 0 < len(unscored) < len(runs):
+        names = ", ".join(unscored)
+        found.append(f"Without any evaluation ({names}): held-out scores are the other runs'.")
     repeated = [arm.name for arm in arms if arm.repeated]
     if repeated:
         found.append(
@@ -216,6 +226,7 @@ def _context(found: Comparison, folder: Path) -> dict[str, Any]:
         "figures": drawn,
         "matrices": _matrices(found),
         "p_text": p_text,
+        "runs_text": runs_text,
         "cost_cells": cost_cells,
         "command_of": command_of,
     }

@@ -24,6 +24,9 @@ MOST_RAW = 6
 """Arms up to which single training batches are drawn (of more they hide everything), and bands are
 more than a hint."""
 GREY = "#888888"
+RATES = ("surgery/conflict_rate", "surgery/reliable_conflict_rate")
+HARM = "surgery/probe/harm"
+SHARE_OF = {**dict.fromkeys(RATES, "share of (module, pair)"), HARM: "share of ordered pairs"}
 LEGEND_LINE = 0.2
 """Inches."""
 BAND_ROOM = 0.6
@@ -112,20 +115,20 @@ def training_curves(c: Comparison, colour: Mapping[str, str]) -> str:
 
 
 def conflict_curves(c: Comparison, colour: Mapping[str, str]) -> str:
-    """Conflict rate, what of it stands out of the noise, and how reliable the gradients are."""
-    names = ["surgery/conflict_rate", "surgery/reliable_conflict_rate"]
-    names += [f"surgery/reliability/{domain}" for domain in c.domains]
+    """Conflict rate, what of it stands out of the noise, how reliable the gradients are, and how
+    often a step on one domain harms another."""
+    names = [*RATES]
+    names += [f"surgery/reliability/{domain}" for domain in c.domains] + [HARM]
     titles = ["Conflict rate", "Conflicts out of the noise"]
-    titles += [f"Reliability, {domain}" for domain in c.domains]
+    titles += [f"Reliability, {domain}" for domain in c.domains] + ["Pairs with harm"]
     drawn = [pair for pair in zip(names, titles, strict=True) if _is_measured(c, pair[0])]
     if not drawn:
         return ""
     figure, axes = panels(len(drawn), columns=max(2, _columns(drawn)), height=_height(c, 2.4))
     for axis, (name, title) in zip(axes, drawn, strict=True):
         _curves(axis, c, name, colour)
-        rate = name.endswith("conflict_rate")
-        axis.set(title=title, ylabel="share of (module, pair)" if rate else "share that is signal")
-        if rate:
+        axis.set(title=title, ylabel=SHARE_OF.get(name, "share that is signal"))
+        if name in SHARE_OF:
             axis.set_ylim(0, 1)
         step_axis(axis)
     one_legend(figure, axes)
@@ -205,6 +208,7 @@ def _name_rows(axes: Sequence["Axes"], names: Sequence[str], columns: int) -> No
         axis.set_ylim(len(names) - 0.4, -0.6)
         axis.set_yticks(range(len(names)), list(names) if i % columns == 0 else [""] * len(names))
         axis.margins(x=0.12)
+        axis.locator_params(axis="x", nbins=4)  # numbers with four digits would touch
         axis.tick_params(axis="y", colors=INK)
 
 

@@ -11,9 +11,14 @@ from mgsrl.statistics.seeds import Estimate
 
 def markdown(c: Comparison) -> str:
     """The whole text."""
-    parts = [f"# {len(c.runs)} runs compared", _mark(c), *_sentences(c), _scores(c), _against(c)]
+    title = f"# {runs_text(len(c.runs))} compared"
+    parts = [title, _mark(c), *_sentences(c), _scores(c), _against(c)]
     parts += [_forgetting(c), _conflicts(c), _cost(c), _runs(c)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def runs_text(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
 
 
 def interval(e: Estimate, digits: int = 3) -> str:
@@ -114,13 +119,22 @@ def _conflicts(c: Comparison) -> str:
         ]
         for each in c.arms
     ]
-    return f"## Conflicts\n\n{table(head, rows)}"
+    about = (
+        "Conflict rate: (module, pair of domains) with a negative inner product; out of the noise: "
+        "those that exceed their noise. Reliability: of a gradient's squared norm, what is signal; "
+        "projected away: what surgery took. Means over steps and seeds."
+    )
+    return f"## Conflicts\n\n{table(head, rows)}\n\n{about}"
 
 
 def _cost(c: Comparison) -> str:
     head = ["arm", "whole run", "s / step", "tokens", "GPU-hours", "share of surgery"]
     rows = [[each.name, *cost_cells(each)] for each in c.arms]
-    return f"## Cost of a run\n\n{table(head, rows)}"
+    about = (
+        "Means over seeds. Whole run: with start-up and evaluations. Tokens: of the responses "
+        "trained on. Share of surgery: of the time of steps."
+    )
+    return f"## Cost of a run\n\n{table(head, rows)}\n\n{about}"
 
 
 def cost_cells(each: ArmSummary) -> list[str]:

@@ -23,6 +23,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     environment.filters |= {
         "number": number,
         "signed": signed,
+        "plus_minus": plus_minus,
         "percent": percent,
         "figure": figure,
     }
@@ -39,6 +40,11 @@ def signed(value: float | None, digits: int = 3, plus: str = "+") -> str:
     if value is None or not math.isfinite(value):
         return MISSING
     return f"{value:{plus}.{digits}f}".replace("-", "−")
+
+
+def plus_minus(error: float) -> str:
+    """A standard error; nothing where it is not known."""
+    return f"± {number(error)}" if math.isfinite(error) else ""
 
 
 def percent(value: float | None, digits: int = 1) -> str:

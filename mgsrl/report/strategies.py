@@ -25,14 +25,14 @@ BySeed = dict[int, float]
 class CommonSteps:
     """Where runs can be compared: the steps that all those have that came to their end.
 
-    A killed run narrows nothing (its last evaluation may be that of step 0); it counts where it
-    has what is compared.
+    A killed run narrows nothing (its last evaluation may be that of step 0), nor does one whose
+    evaluations are lost; they count where they have what is compared.
     """
 
     training: int
     """The last step that all of them logged."""
     evaluated: tuple[int, ...]
-    """Held-out evaluations that all of them have."""
+    """Held-out evaluations that all have which have any."""
     lengths: tuple[tuple[str, int], ...]
     """(folder, last step) of every run."""
     unequal: bool
@@ -177,7 +177,7 @@ def common_steps(runs: Sequence[RunData]) -> CommonSteps:
     """The steps at which `runs` are compared."""
     ended = [run for run in runs if run.record.get("status", "finished") == "finished"]
     lasts = [max(run.steps, default=0) for run in ended or runs]
-    evaluated = [{r.step for r in run.evaluations} for run in ended or runs]
+    evaluated = [{r.step for r in run.evaluations} for run in ended or runs if run.evaluations]
     shared = sorted(set.intersection(*evaluated)) if evaluated else []
     return CommonSteps(
         training=min(lasts, default=0),

@@ -73,15 +73,21 @@ def contrasts(
     return made
 
 
-def sentence(arm: ArmRuns, baseline: ArmRuns, against: Mapping[str, Contrast]) -> str:
-    """What the data allow to say of an arm."""
+def sentence(
+    arm: ArmRuns, baseline: ArmRuns, against: Mapping[str, Contrast], *, alone: bool = False
+) -> str:
+    """What the data allow to say of an arm; `alone`: there is no other."""
     name, base = arm.name, baseline.name
     if not arm.runs:
         return f"{name}: no run of it is there, so nothing can be said."
+    if alone:
+        return f"{name} is the only arm, so it is compared with nothing."
     if arm is baseline:
         return f"{name} is what the others are compared with."
     main = against[AVERAGE]
     found = main.difference
+    if arm.common.last is None:
+        return f"{name}: the runs share no evaluation after the first, so nothing can be said."
     if found.n == 0:
         mine = any(map(math.isfinite, _values(arm, against)))
         which = f"no seed in common with {base}" if mine else "no finished seed with all domains"

@@ -40,15 +40,17 @@ def test_words_are_sorted(tmp_path: Path) -> None:
         [
             *(str(odd), "runs/a", "+experiment=pocket_mgs", "train.num_steps=5", "seeds=[4]"),
             *("strategies=[mgs,mixed]", "allow=[algo.kl_coef]", "compare.dir=~/c d"),
-            *('axes.domains.math.source.path=["a, b.jsonl"]', "compare.baseline=mgs"),
+            *('axes.domains.math.source.path=["a, b.jsonl"]', "compare.baseline=mgs lr=1"),
         ]
     )
     assert words.folders == [odd, Path("runs/a")]
     assert words.common == ["+experiment=pocket_mgs", "train.num_steps=5"]
     assert (words.strategies, words.seeds, words.allow) == (["mgs", "mixed"], [4], ["algo.kl_coef"])
-    assert words.dir == os.path.expanduser("~/c d")
+    assert (words.dir, words.baseline) == (os.path.expanduser("~/c d"), "mgs lr=1")
+    assert read_words(['compare.baseline="mgs lr=1"']).baseline == "mgs lr=1"
     assert words.axes == {"domains.math.source.path": ["a, b.jsonl"]}
     assert not read_words(["runs/a", "allow=[seed]", "compare.dir=x"]).makes_runs
+    assert read_words(["axes.strategy=[mgs,mixed]"]).strategies == ["mgs", "mixed"]
 
 
 def test_axes_multiply_but_surgery_alone_does_nothing_to_a_sum() -> None:
@@ -107,7 +109,12 @@ def test_mistakes_are_told_before_anything_runs(words: tuple[str, ...], said: st
     [
         (("seeds=[0]",), "two or more different run folders"),
         (("axes.evaluate.temperature=[0.5,1]",), "measured differently"),
+        (
+            ("axes.domains.math.reward.format_bonus=[0,1]", "axes.evaluate.temperature=[0.5,1]"),
+            "'allow=[domains.math.reward.format_bonus,evaluate.temperature]'",
+        ),
         (("strategies=[mgs,mixed]", "compare.baseline=sequential"), "no arm of this comparison"),
+        (("strategies=[mgs,mixed]", "allow=[kl_coef]"), "did you mean 'algo.kl_coef'"),
         (("strategies=[mgs,mixed]", "--jobs", "0"), "--jobs of at least 1"),
         (("runs/a", "runs/b", "--slurm"), "something to run"),
         ((), "two or more different run folders"),
@@ -124,6 +131,19 @@ def test_what_would_be_refused_in_the_end_is_refused_before(
     assert main(["compare", *words]) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_that_are_there_must_be_comparable_with_those_that_are_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (there,) = plan_cells(Path("there"), [Arm("mgs", ("strategy=mgs",), (0,))], ["algo.kl_coef=0"])
+    finished(there)
+    words = ["compare", str(there.dir), "strategies=[mixed]", "--slurm", "compare.dir=c"]
+    assert main(words) == 2
+    assert "algo.kl_coef: 0.0 (mgs-seed0); 0.005 (mixed-seed0)" in capsys.readouterr().err
+    assert not Path("c").exists()
+    assert main([*words, "algo.kl_coef=0"]) == 0
 
 
 def test_two_arms_that_do_the_same_are_one_too_many() -> None:

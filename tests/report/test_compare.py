@@ -198,6 +198,20 @@ def test_a_killed_run_does_not_count_in_the_scores(tmp_path, run_dirs):
     assert "2 of 30 steps are logged." in found.runs[2][1].missing
 
 
+def test_a_run_whose_evaluations_are_lost_hides_no_others(tmp_path, run_dirs):
+    lost = Path(shutil.copytree(run_dirs[3], tmp_path / "lost"))
+    (lost / "evaluations.jsonl").unlink()
+    found = compared(*run_dirs[:3], lost)
+    assert found.common.last == 4
+    assert [each.average.n for each in found.arms] == [2, 1]
+    assert "Without any evaluation (lost): held-out scores are the other runs'." in found.remarks
+
+
+def test_one_arm_is_compared_with_nothing(run_dirs):
+    (only,) = compared(*run_dirs[:2]).arms
+    assert only.sentence == "mgs is the only arm, so it is compared with nothing."
+
+
 def test_one_seed_has_no_interval(run_dirs):
     mgs, _ = compared(run_dirs[0], run_dirs[2]).arms
     assert math.isnan(mgs.average.low)
@@ -281,6 +295,8 @@ def test_allowing_what_is_no_key_is_a_mistake(run_dirs):
 
 def test_the_baseline_is_one_of_the_arms(run_dirs):
     assert compared(*run_dirs, baseline="mgs").arms[1].contrasts
+    named = [Entry(path, f"{path.name[:-2]} lr=1") for path in run_dirs]
+    assert comparison(named).baseline == "mixed lr=1"
     with pytest.raises(ConfigError, match="did you mean 'mixed'"):
         compared(*run_dirs, baseline="mixd")
 
@@ -370,7 +386,7 @@ def test_without_a_common_evaluation_no_scores_are_set_side_by_side(unequal, tmp
     assert math.isnan(mgs.after["math"].mean)
     assert math.isnan(mixed.gain["math"].mean)
     assert "After step 0 no step was evaluated in all runs" in found.remarks[1]
-    assert "nothing can be said" in mgs.sentence
+    assert "share no evaluation after the first, so nothing can be said" in mgs.sentence
 
 
 def test_equal_lengths_need_no_remark(run_dirs):
@@ -382,6 +398,7 @@ def test_held_out_rewards_over_time_have_a_matrix_for_each_arm(run_dirs, tmp_pat
     found = compared(*[evaluated(path, 0, 2, 3, 4) for path in copies])
     html = page(found, tmp_path / "out")
     assert html.count('<table class="matrix">') == 2
+    assert "± –" not in html
     assert html.count("<svg") == 5
     assert found.arms[0].heldout_curve("math")[3].mean == pytest.approx(0.03)
     assert found.arms[0].forgotten["math"].mean == pytest.approx(0.06)

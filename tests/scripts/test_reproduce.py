@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -26,8 +27,11 @@ from mgsrl.commands.eval import plan
 from mgsrl.config import Config
 from mgsrl.config.compose import compose_config
 from mgsrl.config.model_path import ASSETS, POCKET_POLICY
+from mgsrl.config.typed import plain
 from mgsrl.data.sources import load_rows
 from mgsrl.evaluate.runner import Evaluation
+from mgsrl.report.comparable import check_comparable
+from mgsrl.report.load import RunData
 from mgsrl.rewards.factory import row_needs
 from mgsrl.training.estimate import estimate
 from mgsrl.training.plan import schedule_of
@@ -153,6 +157,18 @@ def test_the_page_is_read() -> None:
         _parser().parse_args(words[1:])
     (doctor,) = lines("mgsrl", "doctor")  # ends with 2 on a machine without GPUs
     assert configuration(doctor).policy.path == "Qwen/Qwen2.5-7B"
+
+
+def test_every_run_of_the_tables_is_compared_once() -> None:
+    trained = {c.run.dir: c for c in map(configuration, lines("mgsrl", "train"))}
+    compared: list[str] = []
+    for words in lines("mgsrl", "compare"):
+        globs = [word for word in words[2:] if "=" not in word]
+        rows = [name for name in trained if any(fnmatch(name, glob) for glob in globs)]
+        check_comparable([RunData(Path(name), plain(trained[name])) for name in rows])
+        compared += rows
+    more = ["runs/qwen-mgs-seed0", "runs/qwen_math-single-seed0"]  # needed by no row
+    assert sorted([*compared, *more]) == sorted(trained)
 
 
 def test_what_was_prepared(workspace: Path) -> None:
