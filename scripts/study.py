@@ -123,11 +123,15 @@ def write_docs(folder: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     every = sorted({seed for arm in ARMS for seed in seeds_of(arm)})
-    parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--positions", nargs="*", type=float, default=list(POSITIONS))
-    parser.add_argument("--seeds", nargs="*", type=int, default=every)
+    parser.add_argument("--arms", nargs="*", metavar="ARM", choices=list(ARMS), default=list(ARMS),
+                        help="of study_arms.py (all)")
+    parser.add_argument("--positions", nargs="*", metavar="X", type=float, default=list(POSITIONS),
+                        help="of the dial (0 0.5 1)")
+    parser.add_argument("--seeds", nargs="*", type=int, default=every, help="(all of each arm)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
-    parser.add_argument("--folder", type=Path, default=Path("runs/study"))
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/study"), help="of the runs (%(default)s)"
+    )
     parser.add_argument("--docs", action="store_true", help="only write the tables into the docs")
     parser.add_argument("overrides", nargs="*", help="further ones of `mgsrl train`, after --")
     options = parser.parse_args()

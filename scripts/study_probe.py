@@ -92,9 +92,9 @@ def _interval(e: Estimate) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS), help="(0 1 2)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
-    parser.add_argument("--folder", type=Path, default=Path("runs/study"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/study"), help="(%(default)s)")
     parser.add_argument("--docs", action="store_true", help="only write the table into the docs")
     parser.add_argument("overrides", nargs="*", help="further ones of `mgsrl train`, after --")
     options = parser.parse_args()
