@@ -48,7 +48,7 @@ SOURCES = {
 LARGEST = 100
 """Of the numbers of a problem and of its answer."""
 HELD_OUT = {"math": 192, "chat": 192, "instruction_following": 128}
-WARM = 256
+WARM = 96
 """Problems of the supervised start."""
 REQUEST = 160
 """Characters of the longest request."""

@@ -41,7 +41,7 @@ def main() -> None:
     rows = read_rows(options.data)
     examples = [encode(tokenizer, row["prompt"], row["response"]) for row in rows]
     order = batches(examples, options.batch_size, random.Random(options.seed))
-    loss = train(model, order, tokenizer.pad_token_id, peak_lr=options.lr, warm_up=5)
+    loss = train(model, order, tokenizer.pad_token_id, peak_lr=options.lr, warm_up=3)
     model.save_pretrained(options.output)
     tokenizer.save_pretrained(options.output)
     seconds = time.monotonic() - started
