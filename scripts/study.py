@@ -123,10 +123,22 @@ def write_docs(folder: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     every = sorted({seed for arm in ARMS for seed in seeds_of(arm)})
-    parser.add_argument("--arms", nargs="*", metavar="ARM", choices=list(ARMS), default=list(ARMS),
-                        help="of study_arms.py (all)")
-    parser.add_argument("--positions", nargs="*", metavar="X", type=float, default=list(POSITIONS),
-                        help="of the dial (0 0.5 1)")
+    parser.add_argument(
+        "--arms",
+        nargs="*",
+        metavar="ARM",
+        choices=list(ARMS),
+        default=list(ARMS),
+        help="of study_arms.py (all)",
+    )
+    parser.add_argument(
+        "--positions",
+        nargs="*",
+        metavar="X",
+        type=float,
+        default=list(POSITIONS),
+        help="of the dial (0 0.5 1)",
+    )
     parser.add_argument("--seeds", nargs="*", type=int, default=every, help="(all of each arm)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
     parser.add_argument(
