@@ -6,6 +6,7 @@
         probe.take(domain)          # moves `.grad` into the domain's row
     probe.step()                    # resolves the conflicts, writes `.grad`
     optimizer.step()
+    optimizer.zero_grad()           # or the update would be in the first domain's next row
 
 `docs/python_api.md` does this to a plain loop and to TRL's `GRPOTrainer`. The folder is read by
 `mgsrl.load_run` and `mgsrl report` as that of a run.
@@ -171,7 +172,8 @@ class SurgeryProbe:
 
         A domain that was not taken since the last step has no gradient. Where there is no update
         to make (`report.problem`: a gradient is not finite) `.grad` is None, which optimizers pass
-        over; under `measure_only` it is the sum even so.
+        over; under `measure_only` it is the sum even so. After the optimizer's step `.grad` is to
+        be cleared as ever: the first domain's backward would add to what is left there.
         """
         if self._rows_DN is None:
             raise ValueError("step should follow take, found no gradient of any domain")

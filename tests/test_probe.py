@@ -346,6 +346,7 @@ def test_the_example_of_a_plain_loop(tmp_path: Path, monkeypatch: pytest.MonkeyP
     metrics = mgsrl.load_run("runs/plain").metrics
     assert len(metrics) == 5
     assert metrics["grad_norm/math"].gt(0).all()
+    assert all(parameter.grad is None for parameter in space["model"].parameters())
     assert Path("runs/plain/report.html").is_file()
 
     exec(examples("What a step does to the other domains"), space)  # the loop goes on

@@ -19,13 +19,14 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from mgsrl.config import Config
 from mgsrl.config.compose import compose_config, config_from_yaml
 from mgsrl.config.quoting import spelled
 from mgsrl.config.resume import FREE, LAYOUT, resume_changes
-from mgsrl.config.typed import flattened, plain
-from mgsrl.errors import ConfigError
+from mgsrl.config.typed import LARGEST, flattened, plain
+from mgsrl.errors import ConfigError, DataError, NewerVersionError, one_line
 from mgsrl.files.jsonl import jsonable, write_atomic
 from mgsrl.obs.metrics import FILE as METRICS
 from mgsrl.obs.run_record import read_run_record, session_seconds
@@ -37,6 +38,7 @@ OWN_KEYS = ("seed", "run.dir", "resume")
 ATTEMPT_KEYS = ("attempts", "exit", "error")
 """What `cells.json` says of a cell's attempts: how many, and how the last one ended."""
 LONGEST_NAME = 80
+"""Of an arm's folder; of longer names it is the beginning and a checksum."""
 MEASURED_BY = ("evaluate.every",)
 """Keys that a run may change when it goes on, but that decide what is compared."""
 LAST_BYTES = 1 << 16
@@ -55,7 +57,10 @@ class Arm:
     @property
     def folder(self) -> str:
         """The name as the beginning of a folder's."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.")
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.")
+        if len(name) <= LONGEST_NAME:
+            return name
+        return f"{name[: LONGEST_NAME - 9]}-{crc32(self.name.encode()):08x}"
 
 
 @dataclass(frozen=True)
@@ -192,12 +197,46 @@ def last_step(run_dir: Path) -> int:
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
-    """`cells.json` of a comparison's folder; empty without one, or where it cannot be read."""
-    try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """`cells.json` of a comparison's folder; empty without one.
+
+    Raises:
+        DataError: it is damaged.
+        NewerVersionError: a newer mgsrl wrote it.
+    """
+    path = folder / FILE
+    if not path.is_file():
         return {}
-    return found if isinstance(found, dict) else {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        why = "" if _is_plan(found) else "something that is no plan"
+    except ValueError as error:
+        why = one_line(error)
+    if why:
+        raise DataError(
+            f"{path} cannot be read.",
+            expected="the plan of a comparison, as mgsrl writes it",
+            found=why,
+            todo="restore it from a copy, or remove it and give the command that made it again",
+        )
+    if isinstance(written := found.get("format"), int) and written > FORMAT:
+        raise NewerVersionError(
+            f"{path} was written by a newer version of mgsrl.",
+            expected=f"format {FORMAT}",
+            found=f"format {written}",
+            todo="use that version, or choose another compare.dir",
+        )
+    return dict(found)
+
+
+def _is_plan(found: Any) -> bool:
+    if not isinstance(found, dict):
+        return False
+    cells, differing = found.get("cells", {}), found.get("differing", [])
+    return (
+        isinstance(differing, list)
+        and isinstance(cells, dict)
+        and all(isinstance(cell, dict) for cell in cells.values())
+    )
 
 
 def write_plan(folder: Path, cells: Sequence[Cell], attempts: Mapping[str, Any]) -> None:
@@ -242,11 +281,17 @@ def _check_arms(arms: Sequence[Arm], common: Sequence[str]) -> None:
     folders = [arm.folder for arm in arms]
     for arm in arms:
         twice = folders.count(arm.folder) > 1 or len(set(arm.seeds)) < len(arm.seeds)
-        if twice or not arm.seeds or not 0 < len(arm.folder) <= LONGEST_NAME:
+        if not all(type(seed) is int and 0 <= seed <= LARGEST for seed in arm.seeds):
+            raise ConfigError(
+                "A seed cannot be used.",
+                expected=f"whole numbers from 0 to {LARGEST}",
+                found=f"seeds {list(arm.seeds)}",
+                todo="write seeds=[0,1,2]",
+            )
+        if twice or not arm.seeds or not arm.folder:
             raise ConfigError(
                 f"The arm {arm.name!r} cannot be told from others by its folder.",
-                expected=f"a name of its own with letters or digits, at most {LONGEST_NAME} "
-                "characters, and each seed once",
+                expected="a name of its own with letters or digits, and each seed once",
                 found=f"{arm.folder}, seeds {list(arm.seeds)}, among {', '.join(folders)}",
                 todo="rename it, or leave one of them out",
             )

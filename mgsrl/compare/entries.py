@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.compare.cells import last_step, read_plan
+from mgsrl.errors import shortened
 from mgsrl.obs.run_record import read_run_record
 from mgsrl.report.compare import Comparison, Entry, comparison, write_comparison
+
+LONGEST_ERROR = 200
 
 
 def cell_entries(folder: Path) -> tuple[list[Entry], set[str]]:
@@ -48,5 +51,5 @@ def _absent(run_dir: Path, cell: dict[str, Any]) -> str:
     if not record:
         return "not begun"
     sessions = record.get("sessions") or [{}]
-    error = sessions[-1].get("error")
+    error = shortened(" ".join(str(sessions[-1].get("error") or "").split()), LONGEST_ERROR)
     return f"{record.get('status', 'not finished')}{steps}{f': {error}' if error else ''}"

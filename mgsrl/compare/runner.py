@@ -2,8 +2,9 @@
 
 Every process is in a session of its own and gets no terminal: only this one hears Ctrl-C, and tells
 them (SIGTERM), upon which each saves its last whole step. Should this process be killed, they are
-told by the kernel (Linux). What a run says goes to `logs/CELL.log`. A cell that fails is reported
-and the others go on; the next command tries it again.
+told by the kernel (Linux), and the next command waits until they have saved and gone. What a run
+says goes to `logs/CELL.log`. A cell that fails is reported and the others go on; the next command
+tries it again.
 
 On a machine with GPUs the runs of several jobs share nothing: each gets an equal part of the GPUs.
 Left out: retrying inside one command (`mgsrl train` begins again by itself where that helps), and
@@ -26,7 +27,7 @@ from mgsrl.cluster.preflight import has_gpu_device
 from mgsrl.compare.cells import Cell, Standing, read_plan, standing, write_plan
 from mgsrl.errors import ConfigError
 from mgsrl.report.tables import seconds_text
-from mgsrl.training.lock import locked
+from mgsrl.training.lock import is_held, locked
 
 POLL_S = 0.5
 TOLD_EVERY_S = 60.0
@@ -107,11 +108,13 @@ class _Runner:
     ) -> None:
         self.cells, self.planned, self.folder = cells, planned, folder
         self.note, self.show = note, show
-        self.slots = gpu_slots(jobs) if any(map(_wants_gpus, cells)) else [None] * jobs
+        self.jobs = jobs
+        self.slots: list[str | None] = []
         self.running: list[Running] = []
         self.outcomes: dict[str, Outcome] = {}
         self.attempts: dict[str, Any] = read_plan(folder).get("cells", {})
         self._told = time.monotonic()
+        self._held: dict[str, float] = {}
 
     def run(self) -> list[Outcome]:
         waiting = []
@@ -121,13 +124,21 @@ class _Runner:
                 self.outcomes[cell.name] = Outcome(cell, found)
             else:
                 waiting.append(cell)
+        jobs = max(min(self.jobs, len(waiting)), 1)
+        self.slots = gpu_slots(jobs) if any(map(_wants_gpus, waiting)) else [None] * jobs
+        self._note_others()
         write_plan(self.folder, self.planned, self.attempts)
         if self.outcomes:
             self.note(f"{len(self.outcomes)} of {len(self.cells)} runs are there already")
         try:
             while waiting or self.running:
-                while waiting and len(self.running) < len(self.slots):
-                    self._start(waiting.pop(0))
+                ready = [cell for cell in waiting if not self._is_left(cell)]
+                for cell in ready[: len(self.slots) - len(self.running)]:
+                    waiting.remove(cell)
+                    if cell.name in self._held and standing(cell).state == "finished":
+                        self.outcomes[cell.name] = Outcome(cell, standing(cell))
+                    else:
+                        self._start(cell)
                 time.sleep(POLL_S)
                 self._collect()
                 self._tell(waiting)
@@ -135,6 +146,26 @@ class _Runner:
             self._stop()
             raise
         return [self.outcomes[cell.name] for cell in self.cells]
+
+    def _note_others(self) -> None:
+        planned = {cell.name for cell in self.planned}
+        if others := [name for name in self.attempts if name not in planned]:
+            self.note(
+                f"{self.folder} has {len(others)} more runs of an earlier command, which this one "
+                f"leaves out ({others[0]}{', ...' if len(others) > 1 else ''}): for a page of all, "
+                "give it their strategies, axes and seeds as well"
+            )
+
+    def _is_left(self, cell: Cell) -> bool:
+        """Whether the run that a killed comparison left is still at its end in the cell's folder.
+        Longer than it may take, nobody waits: the cell's own process says who has the folder."""
+        if not is_held(cell.dir):
+            return False
+        if cell.name not in self._held:
+            self._held[cell.name] = time.monotonic()
+            self.note(f"{cell.name} waits: another process has its folder")
+        limit_s = cell.config.checkpoint.grace_s + LEAVE_S
+        return time.monotonic() - self._held[cell.name] < limit_s
 
     def _start(self, cell: Cell) -> None:
         logs = self.folder / "logs"

@@ -72,20 +72,26 @@ def read_words(texts: Sequence[str]) -> Words:
     """Sort the words of a command line.
 
     Raises:
-        ConfigError: a list that is none, an axis without values, an unknown `compare.` key.
+        ConfigError: a list that is none, an axis without values, an unknown `compare.` key, or one
+            of our own twice.
     """
-    words = Words()
+    words, own = Words(), set[str]()
     for text in texts:
         key, equals, rest = text.partition("=")
         if key == f"{AXES}strategy":
             key, text = "strategies", f"strategies={rest}"
-        path = Path(os.path.expanduser(text))
-        if not equals or path.is_dir():
-            words.folders.append(path)
-        elif key in LISTS:
+        folder = os.path.expanduser(text)
+        if not equals or os.path.isdir(folder):  # `Path.is_dir` fails for what is too long
+            words.folders.append(Path(folder))
+            continue
+        if key in own:
+            raise _not_so(text, f"{key} once", "put all of its values into one list")
+        if key in (*LISTS, *OPTIONS) or key.startswith(AXES):
+            own.add(key)
+        if key in LISTS:
             _check_list(text, value := _value(text))
             if key == "seeds" and not all(type(item) is int and item >= 0 for item in value):
-                raise _not_so(text, "whole numbers", "write seeds=[0,1,2]")
+                raise _not_so(text, "whole numbers from 0", "write seeds=[0,1,2]")
             setattr(words, key, [item if key == "seeds" else str(item) for item in value])
         elif key.startswith(AXES):
             _check_list(text, value := _value(text))
@@ -122,7 +128,8 @@ def _value(text: str) -> Any:
 def _check_list(text: str, value: Any) -> None:
     if not isinstance(value, list) or not value:
         key, _, found = text.partition("=")
-        raise _not_so(text, "a list of at least one value", f"write '{key}=[{found}]'")
+        todo = f"write '{key}=[{found}]'" if value else f"write '{key}=[A,B]', or leave it out"
+        raise _not_so(text, "a list of at least one value", todo)
 
 
 def _not_so(text: str, expected: str, todo: str) -> ConfigError:

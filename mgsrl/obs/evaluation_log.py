@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mgsrl.errors import DataError, shortened
 from mgsrl.files.jsonl import dump_line, read_rows, write_atomic
 
 FILE = "evaluations.jsonl"
@@ -49,7 +50,11 @@ def append_evaluations(run_dir: Path, results: Iterable[EvalResult]) -> None:
 
 
 def read_evaluations(run_dir: Path) -> list[EvalResult]:
-    """All results by step, in the order of writing within a step; none if never evaluated."""
+    """All results by step, in the order of writing within a step; none if never evaluated.
+
+    Raises:
+        DataError: a damaged line that is not the last, or one that is no result.
+    """
     results = [_from_row(row) for row in read_rows(run_dir / FILE)]
     return sorted(results, key=lambda result: result.step)
 
@@ -59,6 +64,15 @@ def _from_row(row: Mapping[str, Any]) -> EvalResult:
     values: dict[str, Any] = {
         f.name: math.nan if row.get(f.name) is None else row[f.name] for f in fields(EvalResult)
     }
+    step, domain, *numbers = values.values()
+    known = all(isinstance(number, int | float) for number in numbers)
+    if not (type(step) is int and isinstance(domain, str) and known):
+        raise DataError(
+            f"{FILE} is damaged.",
+            expected="a step, the name of a domain and numbers in every line",
+            found=shortened(dump_line(row).strip()),
+            todo="restore the file from a copy, or remove that line",
+        )
     return EvalResult(**values)
 
 

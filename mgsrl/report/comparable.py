@@ -11,13 +11,13 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from mgsrl.config.resume import FREE_KEYS, LAYOUT_KEYS, key_pattern, names
 from mgsrl.config.typed import flattened
 from mgsrl.errors import ConfigError, nearest, shortened
-from mgsrl.report.load import RunData
+from mgsrl.report.load import RunData, short_paths
 
 STRATEGY_KEYS = ("strategy.", "surgery.", "algo.whiten_per_domain")
 MEASURING_KEYS = ("evaluate.", "domains.*.heldout", "domains.*.reward")
@@ -29,6 +29,9 @@ OWN_KEYS = ("seed", "resume", "policy.date")
 MOST_SHOWN = 12
 """Differing keys that a refusal names."""
 LONGEST = 60
+"""Characters of a value that are shown; it is compared whole."""
+BEFORE = 10
+"""Characters shown before the first that differs, of values that are longer."""
 ABSENT = "–"
 
 
@@ -42,11 +45,13 @@ class Differing:
 
     @property
     def groups(self) -> dict[str, str]:
-        """Value -> the runs that have it, in words."""
+        """Value, as it is shown, -> the runs that have it, in words."""
+        called = short_paths(map(Path, self.values))
         found: dict[str, list[str]] = {}
         for folder, value in self.values.items():
-            found.setdefault(value, []).append(Path(folder).name)
-        return {value: _some(who) for value, who in found.items()}
+            found.setdefault(value, []).append(called[Path(folder)])
+        shown = told_apart(found)
+        return {shown[value]: _some(who) for value, who in found.items()}
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,10 @@ def check_comparable(
         raise _refusal(refused)
     other = ", ".join(rounding)
     remarks = [f"The runs differ in {other}: equal but for rounding."] if rounding else []
+    if unknown := [run.name for run in runs if not run.config]:
+        remarks.append(
+            f"Nobody knows whether {_some(unknown)} can be compared: their settings cannot be read."
+        )
     return Verdict(allowed, [d for d in axes if not strategy.match(d.key)], remarks + _code(runs))
 
 
@@ -115,7 +124,7 @@ def differing_settings(runs: Sequence[RunData]) -> list[Differing]:
     keys = sorted({key for config in flat for key in config})
     found = []
     for key in keys:
-        values = [_text(config.get(key, ABSENT)) for config in flat]
+        values = [str(config.get(key, ABSENT)) for config in flat]
         if len(set(values)) > 1:
             found.append(Differing(key, dict(zip(known, values, strict=True))))
     return found + _behind_paths(runs, {each.key for each in found})
@@ -125,7 +134,17 @@ def strategy_settings(run: RunData) -> dict[str, str]:
     """What makes a run's strategy, by key; not its name, nor what changes no number."""
     strategy, other = key_pattern(STRATEGY_KEYS), key_pattern([*FREE_KEYS, *LAYOUT_KEYS])
     flat = flattened(run.config).items()
-    return {k: _text(v) for k, v in flat if strategy.match(k) and not other.match(k)}
+    return {k: str(v) for k, v in flat if strategy.match(k) and not other.match(k)}
+
+
+def told_apart(values: Iterable[str]) -> dict[str, str]:
+    """Each of some different values as it is shown: long ones from where they begin to differ."""
+    texts = list(dict.fromkeys(values))
+    alike = takewhile(lambda characters: len(set(characters)) == 1, zip(*texts, strict=False))
+    begin = len(list(alike)) - BEFORE
+    cut = {text: f"...{text[begin:]}" if begin > 0 else text for text in texts}
+    shown = {t: t if len(t) <= LONGEST else shortened(cut[t], LONGEST) for t in texts}
+    return shown if len(set(shown.values())) == len(texts) else {t: t for t in texts}
 
 
 def _behind_paths(runs: Sequence[RunData], known: Collection[str]) -> list[Differing]:
@@ -144,11 +163,10 @@ def _behind_paths(runs: Sequence[RunData], known: Collection[str]) -> list[Diffe
 
 def _fingerprints(run: RunData) -> dict[str, str]:
     """Key -> what is behind it, from the newest checkpoint; what cannot be read is left out."""
-    places = sorted(
-        (run.run_dir / "checkpoints").glob("step_*/state.json"), key=lambda p: p.stat().st_mtime
-    )
     found: dict[str, str] = {}
     with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+        stored = (run.run_dir / "checkpoints").glob("step_*/state.json")
+        places = sorted(stored, key=lambda p: p.stat().st_mtime)
         state = json.loads(places[-1].read_text(encoding="utf-8")) if places else {}
         for source, cursor in (state.get("mixture") or {}).items():
             domain, _, more = source.partition("/")
@@ -157,7 +175,8 @@ def _fingerprints(run: RunData) -> dict[str, str]:
         models = {"policy.path": state.get("policy"), **(state.get("reward_models") or {})}
         for key, model in models.items():
             if model:
-                found[key] = f"model {str(model.get('weights') or model.get('name'))[:12]}"
+                weights = str(model.get("weights") or "")[:12]
+                found[key] = f"model {weights or model.get('name')}"
     return found
 
 
@@ -221,7 +240,3 @@ def _some(names: Sequence[str]) -> str:
     return (
         ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
     )
-
-
-def _text(value: Any) -> str:
-    return shortened(str(value), LONGEST)

@@ -8,19 +8,26 @@ Left out: anything interactive (the figures are inline SVG).
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mgsrl.errors import ConfigError, nearest
 from mgsrl.files.jsonl import jsonable, write_atomic
-from mgsrl.report.comparable import ABSENT, Verdict, check_comparable, strategy_settings
+from mgsrl.report.comparable import (
+    ABSENT,
+    Verdict,
+    check_comparable,
+    strategy_settings,
+    told_apart,
+)
 from mgsrl.report.compare_text import command_of, cost_cells, markdown, p_text, runs_text
 from mgsrl.report.comparison import ArmSummary, Comparison
 from mgsrl.report.evaluation_matrix import evaluation_matrix
 from mgsrl.report.extra import need_drawing
-from mgsrl.report.load import RunData, read_run_data
+from mgsrl.report.load import RunData, read_run_data, short_paths
 from mgsrl.report.render import is_own_page, render
 from mgsrl.report.strategies import ArmRuns, by_arm, common_steps
 from mgsrl.report.verdicts import contrasts, sentence
@@ -29,6 +36,8 @@ JSON, MARKDOWN, PAGE = "comparison.json", "comparison.md", "comparison.html"
 USUAL_BASELINE = "mixed"
 FEW_SEEDS = 3
 LONGEST_NAME = 80
+MOST_NAMED = 6
+"""Folders in a message."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +72,13 @@ def comparison(
         MissingPathError: one of them is not a run folder.
     """
     check_entries(entries)
-    runs = {e.dir: read_run_data(e.dir) for e in entries if not e.absent}
+    called = short_paths(entry.dir for entry in entries)
+    there = [entry for entry in entries if not entry.absent]
+    runs = {e.dir: replace(read_run_data(e.dir), name=called[e.dir]) for e in there}
     verdict = check_comparable(list(runs.values()), allow, declared)
-    named = [(e.arm, run) for e in entries if (run := runs.get(e.dir)) is not None]
-    arms = _arms(entries, by_arm(_with_names(named, verdict)), list(runs.values()))
+    names = _names([(entry.arm, runs[entry.dir]) for entry in there], verdict)
+    arms = by_arm([(names[folder], run) for folder, run in runs.items()])
+    arms = _with_gaps(arms, entries, names, called)
     chosen = _baseline(arms, baseline)
     domains = list(dict.fromkeys(domain for run in runs.values() for domain in run.domains))
     against = contrasts(arms, chosen, domains)
@@ -110,8 +122,15 @@ def default_folder(found: Comparison, folders: Sequence[Path]) -> Path:
 
 def check_entries(entries: Sequence[Entry]) -> None:
     """Raise ConfigError for fewer than two runs, or one twice."""
-    folders = [entry.dir.resolve() for entry in entries]
-    if len(folders) < 2 or len(set(folders)) < len(folders):
+    times = Counter(entry.dir.resolve() for entry in entries)
+    if twice := [str(entry.dir) for entry in entries if times[entry.dir.resolve()] > 1]:
+        raise ConfigError(
+            "A run would be compared with itself.",
+            expected="every run once",
+            found=f"{', '.join(twice[:MOST_NAMED])}{', ...' if len(twice) > MOST_NAMED else ''}",
+            todo="leave out what is the same folder by another name, or in a comparison's folder",
+        )
+    if len(times) < 2:
         raise ConfigError(
             "There is nothing to compare.",
             expected="two or more different run folders",
@@ -133,38 +152,44 @@ def check_page(folder: Path, force: bool) -> None:
         )
 
 
-def _with_names(
-    named: Sequence[tuple[str, RunData]], verdict: Verdict
-) -> list[tuple[str, RunData]]:
-    """Each run with its arm's name. Where that is not given, it is what the strategy is called, and
-    runs of one name are told apart by its settings, and by what they differ in with permission."""
+def _names(named: Sequence[tuple[str, RunData]], verdict: Verdict) -> dict[Path, str]:
+    """The arm of each run. Where no name is given, it is what the strategy is called. Runs of one
+    name are told apart by its settings, and by what else they differ in: two plans, or an edited
+    folder, may call different things the same."""
     settings = [strategy_settings(run) for _, run in named]
-    labels = [name or str(run.setting("strategy.name", run.run_dir.name)) for name, run in named]
-    for differing in verdict.allowed:
+    labels = [name or str(run.setting("strategy.name", run.name)) for name, run in named]
+    for differing in (*verdict.allowed, *verdict.declared):
         for (_, run), own in zip(named, settings, strict=True):
             own[differing.key] = differing.values.get(str(run.run_dir), ABSENT)
-    found = []
-    for (name, run), label, own in zip(named, labels, settings, strict=True):
+    found = {}
+    for (_, run), label, own in zip(named, labels, settings, strict=True):
         same = [each for each, other in zip(settings, labels, strict=True) if other == label]
-        keys = sorted({key for each in same for key in each})
-        differ = [k for k in keys if len({each.get(k) for each in same}) > 1]
-        parts = [f"{k.rpartition('.')[2]}={own.get(k, ABSENT)}" for k in differ]
-        found.append((name or " ".join([label, *parts]), run))
+        parts = [label]
+        for key in sorted({key for each in same for key in each}):
+            shown = told_apart(each.get(key, ABSENT) for each in same)
+            if len(shown) > 1:
+                parts.append(f"{key.rpartition('.')[2]}={shown[own.get(key, ABSENT)]}")
+        found[run.run_dir] = " ".join(parts)
     return found
 
 
-def _arms(
-    entries: Sequence[Entry], arms: Sequence[ArmRuns], runs: Sequence[RunData]
+def _with_gaps(
+    arms: Sequence[ArmRuns],
+    entries: Sequence[Entry],
+    names: Mapping[Path, str],
+    called: Mapping[Path, str],
 ) -> list[ArmRuns]:
-    """`arms` and those of which no run is there, in the order of the entries."""
-    by_name = {arm.name: arm for arm in arms}
-    order = list(dict.fromkeys([e.arm for e in entries if e.arm] + [arm.name for arm in arms]))
-    for name in order:
-        by_name.setdefault(name, ArmRuns(name, common_steps(runs)))
+    """`arms`, with what is not there of them, and those of which no run is there, in the order of
+    the entries. A gap belongs to the arm that its plan's other runs of the same name are in."""
+    of_plan = {(e.dir.parent, e.arm): names[e.dir] for e in reversed(entries) if not e.absent}
+    found, order = {arm.name: arm for arm in arms}, dict[str, ArmRuns]()
+    common = arms[0].common if arms else common_steps(())
     for entry in entries:
+        name = names.get(entry.dir) or of_plan.get((entry.dir.parent, entry.arm), entry.arm)
+        order[name] = found.setdefault(name, ArmRuns(name, common))
         if entry.absent:
-            by_name[entry.arm].absent[entry.dir.name] = entry.absent
-    return [by_name[name] for name in order]
+            order[name].absent[called[entry.dir]] = entry.absent
+    return list(order.values())
 
 
 def check_baseline(name: str, arms: Sequence[str]) -> None:
@@ -196,7 +221,7 @@ def _remarks(arms: Sequence[ArmRuns]) -> list[str]:
     if few:
         found.append(f"Too few seeds to tell a difference from luck ({', '.join(few)}).")
     runs = [run for arm in arms for run in arm.runs]
-    unscored = [run.run_dir.name for run in runs if not run.evaluations]
+    unscored = [run.name for run in runs if not run.evaluations]
     if 0 < len(unscored) < len(runs):
         names = ", ".join(unscored)
         found.append(f"Without any evaluation ({names}): held-out scores are the other runs'.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from mgsrl.report.comparison import ArmSummary, Comparison, Curve
 from mgsrl.report.curves import MAX_MARKERS, legend_columns, one_legend, raw, step_axis
-from mgsrl.report.style import DOMAIN_COLOURS, INK, panels, svg
+from mgsrl.report.style import DOMAIN_COLOURS, INK, as_label, panels, svg
 from mgsrl.report.verdicts import AVERAGE, WORST
 from mgsrl.statistics.seeds import Estimate
 
@@ -88,7 +88,7 @@ def differences(c: Comparison, colour: Mapping[str, str]) -> str:
 
 def heldout_curves(c: Comparison, colour: Mapping[str, str]) -> str:
     """Held-out reward at every evaluation."""
-    if len(c.common.evaluated) < 3:
+    if len(c.common.evaluated) < 3 or not c.domains:
         return ""
     figure, axes = panels(len(c.domains), height=_height(c, 2.7))
     for axis, domain in zip(axes, c.domains, strict=True):
@@ -102,7 +102,7 @@ def heldout_curves(c: Comparison, colour: Mapping[str, str]) -> str:
 
 def training_curves(c: Comparison, colour: Mapping[str, str]) -> str:
     """Smoothed training reward per domain."""
-    if not any(run.metrics for _, run in c.runs):
+    if not c.domains or not any(run.metrics for _, run in c.runs):
         return ""
     figure, axes = panels(len(c.domains), height=_height(c, 2.7))
     for axis, domain in zip(axes, c.domains, strict=True):
@@ -176,7 +176,7 @@ def _bands(
         if not known:
             continue
         ink, style = colour[each.name], DASHES[i // len(DOMAIN_COLOURS) % len(DASHES)]
-        label = f"{each.name} (n={len(each.arm.seeds)})"
+        label = as_label(f"{each.name} (n={len(each.arm.seeds)})")
         means = [e.mean for e in known.values()]
         axis.plot(list(known), means, color=ink, ls=style, marker=marker, ms=4, label=label)
         low, high = [e.low for e in known.values()], [e.high for e in known.values()]

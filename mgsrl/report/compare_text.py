@@ -43,8 +43,10 @@ def p_text(contrast: Contrast | None) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Each row on a line of its own, whatever the texts."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
+    escaped = [[" ".join(cell.split()).replace("|", r"\|") for cell in row] for row in lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
 
 
 def _mark(c: Comparison) -> str:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from mgsrl.obs.evaluation_log import EvalResult
@@ -110,17 +111,17 @@ class ArmSummary:
 
     def curve(self, metric: str) -> Curve:
         """A logged metric, smoothed per run, at the steps at which all of its runs have it."""
-        by_step: dict[int, list[float]] = {}
+        smoothed: dict[Path, dict[int, float]] = {}
         for run in self.arm.runs:
             pairs = zip(run.steps, series(run, metric), strict=True)
             known = {step: value for step, value in pairs if math.isfinite(value)}
-            steps = list(known)
-            for step, value in zip(steps, smooth(steps, list(known.values())), strict=True):
-                by_step.setdefault(step, []).append(value)
+            means = smooth(list(known), list(known.values()))
+            smoothed[run.run_dir] = dict(zip(known, means, strict=True))
         # where a shorter run drops out the mean would jump: it ends there
-        whole = len(self.arm.runs)
+        shared = set.intersection(*map(set, smoothed.values())) if smoothed else set()
         return {
-            s: estimate(values) for s, values in sorted(by_step.items()) if len(values) == whole
+            step: _over(self.arm.by_seed(lambda run, step=step: smoothed[run.run_dir][step]))  # type: ignore[misc]
+            for step in sorted(shared)
         }
 
     def matrix_results(self) -> list[EvalResult]:

@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mgsrl.report.style import as_label
+
 WINDOW = 10
 """Steps."""
 MAX_MARKERS = 200
@@ -57,7 +59,8 @@ def trend(
     steps, values = [step for step, _ in known], [value for _, value in known]
     raw(axis, steps, values, colour)
     if known:
-        axis.plot(steps, smooth(steps, values), color=colour, label=label)
+        shown = None if label is None else as_label(label)
+        axis.plot(steps, smooth(steps, values), color=colour, label=shown)
 
 
 def one_legend(figure: Figure, axes: Sequence[Axes]) -> None:

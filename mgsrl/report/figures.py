@@ -11,7 +11,16 @@ from mgsrl.obs.timers import RARE_STAGES, STAGES
 from mgsrl.report.curves import MAX_MARKERS, one_legend, step_axis, trend
 from mgsrl.report.heat_map import heat_map
 from mgsrl.report.load import RunData
-from mgsrl.report.style import INK, PAIR_COLOURS, STAGE_COLOURS, colours, panels, svg
+from mgsrl.report.style import (
+    INK,
+    PAIR_COLOURS,
+    STAGE_COLOURS,
+    as_label,
+    colours,
+    log_axis,
+    panels,
+    svg,
+)
 
 MAX_BARS = 60
 """More steps are drawn as areas: hundreds of bars blur and make a large file."""
@@ -100,7 +109,7 @@ def training_health(run: RunData) -> str:
     gaps = [v for d in run.domains for v in run.series(f"mismatch/{d}")] + canary
     positive = [v for v in gaps if v > 0]
     if positive:
-        axes[3].set_yscale("log")
+        log_axis(axes[3])
         axes[3].set_ylim(min(positive) / 3, max(positive) * 3)
     one_legend(figure, axes)
     return svg(figure, "Response length, KL, entropy and mismatch over steps")
@@ -235,6 +244,6 @@ def _domain_lines(axis: Axes, run: RunData, family: str) -> None:
         if len(values) > MAX_MARKERS:  # raw lines of several domains would hide each other
             trend(axis, run.steps, values, ink, label)
         else:
-            axis.plot(run.steps, values, color=ink, label=label, lw=1.4, marker=".", ms=4)
+            axis.plot(run.steps, values, color=ink, label=as_label(label), lw=1.4, marker=".", ms=4)
     if not axis.lines:  # the KL of a run without a reference
         axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)

@@ -7,7 +7,8 @@ is the best).
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,8 @@ class RunData:
     """What a run folder holds."""
 
     run_dir: Path
+    name: str = ""
+    """What tables call it: the folder's name, or more of its path beside another of that name."""
     config: dict[str, Any] = field(default_factory=dict)
     config_text: str = ""
     record: dict[str, Any] = field(default_factory=dict)
@@ -110,6 +113,20 @@ def check_run_folder(run_dir: Path) -> None:
         )
 
 
+def short_paths(paths: Iterable[Path]) -> dict[Path, str]:
+    """Each path by its last part, or by as many as it takes to tell it from the others."""
+    parts = {path: path.absolute().parts for path in paths}
+    found: dict[Path, str] = {}
+    size = 0
+    while len(found) < len(parts):
+        size += 1
+        times = Counter(own[-size:] for own in parts.values())
+        for path, own in parts.items():
+            if times[own[-size:]] == 1 or size == len(own):
+                found.setdefault(path, str(Path(*own[-size:])))
+    return found
+
+
 def read_run_data(run_dir: Path) -> RunData:
     """Read a run folder.
 
@@ -117,7 +134,7 @@ def read_run_data(run_dir: Path) -> RunData:
         MissingPathError: the folder does not exist or holds nothing of a run.
     """
     check_run_folder(run_dir)
-    run = RunData(run_dir)
+    run = RunData(run_dir, run_dir.name)
     read = _Reader(run)
     run.config_text = read(lambda: (run_dir / "config.yaml").read_text(), "", "config.yaml")
     run.config = read(lambda: _parse(run.config_text), {}, "config.yaml")

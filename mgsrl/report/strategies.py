@@ -36,6 +36,8 @@ class CommonSteps:
     lengths: tuple[tuple[str, int], ...]
     """(folder, last step) of every run."""
     unequal: bool
+    early: tuple[str, ...] = ()
+    """Those with none after `first`."""
 
     @property
     def first(self) -> int | None:
@@ -63,7 +65,8 @@ class CommonSteps:
             )
         if self.last is None and self.first is not None:
             found.append(
-                f"After step {self.first} no step was evaluated in all runs, so held-out scores "
+                f"After step {self.first} no step was evaluated in all runs"
+                f"{f' (not in {_some(self.early)})' if self.early else ''}, so held-out scores "
                 "are not compared: leave the shorter runs out, train all of them equally far, or "
                 "choose an evaluate.every that meets."
             )
@@ -75,8 +78,7 @@ class CommonSteps:
             by_length.setdefault(steps, []).append(name)
         found = []
         for steps, names in sorted(by_length.items(), reverse=True):
-            few = len(names) <= MAX_NAMED
-            found.append(f"{steps} steps: {', '.join(names) if few else f'{len(names)} runs'}")
+            found.append(f"{steps} steps: {_some(names)}")
         return "; ".join(found)
 
 
@@ -177,14 +179,20 @@ def common_steps(runs: Sequence[RunData]) -> CommonSteps:
     """The steps at which `runs` are compared."""
     ended = [run for run in runs if run.record.get("status", "finished") == "finished"]
     lasts = [max(run.steps, default=0) for run in ended or runs]
-    evaluated = [{r.step for r in run.evaluations} for run in ended or runs if run.evaluations]
+    scored = {run.name: {r.step for r in run.evaluations} for run in ended or runs}
+    evaluated = [steps for steps in scored.values() if steps]
     shared = sorted(set.intersection(*evaluated)) if evaluated else []
     return CommonSteps(
         training=min(lasts, default=0),
         evaluated=tuple(shared),
-        lengths=tuple((run.run_dir.name, max(run.steps, default=0)) for run in runs),
+        lengths=tuple((run.name, max(run.steps, default=0)) for run in runs),
         unequal=len(set(lasts)) > 1,
+        early=tuple(name for name, steps in scored.items() if steps and max(steps) in shared[:1]),
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= MAX_NAMED else f"{len(names)} runs"
 
 
 def _heldout(run: RunData, domain: str, step: int | None) -> float:

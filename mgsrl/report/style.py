@@ -3,12 +3,15 @@
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import matplotlib as mpl
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 # Mid-tones of the Okabe-Ito palette (safe for colour-blind readers), legible on white and black.
 DOMAIN_COLOURS = (
@@ -38,6 +41,7 @@ _INK_KEYS = (
 RC = {
     "svg.fonttype": "none",  # text stays text: small, sharp, searchable
     "svg.hashsalt": "mgsrl",  # the same run gives the same file
+    "text.parse_math": False,  # names may have dollars in them
     "font.size": 9.5,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
@@ -63,7 +67,9 @@ def colours(names: Sequence[str]) -> dict[str, str]:
 @contextmanager
 def drawing() -> Iterator[None]:
     """Draw inside this block to get the common look, whatever the user's own settings are."""
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        # Text stays text, so it is the reader's fonts that must have the characters of a name.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         mpl.rcdefaults()
         mpl.rcParams.update(RC)
         yield
@@ -83,6 +89,17 @@ def panels(
     return figure, axes
 
 
+def log_axis(axis: Axes) -> None:
+    """Logarithmic, with plain numbers (matplotlib's own labels are formulas)."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def as_label(name: str) -> str:
+    """A name for a legend, which leaves out what begins with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def svg(figure: Figure, label: str) -> str:
     """An inline SVG element that scales with the page and follows its colours.
 
@@ -96,4 +113,4 @@ def svg(figure: Figure, label: str) -> str:
     # pt sizes would fix the width; the viewBox alone lets CSS scale it
     head, _, body = text.partition(">")
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    return f'{head} role="img" aria-label="{label}">{body}'
+    return f'{head} role="img" aria-label="{escape(label)}">{body}'

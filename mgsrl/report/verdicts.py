@@ -115,8 +115,15 @@ def _main(name: str, base: str, main: Contrast) -> str:
             f"{name} is {way} than {base} in the average over domains: {_signed(found.mean)} "
             f"({interval}; {found.n} seeds, p = {_p(main.corrected_p)}{corrected})."
         )
-    if found.sd == 0:
+    if found.sd == 0 and found.mean == 0:
         return f"{name} and {base} have equal averages over domains at each of {found.n} seeds."
+    if found.sd == 0:
+        exact = f" (exact p {_p(found.p_flip)})" if math.isfinite(found.p_flip) else ""
+        return (
+            f"{name} differs from {base} by {_signed(found.mean)} in the average over domains, at "
+            f"each of {found.n} seeds the same: where nothing varies no t test can tell that from "
+            f"luck{exact}."
+        )
     alone = (
         f"; p = {_p(found.p)} alone, {_p(main.corrected_p)}{corrected}" if found.p < LEVEL else ""
     )

@@ -30,15 +30,14 @@ def seeds_needed(
     difference: float, sd: float, power: float = POWER, level: float = LEVEL
 ) -> int | None:
     """The fewest seeds whose power for `difference` is `power`; None above `MOST_SEEDS`, for no
-    difference, or where `sd` (of the paired differences) is not known.
+    difference, or where `sd` (of the paired differences) is not known. None is known of differences
+    that are all the same: their `sd` of 0 is that of too few seeds, or of too few prompts.
 
     >>> seeds_needed(0.5, 1.0), seeds_needed(1.0, 1.0)
     (34, 10)
     """
-    if not (math.isfinite(difference) and math.isfinite(sd)) or difference == 0:
+    if not (math.isfinite(difference) and _is_known(sd)) or difference == 0:
         return None
-    if sd == 0:
-        return 2
     effect = abs(difference) / sd
     if paired_power(MOST_SEEDS, effect, level) < power:
         return None
@@ -56,9 +55,13 @@ def seeds_needed(
 def detectable(n: int, sd: float, power: float = POWER, level: float = LEVEL) -> float:
     """The smallest difference that `n` seeds find with `power`; NaN with fewer than two seeds, or
     where `sd` is not known."""
-    if n < 2 or not math.isfinite(sd):
+    if n < 2 or not _is_known(sd):
         return math.nan
     return sd * math.sqrt(ncfdtrinc(1, n - 1, 1 - power, _limit(n, level)) / n)
+
+
+def _is_known(sd: float) -> bool:
+    return math.isfinite(sd) and sd > 0
 
 
 def _limit(n: int, level: float) -> float:

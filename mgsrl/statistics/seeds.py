@@ -18,7 +18,8 @@ LEVEL = 0.95
 MOST_FLIPPED = 16
 """Pairs up to which all sign flips are counted (65,536); more are not."""
 ALIKE = 1e-12
-"""Sums of flipped differences that are closer than this, relatively, are equal but for rounding."""
+"""Differences, and sums of them, that are closer than this, relatively, are equal but for
+rounding."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Difference(Estimate):
     """The mean of differences paired by seed, and how surprising it is if there is none."""
 
     p: float
-    """Two-sided, paired t test; NaN with fewer than two pairs."""
+    """Two-sided, paired t test; NaN with fewer than two pairs, and where all differences are the
+    same but not 0: without a spread there is nothing to measure them by."""
     p_flip: float
     """Two-sided, exact: the share of all ways to flip signs that give as large a mean. It assumes
     no distribution, but is never below `2 / 2**n`. NaN with fewer than two pairs or many."""
@@ -72,19 +74,25 @@ def difference(
     Args:
         values, others: by seed.
     """
-    seeds = [seed for seed in values if seed in others]
-    found = [values[seed] - others[seed] for seed in seeds]
-    found = [d for d in found if math.isfinite(d)]
+    pairs = [(values[seed], others[seed]) for seed in values if seed in others]
+    found = [a - b for a, b in pairs if math.isfinite(a - b)]
     e = estimate(found, level)
+    rounding = ALIKE * max((abs(v) for pair in pairs for v in pair if math.isfinite(v)), default=0)
+    if found and max(found) - min(found) <= rounding:
+        same = 0.0 if abs(e.mean) <= rounding else e.mean
+        found = [same] * len(found)
+        end = same if len(found) > 1 and same == 0 else math.nan
+        e = Estimate(len(found), same, end, end, 0.0 if len(found) > 1 else math.nan)
     return Difference(e.n, e.mean, e.low, e.high, e.sd, paired_t_p(e), sign_flip_p(found))
 
 
 def paired_t_p(e: Estimate) -> float:
-    """Two-sided p of the mean of differences being 0; where all differences are equal, 0 or 1."""
+    """Two-sided p of the mean of differences being 0; where all of them are the same, 1 of 0 and
+    NaN of all else."""
     if e.n < 2:
         return math.nan
     if e.sd == 0:
-        return 1.0 if e.mean == 0 else 0.0
+        return 1.0 if e.mean == 0 else math.nan
     return 2 * float(stdtr(e.n - 1, -abs(e.mean) / (e.sd / math.sqrt(e.n))))
 
 

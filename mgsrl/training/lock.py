@@ -48,6 +48,21 @@ def locked(
         os.close(file)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether another process holds the folder now; where nobody can know, it is not."""
+    try:
+        file = os.open(folder / LOCK, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(file)
+    return False
+
+
 def _take(file: int, folder: Path, note: Callable[[str], None], key: str) -> None:
     holder = os.pread(file, LONGEST_HOLDER, 0).decode(errors="replace").strip()
     try:

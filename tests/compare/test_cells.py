@@ -11,12 +11,21 @@ from typing import Any
 import pytest
 
 from mgsrl.cli import main
-from mgsrl.compare.cells import Arm, differing_keys, plan_cells, read_plan, standing, write_plan
+from mgsrl.compare.cells import (
+    LONGEST_NAME,
+    Arm,
+    differing_keys,
+    plan_cells,
+    read_plan,
+    standing,
+    write_plan,
+)
+from mgsrl.compare.entries import compare_folder
 from mgsrl.compare.slurm import write_submit_script
 from mgsrl.compare.words import read_words
 from mgsrl.config.compose import compose_config
 from mgsrl.config.typed import plain
-from mgsrl.errors import ConfigError
+from mgsrl.errors import ConfigError, UserError
 from tests.compare.test_runner import finished
 from tests.documented import ROOT
 
@@ -88,6 +97,9 @@ def test_arms_without_strategies_are_the_experiments_own() -> None:
         (("strategies=[mgs,mixd]",), "did you mean 'mixed'"),
         (("seeds=3",), "seeds=[3]"),
         (("seeds=[a]",), "whole numbers"),
+        (("seeds=[-1]",), "whole numbers from 0"),
+        ((f"seeds=[{2**63}]",), "A seed cannot be used"),
+        (("seeds=[0]", "seeds=[1]"), "seeds once"),
         (("seeds=[1,1]",), "each seed once"),
         (("compare.dri=x",), "did you mean 'compare.dir'"),
         (("axes.train.num_step=[1,2]",), "did you mean 'num_steps'"),
@@ -144,6 +156,35 @@ def test_runs_that_are_there_must_be_comparable_with_those_that_are_planned(
     assert "algo.kl_coef: 0.0 (mgs-seed0); 0.005 (mixed-seed0)" in capsys.readouterr().err
     assert not Path("c").exists()
     assert main([*words, "algo.kl_coef=0"]) == 0
+
+
+def test_many_seeds_and_long_names_are_read(tmp_path: Path) -> None:
+    """A word longer than any folder's name may be; an arm whose folder's would be too long."""
+    seeds = list(range(1000))
+    assert read_words([f"seeds={seeds}".replace(" ", "")]).seeds == seeds
+    names = [f"path={'x' * 90}/{name}" for name in ("one", "two")]
+    overrides = [("strategy=mgs",), ("strategy=mixed",)]
+    arms = [Arm(name, each, (0,)) for name, each in zip(names, overrides, strict=True)]
+    places = [cell.dir.name for cell in plan_cells(tmp_path, arms)]
+    assert len(set(places)) == 2
+    assert max(map(len, places)) <= LONGEST_NAME + len("-seed0")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"cells": {', "cannot be read"),
+        ('{"cells": []}', "no plan"),
+        ('{"cells": {"mgs-seed0": 5}}', "no plan"),
+        ('{"format": 99}', "newer version"),
+    ],
+)
+def test_a_damaged_plan_is_told(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "cells.json").write_text(text)
+    with pytest.raises(UserError, match=said):
+        compare_folder(tmp_path)
+    with pytest.raises(UserError, match=said):
+        plan_cells(tmp_path, THREE)
 
 
 def test_two_arms_that_do_the_same_are_one_too_many() -> None:

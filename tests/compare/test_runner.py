@@ -22,7 +22,7 @@ COMMON = ["train.num_steps=3"]
 
 def finished(cell: Cell, steps: int = 3) -> None:
     """The folder as a run that ended well leaves it."""
-    cell.dir.mkdir(parents=True)
+    cell.dir.mkdir(parents=True, exist_ok=True)
     (cell.dir / "config.yaml").write_text(config_to_yaml(cell.config))
     begin_run_record(cell.dir, first_step=0)
     rows = [json.dumps({"step": step}) + "\n" for step in range(1, steps + 1)]
@@ -56,6 +56,53 @@ def test_two_commands_do_not_run_one_comparison(tmp_path: Path) -> None:
     cells = plan_cells(tmp_path, [Arm("mixed", ("strategy=mixed",), (0,))], COMMON)
     with locked(tmp_path), pytest.raises(ConfigError, match=r"one process per compare\.dir"):
         run_cells(cells)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from mgsrl.training.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_that_a_leaving_run_holds_is_waited_for(tmp_path: Path) -> None:
+    """The run of a killed comparison saves and goes; meanwhile the next command is there."""
+    arms = [Arm("mixed", ("strategy=mixed",), (0, 1))]
+    cells = plan_cells(tmp_path / "c", arms, [*COMMON, "checkpoint.every=1"])
+    finished(cells[1])
+    cells[0].dir.mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(cells[0].dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    told: list[str] = []
+
+    def note(line: str) -> None:
+        told.append(line)
+        if "waits" in line:  # it is done, and leaves a finished run
+            finished(cells[0])
+            holder.communicate()
+
+    (outcome, _) = run_cells(cells, jobs=10**12, note=note)
+    assert told[1] == "mixed-seed0 waits: another process has its folder"
+    assert outcome.finished
+    assert holder.returncode == 0
+
+
+def test_runs_of_earlier_commands_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        cells = plan_cells(tmp_path / "c", [Arm("mixed", ("strategy=mixed",), (seed,))], COMMON)
+        finished(cells[0])
+        told: list[str] = []
+        run_cells(cells, note=told.append)
+    assert "1 more runs of an earlier command, which this one leaves out (mixed-seed0)" in told[0]
 
 
 def test_jobs_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,7 @@ def three(run_dirs, tmp_path):
         ((-0.2, -0.21, -0.19), "mgs is worse than mixed in the average over domains: −0.200"),
         ((0.02, -0.03, 0.04), "not distinguishable from mixed at these 3 seeds"),
         ((0.0, 0.0, 0.0), "equal averages over domains at each of 3 seeds"),
+        ((0.1, 0.1, 0.1), "+0.100 in the average over domains, at each of 3 seeds the same"),
     ],
 )
 def test_a_sentence_says_what_the_data_allow(three, by, said):
@@ -238,6 +239,46 @@ def test_what_is_allowed_to_differ_is_another_arm(tmp_path, run_dirs):
     assert [each.name for each in found.arms] == ["mgs kl_coef=0.005", "mgs kl_coef=0.5"]
 
 
+def test_values_are_compared_whole_however_long(tmp_path, run_dirs):
+    one, other = (
+        changed(run_dirs[i], tmp_path / name, "  path: pocket", f"  path: /{70 * 'x'}/{name}")
+        for i, name in ((0, "one"), (2, "two"))
+    )
+    with pytest.raises(ConfigError, match=r"policy\.path: \.\.\.x+/one \(one\); \.\.\.x+/two"):
+        compared(one, other)
+
+
+def test_a_refusal_for_many_keys_says_what_would_allow_all_of_them(tmp_path, run_dirs):
+    torn = Path(shutil.copytree(run_dirs[2], tmp_path / "torn"))
+    (torn / "config.yaml").write_text((torn / "config.yaml").read_text()[:200])
+    with pytest.raises(ConfigError, match=r"and \d+ more") as caught:
+        compared(run_dirs[0], torn)
+    (allowed,) = re.findall(r"'allow=\[(.*)\]'", str(caught.value))
+    assert compared(run_dirs[0], torn, allow=allowed.split(",")).allowed
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path, run_dirs):
+    (tmp_path / "a").mkdir()
+    one = Path(shutil.copytree(run_dirs[0], tmp_path / "a/run"))
+    other = changed(run_dirs[2], tmp_path / "b/run", "kl_coef: 0.005", "kl_coef: 0.5")
+    with pytest.raises(ConfigError, match=r"0\.005 \(a/run\); 0\.5 \(b/run\)"):
+        compared(one, other)
+    gone = [Entry(tmp_path / name / "gone", "mgs", "not begun") for name in "ab"]
+    found = comparison([Entry(one), Entry(run_dirs[2]), *gone])
+    assert found.arms[0].arm.absent == {"a/gone": "not begun", "b/gone": "not begun"}
+
+
+def test_arms_of_one_name_with_other_settings_are_not_one_arm(tmp_path, run_dirs):
+    """Two plans, or an edited run, may call different things the same."""
+    root = run_dirs[0].parent
+    other = changed(run_dirs[1], tmp_path / "other/mgs-1", "order: random", "order: all")
+    entries = [Entry(run_dirs[0], "mgs"), Entry(other, "mgs"), Entry(run_dirs[2], "mixed")]
+    entries += [Entry(other.parent / "mgs-2", "mgs", "lost"), Entry(root / "mgs-3", "mgs", "lost")]
+    found = comparison(entries)
+    assert [each.name for each in found.arms] == ["mgs order=random", "mgs order=all", "mixed"]
+    assert [list(each.arm.absent) for each in found.arms] == [["mgs-3"], ["mgs-2"], []]
+
+
 def test_strategies_of_one_name_are_told_apart(tmp_path, run_dirs):
     other = changed(run_dirs[1], tmp_path / "other", "order: random", "order: all")
     found = compared(run_dirs[0], other, run_dirs[2])
@@ -304,8 +345,8 @@ def test_the_baseline_is_one_of_the_arms(run_dirs):
 def test_comparing_needs_two_different_folders(run_dirs):
     with pytest.raises(ConfigError, match="two or more different run folders"):
         compared(run_dirs[0])
-    with pytest.raises(ConfigError, match="nothing to compare"):
-        compared(run_dirs[0], run_dirs[0])
+    with pytest.raises(ConfigError, match=r"every run once\n.*mgs-0, .*mgs-0\n"):
+        compared(run_dirs[0], run_dirs[0], run_dirs[2])
 
 
 def test_a_page_of_someone_else_is_kept(run_dirs, tmp_path, capsys):
@@ -389,6 +430,54 @@ def test_without_a_common_evaluation_no_scores_are_set_side_by_side(unequal, tmp
     assert "share no evaluation after the first, so nothing can be said" in mgs.sentence
 
 
+def test_a_run_without_scores_takes_them_from_no_other(run_dirs, tmp_path):
+    lost, damaged = (Path(shutil.copytree(run_dirs[0], tmp_path / n)) for n in ("lost", "damaged"))
+    (lost / "evaluations.jsonl").unlink()
+    with (damaged / "evaluations.jsonl").open("a") as file:
+        file.write('{"step": 4, "domain": "math", "mean": "0.5"}\n')
+    found = compared(*run_dirs[1:], lost, damaged)
+    assert found.arms[0].average.n == 1
+    assert "Without any evaluation (lost, damaged)" in found.remarks[1]
+    torn = evaluated(Path(shutil.copytree(run_dirs[0], tmp_path / "torn")), 0)
+    remarks = compared(torn, *run_dirs[1:]).remarks
+    assert "After step 0 no step was evaluated in all runs (not in torn)" in remarks[0]
+
+
+@pytest.mark.parametrize("damage", ['{"sessions": [5]}', '{"git": 5}', "[]", '{"sessions": [{"se'])
+def test_a_damaged_record_is_said_and_not_fatal(run_dirs, tmp_path, damage):
+    copy = Path(shutil.copytree(run_dirs[0], tmp_path / "copy"))
+    (copy / "run.json").write_text(damage)
+    found = compared(copy, run_dirs[2])
+    assert found.runs[0][1].missing[0].startswith("run.json cannot be read")
+    assert found.as_json()["arms"]["mgs"]["cost"]["seconds"]["n"] == 0
+
+
+def test_names_cannot_break_the_page(run_dirs, tmp_path):
+    odd = 'a"b <i>$x|\n_'
+    renamed = [
+        changed(path, tmp_path / path.name, "name: mgs", f"name: {json.dumps(name)}")
+        for path, name in zip(run_dirs[:2], (odd, "_x"), strict=True)
+    ]
+    entries = [Entry(path, name) for path, name in zip(renamed, (odd, "_x"), strict=True)]
+    html = page(comparison([*entries, *map(Entry, run_dirs[2:])], baseline=odd), tmp_path / "out")
+    assert "<i>" not in html
+    assert "to a&#34;b &lt;i&gt;$x" in html  # what a screen reader says of a figure
+    assert re.search(r"<text[^>]*> ?_x \(n=1\)</text>", html)  # in a legend
+    text = (tmp_path / "out/comparison.md").read_text()
+    assert r"| a\"b <i>$x\| _ |".replace('\\"', '"') in text
+
+
+def test_of_folders_without_domains_there_is_a_page_too(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text(
+            '{"step": 1, "surgery/conflict_rate": 0.4}\n'
+        )
+    found = compared(tmp_path / "one", tmp_path / "two")
+    assert "nothing can be said" in page(found, tmp_path / "out")
+    assert "Nobody knows whether one, two can be compared" in " ".join(found.remarks)
+
+
 def test_equal_lengths_need_no_remark(run_dirs):
     assert arms(*run_dirs)[0].common.remarks == []
 
@@ -429,6 +518,8 @@ def test_runs_of_one_seed_are_no_repetitions(run_dirs, tmp_path):
     assert found.arms[0].average.n == 2
     assert found.arms[0].arm.heldout("math") == compared(*run_dirs).arms[0].arm.heldout("math")
     assert not any("same seed" in remark for remark in compared(*run_dirs).remarks)
+    curves = [found.arms[0].curve("reward/math"), compared(*run_dirs).arms[0].curve("reward/math")]
+    assert curves[0] == curves[1]
 
 
 def test_runs_without_a_known_seed_are_paired_with_none(run_dirs, tmp_path):

@@ -96,9 +96,22 @@ def test_differences_are_paired_by_seed(found: list[float], random) -> None:
 def test_equal_differences() -> None:
     same = {0: 0.25, 1: 0.5}
     assert difference(same, same).p == 1.0
-    assert difference(same, {0: 0.0, 1: 0.25}).p == 0.0
+    shifted = difference(same, {0: 0.0, 1: 0.25})
+    assert (shifted.mean, shifted.sd, shifted.p_flip) == (0.25, 0.0, 0.5)
+    assert math.isnan(shifted.p)  # nothing varies: as little as one pair
+    assert math.isnan(shifted.low)
     assert math.isnan(difference(same, {0: 0.0}).p)
     assert difference(same, {}).n == 0
+
+
+def test_rounding_is_no_difference() -> None:
+    sums = dict.fromkeys(range(3), 0.1 + 0.2)
+    found = difference(sums, dict.fromkeys(range(3), 0.3))
+    assert (found.mean, found.p) == (0.0, 1.0)
+    steps = {0: 0.5, 1: 0.6, 2: 0.7}
+    found = difference(steps, {seed: value - 0.1 for seed, value in steps.items()})
+    assert found.sd == 0
+    assert math.isnan(found.p)
 
 
 def test_intervals_cover_what_they_should() -> None:
@@ -137,7 +150,8 @@ def test_seeds_are_those_of_the_tables_of_power() -> None:
     assert seeds_needed(0.0, 1.0) is None
     assert seeds_needed(1e-6, 1.0) is None
     assert seeds_needed(0.1, math.nan) is None
-    assert seeds_needed(0.1, 0.0) == 2
+    assert seeds_needed(0.1, 0.0) is None
+    assert math.isnan(detectable(3, 0.0))
 
 
 def test_power_is_how_often_the_test_finds_it() -> None:
