@@ -36,8 +36,6 @@ class RunData:
     """What a run folder holds."""
 
     run_dir: Path
-    name: str = ""
-    """What tables call it: the folder's name, or more of its path beside another of that name."""
     config: dict[str, Any] = field(default_factory=dict)
     config_text: str = ""
     record: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +51,11 @@ class RunData:
     probes: pa.Table = field(default_factory=surgery_log.PROBE_SCHEMA.empty_table)
     missing: list[str] = field(default_factory=list)
     """Sentences about what is not there."""
+    name: str = ""
+    """What tables call it: the folder's name, or more of its path beside another of that name."""
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.run_dir.name
 
     @property
     def health(self) -> list[str]:
@@ -134,7 +137,7 @@ def read_run_data(run_dir: Path) -> RunData:
         MissingPathError: the folder does not exist or holds nothing of a run.
     """
     check_run_folder(run_dir)
-    run = RunData(run_dir, run_dir.name)
+    run = RunData(run_dir)
     read = _Reader(run)
     run.config_text = read(lambda: (run_dir / "config.yaml").read_text(), "", "config.yaml")
     run.config = read(lambda: _parse(run.config_text), {}, "config.yaml")
