@@ -152,7 +152,7 @@ def _planned(
     check_axes(differing, words.allow)
     check_entries([*(Entry(cell.dir) for cell in cells), *entries])
     first = {cell.arm: cell for cell in reversed(cells)}.values()
-    planned = [RunData(cell.dir, cell.name, plain(cell.config)) for cell in first]
+    planned = [RunData(cell.dir, plain(cell.config)) for cell in first]
     there = [read_run_data(entry.dir) for entry in entries if not entry.absent]
     check_comparable([*there, *planned], words.allow, declared)
     print(f"{len(cells)} runs ({len(arms)} arm{'s' * (len(arms) > 1)}) in {folder}")

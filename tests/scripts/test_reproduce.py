@@ -165,7 +165,7 @@ def test_every_run_of_the_tables_is_compared_once() -> None:
     for words in lines("mgsrl", "compare"):
         globs = [word for word in words[2:] if "=" not in word]
         rows = [name for name in trained if any(fnmatch(name, glob) for glob in globs)]
-        check_comparable([RunData(Path(name), name, plain(trained[name])) for name in rows])
+        check_comparable([RunData(Path(name), plain(trained[name])) for name in rows])
         compared += rows
     more = ["runs/qwen-mgs-seed0", "runs/qwen_math-single-seed0"]  # needed by no row
     assert sorted([*compared, *more]) == sorted(trained)
