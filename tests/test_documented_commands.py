@@ -45,6 +45,7 @@ NOT_RUN = {
     "mgsrl eval --model runs/qwen-mgs-seed0": HUB,
     "mgsrl eval --model DIR --tasks alpaca_eval": f"{HUB} and asks a judge",
     "mgsrl train domains.math.weight=0.5 +domains=": "names a data set of the reader",
+    "mgsrl train +experiment=pocket_conflict": "tests/scripts/test_conflict_trials.py runs it",
     "mgsrl compare strategies=": "many runs; tests/compare/ runs two",
     "mgsrl compare +experiment=": "many runs; tests/compare/ runs two",
 }
