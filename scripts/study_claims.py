@@ -165,11 +165,12 @@ def draw(rows: Rows, path: Path) -> None:
             axis.axvline(0, color="#888888", lw=1)
             for y, arm in enumerate(OTHERS):
                 found = contrast(rows, Claim(0, conflict, arm, "mixed", measure, -NONE, NONE))
-                if found.n < 2:
+                if not found.n:
                     continue
-                apart = found.low > 0 or found.high < 0
+                apart, half = found.low > 0 or found.high < 0, (found.high - found.low) / 2
+                error = None if math.isnan(half) else half  # of a single seed
                 axis.errorbar(
-                    found.mean, y, xerr=(found.high - found.low) / 2, fmt="D", ms=5, capsize=3,
+                    found.mean, y, xerr=error, fmt="D", ms=5, capsize=3,
                     color="#3d85c6" if apart else "#8c8c8c", mfc=None if apart else "none",
                 )  # fmt: skip
             axis.set(title=f"conflict {conflict:g}", xlabel=f"{measure}, minus mixed")
