@@ -231,6 +231,7 @@ while held():
 INTERRUPTED = """
 import os, pathlib, signal, sys, threading, time, mgsrl
 folder = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
 
 def interrupt():
     while not list(folder.glob("checkpoints/step_[1-9]*/manifest.json")):
