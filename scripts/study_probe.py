@@ -29,6 +29,7 @@ ARMS = ("mixed", "mgs")
 EVERY = 3
 SEEDS = (0, 1, 2)
 UNIT = 1e-3
+"""Of a loss; the table is in thousandths."""
 
 
 def plan(
@@ -49,7 +50,7 @@ def effects(probes: pd.DataFrame) -> pd.DataFrame:
     """What each trial's gradient added to what momentum does by itself: a row for each step, trial
     and domain, with `predicted`, `change` and `curvature` (their difference)."""
     idle = probes[probes.trial == "idle"].set_index(["step", "on"])[["predicted", "change"]]
-    found = probes[probes.trial != "idle"].join(idle, on=["step", "on"], rsuffix="_idle")
+    found = probes[probes.trial != "idle"].join(idle.add_suffix("_idle"), on=["step", "on"])
     found = found.assign(
         predicted=found.predicted - found.predicted_idle, change=found.change - found.change_idle
     )
