@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages import write_between
 from study_arms import POSITIONS, overrides_of
 
 from mgsrl.obs.evaluation_log import read_evaluations
@@ -212,8 +213,7 @@ def main() -> int:
     global RESULTS
     RESULTS = options.results or RESULTS
     if options.docs:
-        before, after = PAGE.read_text().split(MARKS[0])[0], PAGE.read_text().split(MARKS[1])[1]
-        PAGE.write_text(f"{before}{MARKS[0]}{tables(known().values())}{MARKS[1]}{after}")
+        write_between(PAGE, MARKS, tables(known().values()))
         return 0
     folder = options.folder or Path(tempfile.mkdtemp(prefix="conflict"))
     folder.mkdir(parents=True, exist_ok=True)

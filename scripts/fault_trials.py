@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pages import write_between
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "tests" / "fault_trials.jsonl"
@@ -390,8 +391,7 @@ def main() -> int:
     global RESULTS
     RESULTS = options.results or RESULTS
     if options.docs:
-        before, after = PAGE.read_text().split(MARKS[0])[0], PAGE.read_text().split(MARKS[1])[1]
-        PAGE.write_text(f"{before}{MARKS[0]}{table(known())}{MARKS[1]}{after}")
+        write_between(PAGE, MARKS, table(known()))
         return 0
     folder = options.folder or Path(tempfile.mkdtemp(prefix="faults"))
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pages import write_between
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -494,9 +495,7 @@ def table() -> str:
 
 def write_docs() -> None:
     """Put the table between its marks."""
-    before, _, rest = PAGE.read_text().partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    PAGE.write_text(f"{before}{MARKS[0]}\n{table()}\n{MARKS[1]}{after}")
+    write_between(PAGE, MARKS, f"\n{table()}\n")
 
 
 def _rng(name: str) -> random.Random:

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pages import write_between
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "tests" / "stop_trials.jsonl"
@@ -335,9 +336,7 @@ def main() -> None:
             known = [done[name] for name in CASES if name in done]
             results.write_text("".join(json.dumps(asdict(trial)) + "\n" for trial in known))
         raise SystemExit(any(done[case].problems for case in options.cases))
-    head, begin, rest = PAGE.read_text().partition(MARKS[0])
-    tail = rest.partition(MARKS[1])[2]
-    PAGE.write_text(head + begin + table(list(done.values())) + MARKS[1] + tail)
+    write_between(PAGE, MARKS, table(list(done.values())))
 
 
 if __name__ == "__main__":

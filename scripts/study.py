@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import study_claims
+from pages import write_between
 from study_arms import ARMS, EXPERIMENT, POSITIONS, dial, seeds_of
 
 from mgsrl.compare.cells import Arm, Cell, plan_cells, standing
@@ -32,8 +33,6 @@ RESULTS = ROOT / "docs" / "study.jsonl"
 PICTURE = ROOT / "docs" / "images" / "study.png"
 MARKS = ("<!-- results -->\n", "<!-- end of results -->")
 BASELINE = "mixed"
-SURE = 0.05
-"""Corrected p below which a difference is printed in bold."""
 
 
 def plan(options: argparse.Namespace) -> dict[float, list[Cell]]:
@@ -107,7 +106,7 @@ def _against(contrast: Mapping[str, Any] | None) -> str:
     if contrast is None:
         return "–"
     text, p = _interval(contrast), contrast["p_corrected"]
-    return f"**{text}**" if p is not None and p < SURE else text
+    return f"**{text}**" if p is not None and p < study_claims.SURE else text
 
 
 def write_docs(folder: Path) -> None:
@@ -116,8 +115,7 @@ def write_docs(folder: Path) -> None:
     RESULTS.write_text("".join(json.dumps(row) + "\n" for row in rows))
     study_claims.draw(rows, PICTURE)
     text = f"{study_claims.tables(rows)}\n{tables(folder)}"
-    before, after = PAGE.read_text().split(MARKS[0])[0], PAGE.read_text().split(MARKS[1])[1]
-    PAGE.write_text(f"{before}{MARKS[0]}{text}{MARKS[1]}{after}")
+    write_between(PAGE, MARKS, text)
 
 
 def main() -> int:

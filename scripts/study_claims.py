@@ -14,10 +14,12 @@ from typing import Any
 
 from study_arms import ARMS, POSITIONS
 
+from mgsrl.report.compare import JSON
 from mgsrl.statistics.seeds import Difference, difference, holm
 
 MEAN, WORST = "mean", "worst domain"
 SURE = 0.05
+"""Corrected p below which a difference is printed in bold."""
 NONE = math.inf
 ALL = tuple(arm for arm in ARMS if not arm.startswith("single_"))
 OTHERS = tuple(arm for arm in ALL if arm != "mixed")
@@ -89,7 +91,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     """One row per finished cell: held-out reward after the last step and its gain, by domain."""
     rows = []
     for conflict in POSITIONS:
-        path = folder / f"conflict-{conflict:g}" / "comparison.json"
+        path = folder / f"conflict-{conflict:g}" / JSON
         if not path.is_file():
             continue
         found = json.loads(path.read_text())

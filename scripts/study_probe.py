@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from study import ROOT
+from pages import write_between
+from study import PAGE
 from study_arms import EXPERIMENT, POSITIONS, dial
 
 from mgsrl import load_run
@@ -23,7 +24,6 @@ from mgsrl.compare.runner import run_cells
 from mgsrl.errors import UserError
 from mgsrl.statistics.seeds import Estimate, estimate
 
-PAGE = ROOT / "docs" / "study.md"
 MARKS = ("<!-- probes -->\n", "<!-- end of probes -->")
 ARMS = ("mixed", "mgs")
 EVERY = 3
@@ -100,8 +100,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", help="further ones of `mgsrl train`, after --")
     options = parser.parse_args()
     if options.docs:
-        before, after = PAGE.read_text().split(MARKS[0])[0], PAGE.read_text().split(MARKS[1])[1]
-        PAGE.write_text(f"{before}{MARKS[0]}{table(options.folder)}{MARKS[1]}{after}")
+        write_between(PAGE, MARKS, table(options.folder))
         return 0
     try:
         outcomes = [

@@ -142,12 +142,10 @@ def _ray_processes() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            mark = marks.get(process.name())
-            if (
-                mark is not None
-                and session in (line := " ".join(process.cmdline()))
-                and mark in line
-            ):
+            if (name := process.name()) not in marks:
+                continue
+            line = " ".join(process.cmdline())
+            if session in line and marks[name] in line:
                 found.append(process)
     return found
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,8 @@ class _Runner:
             self.note(f"{len(self.outcomes)} of {len(self.cells)} runs are there already")
         try:
             while waiting or self.running:
-                ready = [cell for cell in waiting if not self._is_left(cell)]
-                for cell in ready[: len(self.slots) - len(self.running)]:
+                ready = (cell for cell in waiting if not self._is_left(cell))
+                for cell in list(islice(ready, len(self.slots) - len(self.running))):
                     waiting.remove(cell)
                     if cell.name in self._held and standing(cell).state == "finished":
                         self.outcomes[cell.name] = Outcome(cell, standing(cell))
