@@ -32,13 +32,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pages import write_between
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mgsrl.config.model_path import ASSETS, POCKET_POLICY, POCKET_REWARD_MODEL  # noqa: E402
 from scripts.killed_train import UNMET  # noqa: E402
+from scripts.pages import write_between  # noqa: E402
 
 RESULTS = ROOT / "tests" / "resume_trials.jsonl"
 PAGE = ROOT / "docs" / "resume.md"
