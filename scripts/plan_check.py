@@ -29,7 +29,7 @@ from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path  # noqa: E
 from tests.learner.parts import DOMAINS, Case, make_spec, spawn  # noqa: E402
 
 MIB = 2**20
-STAGES, RANKS = (1, 2, 3), (1, 2)
+STAGES, RANKS = (0, 1, 2, 3), (1, 2)
 
 
 def main() -> int:

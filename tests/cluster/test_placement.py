@@ -1,8 +1,10 @@
 """Who shares a GPU with whom, and that Ray does it (with GPUs that it only believes in)."""
 
+import multiprocessing
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
@@ -180,10 +182,15 @@ def test_what_cannot_be_placed_ends_with_a_message() -> None:
 @pytest.mark.ray_cluster
 @pytest.mark.slow
 def test_ranks_stay_together_and_an_engine_on_one_machine() -> None:
+    """In a process of its own: three raylets and a driver that has seen no other Ray session."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(three_machines).result(timeout=280)
+
+
+def three_machines() -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    ray.shutdown()  # of the tests above
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 0})
     try:
         for _ in range(2):
