@@ -74,6 +74,7 @@ def run(options: argparse.Namespace) -> None:
     from mgsrl.compare.words import read_words
     from mgsrl.report.compare import comparison, default_folder, write_comparison
     from mgsrl.report.extra import need_drawing
+    from mgsrl.training.lock import writable
 
     words = read_words(options.overrides)
     if options.jobs < 1 or (options.slurm and not words.makes_runs):
@@ -95,7 +96,9 @@ def run(options: argparse.Namespace) -> None:
         folders.insert(0, folder)
     entries, declared = _entries(folders)
     found = comparison(entries, baseline=words.baseline, allow=words.allow, declared=declared)
-    page = write_comparison(found, folder or default_folder(found, folders), force=options.force)
+    with writable("compare.dir"):
+        folder = folder or default_folder(found, folders)
+        page = write_comparison(found, folder, force=options.force)
     for arm in found.arms:
         print(f"- {arm.sentence}")
     print(f"comparison: {page.resolve()}")
@@ -173,8 +176,10 @@ def _run(cells: Sequence["Cell"], jobs: int) -> list["Outcome"]:
 
 def _to_submit(cells: Sequence["Cell"], folder: Path) -> None:
     from mgsrl.compare.slurm import write_submit_script
+    from mgsrl.training.lock import writable
 
-    script, count = write_submit_script(cells, folder)
+    with writable("compare.dir"):
+        script, count = write_submit_script(cells, folder)
     if count:
         print(f"{count} runs are not finished. To submit them (options are those of sbatch):")
         print(f"  bash {script} --gpus-per-node=8 --time=24:00:00")

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,7 @@ from mgsrl.cluster.preflight import has_gpu_device
 from mgsrl.compare.cells import Cell, Standing, read_plan, standing, write_plan
 from mgsrl.errors import ConfigError
 from mgsrl.report.tables import seconds_text
-from mgsrl.training.lock import is_held, locked
+from mgsrl.training.lock import is_held, locked, writable
 
 POLL_S = 0.5
 TOLD_EVERY_S = 60.0
@@ -88,12 +88,15 @@ def run_cells(
         show: takes a line on how far it is, twice a second; without it `note` gets one a minute.
 
     Raises:
-        ConfigError: another process runs this comparison, or there are fewer GPUs than jobs.
+        ConfigError: another process runs this comparison, its folder cannot be written, or there
+            are fewer GPUs than jobs.
         KeyboardInterrupt: a signal; the processes have ended by then.
     """
     folder = cells[0].dir.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, note, key="compare.dir"):
+    with ExitStack() as stack:
+        with writable("compare.dir"):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder, note, key="compare.dir"))
         return _Runner(cells, planned or cells, folder, jobs, note, show).run()
 
 

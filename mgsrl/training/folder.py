@@ -8,7 +8,7 @@ from pathlib import Path
 from mgsrl.config.compose import config_from_yaml
 from mgsrl.config.quoting import as_override
 from mgsrl.config.resume import Change
-from mgsrl.errors import CheckpointError, ConfigError, MgsrlError, MissingPathError, UserError
+from mgsrl.errors import CheckpointError, ConfigError, MissingPathError, UserError
 from mgsrl.files.jsonl import write_atomic
 from mgsrl.obs.rewind import last_logged_step
 from mgsrl.obs.run_record import check_record_version, recorded_checkpoint, went_on_from
@@ -19,7 +19,7 @@ from mgsrl.training.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
 )
-from mgsrl.training.lock import LOCK, locked
+from mgsrl.training.lock import LOCK, locked, writable
 
 Compare = Callable[[Path], Sequence[Change]]
 """What differs between the configuration in a file and this run's."""
@@ -49,7 +49,7 @@ def run_folder(
             names a damaged one.
     """
     with ExitStack() as stack:
-        with _writable():
+        with writable():
             if resume == "never":
                 _set_aside(folder, note)
             is_new = not folder.exists()
@@ -82,7 +82,7 @@ def write_config(folder: Path, config_yaml: str) -> None:
     Raises:
         ConfigError: the folder cannot be written.
     """
-    with _writable():
+    with writable():
         write_atomic(folder / CONFIG, config_yaml)
 
 
@@ -96,21 +96,6 @@ def bring_back_config(folder: Path, checkpoint: Checkpoint) -> None:
         config_from_yaml(folder / CONFIG)
     except UserError:
         write_config(folder, checkpoint.config_file.read_text(encoding="utf-8"))
-
-
-@contextmanager
-def _writable() -> Iterator[None]:
-    try:
-        yield
-    except MgsrlError:
-        raise
-    except OSError as error:
-        raise ConfigError(
-            "run.dir cannot be written.",
-            expected="a folder, or a place where one can be made, on a disk with room",
-            found=str(error),
-            todo="choose another run.dir, or mend this one",
-        ) from error
 
 
 def _find(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mgsrl.errors import ConfigError
+from mgsrl.errors import ConfigError, MgsrlError
 
 LOCK = ".lock"
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
@@ -46,6 +46,22 @@ def locked(
             _write_holder(file, "")
     finally:
         os.close(file)
+
+
+@contextmanager
+def writable(key: str = "run.dir") -> Iterator[None]:
+    """Raise ConfigError where the folder that `key` names cannot be made or written."""
+    try:
+        yield
+    except MgsrlError:
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"{key} cannot be written.",
+            expected="a folder, or a place where one can be made, on a disk with room",
+            found=str(error),
+            todo=f"choose another {key}, or mend this one",
+        ) from error
 
 
 def is_held(folder: Path) -> bool:

@@ -58,6 +58,12 @@ def test_two_commands_do_not_run_one_comparison(tmp_path: Path) -> None:
         run_cells(cells)
 
 
+def test_a_folder_that_cannot_be_made_is_one_message() -> None:
+    cells = plan_cells(Path("/proc/no"), [Arm("mixed", ("strategy=mixed",), (0,))], COMMON)
+    with pytest.raises(ConfigError, match=r"^compare\.dir cannot be written"):
+        run_cells(cells)
+
+
 HOLDER = """
 import sys
 from pathlib import Path
