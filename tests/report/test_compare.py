@@ -360,6 +360,8 @@ def test_a_page_of_someone_else_is_kept(run_dirs, tmp_path, capsys):
     told = capsys.readouterr().out
     assert f"comparison: {tmp_path / 'comparison.html'}" in told
     assert "One seed cannot tell" in told
+    assert main([*words[:3], "compare.dir=/proc/no"]) == 2
+    assert "compare.dir cannot be written" in capsys.readouterr().err
 
 
 def shortened(run_dir: Path, to: Path, steps: int) -> Path:
