@@ -115,7 +115,8 @@ def plan_cells(
 
     Raises:
         ConfigError: an override cannot work, sets what the plan decides (seed, run.dir, resume), or
-            two arms have the same name or do the same; or `folder` holds cells of another plan.
+            two arms have the same name or do the same, or no step is evaluated in all of them; or
+            `folder` holds cells of another plan.
     """
     _check_arms(arms, common)
     files = [("--config", file), ("--config-dir", config_folder)]
@@ -137,6 +138,7 @@ def plan_cells(
     _check_different(arms, made)
     seeds = dict.fromkeys(seed for arm in arms for seed in arm.seeds)
     cells = [made[a.name, s] for s in seeds for a in arms if (a.name, s) in made]
+    _check_evaluated(cells)
     check_cells(cells)
     return cells
 
@@ -309,3 +311,20 @@ def _check_different(arms: Sequence[Arm], cells: Mapping[tuple[str, int], Cell])
                 found=f"{same} and {arm.name}",
                 todo="leave one of them out",
             )
+
+
+def _check_evaluated(cells: Sequence[Cell]) -> None:
+    """Runs of different lengths need an evaluation, after the start, that all of them have."""
+    configs = [cell.config for cell in cells]
+    shortest = min(config.train.num_steps for config in configs)
+    for step in range(1, shortest + 1):
+        if all(config.evaluate.is_due(step, config.train.num_steps) for config in configs):
+            return
+    lengths = sorted({config.train.num_steps for config in configs})
+    raise ConfigError(
+        "No step would be evaluated in all runs.",
+        expected=f"an evaluation within the first {shortest} steps that all of them have",
+        found=f"train.num_steps of {', '.join(map(str, lengths))}, "
+        f"evaluate.every={configs[0].evaluate.every}",
+        todo=f"evaluate.every={shortest}",
+    )

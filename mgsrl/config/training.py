@@ -110,6 +110,10 @@ class EvaluateConfig:
     top_p: float = 1.0
     """Nucleus of the evaluation (below 1 is allowed: nothing is trained on these samples)."""
 
+    def is_due(self, step: int, num_steps: int) -> bool:
+        """Whether a run of `num_steps` evaluates the weights after `step` of them."""
+        return step in (0, num_steps) or (self.every > 0 and step % self.every == 0)
+
     def validate(self) -> None:
         at_least("evaluate.every", self.every, 0)
         at_least("evaluate.forgetting_alarm", self.forgetting_alarm, 0.0)

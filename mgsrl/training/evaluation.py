@@ -34,8 +34,7 @@ class Evaluation:
 
     def due(self, step: int, num_steps: int) -> bool:
         """Whether the weights after `step` steps are still to be evaluated."""
-        every = self.config.every
-        due = step in (0, num_steps) or (every > 0 and step % every == 0)
+        due = self.config.is_due(step, num_steps)
         done = any(result.step == step for result in read_evaluations(self.journal.folder))
         return due and not done and bool(self.prompts)
 

@@ -121,6 +121,7 @@ def test_mistakes_are_told_before_anything_runs(words: tuple[str, ...], said: st
     [
         (("seeds=[0]",), "two or more different run folders"),
         (("axes.evaluate.temperature=[0.5,1]",), "measured differently"),
+        (("axes.train.num_steps=[20,30]", "evaluate.every=25"), "evaluate.every=20"),
         (
             ("axes.domains.math.reward.format_bonus=[0,1]", "axes.evaluate.temperature=[0.5,1]"),
             "'allow=[domains.math.reward.format_bonus,evaluate.temperature]'",
