@@ -4,7 +4,7 @@ What is held between steps is exact up to padding (held against real workers ove
 tests, within 2 % of an H200's figures). What comes on top in a phase of a step are the tensors
 that PyTorch's autograd keeps for a decoder layer of today (two RMS norms, attention by a fused
 kernel, a gated MLP) and DeepSpeed's copies while it reduces: within 4 % of three measured peaks,
-and within 5 % of four of processes on a CPU (`assets/plan_measured.json`).
+and within 12 % of twenty of processes on a CPU (`assets/plan_measured.json`).
 
 Left out: mixtures of experts (their activations are those of a dense MLP of `intermediate_size`),
 what the allocator loses between blocks, several parameter groups.
@@ -24,6 +24,8 @@ MAX_BUCKET = 200_000_000
 """Elements of one communication bucket of the learner (0.8 GB in fp32)."""
 MAX_LIVE = 1_000_000_000
 """Parameters that DeepSpeed's ZeRO 3 keeps gathered at once (its default)."""
+PREFETCH = 50_000_000
+"""Parameters that it gathers ahead in one piece, before they are copied apart (its default)."""
 LOGITS = {False: 1 << 25, True: 1 << 27}
 """Logits that the learner holds at once in fp32, on a CPU and on a GPU."""
 CONTEXT = round(0.8 * GIB)
@@ -99,10 +101,11 @@ def learner_memory(
         held["CUDA context"] = CONTEXT + (NCCL if config.world_size > 1 else 0)
     else:
         held["libraries"] = LIBRARIES[config.zero_stage]
-        kept = round(SCATTERED * sum(rank.activations().values()))
+        passing = rank.activations() | rank.gathered()
+        kept = round(SCATTERED * sum(passing.values()))
         phases = {
-            name: {n: size for n, size in terms.items() if n not in rank.activations()}
-            | {"activations, kept by the allocator": kept}
+            name: {n: size for n, size in terms.items() if n not in passing}
+            | {"activations and gathered weights, kept by the allocator": kept}
             for name, terms in phases.items()
         }
     return Memory(_some(held), {name: _some(terms) for name, terms in phases.items()}, _some(host))
@@ -220,17 +223,22 @@ class _Rank:
             phases["step probe"] = {"logits": 2 * self._logits()}
             if not self.config.offload_optimizer:
                 phases["step probe"]["weights put back, step tried"] = 8 * self.own
-        gathered = self.size * min(MAX_LIVE, self.shape.parameters)
-        if self.config.zero_stage == 3:
-            for name in phases.keys() - {"optimizer step"}:
-                phases[name]["gathered weights"] = gathered
         if self.load.reference:
             phases["reference"] = {"logits": 2 * self._logits()}
             if self.config.offload_reference:
                 phases["reference"]["reference"] = self.model
-            if self.config.zero_stage == 3:
-                phases["reference"]["gathered weights"] = gathered
+        if gathered := self.gathered():
+            pieces = self.size * min(PREFETCH, self.shape.parameters)
+            copies = 1 if self.load.cuda else 2  # gloo has one of its own
+            for name in phases.keys() - {"optimizer step"}:
+                phases[name] |= gathered | {"gathered in one piece": copies * pieces}
         return phases
+
+    def gathered(self) -> dict[str, int]:
+        """What ZeRO 3 has of other ranks' weights for a while; alone it gathers nothing."""
+        if self._weight_shares == 1:
+            return {}
+        return {"gathered weights": self.size * min(MAX_LIVE, self.shape.parameters)}
 
     def activations(self) -> dict[str, int]:
         """What autograd keeps until the backward has passed."""
