@@ -184,10 +184,23 @@ def test_what_cannot_be_placed_ends_with_a_message() -> None:
 def test_ranks_stay_together_and_an_engine_on_one_machine() -> None:
     """In a process of its own: three raylets and a driver that has seen no other Ray session."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        pool.submit(three_machines).result(timeout=280)
+        seen = pool.submit(three_machines).result(timeout=280)
+    learners, engines = seen["disjoint"]
+    assert len(set(learners)) == 1
+    assert len({*learners, *engines}) == 2
+    learners, engines = seen["shared"]
+    assert len(set(learners[:4])) == len(set(learners[4:])) == 1
+    assert engines == learners[::2]
+    learners, engines = seen["on CPUs"]
+    assert learners[:2] == [seen["here"]] * 2
+    assert len(set(learners)) == len(set(engines)) == 3
+    again, _ = seen["on CPUs, one machine lost"]  # those of the lost machine too
+    assert again[:3] == learners[:3]
+    assert again[3] in learners[:3]
 
 
-def three_machines() -> None:
+def three_machines() -> dict[str, Any]:
+    """The nodes of (learner ranks, engines) by placement, and `here`: the driver's."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -196,31 +209,28 @@ def three_machines() -> None:
         for _ in range(2):
             cluster.add_node(num_cpus=4, num_gpus=4)
         ray.init(address=cluster.address, log_to_driver=False)
+        seen: dict[str, Any] = {"here": ray.get_runtime_context().get_node_id()}
         seats = place(Placement(False, ""), Wanted(4, 2, 2.0, 2, 0.0), "cuda", 60)
-        learners, engines = seated(seats)
+        seen["disjoint"] = nodes_of(seats)
         seats.release()
-        assert len({node for node, _ in learners}) == 1
-        assert len({node for node, _ in (*learners, *engines)}) == 2
         seats = place(SHARED, Wanted(8, 4, 2.0, 2, 0.0), "cuda", 60)
-        learners, engines = seated(seats)
+        seen["shared"] = nodes_of(seats)
         seats.release()
-        nodes = [node for node, _ in learners]
-        assert len(set(nodes[:4])) == len(set(nodes[4:])) == 1
-        assert [node for node, _ in engines] == nodes[::2]
         on_cpu = place(Placement(False, ""), Wanted(4, 3, 1.0, 1, 0.0), "cpu", 60)
-        learners, engines = seated(on_cpu, cpus=0)
-        nodes = [node for node, _ in learners]
-        here = ray.get_runtime_context().get_node_id()
-        assert nodes[:2] == [here, here]
-        assert len(set(nodes)) == len({node for node, _ in engines}) == 3
-        cluster.remove_node(next(n for n in cluster.list_all_nodes() if n.node_id == nodes[3]))
+        seen["on CPUs"] = nodes_of(on_cpu, cpus=0)
+        lost = seen["on CPUs"][0][3]
+        cluster.remove_node(next(n for n in cluster.list_all_nodes() if n.node_id == lost))
         deadline = time.monotonic() + 60
         while sum(node["Alive"] for node in ray.nodes()) > 2:  # Ray notices it a little later
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        again = [node for node, _ in seated(on_cpu, cpus=0)[0]]  # those of the lost machine too
-        assert again[:3] == nodes[:3]
-        assert again[3] in {*nodes[:3]}
+        seen["on CPUs, one machine lost"] = nodes_of(on_cpu, cpus=0)
     finally:
         ray.shutdown()
         cluster.shutdown()
+    return seen
+
+
+def nodes_of(seats: Seats, *, cpus: int = 1) -> tuple[list[str], list[str]]:
+    learners, engines = seated(seats, cpus=cpus)
+    return [node for node, _ in learners], [node for node, _ in engines]
