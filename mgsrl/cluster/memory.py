@@ -30,9 +30,9 @@ LOGITS = {False: 1 << 25, True: 1 << 27}
 """Logits that the learner holds at once in fp32, on a CPU and on a GPU."""
 CONTEXT = round(0.8 * GIB)
 """CUDA, cuBLAS and compiled kernels of one process."""
-LIBRARIES = {0: round(0.15 * GIB)} | dict.fromkeys((1, 2, 3), round(0.2 * GIB))
-"""What a process on a CPU loads with the first step, by ZeRO stage; besides 0.4 GiB that it begins
-with."""
+LIBRARIES = {False: round(0.15 * GIB), True: round(0.2 * GIB)}
+"""What a process on a CPU loads with the first step, without and with ZeRO; besides 0.4 GiB that it
+begins with."""
 SCATTERED = 1.2
 """Times that activations are held on a CPU: C's allocator keeps blocks below 32 MiB for the next
 ones, and blocks of all sizes leave holes between them."""
@@ -100,7 +100,7 @@ def learner_memory(
     if load.cuda:
         held["CUDA context"] = CONTEXT + (NCCL if config.world_size > 1 else 0)
     else:
-        held["libraries"] = LIBRARIES[config.zero_stage]
+        held["libraries"] = LIBRARIES[config.zero_stage > 0]
         passing = rank.activations() | rank.gathered()
         kept = round(SCATTERED * sum(passing.values()))
         phases = {

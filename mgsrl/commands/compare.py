@@ -96,8 +96,8 @@ def run(options: argparse.Namespace) -> None:
         folders.insert(0, folder)
     entries, declared = _entries(folders)
     found = comparison(entries, baseline=words.baseline, allow=words.allow, declared=declared)
+    folder = folder or default_folder(found, folders)
     with writable("compare.dir"):
-        folder = folder or default_folder(found, folders)
         page = write_comparison(found, folder, force=options.force)
     for arm in found.arms:
         print(f"- {arm.sentence}")
