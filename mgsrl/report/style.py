@@ -11,7 +11,7 @@ import matplotlib as mpl
 from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import LogFormatter
 
 # Mid-tones of the Okabe-Ito palette (safe for colour-blind readers), legible on white and black.
 DOMAIN_COLOURS = (
@@ -92,7 +92,15 @@ def panels(
 def log_axis(axis: Axes) -> None:
     """Logarithmic, with plain numbers (matplotlib's own labels are formulas)."""
     axis.set_yscale("log")
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_major_formatter(_PlainLog())
+    axis.yaxis.set_minor_formatter(_PlainLog())  # shown where few powers of ten are in sight
+
+
+class _PlainLog(LogFormatter):
+    """Plain numbers where matplotlib would have a label."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def as_label(name: str) -> str:

@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import re
@@ -17,6 +18,7 @@ from mgsrl.report.interference import cells_over_time, effects_of
 from mgsrl.report.load import read_run_data
 from mgsrl.report.page import build_report
 from mgsrl.report.samples import show_tags
+from mgsrl.report.style import log_axis, panels
 from mgsrl.report.tables import changes, seconds_text, stage_rows
 from tests.report.synthetic import DOMAINS, make_run
 
@@ -300,3 +302,17 @@ def test_smoothing_is_the_mean_of_the_last_steps_whatever_comes_later(values, wi
 
 def test_seconds_read_like_people_say_them():
     assert [seconds_text(s) for s in (4.2, 61, 3725)] == ["4 s", "1 min 01 s", "1 h 02 min"]
+
+
+@pytest.mark.parametrize("values", [[2e-7, 3e-6], [0.4, 0.6], [1e-9, 1e3]])
+def test_a_logarithmic_axis_has_plain_numbers(values: list[float]) -> None:
+    """Also between powers of ten, where few of these are in sight."""
+    figure, (axis,) = panels(1)
+    axis.plot([1, 2], values)
+    log_axis(axis)
+    figure.savefig(io.BytesIO())
+    ticks = axis.get_yticklabels(which="both")
+    labels = [label.get_text() for label in ticks if label.get_text()]
+    assert labels
+    for label in labels:
+        assert float(label) > 0
