@@ -6,12 +6,14 @@
 
 The arms are those of `study_arms.py`. A seed is run at all positions before the next one, so that a
 study that is stopped early has fewer seeds everywhere. `FOLDER/conflict-POSITION/` has the runs,
-and the page that compares them (`comparison.html`). `--docs` also keeps what every cell came to, in
-`docs/study.jsonl`; the predictions are held against it by `study_claims.py`.
+and the page that compares them (`comparison.html`). `--docs` adds what every cell there came to to
+`docs/study.jsonl`, from which it makes the tables, so that a study can be made in pieces and on
+several machines; the predictions are held against it by `study_claims.py`.
 """
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,12 +22,13 @@ from typing import Any
 import study_claims
 from pages import write_between
 from study_arms import ARMS, EXPERIMENT, POSITIONS, dial, seeds_of
+from study_claims import MEAN, WORST
 
 from mgsrl.compare.cells import Arm, Cell, plan_cells, standing
 from mgsrl.compare.entries import compare_folder
 from mgsrl.compare.runner import run_cells
 from mgsrl.errors import UserError
-from mgsrl.report.compare import JSON
+from mgsrl.statistics.seeds import Difference, Estimate, difference, estimate, holm
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "study.md"
@@ -67,54 +70,68 @@ def compare(planned: Mapping[float, Sequence[Cell]]) -> None:
             compare_folder(cells[0].dir.parent, baseline=BASELINE)
 
 
-def tables(folder: Path) -> str:
-    """The Markdown tables of the page, of every position that was compared."""
+def known_rows(folder: Path) -> list[dict[str, Any]]:
+    """One row per cell that ever ran: those of `RESULTS`, and what `folder` has of the study."""
+    before = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    by_cell = {(row["conflict"], row["arm"], row["seed"]): row for row in before}
+    for row in study_claims.rows_of(folder):
+        cell = (row["conflict"], row["arm"], row["seed"])
+        if by_cell.get(cell, row) != row:
+            print(f"{cell}: other numbers than before, {row} for {by_cell[cell]}", file=sys.stderr)
+        by_cell[cell] = row
+    order = list(ARMS)
+    return sorted(by_cell.values(), key=lambda r: (r["conflict"], order.index(r["arm"]), r["seed"]))
+
+
+def tables(rows: study_claims.Rows) -> str:
+    """The Markdown tables of the page, of every position."""
     parts = []
     for position in POSITIONS:
-        path = folder / f"conflict-{position:g}" / JSON
-        if path.is_file():
-            parts.append(f"### Conflict {position:g}\n\n{_table(json.loads(path.read_text()))}")
+        of_arm = {row["arm"]: None for row in rows if row["conflict"] == position}
+        if of_arm:
+            parts.append(f"### Conflict {position:g}\n\n{_table(rows, position, list(of_arm))}")
     return "\n".join(parts)
 
 
-def _table(found: Mapping[str, Any]) -> str:
+def _table(rows: study_claims.Rows, position: float, arms: Sequence[str]) -> str:
+    """A line for each arm; p values are corrected for the number of arms, in each measure."""
+    measures, others = (MEAN, WORST), [arm for arm in arms if arm != BASELINE]
+    ends = {(a, m): study_claims.by_seed(rows, position, a, m) for a in arms for m in measures}
+    against = {}
+    for m in measures:
+        found = [difference(ends[arm, m], ends.get((BASELINE, m), {})) for arm in others]
+        corrected = holm([each.p for each in found])
+        cells = [_against(e, p) for e, p in zip(found, corrected, strict=True)]
+        against |= {(arm, m): cell for arm, cell in zip(others, cells, strict=True)}
     lines = [
         f"| arm | seeds | mean of the domains | worst domain's gain | mean, against {BASELINE} "
         f"| worst, against {BASELINE} |",
         "|---|---|---|---|---|---|",
     ]
-    for name, arm in found["arms"].items():
-        against = [_against(arm["against_baseline"].get(key)) for key in ("average", "worst")]
-        cells = [
-            name,
-            str(len(arm["seeds"])),
-            _interval(arm["average"]),
-            _interval(arm["worst_gain"]),
-        ]
-        lines.append(f"| {' | '.join([*cells, *against])} |")
+    for arm in arms:
+        own = [_interval(estimate(list(ends[arm, m].values()))) for m in measures]
+        differing = [against.get((arm, m), "–") for m in measures]
+        lines.append(f"| {' | '.join([arm, str(len(ends[arm, MEAN])), *own, *differing])} |")
     return "\n".join(lines) + "\n"
 
 
-def _interval(e: Mapping[str, Any]) -> str:
-    if e["mean"] is None:
+def _interval(e: Estimate) -> str:
+    if math.isnan(e.mean):
         return "–"
-    rest = "" if e["low"] is None else f" ({e['low']:+.2f} to {e['high']:+.2f})"
-    return f"{e['mean']:+.2f}{rest}"
+    return f"{e.mean:+.2f}" + ("" if math.isnan(e.low) else f" ({e.low:+.2f} to {e.high:+.2f})")
 
 
-def _against(contrast: Mapping[str, Any] | None) -> str:
-    if contrast is None:
-        return "–"
-    text, p = _interval(contrast), contrast["p_corrected"]
-    return f"**{text}**" if p is not None and p < study_claims.SURE else text
+def _against(found: Difference, p: float) -> str:
+    text = _interval(found)
+    return f"**{text}**" if p < study_claims.SURE else text
 
 
 def write_docs(folder: Path) -> None:
-    """Tables, results by cell, and picture of the page, from the comparisons in `folder`."""
-    rows = study_claims.rows_of(folder)
+    """Tables, results by cell, and picture of the page, from all cells that are known."""
+    rows = known_rows(folder)
     RESULTS.write_text("".join(json.dumps(row) + "\n" for row in rows))
     study_claims.draw(rows, PICTURE)
-    text = f"{study_claims.tables(rows)}\n{tables(folder)}"
+    text = f"{study_claims.tables(rows)}\n{tables(rows)}"
     write_between(PAGE, MARKS, text)
 
 

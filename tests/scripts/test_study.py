@@ -52,37 +52,6 @@ def test_a_seed_is_run_at_all_positions_before_the_next(
     assert 7 in seeds_of("mixed")
 
 
-def test_the_tables_of_the_page(tmp_path: Path) -> None:
-    def numbers(mean: float | None, low: float | None, high: float | None) -> dict[str, object]:
-        return {"n": 3, "mean": mean, "low": low, "high": high, "sd": 0.1}
-
-    arms = {
-        "mixed": {
-            "seeds": [0, 1, 2],
-            "average": numbers(0.5, 0.4, 0.6),
-            "worst_gain": numbers(0.1, None, None),
-            "against_baseline": {},
-        },
-        "mgs": {
-            "seeds": [0, 1],
-            "average": numbers(0.75, 0.5, 1.0),
-            "worst_gain": numbers(None, None, None),
-            "against_baseline": {
-                "average": {**numbers(0.25, 0.1, 0.4), "p_corrected": 0.03},
-                "worst": {**numbers(-0.1, -0.3, 0.1), "p_corrected": 0.3},
-            },
-        },
-    }
-    folder = tmp_path / "conflict-0.5"
-    folder.mkdir()
-    (folder / study.JSON).write_text(json.dumps({"arms": arms}))
-    assert study.tables(tmp_path).splitlines()[4:] == [
-        "| mixed | 3 | +0.50 (+0.40 to +0.60) | +0.10 | – | – |",
-        "| mgs | 2 | +0.75 (+0.50 to +1.00) | – | **+0.25 (+0.10 to +0.40)** "
-        "| -0.10 (-0.30 to +0.10) |",
-    ]
-
-
 def rows(**arms: list[float]) -> list[dict[str, object]]:
     """Cells at conflict 1 whose two domains come to `v` and `v + 1`; the worst gain is `-v`."""
     return [
@@ -90,6 +59,31 @@ def rows(**arms: list[float]) -> list[dict[str, object]]:
         for arm, values in arms.items()
         for i, v in enumerate(values)
     ]
+
+
+def test_the_tables_of_the_page() -> None:
+    found = rows(mixed=[0.1, 0.2, 0.3], mgs=[0.2, 0.3, 0.41], layer=[0.7], mgda=[0.1, 0.3, 0.2])
+    assert study.tables(found).splitlines()[4:] == [
+        "| mixed | 3 | +0.70 (+0.45 to +0.95) | -0.20 (-0.45 to +0.05) | – | – |",
+        "| mgs | 3 | +0.80 (+0.54 to +1.06) | -0.30 (-0.56 to -0.04) | **+0.10 (+0.09 to +0.12)** "
+        "| **-0.10 (-0.12 to -0.09)** |",
+        "| layer | 1 | +1.20 | -0.70 | +0.60 | -0.60 |",
+        "| mgda | 3 | +0.70 (+0.45 to +0.95) | -0.20 (-0.45 to +0.05) | +0.00 (-0.25 to +0.25) "
+        "| +0.00 (-0.25 to +0.25) |",
+    ]
+
+
+def test_cells_of_several_machines_are_put_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(study, "RESULTS", tmp_path / "rows.jsonl")
+    before = rows(mgs=[0.3], mixed=[0.1, 0.2])
+    study.RESULTS.write_text("".join(json.dumps(row) + "\n" for row in before))
+    assert study.known_rows(tmp_path) == [*before[1:], before[0]], "in the order of the arms"
+    new = rows(mixed=[0.1, 0.25, 0.3])
+    monkeypatch.setattr(study_claims, "rows_of", lambda folder: new)
+    assert study.known_rows(tmp_path) == [*new, before[0]]
+    assert capsys.readouterr().err.count("other numbers") == 1, "of the cell that differed"
 
 
 @pytest.mark.parametrize(
