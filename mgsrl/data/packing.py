@@ -10,7 +10,7 @@ in every denominator and metric (entropy and mismatch need their log-probabiliti
 pass is made), and the backward pass, two thirds of the work, would have added zeros.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -69,8 +69,8 @@ class Packing:
     """The response limit, the constant of `sequence_sum_norm`."""
     temperatures: Mapping[str, float]
     """Of sampling, by domain."""
-    only_advantages_teach: bool = False
-    """Whether responses with an advantage of 0 are left out of the backward pass."""
+    only_advantages_teach: Collection[str] = ()
+    """Domains whose responses with an advantage of 0 are left out of the backward pass."""
     tokens_per_micro_batch: int | None = None
     """If given, this many tokens instead of `micro_batch_size` sequences."""
     share_prompts: bool = False
@@ -110,7 +110,8 @@ def pack(
         parts = [prompts[0::2], prompts[1::2]] if halves else [prompts]
         if halves:
             half_sizes[domain] = (len(parts[0]), len(parts[1]))
-        steps = [step for half, part in enumerate(parts) for step in _steps(part, half, packing)]
+        spares = domain in packing.only_advantages_teach
+        steps = [s for half, part in enumerate(parts) for s in _steps(part, half, packing, spares)]
         for rank in ranks:
             per_rank[rank][domain] = tuple(
                 _micro_batch(domain, step, rank, packing) for step in steps
@@ -148,12 +149,14 @@ def _trainable(domain: str, groups: Sequence[RolloutGroup]) -> list[list[Sample]
     return prompts
 
 
-def _steps(prompts: list[list[Sample]], half: int, packing: Packing) -> list[_Step]:
+def _steps(
+    prompts: list[list[Sample]], half: int, packing: Packing, spares: bool
+) -> list[_Step]:
     """The micro-steps of one half of a domain, those without a backward pass last."""
     steps = []
     for trains in (True, False):
         kept = [
-            [s for s in prompt if (s.advantage != 0 or not packing.only_advantages_teach) is trains]
+            [s for s in prompt if (s.advantage != 0 or not spares) is trains]
             for prompt in prompts
         ]
         dealt = deal([prompt for prompt in kept if prompt], packing.limit, packing.world_size)

@@ -131,12 +131,12 @@ class LearnerWorker:
         )
         self.source = WeightSource(self.policy, gathered, whole_shape)
         self.reference: Reference | None = None
-        if spec.algo.kl_coef > 0:
+        if any(algo.kl_coef > 0 for algo in spec.algos):
             self.reference = Reference(spec.policy, config, dtype, self._rank.device)
 
     def _load_plugins(self) -> None:
         """What the configuration names, before the first step; one's own must be equal on all."""
-        self._policy_loss = policy_loss(self._spec.algo.loss)
+        self._policy_losses = {algo.loss: policy_loss(algo.loss) for algo in self._spec.algos}
         surgery_method(self._spec.surgery.method)
         code = _code("".join(plugin["sha256"] for plugin in plugin_files().values()))
         self._assert_lockstep([code], "the code of a plug-in (surgery.method, algo.loss)")
@@ -163,7 +163,8 @@ class LearnerWorker:
 
     def _prepare(self, batch: MicroBatch) -> Prepared:
         batch = moved(batch, self._rank.device)
-        return Prepared(batch, self.reference.logprobs(batch) if self.reference else None)
+        regularised = self.reference and self._spec.algo_of(batch.domain).kl_coef > 0
+        return Prepared(batch, self.reference.logprobs(batch) if regularised else None)
 
     @torch.no_grad()
     def _score(self, batch: MicroBatch) -> torch.Tensor:
@@ -199,7 +200,7 @@ class LearnerWorker:
                 sums[name] = sums[name] + value if name in sums else value
         if not any(item.batch.trains for item in self._batch[domain]):
             self.grads.add_nothing(domain)
-        return self._domain_stats(sums)
+        return self._domain_stats(domain, sums)
 
     def _micro_step(self, domain: str, item: Prepared) -> dict[str, torch.Tensor]:
         batch = item.batch
@@ -217,13 +218,13 @@ class LearnerWorker:
         return output.sums
 
     def _objective(self) -> Objective:
-        return Objective(self._spec.algo, self._policy_loss, self._totals)
+        return Objective(self._spec.algo_of, self._policy_losses, self._totals)
 
-    def _domain_stats(self, sums: dict[str, torch.Tensor]) -> DomainStats:
+    def _domain_stats(self, domain: str, sums: dict[str, torch.Tensor]) -> DomainStats:
         names = sorted(sums)
         total = torch.stack([sums[name].double() for name in names]).to(self._rank.device)
         dist.all_reduce(total)
-        return domain_stats(dict(zip(names, total.tolist())), self._spec.algo)
+        return domain_stats(dict(zip(names, total.tolist())), self._spec.algo_of(domain))
 
     def probe_steps(self, step: int) -> StepProbe | None:
         """Try the steps that could follow on what was accumulated, of a batch packed in halves,

@@ -240,7 +240,8 @@ def _run(
         publisher=publisher,
         evaluation=evaluation,
         journal=journal,
-        algo=config.algo,
+        algos=config.algos,
+        updates_per_batch=config.algo.updates_per_batch,
         surgery=config.surgery,
         saver=_saver(config, publisher, evaluation, first_checkpoint_bytes(config, models)),
         packing=Packing(
@@ -248,7 +249,7 @@ def _run(
             world_size=config.learner.world_size,
             max_response_length=max(s.max_new_tokens for s in plan.sampling.values()),
             temperatures={name: s.temperature for name, s in plan.sampling.items()},
-            only_advantages_teach=only_advantages_teach(config.algo),
+            only_advantages_teach=[n for n, a in config.algos.items() if only_advantages_teach(a)],
             tokens_per_micro_batch=config.learner.tokens_per_micro_batch,
             share_prompts=plan.packs_rows,
         ),

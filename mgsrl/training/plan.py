@@ -7,7 +7,7 @@ from typing import Any
 from mgsrl.algo.advantages import check_advantages
 from mgsrl.algo.losses import check_loss
 from mgsrl.config import Config
-from mgsrl.config.algo import LOSSES
+from mgsrl.config.algo import LOSSES, AlgoConfig
 from mgsrl.config.model_facts import ModelFacts, model_facts
 from mgsrl.config.surgery import SURGERY_METHODS
 from mgsrl.data.domain import load_prompts, source_weights, training_prompts
@@ -87,15 +87,20 @@ def plan(config: Config) -> Plan:
         learner=LearnerSpec(
             policy=replace(config.policy, path=model_path),
             learner=config.learner,
-            algo=replace(config.algo, loss=LOSSES.located(config.algo.loss)),
+            algo=_located(config.algo),
             surgery=replace(config.surgery, method=SURGERY_METHODS.located(config.surgery.method)),
             seed=config.seed,
             num_steps=config.train.num_steps,
+            own_algo={n: _located(a) for n, a in config.algos.items() if config.domains[n].algo},
         ),
         packs_rows=packs_rows(config.learner.share_prompts, facts.not_packed, model_path),
         notes=(*templates.notes(), *filter(None, (turn, sharing, config.learner.size_note))),
         data={name: asdict(counts) for name, counts in templates.counts.items()},
     )
+
+
+def _located(algo: AlgoConfig) -> AlgoConfig:
+    return replace(algo, loss=LOSSES.located(algo.loss))
 
 
 def check_parts(config: Config) -> tuple[str, ModelFacts]:
@@ -109,8 +114,9 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
     """
     check_staleness(schedule_of(config), config.rollout.staleness)
     check_method(config.surgery, len(config.domains))
-    check_advantages(config.algo)
-    check_loss(config.algo)
+    for algo in config.algos.values():
+        check_advantages(algo)
+        check_loss(algo)
     check_trackers(config.trackers)
     model_path = resolve_policy(config.policy.path)
     device = "cpu" if config.learner.device == "cpu" else None  # else Ray will know

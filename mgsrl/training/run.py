@@ -53,7 +53,9 @@ class Run:
     publisher: Publisher
     evaluation: Evaluation
     journal: Journal
-    algo: AlgoConfig
+    algos: Mapping[str, AlgoConfig]
+    """By domain."""
+    updates_per_batch: int
     surgery: SurgeryConfig
     saver: Saver
     packing: Packing

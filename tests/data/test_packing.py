@@ -290,7 +290,7 @@ def test_what_has_no_advantage_is_kept_out_of_the_backward(
         share_prompts=share,
     )
     whole = pack(groups, options, halves=halves)
-    result = pack(groups, replace(options, only_advantages_teach=True), halves=halves)
+    result = pack(groups, replace(options, only_advantages_teach=DOMAINS), halves=halves)
     assert sequences(result) == sequences(whole)
     assert (result.totals, result.half_sizes) == (whole.totals, whole.half_sizes)
     assert result.domains == whole.domains
@@ -307,7 +307,7 @@ def test_the_metrics_of_packing() -> None:
     """Two ranks: lengths 10 and 10 beside each other, then 4 alone; 20 more are not trained on."""
     alive = group("math", 1, 2, [8, 8, 2])
     dead = replace(group("math", 2, 2, [8, 8]), advantages=(0.0, 0.0))
-    options = Packing(1, 2, 8, {"math": 1.0}, only_advantages_teach=True)
+    options = Packing(1, 2, 8, {"math": 1.0}, only_advantages_teach={"math"})
     scalars = pack({"math": [alive, dead]}, options).scalars
     assert scalars == {
         "packing/padding": 0.0,
