@@ -178,6 +178,7 @@ def step_scalars(
     packing: Mapping[str, float] = MappingProxyType({}),
     restarts: Mapping[str, int] = MappingProxyType({}),
     staleness: Mapping[str, float] = MappingProxyType({}),
+    drawn: Mapping[str, Sequence[RolloutGroup]] = MappingProxyType({}),
 ) -> Scalars:
     """Everything a step logs, folded to about `MAX_SCALARS`.
 
@@ -187,9 +188,11 @@ def step_scalars(
         packing: `PackedBatch.scalars`.
         restarts: workers replaced since the last step, by role.
         staleness: of `staleness_metrics`, where rollouts may be ahead.
+        drawn: beside `groups`, those whose places these took; they count in rewards and lengths.
     """
     scalars = {
-        **rollout_metrics(groups),
+        **rollout_metrics(drawn or groups),
+        **{f"drawn/{d}": len(drawn[d]) / len(of) for d, of in groups.items() if d in drawn},
         **learner_metrics(domain_stats),
         **surgery.scalars,
         **staleness,

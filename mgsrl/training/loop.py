@@ -19,7 +19,9 @@ def train(run: Run) -> None:
             run.submit_prompts()  # of this step, and of the next `rollout.staleness`
             groups = run.collect_groups()  # of this step, {domain: [RolloutGroup]}
         with run.stage("reward"):
-            groups = with_advantages(run.scorer.shaped_rewards(run.scorer.score(groups)), run.algos)
+            groups = run.score(groups)
+        groups = run.refill(groups)  # where `algo.refill` gives dead groups' places to others
+        groups = with_advantages(groups, run.algos)
         batch = run.pack(groups)  # domain-pure micro-batches for every rank
         with run.stage("logprob"):
             run.turns.learn()  # engines on the learners' GPUs sleep until `publish_weights`
