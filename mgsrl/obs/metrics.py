@@ -124,7 +124,7 @@ def oldest_version(groups: Mapping[str, Sequence[RolloutGroup]]) -> int:
 def learner_metrics(stats: Mapping[str, DomainStats]) -> Scalars:
     """`loss`, `kl`, `entropy` and `mismatch` (nats) per domain; shares over all trained tokens.
 
-    `kl` is NaN without a reference. `clip_fraction` is the share of tokens that the PPO clip cut
+    `kl` is NaN without a reference. `clip_fraction` is the share of tokens that the loss's clip cut
     off, `importance_capped` that of tokens whose importance weight hit its cap; both NaN when
     nothing was trained on. With several updates on a batch they are of the last one.
     """

@@ -18,9 +18,11 @@ log-probability) to the loss of every token, [B, L], to be minimised, and where 
 gradient (bool [B, L], for the metrics; it may be left out). By the names of its parameters it asks
 for
 
-    advantages_B1  of the sequences
-    mask_BL        bool, the response tokens that are trained on
-    config         `AlgoConfig`
+    advantages_B1    of the sequences
+    mask_BL          bool, the response tokens that are trained on
+    old_logprobs_BL  before the first update on the batch (0 outside the response), where the ratio
+                     alone does not say it all: `log_ratio_BL` added, it is the log-probability
+    config           `AlgoConfig`
 
 It stands in a file of its own here, by its name in `config.algo.LOSSES`, or in yours:
 `algo.loss=mine.py:function`. One that is `silent_at_zero` spares the backward pass of responses
@@ -42,6 +44,7 @@ from mgsrl.plugins import Part, tried
 from mgsrl.types import BatchTotals, DomainStats, MicroBatch
 
 KEY = "algo.loss"
+OFFERED = ("advantages_B1", "mask_BL", "config", "old_logprobs_BL")
 PolicyLoss = Callable[..., Tensor | tuple[Tensor, Tensor]]
 
 
@@ -51,7 +54,7 @@ def policy_loss(loss: str | PolicyLoss) -> Part:
     Raises:
         ConfigError: there is none, or it asks for arguments that nobody has.
     """
-    return Part.of(LOSSES, loss, ("advantages_B1", "mask_BL", "config"), KEY)
+    return Part.of(LOSSES, loss, OFFERED, KEY)
 
 
 def silent_at_zero(loss: PolicyLoss) -> PolicyLoss:
@@ -77,7 +80,8 @@ def check_loss(config: AlgoConfig) -> None:
     with tried(KEY, config.loss, "a loss [B, L] (and a bool [B, L]) for log-ratios [B, L]"):
         log_ratio_BL = torch.linspace(-1, 1, 6).reshape(2, 3).requires_grad_()
         mask_BL = torch.tensor([[True, True, False], [False, True, True]])
-        loss_BL, _ = _tokens(part, log_ratio_BL, torch.ones(2, 1), mask_BL, config)
+        log_ratio_BL, old_BL = (_masked(x, mask_BL) for x in (log_ratio_BL, -torch.ones(2, 3)))
+        loss_BL, _ = _tokens(part, log_ratio_BL, torch.ones(2, 1), mask_BL, old_BL, config)
         if not loss_BL.isfinite().all():
             raise ValueError(f"not finite: {loss_BL.tolist()}")
         loss_BL.sum().backward()
@@ -143,12 +147,12 @@ def grpo_loss(
     _check_inputs(config, ref_logprobs_BL, entropy_BL)
     mask_BL = batch.response_mask_BL > 0
     logp_BL = _masked(logprobs_BL, mask_BL)
-    old_BL = logp_BL.detach() if old_logprobs_BL is None else _masked(old_logprobs_BL, mask_BL)
+    old_BL = (logp_BL if old_logprobs_BL is None else _masked(old_logprobs_BL, mask_BL)).detach()
     rollout_BL = _masked(batch.rollout_logprobs_BL, mask_BL)
 
     advantages_B1 = batch.advantages_B.to(logp_BL).unsqueeze(-1)
-    part, log_ratio_BL = part or policy_loss(config.loss), logp_BL - old_BL.detach()
-    loss_BL, clipped_BL = _tokens(part, log_ratio_BL, advantages_B1, mask_BL, config)
+    part, log_ratio_BL = part or policy_loss(config.loss), logp_BL - old_BL
+    loss_BL, clipped_BL = _tokens(part, log_ratio_BL, advantages_B1, mask_BL, old_BL, config)
     weight_BL, truncated_BL = importance_weight(old_BL, rollout_BL, config.importance_cap)
     loss_BL = loss_BL * weight_BL
 
@@ -186,9 +190,20 @@ def _kl(logp_BL: Tensor, ref_BL: Tensor | None, mask_BL: Tensor, config: AlgoCon
 
 
 def _tokens(
-    part: Part, log_ratio_BL: Tensor, advantages_B1: Tensor, mask_BL: Tensor, config: AlgoConfig
+    part: Part,
+    log_ratio_BL: Tensor,
+    advantages_B1: Tensor,
+    mask_BL: Tensor,
+    old_BL: Tensor,
+    config: AlgoConfig,
 ) -> tuple[Tensor, Tensor]:
-    found = part(log_ratio_BL, advantages_B1=advantages_B1, mask_BL=mask_BL, config=config)
+    found = part(
+        log_ratio_BL,
+        advantages_B1=advantages_B1,
+        mask_BL=mask_BL,
+        old_logprobs_BL=old_BL,
+        config=config,
+    )
     loss_BL, clipped_BL = found if isinstance(found, tuple) else (found, torch.zeros_like(mask_BL))
     for each in (loss_BL, clipped_BL):  # another shape would be spread over the batch unnoticed
         if not isinstance(each, Tensor) or each.shape != mask_BL.shape:
