@@ -45,6 +45,9 @@ class AlgoConfig:
     """Weight of the entropy bonus."""
     importance_cap: float | None = 2.0
     """Truncation cap of the engine-to-learner importance weight; null switches it off."""
+    mask_overlong: bool = False
+    """Leave responses that were cut at the token limit out of the loss (DAPO's overlong filtering,
+    arXiv 2503.14476); they count in the advantages of the others."""
     updates_per_batch: int = 1
     """Optimizer steps per batch of rollouts. The old log-probabilities are those of the first and
     cost no forward pass of their own."""

@@ -71,6 +71,8 @@ class Packing:
     """Of sampling, by domain."""
     only_advantages_teach: bool = False
     """Whether responses with an advantage of 0 are left out of the backward pass."""
+    mask_overlong: bool = False
+    """Whether responses that were cut at the token limit are left out."""
     tokens_per_micro_batch: int | None = None
     """If given, this many tokens instead of `micro_batch_size` sequences."""
     share_prompts: bool = False
@@ -86,8 +88,9 @@ def pack(
 ) -> PackedBatch:
     """Distribute every trainable response over ranks and micro-batches; deterministic.
 
-    Responses whose reward abstained, and responses without a token, are left out. A domain in
-    which nothing is left is absent on all ranks.
+    Responses whose reward abstained, responses without a token and, with `mask_overlong`, those
+    that were cut at the token limit are left out: they count in no denominator. A domain in which
+    nothing is left is absent on all ranks.
 
     Args:
         groups: scored groups with advantages, by domain.
@@ -104,7 +107,7 @@ def pack(
     sequences: list[Sample] = []
     all_steps: list[_Step] = []
     for domain, domain_groups in groups.items():
-        prompts = _trainable(domain, domain_groups)
+        prompts = _trainable(domain, domain_groups, packing.mask_overlong)
         if not prompts:
             continue
         parts = [prompts[0::2], prompts[1::2]] if halves else [prompts]
@@ -122,7 +125,9 @@ def pack(
     return PackedBatch(per_rank, totals, half_sizes, _scalars(all_steps, packing.limit))
 
 
-def _trainable(domain: str, groups: Sequence[RolloutGroup]) -> list[list[Sample]]:
+def _trainable(
+    domain: str, groups: Sequence[RolloutGroup], mask_overlong: bool
+) -> list[list[Sample]]:
     """The trainable responses by prompt, without prompts that have none."""
     prompts = []
     for group in groups:
@@ -141,7 +146,8 @@ def _trainable(domain: str, groups: Sequence[RolloutGroup]) -> list[list[Sample]
                     f"{len(rollout.token_ids)} log-probabilities, one per response token",
                     f"{len(rollout.logprobs)}",
                 )
-            if not reward.abstained and rollout.token_ids:
+            cut = mask_overlong and rollout.finish_reason == "length"
+            if not reward.abstained and rollout.token_ids and not cut:
                 sequences.append(Sample(group.prompt, rollout, advantage))
         if sequences:
             prompts.append(sequences)

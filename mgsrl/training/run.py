@@ -110,7 +110,8 @@ class Run:
         self._packed = batch.scalars
         if not batch.domains:
             raise AbstentionError(
-                "There is nothing to train on: every response of the step is empty or unscored."
+                "There is nothing to train on: every response of the step is empty, unscored or, "
+                "where algo.mask_overlong is set, cut at the token limit."
             )
         return batch
 
