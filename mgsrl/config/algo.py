@@ -6,7 +6,19 @@ from mgsrl.config.require import at_least, more_than, one_of, within
 from mgsrl.plugins import Registry
 
 ADVANTAGES = Registry(
-    "advantage estimator", "mgsrl.advantages", {"grpo": "mgsrl.algo.advantages.grpo:grpo"}
+    "advantage estimator",
+    "mgsrl.advantages",
+    {
+        "grpo": "mgsrl.algo.advantages.grpo:grpo",
+        "rloo": "mgsrl.algo.advantages.rloo:rloo",
+        "maxrl": "mgsrl.algo.advantages.maxrl:maxrl",
+        "reinforce_pp": "mgsrl.algo.advantages.reinforce_pp:reinforce_pp",
+        "reinforce_pp_baseline": (
+            "mgsrl.algo.advantages.reinforce_pp_baseline:reinforce_pp_baseline"
+        ),
+        "gdpo": "mgsrl.algo.advantages.gdpo:gdpo",
+        "best_of_group": "mgsrl.algo.advantages.best_of_group:best_of_group",
+    },
 )
 LOSSES = Registry("policy loss", "mgsrl.losses", {"ppo": "mgsrl.algo.losses.ppo:ppo"})
 AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum_norm")
@@ -20,9 +32,12 @@ class AlgoConfig:
     prompts_per_domain: int = 8
     """Prompts of each domain per step; `domains.<name>.prompts_per_step` overrides it."""
     advantage: str = "grpo"
-    """The estimator of advantages: `grpo`, or your own (`module:function`, `file.py:function`)."""
+    """The estimator of advantages: `grpo`, `rloo`, `maxrl`, `reinforce_pp`,
+    `reinforce_pp_baseline`, `gdpo`, `best_of_group` (docs/algorithm.md), or your own
+    (`module:function`, `file.py:function`)."""
     normalize_std: bool = True
-    """`grpo`: divide the advantage by the group's standard deviation (GRPO); false is Dr. GRPO."""
+    """`grpo`, `gdpo`, `best_of_group`: divide by the group's standard deviation; `grpo` without is
+    Dr. GRPO."""
     whiten_per_domain: bool = False
     """Standardise the advantages over each domain's whole batch (the normalised-advantage
     baseline)."""

@@ -109,7 +109,7 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
     """
     check_staleness(schedule_of(config), config.rollout.staleness)
     check_method(config.surgery, len(config.domains))
-    check_advantages(config.algo)
+    check_advantages(config.algo, {name: domain.reward for name, domain in config.domains.items()})
     check_loss(config.algo)
     check_trackers(config.trackers)
     model_path = resolve_policy(config.policy.path)
