@@ -106,6 +106,15 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
+class Component:
+    """One addend of a composite reward: `weight * score`."""
+
+    weight: float
+    score: float
+    """Clipped and standardised as configured; 0 where a gate is closed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reward:
     """What a reward worker says of one response. `value is None` means it abstained."""
 
@@ -116,6 +125,9 @@ class Reward:
     """JSON-able: `extracted` (math), `followed` (constraints), `raw_score` (reward model), ..."""
     error: str | None = None
     """Why it abstained."""
+    components: tuple[Component, ...] = ()
+    """What adds up to `value` where a domain's reward is shaped, in the same order in every reward
+    of the domain."""
 
     @property
     def abstained(self) -> bool:
@@ -138,7 +150,8 @@ class RolloutGroup:
     def is_live(self) -> bool:
         """Whether two or more responses were scored, and not all alike (but for rounding).
 
-        All advantages of any other group are exactly 0: rewards tell it nothing.
+        Within any other group rewards tell nothing apart: all its advantages are exactly 0, but of
+        estimators that compare across groups or by components.
         """
         return tell_apart([reward.value for reward in self.rewards if reward.value is not None])
 

@@ -63,7 +63,6 @@ class LearnerSpec:
                 todo="set learner.zero_stage=2, or learner.offload_optimizer=false",
             )
 
-
     def algo_of(self, domain: str) -> AlgoConfig:
         return self.own_algo.get(domain, self.algo)
 

@@ -250,6 +250,7 @@ def _run(
             max_response_length=max(s.max_new_tokens for s in plan.sampling.values()),
             temperatures={name: s.temperature for name, s in plan.sampling.items()},
             only_advantages_teach=[n for n, a in config.algos.items() if only_advantages_teach(a)],
+            mask_overlong=[name for name, algo in config.algos.items() if algo.mask_overlong],
             tokens_per_micro_batch=config.learner.tokens_per_micro_batch,
             share_prompts=plan.packs_rows,
         ),

@@ -114,8 +114,8 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
     """
     check_staleness(schedule_of(config), config.rollout.staleness)
     check_method(config.surgery, len(config.domains))
-    for algo in config.algos.values():
-        check_advantages(algo)
+    for name, algo in config.algos.items():
+        check_advantages(algo, {name: config.domains[name].reward})
         check_loss(algo)
     check_trackers(config.trackers)
     model_path = resolve_policy(config.policy.path)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from mgsrl.algo.advantages import compared, estimator
 from mgsrl.cluster import signals
 from mgsrl.config import AlgoConfig, SurgeryConfig
 from mgsrl.data.mixture import Mixture
@@ -116,7 +117,8 @@ class Run:
         self._packed = batch.scalars
         if not batch.domains:
             raise AbstentionError(
-                "There is nothing to train on: every response of the step is empty or unscored."
+                "There is nothing to train on: every response of the step is empty, unscored or, "
+                "where algo.mask_overlong is set, cut at the token limit."
             )
         return batch
 
@@ -223,7 +225,10 @@ class Run:
                 return self.score(new, few=True)
 
         draws = {domain: algo.refill for domain, algo in self.algos.items()}
-        groups, drawn = refill(groups, draws, draw)
+        parts = {domain: estimator(algo.advantage) for domain, algo in self.algos.items()}
+        groups, drawn = refill(
+            groups, draws, draw, lambda group: compared(group.rewards, parts[group.prompt.domain])
+        )
         self._drawn = drawn if any(draws.values()) else {}
         return groups
 

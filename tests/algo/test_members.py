@@ -17,13 +17,21 @@ from mgsrl.testing import advantage as testing_advantage
 from mgsrl.testing import check_advantage, check_loss
 from mgsrl.testing import loss as testing_loss
 
-PROMISES: dict[str, tuple[str, ...]] = {"grpo": ("zero_sum", "shift", "scale")}
+PROMISES: dict[str, tuple[str, ...]] = {
+    "grpo": ("zero_sum", "shift", "scale"),
+    "rloo": ("zero_sum", "shift"),
+    "maxrl": ("zero_sum", "scale"),
+    "reinforce_pp": ("shift", "scale"),
+    "reinforce_pp_baseline": ("shift", "scale"),
+    "gdpo": ("shift", "scale"),
+    "best_of_group": ("shift", "scale"),
+}
 """Beside what every estimator keeps."""
 
 
 @pytest.mark.parametrize("name", ADVANTAGES.members)
 def test_every_estimator_keeps_the_contract(name: str) -> None:
-    check_advantage(name, also=PROMISES.get(name, ()))
+    check_advantage(name, also=PROMISES[name])
     check_advantage(name, AlgoConfig(normalize_std=False))
 
 

@@ -323,7 +323,11 @@ def _loss(model: Any, frozen: Any, samples: Any, old: Any, algo: AlgoConfig) -> 
         logp, entropy = _logprobs(model, sample)
         with torch.no_grad():
             ref, _ = _logprobs(frozen, sample)
-        weight = (old_logp - torch.tensor(sample[2], dtype=torch.float64)).exp().clamp(max=algo.importance_cap)
+        weight = (
+            (old_logp - torch.tensor(sample[2], dtype=torch.float64))
+            .exp()
+            .clamp(max=algo.importance_cap)
+        )
         ratio, bounds = (logp - old_logp).exp(), (1 - algo.clip_low, 1 + algo.clip_high)
         surrogate = -torch.minimum(ratio * advantage, ratio.clamp(*bounds) * advantage)
         # Clamped as in the published recipe's trainer (see algo/kl.py).

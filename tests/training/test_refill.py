@@ -1,6 +1,7 @@
 """Prompts in the place of those whose groups are dead."""
 
 from collections.abc import Mapping
+from operator import attrgetter
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from mgsrl.training.refill import refill
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
 
+LIVE = attrgetter("is_live")
 ROLLOUT = Rollout("r", (1,), (-1.0,), "", "stop", 0)
 
 
@@ -50,7 +52,7 @@ def test_each_domain_fills_its_own_places(
     before = {d: [group(d, str(i), x) for i, x in enumerate(of)] for d, of in first.items()}
     kept = {domain: list(of) for domain, of in before.items()}
     source = Source(later)
-    after, drawn = refill(before, draws, source)
+    after, drawn = refill(before, draws, source, LIVE)
     assert before == kept, "the caller's groups are left alone"
     assert len(source.asked) <= max(draws.values())
     for domain, of_domain in after.items():
@@ -73,7 +75,7 @@ def test_each_domain_fills_its_own_places(
 def test_it_ends_with_the_last_dead_group() -> None:
     groups = {"math": [group("math", "a", False), group("math", "b", True)]}
     source = Source({"math": [False, True, True]})
-    after, drawn = refill(groups, {"math": 5}, source)
+    after, drawn = refill(groups, {"math": 5}, source, LIVE)
     assert source.asked == [{"math": 1}, {"math": 1}]
     assert all(g.is_live for g in after["math"])
     assert len(drawn["math"]) == 4
@@ -81,6 +83,6 @@ def test_it_ends_with_the_last_dead_group() -> None:
 
 def test_without_more_prompts_it_ends_too() -> None:
     groups = {"math": [group("math", "a", False)]}
-    after, _ = refill(groups, {"math": 100}, source := Source({"math": [False]}))
+    after, _ = refill(groups, {"math": 100}, source := Source({"math": [False]}), LIVE)
     assert after == groups
     assert len(source.asked) == 2
