@@ -183,7 +183,7 @@ def own_algo(shared: AlgoConfig, own: Mapping[str, Any], key: str) -> AlgoConfig
                 found=repr(name),
                 todo=nearest(name, names),
             )
-    values = asdict(shared) | own
+    values = {**asdict(shared), **own}
     if "loss" in own:
         values |= {name: getattr(AlgoConfig, name) for name in READ_BY if name not in own}
     return read_config(AlgoConfig, values, key)

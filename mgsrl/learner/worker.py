@@ -163,8 +163,9 @@ class LearnerWorker:
 
     def _prepare(self, batch: MicroBatch) -> Prepared:
         batch = moved(batch, self._rank.device)
-        regularised = self.reference and self._spec.algo_of(batch.domain).kl_coef > 0
-        return Prepared(batch, self.reference.logprobs(batch) if regularised else None)
+        regularised = self._spec.algo_of(batch.domain).kl_coef > 0
+        ref = self.reference if regularised else None
+        return Prepared(batch, ref.logprobs(batch) if ref else None)
 
     @torch.no_grad()
     def _score(self, batch: MicroBatch) -> torch.Tensor:
