@@ -13,6 +13,7 @@ Shape suffixes used throughout the package:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -231,6 +232,8 @@ class DomainStats:
     """Share of tokens whose importance weight hit the truncation cap."""
     num_tokens: int
     num_sequences: int
+    teacher_kl: float = math.nan
+    """Nats, mean of log p_policy - log p_teacher over the policy's tokens; NaN without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,8 @@ LOSSES = Registry(
         "sapo": "mgsrl.algo.losses.sapo:sapo",
     },
 )
+OF_SEQUENCES = ("gmpo", "gspo")
+"""Losses that weigh a sequence as a whole."""
 READ_BY = {
     "dual_clip": "ppo",
     "divergence": "dppo",
@@ -97,6 +99,13 @@ class AlgoConfig:
     """`sapo`: how fast the gate closes for positive advantages."""
     tau_negative: float = 1.05
     """`sapo`: how fast the gate closes for the others."""
+    teacher: str = ""
+    """A model to distil from: a folder, hub id or run folder; empty is none. Its log-probabilities
+    of the policy's own responses give every token an advantage of its own (docs/algorithm.md)."""
+    teacher_coef: float = 1.0
+    """`teacher`: weight of the tokens' advantages, `log p_teacher - log p_policy`."""
+    reward_coef: float = 1.0
+    """`teacher`: weight of the reward's advantage beside them; 0 distils alone."""
     kl_coef: float = 0.001
     """Weight of the KL to the frozen reference in the loss; 0 loads no reference model."""
     kl_estimator: str = "k3"
@@ -131,7 +140,7 @@ class AlgoConfig:
         one_of(f"{key}.kl_estimator", self.kl_estimator, KL_ESTIMATORS)
         one_of(f"{key}.divergence", self.divergence, DIVERGENCES)
         within(f"{key}.clip_low", self.clip_low, 0.0, 1.0)
-        for name in ("clip_high", "kl_coef", "entropy_coef"):
+        for name in ("clip_high", "kl_coef", "entropy_coef", "teacher_coef", "reward_coef"):
             at_least(f"{key}.{name}", getattr(self, name), 0.0)
         if self.dual_clip is not None:
             more_than(f"{key}.dual_clip", self.dual_clip, 1)
@@ -141,6 +150,14 @@ class AlgoConfig:
         for name in ("tau_positive", "tau_negative"):
             more_than(f"{key}.{name}", getattr(self, name), 0.0)
         self._check_read(key)
+        if self.teacher and self.loss in OF_SEQUENCES:
+            raise ConfigError(
+                f"{key}.teacher gives each token an advantage, {key}.loss={self.loss} has one for "
+                "a whole sequence.",
+                expected=f"a loss of tokens, such as {key}.loss=ppo",
+                found=f"{key}.loss={self.loss} {key}.teacher={self.teacher}",
+                todo=f"set {key}.loss=ppo, or leave {key}.teacher out",
+            )
 
     def _check_read(self, key: str) -> None:
         """Raise ConfigError for a key that is set and that only another of our losses reads."""

@@ -17,6 +17,7 @@ class Prepared:
 
     batch: MicroBatch
     ref_logprobs_BL: torch.Tensor | None
+    teacher_logprobs_BL: torch.Tensor | None = None
     old_logprobs_BL: torch.Tensor | None = None
     """Those of the first update, for the others."""
 
@@ -53,6 +54,7 @@ class Objective:
             self.policy_losses[algo.loss],
             old_logprobs_BL=old_BL,
             ref_logprobs_BL=item.ref_logprobs_BL,
+            teacher_logprobs_BL=item.teacher_logprobs_BL,
             # Detached, its backward is never computed: then it is a metric only.
             entropy_BL=entropy_BL if algo.entropy_coef > 0 else entropy_BL.detach(),
         )

@@ -35,6 +35,7 @@ from mgsrl.learner.reference import Reference
 from mgsrl.learner.shard_file import ShardFile, Written
 from mgsrl.learner.spec import Engines, LearnerSpec, step_seed
 from mgsrl.learner.step_probe import HeldBack, probe_steps
+from mgsrl.learner.teachers import Teachers
 from mgsrl.plugins import plugin_files
 from mgsrl.surgery import module_map, resolve, surgery_method
 from mgsrl.sync.backend import WeightLine
@@ -133,6 +134,7 @@ class LearnerWorker:
         self.reference: Reference | None = None
         if any(algo.kl_coef > 0 for algo in spec.algos):
             self.reference = Reference(spec.policy, config, dtype, self._rank.device)
+        self.teachers = Teachers(spec, dtype, self._rank.device)
 
     def _load_plugins(self) -> None:
         """What the configuration names, before the first step; one's own must be equal on all."""
@@ -159,6 +161,7 @@ class LearnerWorker:
                 domain: [self._prepare(batch) for batch in batches]
                 for domain, batches in micro_batches.items()
             }
+        self.teachers.score(self._batch)
         self.grads.start(list(self._batch), halves=bool(half_sizes))
 
     def _prepare(self, batch: MicroBatch) -> Prepared:

@@ -139,6 +139,8 @@ def learner_metrics(stats: Mapping[str, DomainStats]) -> Scalars:
             f"entropy/{domain}": s.entropy,
             f"mismatch/{domain}": s.mismatch,
         }
+        if not math.isnan(s.teacher_kl):
+            scalars[f"teacher_kl/{domain}"] = s.teacher_kl
     return scalars
 
 

@@ -153,6 +153,7 @@ def _load(config: Config, batch: dict[str, int], device: str) -> Load:
     return Load(
         num_domains=batch["domains"],
         reference=config.regularised,
+        teachers=len({algo.teacher for algo in config.algos.values() if algo.teacher}),
         tokens=batch["tokens of a micro-batch"],
         entropy=any(algo.entropy_coef > 0 for algo in config.algos.values()),
         measures=surgery.ever_measures,

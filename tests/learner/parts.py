@@ -25,6 +25,7 @@ from mgsrl.learner.spec import LearnerSpec
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
 
 DOMAINS = ("math", "chat", "instructions")
+SELF = "self"
 TEMPERATURES = {"math": 0.7, "chat": 1.0, "instructions": 1.3}
 
 
@@ -117,19 +118,20 @@ class Case:
     frozen: str = ""
     """Parameters with this in their name are not trained."""
     lora: LoraConfig = field(default_factory=LoraConfig)
-    own: dict[str, dict[str, float]] = field(default_factory=dict)
-    """What domains have of `algo` for themselves."""
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What domains have of `algo` for themselves; `SELF` is the model itself."""
     slow: bool = False
     """Its tests are marked so."""
 
 
-def algo_of(case: Case, domain: str = "") -> AlgoConfig:
+def algo_of(case: Case, model: Path, domain: str = "") -> AlgoConfig:
     usual = AlgoConfig(
         kl_coef=case.kl_coef,
         entropy_coef=case.entropy_coef,
         updates_per_batch=case.updates_per_batch,
     )
-    return replace(usual, **case.own.get(domain, {}))
+    own = case.own.get(domain, {})
+    return replace(usual, **{k: str(model) if v == SELF else v for k, v in own.items()})
 
 
 def spared(spec: LearnerSpec) -> list[str]:
@@ -161,7 +163,7 @@ def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
             ),
             time_limit_s=120.0,
         ),
-        algo=algo_of(case),
+        algo=algo_of(case, model),
         surgery=SurgeryConfig(
             method=case.method,
             granularity=case.granularity,
@@ -174,7 +176,7 @@ def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
         ),
         seed=7,
         num_steps=10,
-        own_algo={domain: algo_of(case, domain) for domain in case.own},
+        own_algo={domain: algo_of(case, model, domain) for domain in case.own},
     )
 
 
@@ -262,7 +264,9 @@ def textbook(
         for _ in range(case.updates_per_batch):
             vectors = {}
             for domain in case.domains:
-                loss = _loss(model, frozen, samples[domain], old[domain], algo_of(case, domain))
+                loss = _loss(
+                    model, frozen, samples[domain], old[domain], algo_of(case, model_path, domain)
+                )
                 loss = loss / num_tokens
                 grads = torch.autograd.grad(loss, list(params.values()))
                 vectors[domain] = dict(zip(params, grads))
@@ -323,6 +327,8 @@ def _loss(model: Any, frozen: Any, samples: Any, old: Any, algo: AlgoConfig) -> 
         logp, entropy = _logprobs(model, sample)
         with torch.no_grad():
             ref, _ = _logprobs(frozen, sample)
+        if algo.teacher:  # the same model
+            advantage = algo.reward_coef * advantage + algo.teacher_coef * (ref - old_logp)
         weight = (
             (old_logp - torch.tensor(sample[2], dtype=torch.float64))
             .exp()

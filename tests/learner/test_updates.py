@@ -21,6 +21,7 @@ from mgsrl.surgery.torchjd_adapter import TorchJD
 from tests.capabilities import marked, named
 from tests.learner.parts import (
     DOMAINS,
+    SELF,
     Case,
     make_batch,
     make_spec,
@@ -51,6 +52,11 @@ OWN = {
     "instructions": {"kl_coef": 0.0, "entropy_coef": 0.05},
 }
 """One domain has the other's KL, one none at all, one is as all."""
+TAUGHT = {
+    "math": {"teacher": SELF, "reward_coef": 0.0},
+    "chat": {"teacher": SELF, "teacher_coef": 0.3, "kl_coef": 0.02},
+}
+"""What the policy was at the start teaches it; it has moved on from the second step on."""
 OPTIONS = {
     "none": Case(method="none"),
     "global": Case(granularity="global"),
@@ -60,6 +66,8 @@ OPTIONS = {
     "one_domain": Case(domains=("chat",)),
     "own_algo": Case(kl_coef=0.0, own=OWN, zero_stage=3),
     "own_algo_two_updates": Case(own=OWN, updates_per_batch=2, lr=3e-3),
+    "teacher": Case(kl_coef=0.0, own=TAUGHT),
+    "teacher_rests3": Case(own=TAUGHT, zero_stage=3, offload_reference=True),
     "absent_domain": Case(domains=("math", "chat"), zero_stage=3),
     "no_reference": Case(kl_coef=0.0, zero_stage=1),
     "offload1": Case(zero_stage=1, offload_optimizer=True),
