@@ -13,9 +13,8 @@ It stands in a file of its own here, by its name in `config.algo.ADVANTAGES`, or
 business. What it needs of them it declares: `over_batch`, `across_groups`, `nonnegative`.
 
 Plain Python floats in float64: a batch holds a few hundred rewards, and exactness is worth more
-here than speed. Left out: critics, and dropping or refilling groups without signal (DAPO's dynamic
-sampling, arXiv 2503.14476): they stay in the batch with advantages of 0, and
-`RolloutGroup.is_live` counts them.
+here than speed. Left out: critics, and doing anything about groups without signal: they have
+advantages of 0, and `training/refill.py` gives their places to others where that is wanted.
 """
 
 import math
