@@ -11,6 +11,7 @@ SURGERY_METHODS = Registry(
     {
         "pcgrad": "mgsrl.surgery.pcgrad:pcgrad",
         "none": "mgsrl.surgery.none:none",
+        "norm_balanced": "mgsrl.surgery.norm_balanced:norm_balanced",
         "aligned_mtl": "mgsrl.surgery.torchjd_adapter:aligned_mtl",
         "cagrad": "mgsrl.surgery.torchjd_adapter:cagrad",
         "dualproj": "mgsrl.surgery.torchjd_adapter:dualproj",
@@ -55,8 +56,8 @@ class StepProbeConfig:
 @dataclass
 class SurgeryConfig:
     method: str = "pcgrad"
-    """`pcgrad` projects conflicting gradients; `none` is the plain sum (Mixed RL); the others
-    come from TorchJD (`pip install "torchjd[full]"`), for example `upgrad`, `mgda`, `cagrad`. Your
+    """`pcgrad` projects conflicting gradients; `norm_balanced` makes them equally long; `none` is
+    the plain sum (Mixed RL); the others come from TorchJD (`pip install "torchjd[full]"`), for example `upgrad`, `mgda`, `cagrad`. Your
     own: `module:function` or `file.py:function` (docs/surgery.md)."""
     granularity: str = "module"
     """Where conflicts are resolved: `parameter` | `module` (attention, MLP, norms, embeddings,
