@@ -296,6 +296,9 @@ class SurgeryReport:
     """On steps that measure it."""
     step_probe: StepProbe | None = None
     """On steps that try others (`surgery.step_probe`)."""
+    memory: Mapping[str, torch.Tensor] | None = None
+    """What a method with memory goes on with, by names of its own; float64 [M, D, D]
+    (`surgery/memory.py`). None of the others."""
     problem: str | None = None
     """Why there is no update (then the weights are zero and the step is skipped)."""
 

@@ -54,6 +54,8 @@ def _check_domains(config: Config) -> None:
             todo="choose a set with domains=NAME (see configs/domains/)",
         )
     named = [("strategy.domain_order", name) for name in config.strategy.domain_order]
+    if config.surgery.protect:
+        named.append(("surgery.protect", config.surgery.protect))
     for index, phase in enumerate(config.strategy.phases):
         named += [(f"strategy.phases[{index}].domains", name) for name in phase.domains]
     for key, name in named:

@@ -37,7 +37,7 @@ from mgsrl.learner.spec import Engines, LearnerSpec, step_seed
 from mgsrl.learner.step_probe import HeldBack, probe_steps
 from mgsrl.learner.teachers import Teachers
 from mgsrl.plugins import plugin_files
-from mgsrl.surgery import module_map, resolve, surgery_method
+from mgsrl.surgery import SurgeryMemory, module_map, resolve, surgery_method
 from mgsrl.sync.backend import WeightLine
 from mgsrl.sync.fingerprint import Published
 from mgsrl.sync.publication import Publication
@@ -130,6 +130,7 @@ class LearnerWorker:
             torch.device("cpu") if spec.surgery.buffer_device == "cpu" else home,
             DTYPES[spec.surgery.buffer_dtype],
         )
+        self.memory = SurgeryMemory(spec.surgery.method, self.grads.modules)
         self.source = WeightSource(self.policy, gathered, whole_shape)
         self.reference: Reference | None = None
         if any(algo.kl_coef > 0 for algo in spec.algos):
@@ -237,9 +238,9 @@ class LearnerWorker:
         held_back = HeldBack(
             self._batch, self._forward, self._objective(), step_seed(self._spec.seed, step)
         )
-        device = self._rank.device
+        spec, device, memory = self._spec, self._rank.device, self.memory.of(self.grads.domains)
         return probe_steps(
-            self.grads, self.layout, self._spec, step, self._half_sizes, held_back, device
+            self.grads, self.layout, spec, step, self._half_sizes, held_back, device, memory
         )
 
     def resolve_conflicts(self, step: int) -> SurgeryReport:
@@ -257,7 +258,9 @@ class LearnerWorker:
             self._spec.surgery,
             step_seed(self._spec.seed, step),
             [self._half_sizes[domain] for domain in domains] if self._half_sizes else (),
+            self.memory.of(domains),
         )
+        self.memory.keep(domains, report.memory)
         if (method := self._spec.surgery.method) not in SURGERY_METHODS.members:
             # A user's that draws from a generator of its own would tear the ranks' weights apart.
             decided = zlib.crc32(report.weights_MD.numpy().tobytes())
@@ -359,7 +362,7 @@ class LearnerWorker:
     def save(self, path: str, background: bool = False) -> None:
         """Write this rank's part of a checkpoint into the folder `path`; in the background, return
         when the state is copied (its memory: `shard_file.py`). `saved` tells how it ends."""
-        self._saving = checkpoint.state_file(Path(path), self.layout, self.reference)
+        self._saving = checkpoint.state_file(Path(path), self.layout, self.reference, self.memory)
         self._saving.write(background=background)
 
     def saved(self, wait: bool = True) -> Written | None:
@@ -370,7 +373,7 @@ class LearnerWorker:
 
     def load(self, path: str) -> None:
         """Continue from a checkpoint, of any world size and ZeRO stage."""
-        checkpoint.load_state(Path(path), self.layout, self.reference)
+        checkpoint.load_state(Path(path), self.layout, self.reference, self.memory)
 
     def reset_optimizer(self) -> None:
         """Fresh AdamW moments, as before the first step."""
