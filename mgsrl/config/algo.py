@@ -112,13 +112,13 @@ class AlgoConfig:
 
     def _check_read(self) -> None:
         """Raise ConfigError for a key that is set and that only another of our losses reads."""
-        for key, loss in READ_BY.items():
-            value, default = getattr(self, key), getattr(AlgoConfig, key)
+        for name, loss in READ_BY.items():
+            key, value, default = f"algo.{name}", getattr(self, name), getattr(AlgoConfig, name)
             if value != default and self.loss != loss and self.loss in LOSSES.members:
-                left = "null" if default is None else default
+                unset = "null" if default is None else default
                 raise ConfigError(
-                    f"algo.{key} is read by algo.loss={loss} only.",
+                    f"{key} is read by algo.loss={loss} only.",
                     expected=f"algo.loss={loss} beside it",
-                    found=f"algo.loss={self.loss} algo.{key}={value}",
-                    todo=f"set algo.{key}={left}, or algo.loss={loss}",
+                    found=f"algo.loss={self.loss} {key}={value}",
+                    todo=f"set {key}={unset}, or algo.loss={loss}",
                 )
