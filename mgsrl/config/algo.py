@@ -162,14 +162,14 @@ class AlgoConfig:
     def _check_read(self, key: str) -> None:
         """Raise ConfigError for a key that is set and that only another of our losses reads."""
         for name, loss in READ_BY.items():
-            value, default = getattr(self, name), getattr(AlgoConfig, name)
+            here, value, default = f"{key}.{name}", getattr(self, name), getattr(AlgoConfig, name)
             if value != default and self.loss != loss and self.loss in LOSSES.members:
-                left = "null" if default is None else default
+                unset = "null" if default is None else default
                 raise ConfigError(
-                    f"{key}.{name} is read by {key}.loss={loss} only.",
+                    f"{here} is read by {key}.loss={loss} only.",
                     expected=f"{key}.loss={loss} beside it",
-                    found=f"{key}.loss={self.loss} {key}.{name}={value}",
-                    todo=f"set {key}.{name}={left}, or {key}.loss={loss}",
+                    found=f"{key}.loss={self.loss} {here}={value}",
+                    todo=f"set {here}={unset}, or {key}.loss={loss}",
                 )
 
 

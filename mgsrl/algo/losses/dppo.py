@@ -11,8 +11,8 @@ the paper's binary one, of "this token" against "any other", the probabilities b
 
 So a likely token cannot move far and an unlikely one may, which a clip of r has the wrong way
 round. `clip_low` and `clip_high` are thresholds of D; verl's recipe has 0.15 for `tv` and 0.05 for
-`kl`. r is cut for its variance only, since nothing else bounds it (verl's `clip_ratio_c`: 20 unless
-set, 10,000 in its recipe).
+`kl`. r is cut for its variance only, since nothing else bounds that of an unlikely token (verl's
+`clip_ratio_c`, 10,000 in its recipe).
 
 The paper's trust region is around the policy that sampled; here, as in all losses, around `p_old`,
 the learner's before the first update on the batch, and the engine's difference is in the importance
