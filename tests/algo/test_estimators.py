@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from mgsrl.config.algo import ADVANTAGES, AlgoConfig
 from mgsrl.config.compose import compose_config
 from mgsrl.config.reward import RewardConfig, ScoreConfig
 from mgsrl.errors import ConfigError
+from mgsrl.rewards.shaping import Shaper
 from mgsrl.types import Component, Prompt, Reward, Rollout, RolloutGroup, tell_apart
 from tests.documented import ROOT
 from tests.oracle import published_file
@@ -197,6 +199,16 @@ def test_a_weight_is_of_the_normalised_component() -> None:
     assert (first - second) / (third - second) == pytest.approx(0.25)
 
 
+def test_a_shaped_reward_brings_its_components() -> None:
+    """Wrong, right, right without a block: its gate is closed, so it is as wrong and ill-formed."""
+    config = RewardConfig(format_bonus=0.5, require_format=True)
+    raw = (Reward(0.0), Reward(1.0), Reward(1.0, format_ok=False))
+    (group,) = Shaper(config, 100).shape([replace(make_group([0.0] * 3), rewards=raw)])
+    ((wrong, right, without_block),) = advantages([group], "gdpo")
+    assert right > 0 > wrong > without_block
+    assert right - wrong == pytest.approx(2 * (wrong - without_block), abs=1e-4)
+
+
 # --- what they refuse -----------------------------------------------------------------------------
 
 PLAIN = RewardConfig()
@@ -266,6 +278,16 @@ def test_what_whitens_is_not_whitened_twice(name: str) -> None:
             check_advantages(config)
     else:
         check_advantages(config)
+
+
+@pytest.mark.parametrize("name", ADVANTAGES.members)
+def test_a_division_that_is_not_made_cannot_be_left_out(name: str) -> None:
+    config = AlgoConfig(advantage=name, normalize_std=False)
+    if name in ("grpo", "gdpo", "best_of_group"):
+        check_advantages(config)
+    else:
+        with pytest.raises(ConfigError, match=r"does not read algo\.normalize_std"):
+            check_advantages(config)
 
 
 def test_the_configuration_of_the_papers_page_has_components() -> None:

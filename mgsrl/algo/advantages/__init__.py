@@ -90,6 +90,13 @@ def check_advantages(
     of = [Reward(r, components=(Component(1.0, r / 2), Component(0.5, r))) for r in (0.0, 0.5, 1.0)]
     with tried(KEY, config.advantage, "one finite number for each of three rewards"):
         group_advantages(of, part, config, rollouts)
+    if not config.normalize_std and "config" not in part.takes:
+        raise ConfigError(
+            f"{KEY}={part.name} does not read algo.normalize_std.",
+            expected="algo.normalize_std=true beside it",
+            found="algo.normalize_std=false",
+            todo="leave it out: there is no division by a group's standard deviation",
+        )
     if says(part, "over_batch") and config.whiten_per_domain:
         raise ConfigError(
             f"{KEY}={part.name} whitens the advantages of a domain itself.",

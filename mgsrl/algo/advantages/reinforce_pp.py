@@ -3,7 +3,8 @@
     A = (r - mean_batch) / std_batch        over the response tokens of the batch
 
 There is no group: the baseline is the batch's. So a prompt whose responses all fail teaches to
-avoid them, and what a hard prompt gets depends on the others; a batch of equal rewards gets 0.
+avoid them, and what a hard prompt gets depends on the others; a batch of equal rewards gets 0. The
+paper's batch is all there is; here it is a domain's, since others' rewards have other scales.
 
 Left out: the paper's KL penalty inside the reward. `algo.kl_coef` is a term of the loss.
 """
