@@ -23,6 +23,10 @@ class Teachers:
             for path in dict.fromkeys(algo.teacher for algo in spec.algos if algo.teacher)
         }
 
+    @property
+    def models(self) -> list[Reference]:
+        return list(self._by_path.values())
+
     def score(self, batch: Mapping[str, Sequence[Prepared]]) -> None:
         """Give every micro-batch its teacher's log-probabilities (collective under ZeRO-3)."""
         for domain, items in batch.items():

@@ -167,8 +167,7 @@ class LearnerWorker:
 
     def _prepare(self, batch: MicroBatch) -> Prepared:
         batch = moved(batch, self._rank.device)
-        regularised = self._spec.algo_of(batch.domain).kl_coef > 0
-        ref = self.reference if regularised else None
+        ref = self.reference if self._spec.algo_of(batch.domain).kl_coef > 0 else None
         return Prepared(batch, ref.logprobs(batch) if ref else None)
 
     @torch.no_grad()
@@ -349,7 +348,8 @@ class LearnerWorker:
         """Free what only learning needs (`learner.offload_during_rollout`); publishing goes on."""
         self.grads.release()
         if self._spec.learner.offload_during_rollout:
-            self._parking.park_learner(self.layout, self.policy, self.reference)
+            frozen = filter(None, (self.reference, *self.teachers.models))
+            self._parking.park_learner(self.layout, self.policy, frozen)
         if self._rank.device.type == "cuda":
             torch.cuda.empty_cache()
 
