@@ -159,6 +159,8 @@ class Part:
         usage = f"a function of one argument and of those of {', '.join(offered)} that it names"
         check_signature(function, (None,), key, usage, taken)
         self.function, self.takes = function, frozenset(taken)
+        self.named = self.takes & parameters.keys()
+        """What it asks for by name, and does not merely take (`**others`)."""
         self.name = str(getattr(function, "__name__", type(function).__name__))
 
     @classmethod

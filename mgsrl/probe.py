@@ -29,7 +29,7 @@ from mgsrl.obs.rewind import rewind_logs
 from mgsrl.obs.surgery_log import write_surgery
 from mgsrl.obs.trackers import JsonlTracker
 from mgsrl.report.page import build_report
-from mgsrl.surgery import combine_, gramian, module_map, resolve
+from mgsrl.surgery import SurgeryMemory, combine_, gramian, module_map, resolve
 from mgsrl.surgery.gramian import Piece, combine_into
 from mgsrl.surgery.step_probe import clip_factor, norms_of, step_weights, with_probe
 from mgsrl.surgery.step_trial import StepTrial
@@ -45,7 +45,9 @@ class SurgeryProbe:
         domains: names, two or more, in the order of the report.
         folder: where `metrics.jsonl`, `surgery/` and the report go; None keeps nothing.
         config: method, granularity, order, patterns; `measure_only=True` leaves the trainer's
-            update alone. Reliability is not measured: it takes two gradients a domain.
+            update alone. Reliability is not measured: it takes two gradients a domain. A method
+            with memory has it in `probe.memory`, whose `state_dict` belongs in the trainer's
+            checkpoints.
         seed: of the projection orders, with the step.
         first_step: the number of the first step; what `folder` holds from there on is dropped, so
             that a trainer which resumes leaves no step twice.
@@ -68,7 +70,7 @@ class SurgeryProbe:
         self.domains = tuple(domains)
         self.config = config or SurgeryConfig()
         self.config.validate()
-        _check_supported(self.config)
+        _check_supported(self.config, self.domains)
         trained = {name: p for name, p in parameters if p.requires_grad}
         module_of = module_map(
             list(trained),
@@ -78,6 +80,7 @@ class SurgeryProbe:
         )
         self.modules = tuple(dict.fromkeys(module_of.values()))
         self.last_step = first_step - 1
+        self.memory = SurgeryMemory(self.config.method, self.modules)
         self._parameters = list(trained.values())
         self._module_index = [self.modules.index(module_of[name]) for name in trained]
         self._seed = seed
@@ -143,7 +146,9 @@ class SurgeryProbe:
         if not torch.isfinite(gram_MDD).all():
             return None
         seed = step_seed(self._seed, self.last_step + 1)
-        weights_SMD = step_weights(gram_MDD, self.config, seed)
+        weights_SMD = step_weights(
+            gram_MDD, self.domains, self.config, seed, memory=self.memory.of(self.domains)
+        )
         trial = StepTrial(
             self._parameters, optimizer, [held_back[domain] for domain in self.domains], seed
         )
@@ -203,7 +208,9 @@ class SurgeryProbe:
         """
         self.last_step += 1
         seed = step_seed(self._seed, self.last_step)
-        report = resolve(gram_MDD, self.domains, self.modules, self.config, seed)
+        memory = self.memory.of(self.domains)
+        report = resolve(gram_MDD, self.domains, self.modules, self.config, seed, memory=memory)
+        self.memory.keep(self.domains, report.memory)
         report, self._tried = with_probe(report, self._tried), None
         if self._log is not None and self._folder is not None:
             self._log.log(self.last_step, report.scalars)
@@ -230,7 +237,14 @@ class SurgeryProbe:
         return rows.split([parameter.numel() for parameter in self._parameters], dim=-1)
 
 
-def _check_supported(config: SurgeryConfig) -> None:
+def _check_supported(config: SurgeryConfig, domains: Sequence[str]) -> None:
+    if config.protect and config.protect not in domains:
+        raise ConfigError(
+            "surgery.protect names a domain that does not exist.",
+            expected=f"one of {', '.join(domains)}",
+            found=repr(config.protect),
+            todo=f"correct the name ({nearest(config.protect, domains)})",
+        )
     if config.ever_measures or config.buffer_dtype != "float32":
         raise ConfigError(
             "A probe keeps one float32 gradient for each domain.",

@@ -13,6 +13,7 @@ Shape suffixes used throughout the package:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -106,6 +107,15 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
+class Component:
+    """One addend of a composite reward: `weight * score`."""
+
+    weight: float
+    score: float
+    """Clipped and standardised as configured; 0 where a gate is closed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reward:
     """What a reward worker says of one response. `value is None` means it abstained."""
 
@@ -116,6 +126,9 @@ class Reward:
     """JSON-able: `extracted` (math), `followed` (constraints), `raw_score` (reward model), ..."""
     error: str | None = None
     """Why it abstained."""
+    components: tuple[Component, ...] = ()
+    """What adds up to `value` where a domain's reward is shaped, in the same order in every reward
+    of the domain."""
 
     @property
     def abstained(self) -> bool:
@@ -138,7 +151,8 @@ class RolloutGroup:
     def is_live(self) -> bool:
         """Whether two or more responses were scored, and not all alike (but for rounding).
 
-        All advantages of any other group are exactly 0: rewards tell it nothing.
+        Within any other group rewards tell nothing apart: all its advantages are exactly 0, but of
+        estimators that compare across groups or by components.
         """
         return tell_apart([reward.value for reward in self.rewards if reward.value is not None])
 
@@ -218,6 +232,8 @@ class DomainStats:
     """Share of tokens whose importance weight hit the truncation cap."""
     num_tokens: int
     num_sequences: int
+    teacher_kl: float = math.nan
+    """Nats, mean of log p_policy - log p_teacher over the policy's tokens; NaN without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +296,9 @@ class SurgeryReport:
     """On steps that measure it."""
     step_probe: StepProbe | None = None
     """On steps that try others (`surgery.step_probe`)."""
+    memory: Mapping[str, torch.Tensor] | None = None
+    """What a method with memory goes on with, by names of its own; float64 [M, D, D]
+    (`surgery/memory.py`). None of the others."""
     problem: str | None = None
     """Why there is no update (then the weights are zero and the step is skipped)."""
 

@@ -46,6 +46,7 @@ NOT_RUN = {
     "mgsrl eval --model DIR --tasks alpaca_eval": f"{HUB} and asks a judge",
     "mgsrl train domains.math.weight=0.5 +domains=": "names a data set of the reader",
     "mgsrl train +experiment=pocket_conflict": "tests/scripts/test_conflict_trials.py runs it",
+    "mgsrl train +experiment=pocket_mopd": "tests/training/test_teachers.py runs one",
     "mgsrl compare strategies=": "many runs; tests/compare/ runs two",
     "mgsrl compare +experiment=": "many runs; tests/compare/ runs two",
 }

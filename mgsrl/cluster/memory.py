@@ -45,7 +45,7 @@ ENGINE_ASLEEP = round(1.5 * GIB)
 """What a sleeping vLLM keeps of its GPU: its context and CUDA graphs."""
 ONLY_TO_LEARN = ("domains' gradients", "reduced gradient", "combined gradient")
 """Of a learner rank; freed while engines use its GPU."""
-OFFLOADED = ("fp32 master weights", "AdamW's moments", "reference")
+OFFLOADED = ("fp32 master weights", "AdamW's moments", "reference", "teachers")
 """Moved to the host meanwhile with `learner.offload_during_rollout`."""
 
 
@@ -87,6 +87,8 @@ class Load:
     """Some step keeps two gradients per domain (split-half reliability)."""
     probes: bool = False
     """On some step others are tried."""
+    teachers: int = 0
+    """Models that are distilled from, taken to be as large as the policy."""
     cuda: bool = True
 
 
@@ -207,6 +209,9 @@ class _Rank:
             host["weights put back, step tried"] = 8 * own
         if self.load.reference:
             (host if config.offload_reference else held)["reference"] = self.model
+        if self.load.teachers:
+            frozen = host if config.offload_reference else held
+            frozen["teachers"] = self.load.teachers * self.model
         return held, host
 
     @property
@@ -223,7 +228,7 @@ class _Rank:
             phases["step probe"] = {"logits": 2 * self._logits()}
             if not self.config.offload_optimizer:
                 phases["step probe"]["weights put back, step tried"] = 8 * self.own
-        if self.load.reference:
+        if self.load.reference or self.load.teachers:
             phases["reference"] = {"logits": 2 * self._logits()}
             if self.config.offload_reference:
                 phases["reference"]["reference"] = self.model

@@ -1,15 +1,60 @@
 """The algorithm: group sizes, advantages, the policy loss and its regularisers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
+from mgsrl.config.keys import UNKNOWN
 from mgsrl.config.require import at_least, more_than, one_of, within
+from mgsrl.config.typed import read_config
+from mgsrl.errors import ConfigError, nearest
 from mgsrl.plugins import Registry
 
 ADVANTAGES = Registry(
-    "advantage estimator", "mgsrl.advantages", {"grpo": "mgsrl.algo.advantages.grpo:grpo"}
+    "advantage estimator",
+    "mgsrl.advantages",
+    {
+        "grpo": "mgsrl.algo.advantages.grpo:grpo",
+        "rloo": "mgsrl.algo.advantages.rloo:rloo",
+        "maxrl": "mgsrl.algo.advantages.maxrl:maxrl",
+        "reinforce_pp": "mgsrl.algo.advantages.reinforce_pp:reinforce_pp",
+        "reinforce_pp_baseline": (
+            "mgsrl.algo.advantages.reinforce_pp_baseline:reinforce_pp_baseline"
+        ),
+        "gdpo": "mgsrl.algo.advantages.gdpo:gdpo",
+        "best_of_group": "mgsrl.algo.advantages.best_of_group:best_of_group",
+    },
 )
-LOSSES = Registry("policy loss", "mgsrl.losses", {"ppo": "mgsrl.algo.losses.ppo:ppo"})
+LOSSES = Registry(
+    "policy loss",
+    "mgsrl.losses",
+    {
+        "ppo": "mgsrl.algo.losses.ppo:ppo",
+        "cispo": "mgsrl.algo.losses.cispo:cispo",
+        "dppo": "mgsrl.algo.losses.dppo:dppo",
+        "gmpo": "mgsrl.algo.losses.gmpo:gmpo",
+        "gspo": "mgsrl.algo.losses.gspo:gspo",
+        "sapo": "mgsrl.algo.losses.sapo:sapo",
+    },
+)
+OF_SEQUENCES = ("gmpo", "gspo")
+"""Losses that weigh a sequence as a whole."""
+READ_BY = {
+    "dual_clip": "ppo",
+    "divergence": "dppo",
+    "ratio_cap": "dppo",
+    "tau_positive": "sapo",
+    "tau_negative": "sapo",
+}
+"""Keys that one of our losses reads and no other; a loss of the user's own may read any."""
+STEP_KEYS = {
+    "samples_per_prompt": "the size of all groups of a step",
+    "prompts_per_domain": "domains.NAME.prompts_per_step is a domain's",
+    "updates_per_batch": "an update is of all domains",
+}
+"""What a step has once for all domains, and why."""
 AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum_norm")
+DIVERGENCES = ("tv", "kl")
 KL_ESTIMATORS = ("k1", "k2", "k3")
 
 
@@ -20,23 +65,47 @@ class AlgoConfig:
     prompts_per_domain: int = 8
     """Prompts of each domain per step; `domains.<name>.prompts_per_step` overrides it."""
     advantage: str = "grpo"
-    """The estimator of advantages: `grpo`, or your own (`module:function`, `file.py:function`)."""
+    """The estimator of advantages: `grpo`, `rloo`, `maxrl`, `reinforce_pp`,
+    `reinforce_pp_baseline`, `gdpo`, `best_of_group` (docs/algorithm.md), or your own
+    (`module:function`, `file.py:function`)."""
     normalize_std: bool = True
-    """`grpo`: divide the advantage by the group's standard deviation (GRPO); false is Dr. GRPO."""
+    """`grpo`, `gdpo`, `best_of_group`: divide by the group's standard deviation; `grpo` without is
+    Dr. GRPO."""
     whiten_per_domain: bool = False
     """Standardise the advantages over each domain's whole batch (the normalised-advantage
     baseline)."""
     loss: str = "ppo"
-    """The policy loss: `ppo`, or your own (`module:function`, `file.py:function`)."""
+    """The policy loss: `ppo` | `gspo` | `gmpo` | `cispo` | `sapo` | `dppo` (docs/algorithm.md), or
+    your own (`module:function`, `file.py:function`). They differ from the second update on a
+    batch on."""
     aggregation: str = "token_mean"
     """`token_mean` | `sequence_mean` (mean of sequence means) | `sequence_sum_norm` (token sum
     over the response limit, Dr. GRPO). Denominators are global over ranks and domains."""
     clip_low: float = 0.2
-    """`ppo`: the ratio's lower bound is 1 - clip_low."""
+    """`ppo`, `gspo`, `cispo`: the lower bound of the ratio, of a sequence's ratio, of the weight is
+    1 - clip_low. `gmpo`: the lower bound of the log-ratio is -clip_low. `dppo`: the divergence that
+    a token's probability may have fallen by."""
     clip_high: float = 0.2
-    """`ppo`: the ratio's upper bound is 1 + clip_high."""
+    """`ppo`, `gspo`, `cispo`: the upper bound is 1 + clip_high. `gmpo`: that of the log-ratio is
+    clip_high. `dppo`: the divergence that a token's probability may have risen by."""
     dual_clip: float | None = None
     """`ppo`: dual-clip constant c > 1 for negative advantages (arXiv 1912.09729); usual value 3."""
+    divergence: str = "tv"
+    """`dppo`: what the trust region measures, between "this token" and "any other": `tv` (total
+    variation, thresholds about 0.15) | `kl` (about 0.05)."""
+    ratio_cap: float = 20.0
+    """`dppo`: the largest ratio that a token's gradient is multiplied by, at least 1."""
+    tau_positive: float = 1.0
+    """`sapo`: how fast the gate closes for positive advantages."""
+    tau_negative: float = 1.05
+    """`sapo`: how fast the gate closes for the others."""
+    teacher: str = ""
+    """A model to distil from: a folder, hub id or run folder; empty is none. Its log-probabilities
+    of the policy's own responses give every token an advantage of its own (docs/algorithm.md)."""
+    teacher_coef: float = 1.0
+    """`teacher`: weight of the tokens' advantages, `log p_teacher - log p_policy`."""
+    reward_coef: float = 1.0
+    """`teacher`: weight of the reward's advantage beside them; 0 distils alone."""
     kl_coef: float = 0.001
     """Weight of the KL to the frozen reference in the loss; 0 loads no reference model."""
     kl_estimator: str = "k3"
@@ -45,27 +114,93 @@ class AlgoConfig:
     """Weight of the entropy bonus."""
     importance_cap: float | None = 2.0
     """Truncation cap of the engine-to-learner importance weight; null switches it off."""
+    mask_overlong: bool = False
+    """Leave responses that were cut at the token limit out of the loss (DAPO's overlong filtering,
+    arXiv 2503.14476); they count in the advantages of the others."""
+    refill: int = 0
+    """Dynamic sampling: how often a step draws new prompts of a domain in the place of those whose
+    responses all got the same reward (DAPO, arXiv 2503.14476); 0 keeps them."""
     updates_per_batch: int = 1
     """Optimizer steps per batch of rollouts. The old log-probabilities are those of the first and
     cost no forward pass of their own."""
 
-    def validate(self) -> None:
+    def validate(self, key: str = "algo") -> None:
         at_least(
-            "algo.samples_per_prompt",
+            f"{key}.samples_per_prompt",
             self.samples_per_prompt,
             2,
             "GRPO compares the samples of one prompt with each other.",
         )
-        at_least("algo.prompts_per_domain", self.prompts_per_domain, 1)
-        at_least("algo.updates_per_batch", self.updates_per_batch, 1)
-        ADVANTAGES.check_name(self.advantage, "algo.advantage")
-        LOSSES.check_name(self.loss, "algo.loss")
-        one_of("algo.aggregation", self.aggregation, AGGREGATIONS)
-        one_of("algo.kl_estimator", self.kl_estimator, KL_ESTIMATORS)
-        within("algo.clip_low", self.clip_low, 0.0, 1.0)
-        for key in ("clip_high", "kl_coef", "entropy_coef"):
-            at_least(f"algo.{key}", getattr(self, key), 0.0)
+        at_least(f"{key}.prompts_per_domain", self.prompts_per_domain, 1)
+        at_least(f"{key}.updates_per_batch", self.updates_per_batch, 1)
+        at_least(f"{key}.refill", self.refill, 0)
+        ADVANTAGES.check_name(self.advantage, f"{key}.advantage")
+        LOSSES.check_name(self.loss, f"{key}.loss")
+        one_of(f"{key}.aggregation", self.aggregation, AGGREGATIONS)
+        one_of(f"{key}.kl_estimator", self.kl_estimator, KL_ESTIMATORS)
+        one_of(f"{key}.divergence", self.divergence, DIVERGENCES)
+        within(f"{key}.clip_low", self.clip_low, 0.0, 1.0)
+        for name in ("clip_high", "kl_coef", "entropy_coef", "teacher_coef", "reward_coef"):
+            at_least(f"{key}.{name}", getattr(self, name), 0.0)
         if self.dual_clip is not None:
-            more_than("algo.dual_clip", self.dual_clip, 1)
+            more_than(f"{key}.dual_clip", self.dual_clip, 1)
         if self.importance_cap is not None:
-            at_least("algo.importance_cap", self.importance_cap, 1.0)
+            at_least(f"{key}.importance_cap", self.importance_cap, 1.0)
+        at_least(f"{key}.ratio_cap", self.ratio_cap, 1.0)
+        for name in ("tau_positive", "tau_negative"):
+            more_than(f"{key}.{name}", getattr(self, name), 0.0)
+        self._check_read(key)
+        if self.teacher and self.loss in OF_SEQUENCES:
+            raise ConfigError(
+                f"{key}.teacher gives each token an advantage, {key}.loss={self.loss} has one for "
+                "a whole sequence.",
+                expected=f"a loss of tokens, such as {key}.loss=ppo",
+                found=f"{key}.loss={self.loss} {key}.teacher={self.teacher}",
+                todo=f"set {key}.loss=ppo, or leave {key}.teacher out",
+            )
+
+    def _check_read(self, key: str) -> None:
+        """Raise ConfigError for a key that is set and that only another of our losses reads."""
+        for name, loss in READ_BY.items():
+            here, value, default = f"{key}.{name}", getattr(self, name), getattr(AlgoConfig, name)
+            if value != default and self.loss != loss and self.loss in LOSSES.members:
+                unset = "null" if default is None else default
+                raise ConfigError(
+                    f"{here} is read by {key}.loss={loss} only.",
+                    expected=f"{key}.loss={loss} beside it",
+                    found=f"{key}.loss={self.loss} {here}={value}",
+                    todo=f"set {here}={unset}, or {key}.loss={loss}",
+                )
+
+
+def own_algo(shared: AlgoConfig, own: Mapping[str, Any], key: str) -> AlgoConfig:
+    """`shared` with a domain's own keys over it.
+
+    A domain with another loss has that loss's defaults of the keys that one loss alone reads.
+
+    Args:
+        key: where the own keys stand, for messages.
+
+    Raises:
+        ConfigError: a key that no domain has for itself, or a value of another type.
+    """
+    names = [item.name for item in fields(AlgoConfig) if item.name not in STEP_KEYS]
+    for name in own:
+        if name in STEP_KEYS:
+            raise ConfigError(
+                f"{key}.{name} cannot be one domain's own.",
+                expected=f"one value for all domains: {STEP_KEYS[name]}",
+                found=f"{key}.{name}={own[name]}",
+                todo=f"set algo.{name}, and leave this one out",
+            )
+        if name not in names:
+            raise ConfigError(
+                f"{UNKNOWN} {key}.{name}.",
+                expected=f"one of {', '.join(names)}",
+                found=repr(name),
+                todo=nearest(name, names),
+            )
+    values = {**asdict(shared), **own}
+    if "loss" in own:
+        values |= {name: getattr(AlgoConfig, name) for name in READ_BY if name not in own}
+    return read_config(AlgoConfig, values, key)

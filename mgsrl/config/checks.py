@@ -36,6 +36,8 @@ def check_config(config: Config) -> None:
     one_of("placement", config.placement, PLACEMENTS)
     within("max_abstained_share", config.max_abstained_share, 0.0, 1.0)
     _check_domains(config)
+    for name, algo in config.algos.items():
+        algo.validate(f"domains.{name}.algo" if config.domains[name].algo else "algo")
     check_mixture(config.data, config.domains)
     _check_overlong(config)
     _check_token_budget(config)
@@ -52,6 +54,8 @@ def _check_domains(config: Config) -> None:
             todo="choose a set with domains=NAME (see configs/domains/)",
         )
     named = [("strategy.domain_order", name) for name in config.strategy.domain_order]
+    if config.surgery.protect:
+        named.append(("surgery.protect", config.surgery.protect))
     for index, phase in enumerate(config.strategy.phases):
         named += [(f"strategy.phases[{index}].domains", name) for name in phase.domains]
     for key, name in named:
@@ -123,13 +127,16 @@ def _check_devices(config: Config) -> None:
 
 def _check_staleness(config: Config) -> None:
     rollout = config.rollout
-    if rollout.staleness and config.algo.importance_cap is None:
+    uncorrected = [n for n, algo in config.algos.items() if algo.importance_cap is None]
+    if rollout.staleness and uncorrected:
+        own = config.domains[uncorrected[0]].algo
+        key = f"domains.{uncorrected[0]}.algo" if "importance_cap" in own else "algo"
         raise ConfigError(
             "Rollouts of older weights need the importance weight: without it the gradient is of "
             "another policy than the one that is trained.",
-            expected="algo.importance_cap >= 1 beside rollout.staleness",
-            found=f"rollout.staleness={rollout.staleness} algo.importance_cap=null",
-            todo="set algo.importance_cap=2.0, or rollout.staleness=0",
+            expected=f"{key}.importance_cap >= 1 beside rollout.staleness",
+            found=f"rollout.staleness={rollout.staleness} {key}.importance_cap=null",
+            todo=f"set {key}.importance_cap=2.0, or rollout.staleness=0",
         )
     if rollout.inflight_updates and not rollout.staleness:
         raise ConfigError(

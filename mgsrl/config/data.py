@@ -123,6 +123,9 @@ class DomainConfig:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the chat template for this domain's prompts, over those of
     `policy.chat_template_kwargs`."""
+    algo: dict[str, Any] = field(default_factory=dict)
+    """What of `algo` is otherwise in this domain: its advantage, loss, clips, KL, entropy bonus,
+    importance weight."""
     num_workers: int = 1
     """Rollout workers of this domain under `rollout.assignment=dedicated`."""
 

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from mgsrl.config.root import Config
-from mgsrl.config.surgery import GATES, GRANULARITIES, SURGERY_METHODS
+from mgsrl.config.surgery import GATES, GRANULARITIES, SURGERY_METHODS, SurgeryConfig
 from mgsrl.errors import ConfigError
 
 PUBLISHED = {("pcgrad", "module"): "mgs", ("pcgrad", "global"): "global_surgery"}
@@ -24,7 +24,7 @@ def strategy_label(config: Config) -> str:
     label, name = _derived(config), config.strategy.name.strip()
     if not name or name == label:
         return label
-    if name in _all_labels():
+    if name in _all_labels(list(config.domains)):
         raise ConfigError(
             f"strategy.name={name} is what another strategy is called.",
             expected=f"{label}: it is what would run",
@@ -38,8 +38,7 @@ def strategy_label(config: Config) -> str:
 def _derived(config: Config) -> str:
     names = config.strategy.domain_order or list(config.domains)
     trained = [name for name in names if name in config.domains and config.domains[name].weight > 0]
-    method = "none" if config.surgery.measure_only else _plain(config.surgery.method)
-    update = _update(method, config.surgery.granularity, config.surgery.gate)
+    update = _of(config.surgery)
     if config.strategy.phases:
         return _whitened(f"phases_{update}", config.algo.whiten_per_domain)
     if len(trained) == 1:
@@ -49,6 +48,11 @@ def _derived(config: Config) -> str:
     return _whitened(update, config.algo.whiten_per_domain)
 
 
+def _of(surgery: SurgeryConfig) -> str:
+    method = "none" if surgery.measure_only else _plain(surgery.method)
+    return _update(method, surgery.granularity, surgery.gate, surgery.protect)
+
+
 def _plain(method: str) -> str:
     """Fit for a folder's name: `my.drop` for `lab/my.py:drop`, which no name of ours can be."""
     where, colon, attribute = method.rpartition(":")
@@ -56,13 +60,14 @@ def _plain(method: str) -> str:
     return f"{where}.{attribute}" if colon else method
 
 
-def _update(method: str, granularity: str, gate: str) -> str:
+def _update(method: str, granularity: str, gate: str, protect: str) -> str:
     if method == "none":
         return "mixed"
     name = PUBLISHED.get((method, granularity))
     if name is None:
         name = method if granularity == "module" else f"{method}_{granularity}"
-    return name if gate == "off" else f"{name}_{gate}"
+    name = name if gate == "off" else f"{name}_{gate}"
+    return f"{name}_protect_{protect}" if protect else name
 
 
 def _whitened(update: str, whiten: bool) -> str:
@@ -71,7 +76,8 @@ def _whitened(update: str, whiten: bool) -> str:
     return "normalized_advantage" if update == "mixed" else f"{update}_whitened"
 
 
-def _all_labels() -> set[str]:
-    updates = {_update(*parts) for parts in product(SURGERY_METHODS.names(), GRANULARITIES, GATES)}
+def _all_labels(domains: list[str]) -> set[str]:
+    choices = product(SURGERY_METHODS.names(), GRANULARITIES, GATES, ["", *domains])
+    updates = {_update(*parts) for parts in choices}
     bases = updates | {f"phases_{update}" for update in updates} | {"single", "sequential"}
     return {_whitened(base, whiten) for base in bases for whiten in (False, True)}

@@ -139,6 +139,13 @@ class RewardConfig(ScoreConfig):
         """The own score and the extra ones by name."""
         return {OWN: self, **self.extra}
 
+    @property
+    def is_composite(self) -> bool:
+        """Whether it adds up two or more scores, the bonus and the length penalty among them."""
+        added = [score.weight for score in self.scores.values()]
+        added += [self.format_bonus, self.overlong_penalty * self.overlong_buffer]
+        return sum(weight != 0 for weight in added) > 1
+
     def validate(self, key: str) -> None:
         super().validate(key)
         at_least(f"{key}.num_workers", self.num_workers, 1)

@@ -3,7 +3,7 @@ may see it."""
 
 from dataclasses import dataclass, field
 
-from mgsrl.config.algo import AlgoConfig
+from mgsrl.config.algo import AlgoConfig, own_algo
 from mgsrl.config.data import DataConfig, DomainConfig
 from mgsrl.config.learner import LearnerConfig
 from mgsrl.config.policy import PolicyConfig
@@ -50,6 +50,19 @@ class Config:
     trackers: TrackersConfig = field(default_factory=TrackersConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    @property
+    def algos(self) -> dict[str, AlgoConfig]:
+        """What each domain is trained by: `algo` with the domain's own keys over it."""
+        return {
+            name: own_algo(self.algo, domain.algo, f"domains.{name}.algo")
+            for name, domain in self.domains.items()
+        }
+
+    @property
+    def regularised(self) -> bool:
+        """Whether any domain has a KL to the reference."""
+        return any(algo.kl_coef > 0 for algo in self.algos.values())
 
     @property
     def response_limits(self) -> dict[str, int]:

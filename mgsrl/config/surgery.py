@@ -11,11 +11,13 @@ SURGERY_METHODS = Registry(
     {
         "pcgrad": "mgsrl.surgery.pcgrad:pcgrad",
         "none": "mgsrl.surgery.none:none",
+        "norm_balanced": "mgsrl.surgery.norm_balanced:norm_balanced",
+        "gradvac": "mgsrl.surgery.gradvac:gradvac",
+        "pcgrad_smoothed": "mgsrl.surgery.pcgrad_smoothed:pcgrad_smoothed",
         "aligned_mtl": "mgsrl.surgery.torchjd_adapter:aligned_mtl",
         "cagrad": "mgsrl.surgery.torchjd_adapter:cagrad",
         "dualproj": "mgsrl.surgery.torchjd_adapter:dualproj",
         "fairgrad": "mgsrl.surgery.torchjd_adapter:fairgrad",
-        "gradvac": "mgsrl.surgery.torchjd_adapter:gradvac",
         "imtl_g": "mgsrl.surgery.torchjd_adapter:imtl_g",
         "krum": "mgsrl.surgery.torchjd_adapter:krum",
         "mean": "mgsrl.surgery.torchjd_adapter:mean",
@@ -53,28 +55,53 @@ class StepProbeConfig:
 
 
 @dataclass
+class GradVacConfig:
+    beta: float = 0.01
+    """Weight of an update's cosine in the running average that is the pair's target."""
+
+
+@dataclass
+class SmoothingConfig:
+    beta: float = 0.1
+    """Weight of an update's cosine in the running average: it looks back over about 1 / beta."""
+    level: float = 0.05
+    """Accepted share of false conflicts: an average is a conflict when chance alone would make it
+    as negative that rarely. 0.5: its sign decides."""
+
+
+@dataclass
 class SurgeryConfig:
     method: str = "pcgrad"
-    """`pcgrad` projects conflicting gradients; `none` is the plain sum (Mixed RL); the others
-    come from TorchJD (`pip install "torchjd[full]"`), for example `upgrad`, `mgda`, `cagrad`. Your
-    own: `module:function` or `file.py:function` (docs/surgery.md)."""
+    """`pcgrad` projects conflicting gradients, `pcgrad_smoothed` only those that conflict on the
+    average of the last updates; `gradvac` keeps their cosines at the usual value; `norm_balanced`
+    makes them equally long; `none` is the plain sum (Mixed RL); the others come from TorchJD
+    (`pip install "torchjd[full]"`), for example `upgrad`, `mgda`, `cagrad`. Your own:
+    `module:function` or `file.py:function` (docs/surgery.md)."""
     granularity: str = "module"
     """Where conflicts are resolved: `parameter` | `module` (attention, MLP, norms, embeddings,
     LM head) | `layer` | `global` (PCGrad on the flattened gradient)."""
     order: str = "random"
     """`random`: one seeded projection order per module, domain and step; `all`: the mean over
     all orders (deterministic)."""
+    protect: str = ""
+    """A domain against whose gradient alone the others are projected, and which keeps its own (a
+    guard against forgetting it); for methods that project. Empty: all give way to all."""
 
     measure_only: bool = False
     """Record everything and leave the update alone: the plain sum, as with `method=none` (what
     `method` would do is recorded; with `none` what `pcgrad` would)."""
     gate: str = "off"
-    """`reliable`: `pcgrad` (or your own method, if it takes `may_project_MDD`) projects only
-    conflicts that stand out of the noise; the reliability is then measured on every step."""
+    """`reliable`: methods that project (`pcgrad`, `pcgrad_smoothed`, `gradvac`, or your own, if it
+    takes `may_project_MDD`) do so only for conflicts that stand out of the noise; the reliability
+    is then measured on every step."""
     reliability: ReliabilityConfig = field(default_factory=ReliabilityConfig)
     """How much of a conflict is noise."""
     step_probe: StepProbeConfig = field(default_factory=StepProbeConfig)
     """What a step on one domain does to the others' losses."""
+    gradvac: GradVacConfig = field(default_factory=GradVacConfig)
+    """Of `method=gradvac`."""
+    pcgrad_smoothed: SmoothingConfig = field(default_factory=SmoothingConfig)
+    """Of `method=pcgrad_smoothed`."""
 
     buffer_dtype: str = "float32"
     """Type of the kept gradients, one row per domain: `bfloat16` halves them and adds its rounding
@@ -105,8 +132,17 @@ class SurgeryConfig:
         at_least("surgery.reliability.every", self.reliability.every, 0)
         at_least("surgery.step_probe.every", self.step_probe.every, 0)
         within("surgery.reliability.level", self.reliability.level, 1e-6, 0.5)
+        within("surgery.gradvac.beta", self.gradvac.beta, 1e-6, 1.0)
+        within("surgery.pcgrad_smoothed.beta", self.pcgrad_smoothed.beta, 1e-6, 1.0)
+        within("surgery.pcgrad_smoothed.level", self.pcgrad_smoothed.level, 1e-6, 0.5)
         within("surgery.alarm_dominance", self.alarm_dominance, 0.0, 1.0)
         within("surgery.alarm_projected", self.alarm_projected, 0.0, 1.0)
+
+    def settings(self, method: str) -> GradVacConfig | SmoothingConfig | None:
+        """The keys of one method alone, if it has any."""
+        if method == "gradvac":
+            return self.gradvac
+        return self.pcgrad_smoothed if method == "pcgrad_smoothed" else None
 
     def measures_reliability(self, step: int) -> bool:
         """Whether `step` (counted from 1) keeps the gradients of two halves and measures it."""

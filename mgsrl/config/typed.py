@@ -41,16 +41,17 @@ _NAMES = {
 Record = TypeVar("Record")
 
 
-def read_config(kind: type[Record], values: Any) -> Record:
+def read_config(kind: type[Record], values: Any, key: str = "") -> Record:
     """An instance of the dataclass `kind`; fields that `values` lacks take their defaults.
 
     Args:
         values: a mapping of plain values, as a YAML file holds them.
+        key: where they stand, for messages.
 
     Raises:
         ConfigError: names the first key that is unknown or has a value of another type.
     """
-    return _Reader(kind).record(kind, values, "")
+    return _Reader(kind).record(kind, values, key)
 
 
 def plain(value: Any) -> Any:

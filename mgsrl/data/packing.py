@@ -10,7 +10,7 @@ in every denominator and metric (entropy and mismatch need their log-probabiliti
 pass is made), and the backward pass, two thirds of the work, would have added zeros.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -69,8 +69,10 @@ class Packing:
     """The response limit, the constant of `sequence_sum_norm`."""
     temperatures: Mapping[str, float]
     """Of sampling, by domain."""
-    only_advantages_teach: bool = False
-    """Whether responses with an advantage of 0 are left out of the backward pass."""
+    only_advantages_teach: Collection[str] = ()
+    """Domains whose responses with an advantage of 0 are left out of the backward pass."""
+    mask_overlong: Collection[str] = ()
+    """Domains whose responses that were cut at the token limit are left out."""
     tokens_per_micro_batch: int | None = None
     """If given, this many tokens instead of `micro_batch_size` sequences."""
     share_prompts: bool = False
@@ -86,8 +88,9 @@ def pack(
 ) -> PackedBatch:
     """Distribute every trainable response over ranks and micro-batches; deterministic.
 
-    Responses whose reward abstained, and responses without a token, are left out. A domain in
-    which nothing is left is absent on all ranks.
+    Responses whose reward abstained, responses without a token and, with `mask_overlong`, those
+    that were cut at the token limit are left out: they count in no denominator. A domain in which
+    nothing is left is absent on all ranks.
 
     Args:
         groups: scored groups with advantages, by domain.
@@ -104,13 +107,14 @@ def pack(
     sequences: list[Sample] = []
     all_steps: list[_Step] = []
     for domain, domain_groups in groups.items():
-        prompts = _trainable(domain, domain_groups)
+        prompts = _trainable(domain, domain_groups, domain in packing.mask_overlong)
         if not prompts:
             continue
         parts = [prompts[0::2], prompts[1::2]] if halves else [prompts]
         if halves:
             half_sizes[domain] = (len(parts[0]), len(parts[1]))
-        steps = [step for half, part in enumerate(parts) for step in _steps(part, half, packing)]
+        spares = domain in packing.only_advantages_teach
+        steps = [s for half, part in enumerate(parts) for s in _steps(part, half, packing, spares)]
         for rank in ranks:
             per_rank[rank][domain] = tuple(
                 _micro_batch(domain, step, rank, packing) for step in steps
@@ -122,7 +126,9 @@ def pack(
     return PackedBatch(per_rank, totals, half_sizes, _scalars(all_steps, packing.limit))
 
 
-def _trainable(domain: str, groups: Sequence[RolloutGroup]) -> list[list[Sample]]:
+def _trainable(
+    domain: str, groups: Sequence[RolloutGroup], mask_overlong: bool
+) -> list[list[Sample]]:
     """The trainable responses by prompt, without prompts that have none."""
     prompts = []
     for group in groups:
@@ -141,20 +147,20 @@ def _trainable(domain: str, groups: Sequence[RolloutGroup]) -> list[list[Sample]
                     f"{len(rollout.token_ids)} log-probabilities, one per response token",
                     f"{len(rollout.logprobs)}",
                 )
-            if not reward.abstained and rollout.token_ids:
+            cut = mask_overlong and rollout.finish_reason == "length"
+            if not reward.abstained and rollout.token_ids and not cut:
                 sequences.append(Sample(group.prompt, rollout, advantage))
         if sequences:
             prompts.append(sequences)
     return prompts
 
 
-def _steps(prompts: list[list[Sample]], half: int, packing: Packing) -> list[_Step]:
+def _steps(prompts: list[list[Sample]], half: int, packing: Packing, spares: bool) -> list[_Step]:
     """The micro-steps of one half of a domain, those without a backward pass last."""
     steps = []
     for trains in (True, False):
         kept = [
-            [s for s in prompt if (s.advantage != 0 or not packing.only_advantages_teach) is trains]
-            for prompt in prompts
+            [s for s in prompt if (s.advantage != 0 or not spares) is trains] for prompt in prompts
         ]
         dealt = deal([prompt for prompt in kept if prompt], packing.limit, packing.world_size)
         steps += [_Step(ranks, half, trains) for ranks in dealt]

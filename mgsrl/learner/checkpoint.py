@@ -3,7 +3,9 @@
 Every rank writes `rank_<r>.safetensors` with the pieces it owns, under keys
 `name|start|end|kind` (elements `[start, end)` of the flattened parameter; kind `master`,
 `exp_avg`, `exp_avg_sq` or `reference`), and rank 0 writes `learner.json`. Loading collects, for
-each piece a rank owns now, the overlapping pieces of whatever files there are. No pickle.
+each piece a rank owns now, the overlapping pieces of whatever files there are. What a surgery
+method remembers is the same on every rank: rank 0 writes it (`surgery.safetensors`, if there is
+anything), all read it. No pickle.
 
 Left out: DeepSpeed's own checkpoints (pickle, bound to stage and world size). Frozen parameters
 are not written: they are those of `policy.path` (of a policy with adapters, all but these).
@@ -18,20 +20,25 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from mgsrl.errors import CheckpointError
 from mgsrl.learner.layout import STATES, ShardLayout, held_part
 from mgsrl.learner.reference import Reference
 from mgsrl.learner.shard_file import ShardFile
+from mgsrl.surgery import SurgeryMemory
 
 FORMAT = 1
 BYTES_PER_PARAMETER = 4 * (1 + len(STATES))
 """Of a trained parameter on disk: master weights and AdamW's moments, all float32."""
 MASTER = "master"
 REFERENCE = "reference"
+SURGERY = "surgery.safetensors"
 
 
-def state_file(folder: Path, layout: ShardLayout, reference: Reference | None) -> ShardFile:
+def state_file(
+    folder: Path, layout: ShardLayout, reference: Reference | None, memory: SurgeryMemory
+) -> ShardFile:
     """This rank's part of a checkpoint in `folder` (which exists), not yet written; of the state
     as it is while `ShardFile.write` copies it."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -45,11 +52,18 @@ def state_file(folder: Path, layout: ShardLayout, reference: Reference | None) -
         "num_updates": layout.num_updates(),
         "reference_moved": reference is not None and reference.moved,
     }
-    beside = {"learner.json": json.dumps(state, indent=1).encode()} if rank == 0 else {}
+    beside = {}
+    if rank == 0:
+        beside["learner.json"] = json.dumps(state, indent=1).encode()
+        remembered = memory.state_dict()
+        if values := remembered.pop("values"):
+            beside[SURGERY] = save(values, {"about": json.dumps(remembered)})
     return ShardFile(folder / f"rank_{rank}.safetensors", tensors, beside)
 
 
-def load_state(folder: Path, layout: ShardLayout, reference: Reference | None) -> None:
+def load_state(
+    folder: Path, layout: ShardLayout, reference: Reference | None, memory: SurgeryMemory
+) -> None:
     """Read this rank's pieces from `folder`; every rank calls it.
 
     Raises:
@@ -57,6 +71,7 @@ def load_state(folder: Path, layout: ShardLayout, reference: Reference | None) -
     """
     state = _read_state(folder)
     layout.reset_optimizer(state["num_updates"])
+    memory.load_state_dict(_remembered(folder))
     with ExitStack() as stack:
         pieces = _Pieces(folder, state["world_size"], stack)
         for shard in layout.shards:
@@ -157,6 +172,19 @@ def _read_state(folder: Path) -> dict[str, Any]:
     if version != FORMAT:
         raise _damaged(folder, f"format {FORMAT}", f"format {version}")
     return state
+
+
+def _remembered(folder: Path) -> dict[str, Any]:
+    """`SurgeryMemory.state_dict`; empty where nothing was remembered."""
+    path = folder / SURGERY
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return {**json.loads(file.metadata()["about"]), "values": values}
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise _damaged(folder, f"a readable {SURGERY}", str(error)) from error
 
 
 def _damaged(folder: Path, expected: str, found: str) -> CheckpointError:

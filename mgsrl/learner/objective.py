@@ -1,5 +1,6 @@
 """The loss of one micro-batch as the learner computes it, and what stays fixed over updates."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +17,7 @@ class Prepared:
 
     batch: MicroBatch
     ref_logprobs_BL: torch.Tensor | None
+    teacher_logprobs_BL: torch.Tensor | None = None
     old_logprobs_BL: torch.Tensor | None = None
     """Those of the first update, for the others."""
 
@@ -25,12 +27,13 @@ class Objective:
     """What all micro-batches of a batch have in common.
 
     Args:
-        totals: the batch's denominators.
-        policy_loss: of `algo.losses.policy_loss`.
+        algo_of: by domain.
+        policy_losses: by `AlgoConfig.loss`, of `algo.losses.policy_loss`.
+        totals: the batch's denominators, over all domains.
     """
 
-    algo: AlgoConfig
-    policy_loss: Part
+    algo_of: Callable[[str], AlgoConfig]
+    policy_losses: Mapping[str, Part]
     totals: BatchTotals
 
     def __call__(
@@ -42,16 +45,18 @@ class Objective:
     ) -> LossOutput:
         """`old_logprobs_BL`: in the place of the micro-batch's own."""
         old_BL = item.old_logprobs_BL if old_logprobs_BL is None else old_logprobs_BL
+        algo = self.algo_of(item.batch.domain)
         return grpo_loss(
             logprobs_BL,
             item.batch,
             self.totals,
-            self.algo,
-            self.policy_loss,
+            algo,
+            self.policy_losses[algo.loss],
             old_logprobs_BL=old_BL,
             ref_logprobs_BL=item.ref_logprobs_BL,
+            teacher_logprobs_BL=item.teacher_logprobs_BL,
             # Detached, its backward is never computed: then it is a metric only.
-            entropy_BL=entropy_BL if self.algo.entropy_coef > 0 else entropy_BL.detach(),
+            entropy_BL=entropy_BL if algo.entropy_coef > 0 else entropy_BL.detach(),
         )
 
 

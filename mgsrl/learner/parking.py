@@ -51,11 +51,11 @@ class Parking:
             self._away.append((storage, size))
 
     def park_learner(
-        self, layout: ShardLayout, policy: nn.Module, reference: Reference | None
+        self, layout: ShardLayout, policy: nn.Module, references: Iterable[Reference]
     ) -> None:
-        """The optimizer's state and the reference, as far as they are on the device; the policy's
-        own weights stay."""
-        frozen = reference.model.parameters() if reference is not None else ()
+        """The optimizer's state and the frozen models, as far as they are on the device; the
+        policy's own weights stay."""
+        frozen = [param for each in references for param in each.model.parameters()]
         weights = [held_part(param)[1] for param in policy.parameters()]
         state = [*layout.optimizer_tensors(), *(held_part(param)[1] for param in frozen)]
         self.park([each for each in state if each.device == weights[0].device], keep=weights)

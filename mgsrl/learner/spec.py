@@ -1,6 +1,7 @@
 """Everything one learner rank needs to know, as one record that travels to the actors."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from mgsrl.config.algo import AlgoConfig
 from mgsrl.config.learner import LearnerConfig
@@ -42,6 +43,8 @@ class LearnerSpec:
     seed: int
     num_steps: int
     """Length of the run in batches of rollouts: where the learning-rate schedule ends."""
+    own_algo: Mapping[str, AlgoConfig] = field(default_factory=dict)
+    """Of the domains that have another than `algo`."""
 
     def __post_init__(self) -> None:
         self.learner.validate()
@@ -59,6 +62,14 @@ class LearnerSpec:
                 found="learner.zero_stage=0",
                 todo="set learner.zero_stage=2, or learner.offload_optimizer=false",
             )
+
+    def algo_of(self, domain: str) -> AlgoConfig:
+        return self.own_algo.get(domain, self.algo)
+
+    @property
+    def algos(self) -> tuple[AlgoConfig, ...]:
+        """All that any domain may have."""
+        return (self.algo, *self.own_algo.values())
 
 
 def step_seed(run_seed: int, step: int) -> int:

@@ -24,6 +24,7 @@ from mgsrl.learner.layout import STATES, ShardLayout
 from mgsrl.learner.learning_rate import learning_rate
 from mgsrl.learner.objective import Objective, Prepared
 from mgsrl.learner.spec import LearnerSpec, step_seed
+from mgsrl.surgery.memory import PairMemory
 from mgsrl.surgery.step_probe import (
     adamw_step_,
     clip_factor,
@@ -85,6 +86,7 @@ def probe_steps(
     half_sizes: Mapping[str, tuple[int, int]],
     held_back: HeldBack,
     device: torch.device,
+    memory: PairMemory,
 ) -> StepProbe | None:
     """Try every step, from the gradients of a batch packed in halves, which stay as they are.
 
@@ -92,14 +94,14 @@ def probe_steps(
         None where a gradient is not finite; then there is no update to make either.
     """
     domains = grads.domains
-    sizes = [half_sizes[domain] for domain in domains]
+    sizes = {domain: half_sizes[domain] for domain in domains}
     gram_MRR = grads.gramian()
     if not torch.isfinite(gram_MRR).all():
         return None
     seed = step_seed(spec.seed, step)
-    weights_SMR = trial_weights(gram_MRR, sizes, grads.modules, spec.surgery, seed)
+    weights_SMR = trial_weights(gram_MRR, sizes, grads.modules, spec.surgery, seed, memory)
     norms = norms_of(weights_SMR, gram_MRR)
-    unbiased_D = scales(sizes)[1]
+    unbiased_D = scales(list(sizes.values()))[1]
     shape = (len(weights_SMR), len(domains))
     change_SD = torch.full(shape, math.nan, dtype=torch.float64)
     predicted_SD, norm_S = change_SD.clone(), change_SD[:, 0].clone()

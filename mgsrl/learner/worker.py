@@ -35,8 +35,9 @@ from mgsrl.learner.reference import Reference
 from mgsrl.learner.shard_file import ShardFile, Written
 from mgsrl.learner.spec import Engines, LearnerSpec, step_seed
 from mgsrl.learner.step_probe import HeldBack, probe_steps
+from mgsrl.learner.teachers import Teachers
 from mgsrl.plugins import plugin_files
-from mgsrl.surgery import module_map, resolve, surgery_method
+from mgsrl.surgery import SurgeryMemory, module_map, resolve, surgery_method
 from mgsrl.sync.backend import WeightLine
 from mgsrl.sync.fingerprint import Published
 from mgsrl.sync.publication import Publication
@@ -129,14 +130,16 @@ class LearnerWorker:
             torch.device("cpu") if spec.surgery.buffer_device == "cpu" else home,
             DTYPES[spec.surgery.buffer_dtype],
         )
+        self.memory = SurgeryMemory(spec.surgery.method, self.grads.modules)
         self.source = WeightSource(self.policy, gathered, whole_shape)
         self.reference: Reference | None = None
-        if spec.algo.kl_coef > 0:
+        if any(algo.kl_coef > 0 for algo in spec.algos):
             self.reference = Reference(spec.policy, config, dtype, self._rank.device)
+        self.teachers = Teachers(spec, dtype, self._rank.device)
 
     def _load_plugins(self) -> None:
         """What the configuration names, before the first step; one's own must be equal on all."""
-        self._policy_loss = policy_loss(self._spec.algo.loss)
+        self._policy_losses = {algo.loss: policy_loss(algo.loss) for algo in self._spec.algos}
         surgery_method(self._spec.surgery.method)
         code = _code("".join(plugin["sha256"] for plugin in plugin_files().values()))
         self._assert_lockstep([code], "the code of a plug-in (surgery.method, algo.loss)")
@@ -159,11 +162,13 @@ class LearnerWorker:
                 domain: [self._prepare(batch) for batch in batches]
                 for domain, batches in micro_batches.items()
             }
+        self.teachers.score(self._batch)
         self.grads.start(list(self._batch), halves=bool(half_sizes))
 
     def _prepare(self, batch: MicroBatch) -> Prepared:
         batch = moved(batch, self._rank.device)
-        return Prepared(batch, self.reference.logprobs(batch) if self.reference else None)
+        ref = self.reference if self._spec.algo_of(batch.domain).kl_coef > 0 else None
+        return Prepared(batch, ref.logprobs(batch) if ref else None)
 
     @torch.no_grad()
     def _score(self, batch: MicroBatch) -> torch.Tensor:
@@ -199,7 +204,7 @@ class LearnerWorker:
                 sums[name] = sums[name] + value if name in sums else value
         if not any(item.batch.trains for item in self._batch[domain]):
             self.grads.add_nothing(domain)
-        return self._domain_stats(sums)
+        return self._domain_stats(domain, sums)
 
     def _micro_step(self, domain: str, item: Prepared) -> dict[str, torch.Tensor]:
         batch = item.batch
@@ -217,13 +222,13 @@ class LearnerWorker:
         return output.sums
 
     def _objective(self) -> Objective:
-        return Objective(self._spec.algo, self._policy_loss, self._totals)
+        return Objective(self._spec.algo_of, self._policy_losses, self._totals)
 
-    def _domain_stats(self, sums: dict[str, torch.Tensor]) -> DomainStats:
+    def _domain_stats(self, domain: str, sums: dict[str, torch.Tensor]) -> DomainStats:
         names = sorted(sums)
         total = torch.stack([sums[name].double() for name in names]).to(self._rank.device)
         dist.all_reduce(total)
-        return domain_stats(dict(zip(names, total.tolist())), self._spec.algo)
+        return domain_stats(dict(zip(names, total.tolist())), self._spec.algo_of(domain))
 
     def probe_steps(self, step: int) -> StepProbe | None:
         """Try the steps that could follow on what was accumulated, of a batch packed in halves,
@@ -232,9 +237,9 @@ class LearnerWorker:
         held_back = HeldBack(
             self._batch, self._forward, self._objective(), step_seed(self._spec.seed, step)
         )
-        device = self._rank.device
+        spec, device, memory = self._spec, self._rank.device, self.memory.of(self.grads.domains)
         return probe_steps(
-            self.grads, self.layout, self._spec, step, self._half_sizes, held_back, device
+            self.grads, self.layout, spec, step, self._half_sizes, held_back, device, memory
         )
 
     def resolve_conflicts(self, step: int) -> SurgeryReport:
@@ -252,7 +257,9 @@ class LearnerWorker:
             self._spec.surgery,
             step_seed(self._spec.seed, step),
             [self._half_sizes[domain] for domain in domains] if self._half_sizes else (),
+            self.memory.of(domains),
         )
+        self.memory.keep(domains, report.memory)
         if (method := self._spec.surgery.method) not in SURGERY_METHODS.members:
             # A user's that draws from a generator of its own would tear the ranks' weights apart.
             decided = zlib.crc32(report.weights_MD.numpy().tobytes())
@@ -341,7 +348,8 @@ class LearnerWorker:
         """Free what only learning needs (`learner.offload_during_rollout`); publishing goes on."""
         self.grads.release()
         if self._spec.learner.offload_during_rollout:
-            self._parking.park_learner(self.layout, self.policy, self.reference)
+            frozen = filter(None, (self.reference, *self.teachers.models))
+            self._parking.park_learner(self.layout, self.policy, frozen)
         if self._rank.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -354,7 +362,7 @@ class LearnerWorker:
     def save(self, path: str, background: bool = False) -> None:
         """Write this rank's part of a checkpoint into the folder `path`; in the background, return
         when the state is copied (its memory: `shard_file.py`). `saved` tells how it ends."""
-        self._saving = checkpoint.state_file(Path(path), self.layout, self.reference)
+        self._saving = checkpoint.state_file(Path(path), self.layout, self.reference, self.memory)
         self._saving.write(background=background)
 
     def saved(self, wait: bool = True) -> Written | None:
@@ -365,7 +373,7 @@ class LearnerWorker:
 
     def load(self, path: str) -> None:
         """Continue from a checkpoint, of any world size and ZeRO stage."""
-        checkpoint.load_state(Path(path), self.layout, self.reference)
+        checkpoint.load_state(Path(path), self.layout, self.reference, self.memory)
 
     def reset_optimizer(self) -> None:
         """Fresh AdamW moments, as before the first step."""

@@ -124,7 +124,7 @@ def oldest_version(groups: Mapping[str, Sequence[RolloutGroup]]) -> int:
 def learner_metrics(stats: Mapping[str, DomainStats]) -> Scalars:
     """`loss`, `kl`, `entropy` and `mismatch` (nats) per domain; shares over all trained tokens.
 
-    `kl` is NaN without a reference. `clip_fraction` is the share of tokens that the PPO clip cut
+    `kl` is NaN without a reference. `clip_fraction` is the share of tokens that the loss's clip cut
     off, `importance_capped` that of tokens whose importance weight hit its cap; both NaN when
     nothing was trained on. With several updates on a batch they are of the last one.
     """
@@ -139,6 +139,8 @@ def learner_metrics(stats: Mapping[str, DomainStats]) -> Scalars:
             f"entropy/{domain}": s.entropy,
             f"mismatch/{domain}": s.mismatch,
         }
+        if not math.isnan(s.teacher_kl):
+            scalars[f"teacher_kl/{domain}"] = s.teacher_kl
     return scalars
 
 
@@ -178,6 +180,7 @@ def step_scalars(
     packing: Mapping[str, float] = MappingProxyType({}),
     restarts: Mapping[str, int] = MappingProxyType({}),
     staleness: Mapping[str, float] = MappingProxyType({}),
+    drawn: Mapping[str, Sequence[RolloutGroup]] = MappingProxyType({}),
 ) -> Scalars:
     """Everything a step logs, folded to about `MAX_SCALARS`.
 
@@ -187,9 +190,11 @@ def step_scalars(
         packing: `PackedBatch.scalars`.
         restarts: workers replaced since the last step, by role.
         staleness: of `staleness_metrics`, where rollouts may be ahead.
+        drawn: beside `groups`, those whose places these took; they count in rewards and lengths.
     """
     scalars = {
-        **rollout_metrics(groups),
+        **rollout_metrics(drawn or groups),
+        **{f"drawn/{d}": len(drawn[d]) / len(of) for d, of in groups.items() if d in drawn},
         **learner_metrics(domain_stats),
         **surgery.scalars,
         **staleness,

@@ -74,8 +74,13 @@ class Scorer:
         for pool in self.pools.values():
             pool.stop()
 
-    def score(self, groups_by_domain: GroupsByDomain) -> dict[str, list[RolloutGroup]]:
+    def score(
+        self, groups_by_domain: GroupsByDomain, *, few: bool = False
+    ) -> dict[str, list[RolloutGroup]]:
         """The same groups with `rewards` filled in.
+
+        Args:
+            few: of so few responses no share is judged.
 
         Raises:
             AbstentionError: too large a share of a domain abstained.
@@ -94,7 +99,7 @@ class Scorer:
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
         for domain, groups in scored.items():
-            self._count(domain, [reward for group in groups for reward in group.rewards])
+            self._count(domain, [r for group in groups for r in group.rewards], few)
         return scored
 
     def shaped_rewards(self, groups_by_domain: GroupsByDomain) -> dict[str, list[RolloutGroup]]:
@@ -132,10 +137,10 @@ class Scorer:
             for group, of_group in zip(groups, keys, strict=True)
         ]
 
-    def _count(self, domain: str, rewards: Sequence[Reward]) -> None:
+    def _count(self, domain: str, rewards: Sequence[Reward], few: bool) -> None:
         abstained = [reward for reward in rewards if reward.abstained]
         self.abstained[domain] += len(abstained)
-        if len(abstained) > self.max_abstained_share * len(rewards):
+        if not few and len(abstained) > self.max_abstained_share * len(rewards):
             raise AbstentionError(
                 f"Too many rewards of domain {domain!r} abstained.",
                 expected=f"at most a share of {self.max_abstained_share:g}",

@@ -17,7 +17,7 @@ from typing import Any
 
 from mgsrl.config.reward import OWN, RewardConfig
 from mgsrl.rewards.extract import NO_BLOCK
-from mgsrl.types import Reward, RolloutGroup
+from mgsrl.types import Component, Reward, RolloutGroup
 
 
 def soft_overlong(num_tokens: int, max_tokens: int, buffer: int) -> float:
@@ -139,30 +139,40 @@ class Shaper:
         """The reward to train on, with its parts in `details["shaping"]`; abstentions stay."""
         if raw.abstained:
             return raw
-        config, scores = self.config, raw_scores(raw)
-        weighted = {name: self._weighted(name, value) for name, value in scores.items()}
+        config, raw_by_name = self.config, raw_scores(raw)
+        scores = {name: self._score(name, value) for name, value in raw_by_name.items()}
+        weighted = {name: self.scores[name].weight * score for name, score in scores.items()}
         closed = [
             name
-            for name, value in scores.items()
+            for name, value in raw_by_name.items()
             if (gate := self.scores[name].gate) is not None and value < gate
         ]
         if config.require_format and not raw.format_ok:
             closed.append("format")
         bonus = config.format_bonus * raw.format_ok
-        overlong = config.overlong_penalty * soft_overlong(
-            num_tokens, self.max_tokens, config.overlong_buffer
-        )
+        too_long = soft_overlong(num_tokens, self.max_tokens, config.overlong_buffer)
+        overlong = config.overlong_penalty * too_long
         value = (0.0 if closed else sum(weighted.values())) + bonus + overlong
         shown = {"raw": raw.value, "weighted": weighted, "closed_gates": closed}
         shown |= {"format_bonus": bonus, "overlong": overlong}
-        return replace(raw, value=value, details={**raw.details, "shaping": shown})
+        components = [
+            *(Component(self.scores[n].weight, 0.0 if closed else s) for n, s in scores.items()),
+            Component(config.format_bonus, float(raw.format_ok)),
+            Component(config.overlong_penalty, too_long),
+        ]
+        return replace(
+            raw,
+            value=value,
+            details={**raw.details, "shaping": shown},
+            components=tuple(each for each in components if each.weight != 0),
+        )
 
-    def _weighted(self, name: str, raw: float) -> float:
-        config = self.scores[name]
-        value = clipped(raw, config.clip)
-        if config.standardise:
+    def _score(self, name: str, raw: float) -> float:
+        """What is weighted."""
+        value = clipped(raw, self.scores[name].clip)
+        if self.scores[name].standardise:
             value = self.moments[name].standardise(value)
-        return config.weight * value
+        return value
 
 
 def raw_scores(reward: Reward) -> dict[str, float]:

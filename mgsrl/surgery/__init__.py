@@ -7,14 +7,17 @@ the Gramian, are the learner's business.
 """
 
 from mgsrl.surgery.gramian import combine_, gramian
+from mgsrl.surgery.memory import PairMemory, SurgeryMemory
 from mgsrl.surgery.methods import check_method, surgery_method
 from mgsrl.surgery.modules import module_map
 from mgsrl.surgery.reliability import measure_reliability, reliability_scalars, whole_gramian
 from mgsrl.surgery.report import effective_dimension, surgery_report
 from mgsrl.surgery.resolve import resolve
-from mgsrl.surgery.weights import surgery_coefficients, surgery_weights
+from mgsrl.surgery.weights import surgery_coefficients, surgery_decision, surgery_weights
 
 __all__ = [
+    "PairMemory",
+    "SurgeryMemory",
     "check_method",
     "combine_",
     "effective_dimension",
@@ -24,6 +27,7 @@ __all__ = [
     "reliability_scalars",
     "resolve",
     "surgery_coefficients",
+    "surgery_decision",
     "surgery_method",
     "surgery_report",
     "surgery_weights",

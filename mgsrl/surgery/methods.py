@@ -11,13 +11,22 @@ It may ask for more by the names of its parameters:
                      of projection; under `surgery.order=all` it is called with every order and the
                      mean is taken
     seed             of this step, the same on all ranks, for a generator of its own
-    may_project_MDD  bool [M, D, D], the pairs that `surgery.gate` lets it project, or None
+    may_project_MDD  bool [M, D, D], whether d may be projected on e, as `surgery.gate` and
+                     `surgery.protect` have it, or None
+    memory           what it gave for the update before, by names of its own: float64 [M, D, D], 0
+                     for pairs of domains that it has not met; empty at first. Such a method returns
+                     a pair, its weights or coefficients and the new memory
+    settings         the configuration's keys that are its own (`surgery.gradvac`), or None
 
-and it may have a function `check()` as an attribute, called before a run starts, which raises
+It changes none of these. One with a memory is a function, too: what keeps it between the updates,
+and in checkpoints, is `memory.py`.
+
+A method may have a function `check()` as an attribute, called before a run starts, which raises
 `ConfigError` when something that it needs is not installed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,10 +34,20 @@ from torch import Tensor
 from mgsrl.config.surgery import SURGERY_METHODS, SurgeryConfig
 from mgsrl.errors import ConfigError, NoWeightsError
 from mgsrl.plugins import Part, tried
+from mgsrl.surgery.memory import PairMemory
 
 KEY = "surgery.method"
-OFFERED = ("orders_MDE", "seed", "may_project_MDD")
-SurgeryMethod = Callable[..., Tensor]
+OFFERED = ("orders_MDE", "seed", "may_project_MDD", "memory", "settings")
+SurgeryMethod = Callable[..., Tensor | tuple[Tensor, PairMemory]]
+
+
+class Decision(NamedTuple):
+    """What a method made of a Gramian."""
+
+    coefficients_MDD: Tensor
+    """float64, `p[m, d] = sum_e C[m, d, e] g[m, e]`."""
+    memory: PairMemory | None
+    """After this update; None of a method without."""
 
 
 def surgery_method(method: str | SurgeryMethod) -> Part:
@@ -49,13 +68,15 @@ def check_method(config: SurgeryConfig, num_domains: int = 3) -> None:
             a Gramian of `num_domains` domains.
     """
     part = surgery_method(config.method)
-    if config.gate != "off" and "may_project_MDD" not in part.takes:
-        raise ConfigError(
-            "surgery.gate decides which conflicts are projected.",
-            expected="surgery.method=pcgrad, or your own with an argument may_project_MDD",
-            found=f"surgery.method={config.method}, surgery.gate={config.gate}",
-            todo="set surgery.method=pcgrad, or surgery.gate=off",
-        )
+    for key, value, off in (("gate", config.gate, "off"), ("protect", config.protect, "")):
+        if value != off and "may_project_MDD" not in part.takes:
+            raise ConfigError(
+                f"surgery.{key} decides which conflicts are projected.",
+                expected="surgery.method=pcgrad, pcgrad_smoothed or gradvac, or your own with an "
+                "argument may_project_MDD",
+                found=f"surgery.method={config.method}, surgery.{key}={value}",
+                todo=f"set surgery.method=pcgrad, or surgery.{key}={off}",
+            )
     if hasattr(part.function, "check"):
         part.function.check()
     if config.method in SURGERY_METHODS.members:
@@ -65,21 +86,29 @@ def check_method(config: SurgeryConfig, num_domains: int = 3) -> None:
     orders_MDE = torch.tensor([others, others], dtype=torch.int64)
     expected = f"weights or coefficients of {num_domains} domains"
     with tried(KEY, config.method, expected):
-        contributions(part, rows @ rows.mT, orders_MDE=orders_MDE, seed=0, may_project_MDD=None)
+        offered: dict[str, object] = {
+            "seed": 0,
+            "may_project_MDD": None,
+            "memory": {},
+            "settings": None,
+        }
+        contributions(part, rows @ rows.mT, orders_MDE=orders_MDE, **offered)
 
 
-def contributions(part: Part, gram_MDD: Tensor, **offered: object) -> Tensor:
-    """What the method gives, as float64 coefficients [M, D, D].
+def contributions(part: Part, gram_MDD: Tensor, **offered: object) -> Decision:
+    """What the method gives, its weights as coefficients.
 
     Raises:
-        ValueError: another shape than weights or coefficients have.
+        ValueError: another shape than weights or coefficients have, or than a memory has.
         NoWeightsError: something that is not finite.
     """
     try:
         found = part(gram_MDD.clone(), **offered)  # a copy: the step's record needs it as it is
     except NoWeightsError as error:
         raise NoWeightsError(f"{part.name}: {error}") from error
-    shape = tuple(gram_MDD.shape)
+    shape, memory = tuple(gram_MDD.shape), None
+    if "memory" in part.takes:
+        found, memory = _with_memory(part.name, found, shape)
     if not isinstance(found, Tensor) or tuple(found.shape) not in (shape, shape[:2]):
         what = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(
@@ -91,4 +120,22 @@ def contributions(part: Part, gram_MDD: Tensor, **offered: object) -> Tensor:
         module = int(torch.nonzero(~finite.flatten(1).all(-1))[0])
         values = found[module].tolist()
         raise NoWeightsError(f"{part.name}: nothing finite for module {module}: {values}")
-    return torch.diag_embed(found) if found.ndim == 2 else found
+    return Decision(torch.diag_embed(found) if found.ndim == 2 else found, memory)
+
+
+def _with_memory(name: str, found: object, shape: tuple[int, ...]) -> tuple[object, PairMemory]:
+    """The two things that a method with memory gives."""
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
+        raise ValueError(
+            f"{name} takes a memory and should give a pair: weights or coefficients, and the new "
+            f"memory by name, found {type(found).__name__}"
+        )
+    memory = {}
+    for key, values in found[1].items():
+        if not isinstance(values, Tensor) or tuple(values.shape) != shape:
+            what = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(f"{name} should remember {key} as {list(shape)}, found {what}")
+        memory[str(key)] = values.detach().to(device="cpu", dtype=torch.float64)
+        if not memory[str(key)].isfinite().all():
+            raise NoWeightsError(f"{name}: its memory of {key} would not be finite")
+    return found[0], memory

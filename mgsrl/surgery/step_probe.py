@@ -26,7 +26,7 @@ averages over probes (each stands for itself).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -34,6 +34,7 @@ from torch import Tensor
 
 from mgsrl.config.surgery import SurgeryConfig
 from mgsrl.errors import NoWeightsError
+from mgsrl.surgery.memory import PairMemory
 from mgsrl.surgery.modules import module_place
 from mgsrl.surgery.reliability import measure_reliability
 from mgsrl.surgery.resolve import update_weights
@@ -49,43 +50,52 @@ def scales(half_sizes: Sequence[tuple[int, int]]) -> Tensor:
 
 def trial_weights(
     gram_MRR: Tensor,
-    half_sizes: Sequence[tuple[int, int]],
+    half_sizes: Mapping[str, tuple[int, int]],
     modules: Sequence[str],
     config: SurgeryConfig,
     seed: int,
+    memory: PairMemory | None = None,
 ) -> Tensor:
     """float64 [S, M, R] the gradients of the S = D + 2 steps as combinations of the rows.
 
     Args:
         gram_MRR: [M, 2 D, 2 D] finite inner products, all first halves before all second ones.
-        half_sizes: prompts in the two halves, by domain; the first is never empty.
+        half_sizes: domain, in the order of the rows -> prompts in its two halves; the first is
+            never empty.
         modules: [M] their names.
         config: of the surgery. Under `gate=reliable` the step's own decisions hold, for which both
             halves are needed.
         seed: of the step's projection orders.
+        memory: of a method with memory, as the step will find it.
 
     Returns:
         Zero for the second halves; NaN for a resolved step that has no finite weights.
     """
-    first_D, own = scales(half_sizes)[0], slice(0, len(half_sizes))
+    sizes, own = list(half_sizes.values()), slice(0, len(half_sizes))
+    first_D = scales(sizes)[0]
     gram_MDD = gram_MRR[:, own, own].double() * first_D * first_D.unsqueeze(-1)
     found = None
     if config.gate == "reliable":
         kinds = [module_place(module)[0] for module in modules]
-        found = measure_reliability(gram_MRR, half_sizes, kinds, config.reliability.level)
-    weights_SMD = step_weights(gram_MDD, config, seed, found) * first_D
+        found = measure_reliability(gram_MRR, sizes, kinds, config.reliability.level)
+    weights_SMD = step_weights(gram_MDD, list(half_sizes), config, seed, found, memory) * first_D
     return torch.cat([weights_SMD, torch.zeros_like(weights_SMD)], -1)
 
 
 def step_weights(
-    gram_MDD: Tensor, config: SurgeryConfig, seed: int, found: Reliability | None = None
+    gram_MDD: Tensor,
+    domains: Sequence[str],
+    config: SurgeryConfig,
+    seed: int,
+    found: Reliability | None = None,
+    memory: PairMemory | None = None,
 ) -> Tensor:
     """float64 [S, M, D] the gradients of the S steps as combinations of the domains'; NaN for a
     resolved step that has no finite weights. `found`: the reliability, where `config` gates."""
     num_modules, num_domains = gram_MDD.shape[:2]
     weights_SMD = torch.zeros(num_domains + 2, num_modules, num_domains, dtype=torch.float64)
     try:
-        weights_SMD[0] = update_weights(gram_MDD, config, seed, found)
+        weights_SMD[0] = update_weights(gram_MDD, domains, config, seed, found, memory)
     except NoWeightsError:
         weights_SMD[0] = math.nan
     weights_SMD[1:-1] = torch.eye(num_domains).unsqueeze(1)

@@ -9,16 +9,17 @@ weights are TorchJD's own, with three definitions that make them usable per modu
     (`fairgrad`, `nash_mtl`) then refer to gradients of unit mean square norm;
   - a domain whose gradient is zero in a module has no say there (its weight is 1, times zero),
     and a domain that is alone keeps its gradient;
-  - a new weighting is made for every module and step: methods with memory (`gradvac`,
-    `nash_mtl`, `pcd`) start afresh each time, so that resuming a run cannot change it.
+  - a new weighting is made for every module and step: methods with memory
+    (`nash_mtl`, `pcd`) start afresh each time, so that resuming a run cannot change it.
 
-Beware of the size of the update: `pcgrad`, `gradvac` and `none` sum the domains, while `upgrad`,
-`dualproj`, `mgda`, `cagrad`, `imtl_g`, `aligned_mtl`, `mean`, `random` and `pcd` give something of
-the size of one domain's gradient.
+Beware of the size of the update: `pcgrad` and `none` sum the domains, while `upgrad`, `dualproj`,
+`mgda`, `cagrad`, `imtl_g`, `aligned_mtl`, `mean`, `random` and `pcd` give something of the size of
+one domain's gradient.
 
 Left out: weightings that need more than one Gramian or their memory (CR-MOGM, ExcessMTL, MoDo,
-SDMGrad), those that need the gradients themselves (ConFIG, GradDrop, trimmed mean), and those
-with weights to be chosen (constant: scale the domains' quotas or advantages instead).
+SDMGrad; GradVac is our own, `gradvac.py`), those that need the gradients themselves (ConFIG,
+GradDrop, trimmed mean), and those with weights to be chosen (constant: scale the domains' quotas or
+advantages instead).
 """
 
 import importlib
@@ -50,8 +51,8 @@ class TorchJD:
         """Weights [M, D].
 
         Args:
-            seed: for those that draw random numbers (`random`, `gradvac`), which TorchJD takes from
-                the global generator; its state is put back afterwards.
+            seed: for the one that draws random numbers (`random`), which TorchJD takes from the
+                global generator; its state is put back afterwards.
 
         Raises:
             ConfigError: TorchJD, or the solver that the method needs, is missing.
@@ -130,7 +131,6 @@ aligned_mtl = TorchJD("AlignedMTLWeighting")
 cagrad = TorchJD("CAGradWeighting", c=0.5)  # the radius of the paper's main experiments
 dualproj = TorchJD("DualProjWeighting")
 fairgrad = TorchJD("FairGradWeighting", alpha=1.0)  # proportional fairness
-gradvac = TorchJD("GradVacWeighting")
 imtl_g = TorchJD("IMTLGWeighting")
 # No domain is hostile: the most central one.
 krum = TorchJD("KrumWeighting", min_domains=3, n_byzantine=0)

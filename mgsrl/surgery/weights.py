@@ -5,17 +5,19 @@ averages over them. Everything runs in float64 on the CPU: a few thousand number
 must come to the same bits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import permutations
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mgsrl.config.require import one_of
-from mgsrl.config.surgery import ORDERS
+from mgsrl.config.surgery import ORDERS, SurgeryConfig
 from mgsrl.plugins import Part
-from mgsrl.surgery.methods import SurgeryMethod, contributions, surgery_method
+from mgsrl.surgery.memory import PairMemory
+from mgsrl.surgery.methods import Decision, SurgeryMethod, contributions, surgery_method
 
 EXACT_DOMAINS = 5
 """`orders="all"` is exact up to this many domains (24 orders per domain)."""
@@ -68,8 +70,26 @@ def surgery_coefficients(
 
     `surgery_weights` is its sum over d. Methods that weigh the gradients instead of projecting
     them have `p[m, d] = weight[m, d] g[m, d]`. Arguments and errors as there; besides,
-    `may_project_MDD` (bool, for methods that take it) names the pairs that may be projected: the
-    gate of `surgery.gate=reliable`.
+    `may_project_MDD` (bool, for methods that take it) names the pairs that may be projected, d on
+    e: of `surgery.gate=reliable` and `surgery.protect`. A method with memory is at its first update
+    (`surgery_decision` goes on).
+    """
+    return surgery_decision(gram_MDD, method, orders, seed, may_project_MDD).coefficients_MDD
+
+
+def surgery_decision(
+    gram_MDD: Tensor,
+    method: str | SurgeryMethod = "pcgrad",
+    orders: str | Tensor = "random",
+    seed: int = 0,
+    may_project_MDD: Tensor | None = None,
+    memory: PairMemory | None = None,
+    config: SurgeryConfig | None = None,
+) -> Decision:
+    """The coefficients, and what a method with memory remembers after this update.
+
+    Arguments and errors as of `surgery_coefficients`; besides, `memory`: what the update before
+    gave, None for the first (methods without ignore it), and `config`, for the method's own keys.
     """
     gram_MDD, part = checked_gramian(gram_MDD), surgery_method(method)
     if may_project_MDD is not None and (
@@ -79,7 +99,12 @@ def surgery_coefficients(
             f"may_project_MDD should be {list(gram_MDD.shape)} and go with a method that takes it, "
             f"found {list(may_project_MDD.shape)} and {part.name}"
         )
-    offered = {"seed": seed, "may_project_MDD": may_project_MDD}
+    offered = {
+        "seed": seed,
+        "may_project_MDD": may_project_MDD,
+        "memory": memory or {},
+        "settings": (config or SurgeryConfig()).settings(part.name),
+    }
     if "orders_MDE" not in part.takes:
         return contributions(part, gram_MDD, **offered)
     num_modules, num_domains, _ = gram_MDD.shape
@@ -91,7 +116,7 @@ def surgery_coefficients(
     if orders == "random":
         orders_MDE = random_orders(num_modules, num_domains, generator)
         return contributions(part, gram_MDD, orders_MDE=orders_MDE, **offered)
-    return _mean_over_orders(part, gram_MDD, generator, seed, may_project_MDD)
+    return _mean_over_orders(part, gram_MDD, generator, offered)
 
 
 def checked_gramian(gram_MDD: Tensor) -> Tensor:
@@ -131,31 +156,37 @@ def _mean_over_orders(
     part: Part,
     gram_MDD: Tensor,
     generator: torch.Generator,
-    seed: int,
-    may_project_MDD: Tensor | None,
-) -> Tensor:
-    """The coefficients' mean over orders, many orders to a batch of the method.
+    offered: Mapping[str, Any],
+) -> Decision:
+    """The coefficients' and the memory's mean over orders, many orders to a batch of the method.
 
     On one thread: matrices this small cost less than waking others for them, hundreds of times
     less on a machine whose cores are busy.
     """
     num_modules, num_domains, _ = gram_MDD.shape
-    total_MDD = torch.zeros_like(gram_MDD)
+    total_MDD, remembered = torch.zeros_like(gram_MDD), dict[str, Tensor]()
+    gate_MDD, past = offered["may_project_MDD"], offered["memory"]
     num_orders = 0
     with _one_thread():
         for orders_KMDE in _batches_of_orders(num_modules, num_domains, generator):
             count = len(orders_KMDE)
-            gate = may_project_MDD
-            coefficients = contributions(
+            repeated = {
+                "may_project_MDD": None if gate_MDD is None else gate_MDD.repeat(count, 1, 1),
+                "memory": {name: values.repeat(count, 1, 1) for name, values in past.items()},
+            }
+            found = contributions(
                 part,
                 gram_MDD.repeat(count, 1, 1),
                 orders_MDE=orders_KMDE.flatten(0, 1),
-                seed=seed,
-                may_project_MDD=None if gate is None else gate.repeat(count, 1, 1),
+                **{**offered, **repeated},
             )
-            total_MDD += coefficients.unflatten(0, (count, num_modules)).sum(0)
+            total_MDD += found.coefficients_MDD.unflatten(0, (count, num_modules)).sum(0)
+            for name, values in (found.memory or {}).items():
+                more_MDD = values.unflatten(0, (count, num_modules)).sum(0)
+                remembered[name] = remembered[name] + more_MDD if name in remembered else more_MDD
             num_orders += count
-    return total_MDD / num_orders
+    memory = {name: values / num_orders for name, values in remembered.items()}
+    return Decision(total_MDD / num_orders, memory if "memory" in part.takes else None)
 
 
 def _batches_of_orders(

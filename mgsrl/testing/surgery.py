@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mgsrl.surgery.methods import SurgeryMethod, surgery_method
-from mgsrl.surgery.weights import random_orders, surgery_coefficients, surgery_weights
+from mgsrl.config.surgery import SurgeryConfig
+from mgsrl.surgery.methods import Decision, SurgeryMethod, surgery_method
+from mgsrl.surgery.weights import random_orders, surgery_decision
 from mgsrl.testing.demand import chosen, demand
 
 ALWAYS = ("finite", "repeatable", "untouched", "single_domain", "identical_domains")
+HISTORY = 4
+"""Updates that a method with memory has seen when all is tried a second time."""
 USUAL = ("zero_domain", "scale", "permutation", "modules")
 OPTIONAL = ("plain_sum", "no_conflict", "never_longer")
 
@@ -42,6 +45,9 @@ def check_surgery_method(
         tolerance: relative and absolute, of the weights of gradients of unit norm.
         seeds: random Gramians per property.
 
+    A method with memory is tried twice: at its first update (which `also` is about) and after
+    updates on gradients that resemble those of the trial.
+
     Always tried: `finite` float64 weights or coefficients of the right shape, also for opposite,
     identical, zero and very many domains; `repeatable` to the bit, whatever the global random
     state, which stays as it was; `untouched` input; a `single_domain` keeps its gradient; of
@@ -52,8 +58,17 @@ def check_surgery_method(
         ConfigError: the method cannot be found or called.
         ValueError: an unknown property.
     """
-    subject = _Subject(method, f"The surgery method {surgery_method(method).name}", tolerance)
-    for name in chosen(ALWAYS, USUAL, OPTIONAL, without, also):
+    part = surgery_method(method)
+    name = f"The surgery method {part.name}"
+    names = chosen(ALWAYS, USUAL, OPTIONAL, without, also)
+    _try(_Subject(method, name, tolerance), names, seeds)
+    if "memory" in part.takes:
+        subject = _Subject(method, f"{name}, after {HISTORY} updates,", tolerance, HISTORY)
+        _try(subject, [name for name in names if name not in OPTIONAL], seeds)
+
+
+def _try(subject: "_Subject", names: Collection[str], seeds: int) -> None:
+    for name in names:
         for seed in range(seeds):
             _PROPERTIES[name](subject, seed)
 
@@ -63,9 +78,21 @@ class _Subject:
     method: str | SurgeryMethod
     name: str
     tolerance: float
+    history: int = 0
 
     def weights(self, gradients_MDN: Tensor, orders: str | Tensor = "all", seed: int = 0) -> Tensor:
-        return surgery_weights(_gram(gradients_MDN), self.method, orders, seed)
+        return self.decision(gradients_MDN, orders, seed).coefficients_MDD.sum(1)
+
+    def decision(self, gradients_MDN: Tensor, orders: str | Tensor, seed: int = 0) -> Decision:
+        """After updates on the same gradients with other signs of their elements: whatever changes
+        the domains' order, number or unit changes them there, too."""
+        memory = None
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(self.history):
+            signs_N = torch.randn(gradients_MDN.shape[-1], generator=generator).sign()
+            flipped = _gram(gradients_MDN * (signs_N - 0.5))
+            memory = surgery_decision(flipped, self.method, orders, seed, memory=memory).memory
+        return surgery_decision(_gram(gradients_MDN), self.method, orders, seed, memory=memory)
 
     def demand(self, kept: bool, expected: str, found: object) -> None:
         demand(kept, self.name, expected, found)
@@ -116,13 +143,21 @@ def _repeatable(subject: _Subject, seed: int) -> None:
 
 
 def _untouched(subject: _Subject, seed: int) -> None:
-    gram_MDD = _gram(draw_gradients(seed, 2, 3))
+    gradients = draw_gradients(seed, 2, 3)
     generator = torch.Generator().manual_seed(seed)
-    orders_MDE = random_orders(2, 3, generator)
-    given = (gram_MDD.clone(), orders_MDE.clone())
     part = surgery_method(subject.method)
-    part(given[0], orders_MDE=given[1], seed=seed, may_project_MDD=None)
-    same = torch.equal(given[0], gram_MDD) and torch.equal(given[1], orders_MDE)
+    memory = subject.decision(gradients, "random", seed).memory or {}
+    given = {"gram": _gram(gradients), "orders": random_orders(2, 3, generator), **memory}
+    before = {name: value.clone() for name, value in given.items()}
+    part(
+        given["gram"],
+        orders_MDE=given["orders"],
+        seed=seed,
+        may_project_MDD=None,
+        memory=memory,
+        settings=SurgeryConfig().settings(part.name),
+    )
+    same = all(torch.equal(value, before[name]) for name, value in given.items())
     subject.demand(same, "its input left alone", "written over")
 
 
@@ -181,7 +216,7 @@ def _no_conflict(subject: _Subject, seed: int) -> None:
 def _never_longer(subject: _Subject, seed: int) -> None:
     gradients = draw_gradients(seed, 4, 4)
     for orders in ("random", "all"):
-        found = surgery_coefficients(_gram(gradients), subject.method, orders, seed) @ gradients
+        found = subject.decision(gradients, orders, seed).coefficients_MDD @ gradients
         ratio = found.norm(dim=-1) / gradients.norm(dim=-1)
         subject.demand(bool((ratio <= 1 + 1e-9).all()), "norms no longer than before", ratio)
 

@@ -152,9 +152,10 @@ def _load(config: Config, batch: dict[str, int], device: str) -> Load:
     surgery = config.surgery
     return Load(
         num_domains=batch["domains"],
-        reference=config.algo.kl_coef > 0,
+        reference=config.regularised,
+        teachers=len({algo.teacher for algo in config.algos.values() if algo.teacher}),
         tokens=batch["tokens of a micro-batch"],
-        entropy=config.algo.entropy_coef > 0,
+        entropy=any(algo.entropy_coef > 0 for algo in config.algos.values()),
         measures=surgery.ever_measures,
         probes=surgery.step_probe.every > 0,
         cuda=device == "cuda",

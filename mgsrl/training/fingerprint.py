@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from mgsrl.cluster.preflight import usable_cores
@@ -97,15 +98,23 @@ class Models:
 
     @classmethod
     def of(
-        cls, policy_path: str, domains: Mapping[str, DomainConfig], allow: Sequence[str] = ()
+        cls,
+        policy_path: str,
+        domains: Mapping[str, DomainConfig],
+        allow: Sequence[str] = (),
+        teachers: Mapping[str, str] = MappingProxyType({}),
     ) -> Self:
-        """The policy in a folder or behind a hub id, and what the domains' rewards load or ask."""
+        """The policy in a folder or behind a hub id, what the domains' rewards load or ask, and the
+        `teachers` by their keys."""
         policy = ModelIdentity(
             "policy.path",
             policy_path,
             todo="the reference of the KL term and frozen weights come from it",
         )
-        rewards = []
+        rewards = [
+            ModelIdentity(key, path, todo="another teaches another thing")
+            for key, path in teachers.items()
+        ]
         for domain, config in domains.items():
             for reward in rewards_of(config.reward, f"domains.{domain}.reward"):
                 if reward.model_path:

@@ -136,7 +136,7 @@ def changes(config: Config, device: str) -> list[Change]:
             if 0.1 <= use + step <= 0.95
         ]
         tries += [{"placement": "colocated", "rollout.staleness": 0}]
-        if not learner.offload_reference and config.algo.kl_coef > 0:
+        if not learner.offload_reference and config.regularised:
             tries.append({"learner.offload_reference": True})
         tries.append({"learner.offload_during_rollout": True})
     if learner.dtype == "float32" and device == "cuda":

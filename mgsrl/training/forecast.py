@@ -137,7 +137,8 @@ class _Forecaster:
         tokens = sum(len(s.rollout.token_ids) for of in groups.values() for g in of for s in g)
         seconds = {"rollout": self.rollout(groups), "reward": self.reward(quotas)}
         learner, share = self.learner(), self.learner_share(groups)
-        reference = learner.reference(share) if config.algo.kl_coef > 0 else 0.0
+        distilled = any(algo.teacher for algo in config.algos.values())
+        reference = (config.regularised + distilled) * learner.reference(share)
         updates = config.algo.updates_per_batch
         seconds |= {
             "logprob": reference,

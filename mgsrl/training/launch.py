@@ -140,7 +140,7 @@ def _loaded(
     told = list[str]()
     with console.stage("loading model and data"):
         ready = plan(config)
-        models = Models.of(ready.model_path, config.domains, config.resume.allow)
+        models = Models.of(ready.model_path, config.domains, config.resume.allow, ready.teachers)
         models.state()  # read now, not in the first checkpoint's way
         if checkpoint is not None:
             others = ready.mixture.restore(

@@ -19,13 +19,15 @@ def train(run: Run) -> None:
             run.submit_prompts()  # of this step, and of the next `rollout.staleness`
             groups = run.collect_groups()  # of this step, {domain: [RolloutGroup]}
         with run.stage("reward"):
-            groups = with_advantages(run.scorer.shaped_rewards(run.scorer.score(groups)), run.algo)
+            groups = run.score(groups)
+        groups = run.refill(groups)  # where `algo.refill` gives dead groups' places to others
+        groups = with_advantages(groups, run.algos)
         batch = run.pack(groups)  # domain-pure micro-batches for every rank
         with run.stage("logprob"):
             run.turns.learn()  # engines on the learners' GPUs sleep until `publish_weights`
             run.learners.load_batch(batch)
         outcomes = []
-        for _ in range(run.algo.updates_per_batch):
+        for _ in range(run.updates_per_batch):
             with run.stage("backward"):  # forward, loss, backward; each domain's own shards
                 losses = {domain: run.learners.accumulate(domain) for domain in batch.domains}
             run.probe_steps_if_due()  # what steps on a domain do to the others; taken back

@@ -7,7 +7,7 @@ from typing import Any
 from mgsrl.algo.advantages import check_advantages
 from mgsrl.algo.losses import check_loss
 from mgsrl.config import Config
-from mgsrl.config.algo import LOSSES
+from mgsrl.config.algo import LOSSES, AlgoConfig
 from mgsrl.config.model_facts import ModelFacts, model_facts
 from mgsrl.config.surgery import SURGERY_METHODS
 from mgsrl.data.domain import load_prompts, source_weights, training_prompts
@@ -24,6 +24,7 @@ from mgsrl.surgery import check_method
 from mgsrl.training.export import check_export
 from mgsrl.training.fit import check_context, check_tokens, end_of_turn_note
 from mgsrl.training.schedule import Schedule, check_staleness, curve, make_schedule
+from mgsrl.training.teachers import teacher_paths
 from mgsrl.types import Prompt, Sampling
 
 
@@ -42,6 +43,8 @@ class Plan:
     mixture: Mixture
     sampling: Mapping[str, Sampling]
     learner: LearnerSpec
+    teachers: Mapping[str, str]
+    """The models to distil from, by their keys."""
     packs_rows: bool
     """Whether responses share their prompt in the learner."""
     notes: tuple[str, ...]
@@ -70,6 +73,7 @@ def plan(config: Config) -> Plan:
         sizes = {name: sum(len(prompts[key]) for key in keys) for name, keys in shares.items()}
         schedule = schedule_of(config, sizes)
     sampling = training_sampling(config.rollout, config.domains)
+    teachers = teacher_paths(config, tokenizer)
     for each in (prompts, heldout):
         check_tokens(each, tokenizer, facts)
         check_context(each, sampling, facts)
@@ -87,15 +91,27 @@ def plan(config: Config) -> Plan:
         learner=LearnerSpec(
             policy=replace(config.policy, path=model_path),
             learner=config.learner,
-            algo=replace(config.algo, loss=LOSSES.located(config.algo.loss)),
+            algo=_located(config.algo, teachers),
             surgery=replace(config.surgery, method=SURGERY_METHODS.located(config.surgery.method)),
             seed=config.seed,
             num_steps=config.train.num_steps,
+            own_algo={
+                name: _located(algo, teachers)
+                for name, algo in config.algos.items()
+                if config.domains[name].algo
+            },
         ),
+        teachers=dict(teachers.values()),
         packs_rows=packs_rows(config.learner.share_prompts, facts.not_packed, model_path),
         notes=(*templates.notes(), *filter(None, (turn, sharing, config.learner.size_note))),
         data={name: asdict(counts) for name, counts in templates.counts.items()},
     )
+
+
+def _located(algo: AlgoConfig, teachers: Mapping[str, tuple[str, str]]) -> AlgoConfig:
+    """With the places of its loss and its teacher."""
+    _, teacher = teachers.get(algo.teacher, ("", ""))
+    return replace(algo, loss=LOSSES.located(algo.loss), teacher=teacher)
 
 
 def check_parts(config: Config) -> tuple[str, ModelFacts]:
@@ -109,8 +125,9 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
     """
     check_staleness(schedule_of(config), config.rollout.staleness)
     check_method(config.surgery, len(config.domains))
-    check_advantages(config.algo)
-    check_loss(config.algo)
+    for name, algo in config.algos.items():
+        check_advantages(algo, {name: config.domains[name].reward})
+        check_loss(algo)
     check_trackers(config.trackers)
     model_path = resolve_policy(config.policy.path)
     device = "cpu" if config.learner.device == "cpu" else None  # else Ray will know

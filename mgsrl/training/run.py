@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from mgsrl.algo.advantages import compared, estimator
 from mgsrl.cluster import signals
 from mgsrl.config import AlgoConfig, SurgeryConfig
 from mgsrl.data.mixture import Mixture
@@ -32,11 +33,13 @@ from mgsrl.training.fingerprint import Models
 from mgsrl.training.in_flight import Ahead, read_in_flight
 from mgsrl.training.journal import Journal
 from mgsrl.training.publisher import Publisher
+from mgsrl.training.refill import refill
 from mgsrl.training.saver import Boundary, Saver
 from mgsrl.training.schedule import Schedule
 from mgsrl.types import DomainStats, RolloutGroup, StepProbe, StepStats, SurgeryReport
 
 Groups = Mapping[str, Sequence[RolloutGroup]]
+ByDomain = dict[str, list[RolloutGroup]]
 
 
 @dataclass
@@ -53,7 +56,9 @@ class Run:
     publisher: Publisher
     evaluation: Evaluation
     journal: Journal
-    algo: AlgoConfig
+    algos: Mapping[str, AlgoConfig]
+    """By domain."""
+    updates_per_batch: int
     surgery: SurgeryConfig
     saver: Saver
     packing: Packing
@@ -74,6 +79,8 @@ class Run:
     timers: StageTimers = field(default_factory=StageTimers)
     _packed: Mapping[str, float] = field(default_factory=dict)
     """The metrics of the step's batch."""
+    _drawn: Groups = field(default_factory=dict)
+    """All groups of the step where some may be passed over, else none."""
     _in_step: int = 0
     """The step under way, counted from 1; `step` moves on before the weights are published."""
     _skipped: int = 0
@@ -110,7 +117,8 @@ class Run:
         self._packed = batch.scalars
         if not batch.domains:
             raise AbstentionError(
-                "There is nothing to train on: every response of the step is empty or unscored."
+                "There is nothing to train on: every response of the step is empty, unscored or, "
+                "where algo.mask_overlong is set, cut at the token limit."
             )
         return batch
 
@@ -185,7 +193,7 @@ class Run:
             prompts = {domain: drawn.get(domain) or more[domain] for domain in quotas}
             self.sampler.submit(prompts, step, made)
 
-    def collect_groups(self) -> dict[str, list[RolloutGroup]]:
+    def collect_groups(self) -> ByDomain:
         """The rollouts of the coming step, of weights not older than `staleness` allows."""
         groups = self.sampler.collect(self.step, self.console.progress)
         oldest = oldest_version(groups)
@@ -194,6 +202,34 @@ class Run:
                 f"rollouts of weight version {oldest} for an update of version {self.step}, "
                 f"rollout.staleness={self.staleness}"
             )
+        return groups
+
+    def score(self, groups: Groups, *, few: bool = False) -> ByDomain:
+        """With the rewards to train on."""
+        return self.scorer.shaped_rewards(self.scorer.score(groups, few=few))
+
+    def refill(self, groups: ByDomain) -> ByDomain:
+        """Prompts of this step in the places of those that tell nothing (`training/refill.py`)."""
+        seen = {(group.prompt.domain, group.prompt.id) for of in groups.values() for group in of}
+
+        def draw(quotas: Mapping[str, int]) -> ByDomain:
+            prompts = {
+                domain: [p for p in of_domain if (domain, p.id) not in seen]  # at an epoch's end
+                for domain, of_domain in self.mixture.next_prompts(quotas).items()
+            }
+            seen.update((p.domain, p.id) for of_domain in prompts.values() for p in of_domain)
+            with self.stage("rollout"):
+                self._finish_rollouts()
+                new = self.sampler.rollout(prompts, self.step, self.console.progress)
+            with self.stage("reward"):
+                return self.score(new, few=True)
+
+        draws = {domain: algo.refill for domain, algo in self.algos.items()}
+        parts = {domain: estimator(algo.advantage) for domain, algo in self.algos.items()}
+        groups, drawn = refill(
+            groups, draws, draw, lambda group: compared(group.rewards, parts[group.prompt.domain])
+        )
+        self._drawn = drawn if any(draws.values()) else {}
         return groups
 
     def settle_rollouts(self) -> None:
@@ -260,6 +296,7 @@ class Run:
         report, self._probe = with_probe(report, *(self._probe or (None,))), None
         scalars = step_scalars(
             groups=groups,
+            drawn=self._drawn,
             domain_stats=losses,
             surgery=report,
             step=outcome,

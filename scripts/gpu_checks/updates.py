@@ -105,7 +105,7 @@ def train_step(worker: Any, case: Any, step: int, packing: Mapping[str, Any] | N
         world_size=1,
         max_response_length=16,
         temperatures=TEMPERATURES,
-        only_advantages_teach=only_advantages_teach(spec.algo),
+        only_advantages_teach=case.domains if only_advantages_teach(spec.algo) else (),
         share_prompts=spec.learner.share_prompts != "never",
     )
     batch = pack(

@@ -27,8 +27,8 @@ def group_advantages(
     values: Sequence[float | None], *, normalize_std: bool = True
 ) -> tuple[float, ...]:
     config = AlgoConfig(normalize_std=normalize_std)
-    rollouts = make_group(list(values)).rollouts
-    return advantages.group_advantages(values, estimator("grpo"), config, rollouts)
+    group = make_group(list(values))
+    return advantages.group_advantages(group.rewards, estimator("grpo"), config, group.rollouts)
 
 
 def make_group(

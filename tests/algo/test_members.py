@@ -17,21 +17,49 @@ from mgsrl.testing import advantage as testing_advantage
 from mgsrl.testing import check_advantage, check_loss
 from mgsrl.testing import loss as testing_loss
 
-PROMISES: dict[str, tuple[str, ...]] = {"grpo": ("zero_sum", "shift", "scale")}
+PROMISES: dict[str, tuple[str, ...]] = {
+    "grpo": ("zero_sum", "shift", "scale"),
+    "rloo": ("zero_sum", "shift"),
+    "maxrl": ("zero_sum", "scale"),
+    "reinforce_pp": ("shift", "scale"),
+    "reinforce_pp_baseline": ("shift", "scale"),
+    "gdpo": ("shift", "scale"),
+    "best_of_group": ("shift", "scale"),
+}
 """Beside what every estimator keeps."""
 
 
 @pytest.mark.parametrize("name", ADVANTAGES.members)
 def test_every_estimator_keeps_the_contract(name: str) -> None:
-    check_advantage(name, also=PROMISES.get(name, ()))
+    check_advantage(name, also=PROMISES[name])
     check_advantage(name, AlgoConfig(normalize_std=False))
+
+
+DETACHED = ("cispo", "dppo")
+"""Losses with a factor that carries no gradient."""
+VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "ppo": ({"dual_clip": 3.0},),
+    "dppo": ({"divergence": "kl"}, {"ratio_cap": 1.0}),
+    "sapo": ({"tau_positive": 5.0, "tau_negative": 0.2},),
+}
 
 
 @pytest.mark.parametrize("name", LOSSES.members)
 def test_every_policy_loss_keeps_the_contract(name: str) -> None:
-    for dual_clip in (None, 3.0):
-        check_loss(name, AlgoConfig(dual_clip=dual_clip))
-    check_loss(name, AlgoConfig(clip_low=0.01, clip_high=0.02))
+    bounds = ({"clip_low": 0.01, "clip_high": 0.02}, {"clip_low": 1.0, "clip_high": 3.0})
+    for keys in ({}, *bounds, *VARIANTS.get(name, ())):
+        config = AlgoConfig(loss=name, **keys)
+        config.validate()
+        check_loss(name, config, without=("gradient",) if name in DETACHED else ())
+
+
+@pytest.mark.parametrize("name", LOSSES.members)
+def test_every_policy_loss_is_silent_without_an_advantage_and_tried_at_start(name: str) -> None:
+    assert only_advantages_teach(AlgoConfig(loss=name, kl_coef=0.0))
+    check_loss_at_start(AlgoConfig(loss=name))
+    if name in DETACHED:
+        with pytest.raises(ContractError, match="finite differences"):
+            check_loss(name)
 
 
 # ---------------------------------------------------------------- parts that somebody brings
@@ -160,7 +188,7 @@ def test_what_somebody_brings_is_tried_before_a_run(
 
 @pytest.mark.parametrize("key", ["loss", "advantage"])
 def test_an_unknown_name_is_refused_with_the_configuration(key: str) -> None:
-    with pytest.raises(ConfigError, match=rf"(?s)algo\.{key} names no .*valid: (ppo|grpo)"):
+    with pytest.raises(ConfigError, match=rf"(?s)algo\.{key} names no .*valid: .*(ppo|grpo)"):
         AlgoConfig(**{key: "vpo"}).validate()
 
 

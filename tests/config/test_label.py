@@ -24,6 +24,8 @@ def test_the_strategies_are_called_what_they_are(name: str) -> None:
         (["surgery.method=upgrad"], "upgrad"),
         (["surgery.method=upgrad", "surgery.granularity=global"], "upgrad_global"),
         (["surgery.gate=reliable"], "mgs_reliable"),
+        (["surgery.protect=math"], "mgs_protect_math"),
+        (["surgery.protect=math", "surgery.measure_only=true"], "mixed"),
         (["algo.whiten_per_domain=true"], "mgs_whitened"),
         (["strategy=mixed", "algo.whiten_per_domain=true"], "normalized_advantage"),
         (["strategy=sequential", "surgery.method=pcgrad"], "sequential"),
@@ -43,6 +45,8 @@ def test_the_label_follows_what_is_run(overrides: list[str], label: str) -> None
         ["strategy=mixed", "strategy.name=mgs"],
         ["strategy=mixed", "strategy.name=upgrad_layer"],
         ["surgery.method=none", "strategy.name=mgs"],
+        ["strategy.name=mgs_protect_math"],
+        ["surgery.protect=math", "strategy.name=mgs"],
     ],
 )
 def test_a_run_does_not_pass_for_another_strategy(overrides: list[str]) -> None:

@@ -212,6 +212,28 @@ def test_a_domain_that_abstained_altogether_is_absent_everywhere() -> None:
     assert packed({"math": [(2, [-3, -2])]}, 4, 2).totals.num_sequences == 0
 
 
+def test_responses_that_were_cut_count_nowhere_when_masked() -> None:
+    """The rest is packed as if they had never been, with the advantages that it had."""
+    whole = group("math", 1, 2, [3, 8, 5])
+    kept, cut, other = whole.rollouts
+    cut_group = replace(whole, rollouts=(kept, replace(cut, finish_reason="length"), other))
+    short = group("math", 2, 2, [8])
+    all_cut = replace(short, rollouts=(replace(short.rollouts[0], finish_reason="length"),))
+    groups = {"math": [cut_group, all_cut], "chat": [all_cut]}
+    options = Packing(2, 2, 8, {"math": 1.0, "chat": 1.0}, mask_overlong={"math", "chat"})
+    result = pack(groups, options)
+    assert result.domains == ("math",)
+    assert (result.totals.num_tokens, result.totals.num_sequences) == (8, 2)
+    without = replace(
+        whole,
+        rollouts=(kept, other),
+        rewards=whole.rewards[::2],
+        advantages=whole.advantages[::2],
+    )
+    assert sequences(result) == sequences(pack({"math": [without]}, options))
+    assert pack(groups, replace(options, mask_overlong=())).totals.num_sequences == 5
+
+
 def test_dtypes_and_temperature() -> None:
     micro = packed({"chat": [(2, [3, 2])]}, 4, 1).per_rank[0]["chat"][0]
     assert micro.token_ids_T.dtype == torch.int64
@@ -290,7 +312,7 @@ def test_what_has_no_advantage_is_kept_out_of_the_backward(
         share_prompts=share,
     )
     whole = pack(groups, options, halves=halves)
-    result = pack(groups, replace(options, only_advantages_teach=True), halves=halves)
+    result = pack(groups, replace(options, only_advantages_teach=DOMAINS), halves=halves)
     assert sequences(result) == sequences(whole)
     assert (result.totals, result.half_sizes) == (whole.totals, whole.half_sizes)
     assert result.domains == whole.domains
@@ -307,7 +329,7 @@ def test_the_metrics_of_packing() -> None:
     """Two ranks: lengths 10 and 10 beside each other, then 4 alone; 20 more are not trained on."""
     alive = group("math", 1, 2, [8, 8, 2])
     dead = replace(group("math", 2, 2, [8, 8]), advantages=(0.0, 0.0))
-    options = Packing(1, 2, 8, {"math": 1.0}, only_advantages_teach=True)
+    options = Packing(1, 2, 8, {"math": 1.0}, only_advantages_teach={"math"})
     scalars = pack({"math": [alive, dead]}, options).scalars
     assert scalars == {
         "packing/padding": 0.0,

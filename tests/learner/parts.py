@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from mgsrl.algo.losses import only_advantages_teach
 from mgsrl.config.algo import AlgoConfig
 from mgsrl.config.learner import LearnerConfig, OptimizerConfig
 from mgsrl.config.policy import LoraConfig, PolicyConfig
@@ -24,6 +25,7 @@ from mgsrl.learner.spec import LearnerSpec
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
 
 DOMAINS = ("math", "chat", "instructions")
+SELF = "self"
 TEMPERATURES = {"math": 0.7, "chat": 1.0, "instructions": 1.3}
 
 
@@ -116,8 +118,25 @@ class Case:
     frozen: str = ""
     """Parameters with this in their name are not trained."""
     lora: LoraConfig = field(default_factory=LoraConfig)
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What domains have of `algo` for themselves; `SELF` is the model itself."""
     slow: bool = False
     """Its tests are marked so."""
+
+
+def algo_of(case: Case, model: Path, domain: str = "") -> AlgoConfig:
+    usual = AlgoConfig(
+        kl_coef=case.kl_coef,
+        entropy_coef=case.entropy_coef,
+        updates_per_batch=case.updates_per_batch,
+    )
+    own = case.own.get(domain, {})
+    return replace(usual, **{k: str(model) if v == SELF else v for k, v in own.items()})
+
+
+def spared(spec: LearnerSpec) -> list[str]:
+    """The domains in which advantages of 0 teach nothing."""
+    return [domain for domain in DOMAINS if only_advantages_teach(spec.algo_of(domain))]
 
 
 def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
@@ -144,11 +163,7 @@ def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
             ),
             time_limit_s=120.0,
         ),
-        algo=AlgoConfig(
-            kl_coef=case.kl_coef,
-            entropy_coef=case.entropy_coef,
-            updates_per_batch=case.updates_per_batch,
-        ),
+        algo=algo_of(case, model),
         surgery=SurgeryConfig(
             method=case.method,
             granularity=case.granularity,
@@ -161,6 +176,7 @@ def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
         ),
         seed=7,
         num_steps=10,
+        own_algo={domain: algo_of(case, model, domain) for domain in case.own},
     )
 
 
@@ -248,7 +264,10 @@ def textbook(
         for _ in range(case.updates_per_batch):
             vectors = {}
             for domain in case.domains:
-                loss = _loss(model, frozen, samples[domain], old[domain], case) / num_tokens
+                loss = _loss(
+                    model, frozen, samples[domain], old[domain], algo_of(case, model_path, domain)
+                )
+                loss = loss / num_tokens
                 grads = torch.autograd.grad(loss, list(params.values()))
                 vectors[domain] = dict(zip(params, grads))
             method = "none" if case.measure_only else case.method
@@ -301,20 +320,26 @@ def _logprobs(model: Any, sample: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return table[torch.arange(len(response)), torch.tensor(response)], entropy
 
 
-def _loss(model: Any, frozen: Any, samples: Any, old: Any, case: Case) -> torch.Tensor:
+def _loss(model: Any, frozen: Any, samples: Any, old: Any, algo: AlgoConfig) -> torch.Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for sample, old_logp in zip(samples, old):
         advantage = sample[3]
         logp, entropy = _logprobs(model, sample)
         with torch.no_grad():
             ref, _ = _logprobs(frozen, sample)
-        weight = (old_logp - torch.tensor(sample[2], dtype=torch.float64)).exp().clamp(max=2.0)
-        ratio = (logp - old_logp).exp()
-        surrogate = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+        if algo.teacher:  # the same model
+            advantage = algo.reward_coef * advantage + algo.teacher_coef * (ref - old_logp)
+        weight = (
+            (old_logp - torch.tensor(sample[2], dtype=torch.float64))
+            .exp()
+            .clamp(max=algo.importance_cap)
+        )
+        ratio, bounds = (logp - old_logp).exp(), (1 - algo.clip_low, 1 + algo.clip_high)
+        surrogate = -torch.minimum(ratio * advantage, ratio.clamp(*bounds) * advantage)
         # Clamped as in the published recipe's trainer (see algo/kl.py).
         kl = ((ref - logp).exp() - (ref - logp) - 1).clamp(0, 10)
-        total = total + (weight * surrogate + case.kl_coef * kl).sum()
-        total = total - case.entropy_coef * entropy.sum()
+        total = total + (weight * surrogate + algo.kl_coef * kl).sum()
+        total = total - algo.entropy_coef * entropy.sum()
     return total
 
 

@@ -11,12 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from mgsrl.algo.losses import only_advantages_teach
 from mgsrl.config.policy import LoraConfig
 from mgsrl.surgery import module_map
 from tests.capabilities import marked
 from tests.learner import parts
-from tests.learner.parts import Case, make_batch, make_groups, make_spec, spawn, whole_weights
+from tests.learner.parts import (
+    Case,
+    make_batch,
+    make_groups,
+    make_spec,
+    spared,
+    spawn,
+    whole_weights,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -96,7 +103,7 @@ def _batch(worker: Any, case: Case, step: int) -> Any:
         step,
         halves=True,
         silent=case.silent,
-        only_advantages_teach=only_advantages_teach(worker._spec.algo),
+        only_advantages_teach=spared(worker._spec),
     )
 
 

@@ -14,7 +14,6 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from mgsrl.algo.losses import only_advantages_teach
 from mgsrl.errors import InvariantError
 from mgsrl.learner.policy import load_policy
 from mgsrl.surgery import module_map
@@ -22,11 +21,13 @@ from mgsrl.surgery.torchjd_adapter import TorchJD
 from tests.capabilities import marked, named
 from tests.learner.parts import (
     DOMAINS,
+    SELF,
     Case,
     make_batch,
     make_spec,
     one_step,
     relative_error,
+    spared,
     spawn,
     textbook,
     whole_weights,
@@ -46,6 +47,16 @@ GRID = {
     }
     for world_size, sizes in SIZES.items()
 }
+OWN = {
+    "math": {"kl_coef": 0.05, "clip_high": 0.05, "importance_cap": 1.0},
+    "instructions": {"kl_coef": 0.0, "entropy_coef": 0.05},
+}
+"""One domain has the other's KL, one none at all, one is as all."""
+TAUGHT = {
+    "math": {"teacher": SELF, "reward_coef": 0.0},
+    "chat": {"teacher": SELF, "teacher_coef": 0.3, "kl_coef": 0.02},
+}
+"""What the policy was at the start teaches it; it has moved on from the second step on."""
 OPTIONS = {
     "none": Case(method="none"),
     "global": Case(granularity="global"),
@@ -53,6 +64,10 @@ OPTIONS = {
     "entropy_bonus": Case(entropy_coef=0.05),
     "two_updates": Case(updates_per_batch=2, zero_stage=3, lr=3e-3),
     "one_domain": Case(domains=("chat",)),
+    "own_algo": Case(kl_coef=0.0, own=OWN, zero_stage=3),
+    "own_algo_two_updates": Case(own=OWN, updates_per_batch=2, lr=3e-3),
+    "teacher": Case(kl_coef=0.0, own=TAUGHT),
+    "teacher_rests3": Case(own=TAUGHT, zero_stage=3, offload_reference=True),
     "absent_domain": Case(domains=("math", "chat"), zero_stage=3),
     "no_reference": Case(kl_coef=0.0, zero_stage=1),
     "offload1": Case(zero_stage=1, offload_optimizer=True),
@@ -86,6 +101,7 @@ SILENT |= {
     "silent_two_updates": replace(SILENT["silent3"], updates_per_batch=2, lr=3e-3),
     "silent_checkpointing": replace(SILENT["silent3"], gradient_checkpointing=True),
     "silent_with_kl": replace(SILENT["silent2"], kl_coef=0.01),
+    "silent_with_own_kl": replace(SILENT["silent2"], own={"math": {"kl_coef": 0.01}}),
 }
 """Advantages of 0: of a domain, of a prompt, of a response."""
 OPTIONS |= SILENT
@@ -146,7 +162,7 @@ def _batch(worker: Any, case: Case, world_size: int, seed: int, *, leave_out: bo
         case.domains,
         halves,
         silent=case.silent,
-        only_advantages_teach=only_advantages_teach(worker._spec.algo) and leave_out,
+        only_advantages_teach=spared(worker._spec) if leave_out else (),
         share_prompts=case.share_prompts != "never",
         tokens_per_micro_batch=case.tokens_per_micro_batch,
     )

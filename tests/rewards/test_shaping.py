@@ -22,7 +22,7 @@ from mgsrl.rewards.extract import extract_response
 from mgsrl.rewards.reward_model import RewardModelConfig
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rewards.shaping import RunningMoments, Shaper, soft_overlong
-from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
+from mgsrl.types import Component, Prompt, Reward, Rollout, RolloutGroup
 from tests.oracle import published_rows
 
 numbers = st.floats(-1e6, 1e6)
@@ -237,6 +237,27 @@ def test_gates_close_the_sum_but_not_bonus_and_penalty() -> None:
     assert values == [pytest.approx(1.1), pytest.approx(0.1)]
     assert shaped(RewardConfig(gate=0.0), Reward(-0.1), Reward(0.1)) == [0.0, 0.1]
     assert shaped(RewardConfig(require_format=True), Reward(0.7, False), Reward(0.7)) == [0.0, 0.7]
+
+
+def test_the_components_add_up_to_the_reward() -> None:
+    """In one order for all, without what cannot add anything; 0 where a gate is closed."""
+    style = ScoreConfig.of("reward_model", path="pocket", weight=0.5, clip=[-1.0, 1.0])
+    safe = ScoreConfig.of("reward_model", path="pocket", weight=0.0, gate=0.5)
+    config = RewardConfig(
+        weight=2.0, extra={"style": style, "safe": safe}, overlong_buffer=20, overlong_penalty=4.0
+    )
+    assert config.is_composite
+    rewards = [
+        Reward(1.0, True, {"parts": {"style": {"value": 3.0}, "safe": {"value": value}}})
+        for value in (0.5, 0.4)
+    ]
+    (done,) = Shaper(config, 100).shape([group([*rewards, Reward(None)], [90, 10, 5])])
+    open_, closed, abstained = done.rewards
+    assert open_.components == (Component(2.0, 1.0), Component(0.5, 1.0), Component(4.0, -0.5))
+    assert closed.components == (Component(2.0, 0.0), Component(0.5, 0.0), Component(4.0, 0.0))
+    assert abstained.components == ()
+    for reward in (open_, closed):
+        assert reward.value == sum(each.weight * each.score for each in reward.components)
 
 
 def test_gates_see_the_raw_score() -> None:

@@ -24,7 +24,7 @@ NEEDS = {
     "nash_mtl": ("cvxpy", "ecos"),
     "fairgrad": ("scipy",),
 }
-OURS = ("pcgrad", "none")
+OURS = ("pcgrad", "none", "norm_balanced", "gradvac", "pcgrad_smoothed")
 CLAIMS: dict[str, dict[str, Any]] = {
     "pcgrad": {"also": ("plain_sum", "never_longer"), "tolerance": 1e-12},
     "none": {"also": ("plain_sum", "never_longer"), "tolerance": 1e-12},
@@ -32,7 +32,9 @@ CLAIMS: dict[str, dict[str, Any]] = {
     "upgrad": {"also": ("no_conflict",), "tolerance": 1e-3},
     "dualproj": {"also": ("no_conflict",), "tolerance": 1e-3},
     "mean": {"also": ("never_longer",), "tolerance": 1e-12},
-    "gradvac": {"without": ("permutation", "modules"), "also": ("plain_sum",)},  # draws its order
+    "norm_balanced": {"tolerance": 1e-12},
+    "gradvac": {"also": ("plain_sum", "never_longer"), "tolerance": 1e-10},
+    "pcgrad_smoothed": {"also": ("plain_sum", "never_longer"), "tolerance": 1e-12},
     "pcd": {"without": ("permutation",)},  # the first domain is the primary one
     "random": {"without": ("permutation", "modules")},
     "fairgrad": {"tolerance": 1e-2},  # iterative solvers, whose tolerance shows
@@ -113,6 +115,26 @@ def test_every_property_can_fail(name: str) -> None:
         testing_surgery._PROPERTIES[name](subject, 0)
 
 
+def test_a_method_with_memory_is_tried_with_a_past() -> None:
+    def mine(gram: torch.Tensor, memory: dict[str, torch.Tensor]) -> object:
+        updates = memory.get("updates", torch.zeros_like(gram)) + 1
+        return torch.ones(gram.shape[:2]), {"updates": updates}
+
+    def forgets_the_contract(gram: torch.Tensor, memory: dict[str, torch.Tensor]) -> object:
+        weights, memory = mine(gram, memory)
+        return weights + (memory["updates"][..., 0] > 2), memory
+
+    def writes(gram: torch.Tensor, memory: dict[str, torch.Tensor]) -> object:
+        updates = memory.get("updates", torch.zeros_like(gram)).add_(1)
+        return torch.ones(gram.shape[:2]), {"updates": updates}
+
+    check_surgery_method(mine, also=("plain_sum", "never_longer"))
+    with pytest.raises(ContractError, match=r"forgets_the_contract, after 4 updates, (.|\n)*only"):
+        check_surgery_method(forgets_the_contract)
+    with pytest.raises(ContractError, match=r"writes (.|\n)*left alone"):
+        check_surgery_method(writes)
+
+
 def test_a_method_in_a_file_is_tried_before_a_run(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
@@ -128,7 +150,7 @@ def test_a_method_in_a_file_is_tried_before_a_run(tmp_path: Path) -> None:
     check_method(SurgeryConfig(method=f"{file}:good"))
     for name, said in (
         ("shape", r"weights \[2, 3\] or coefficients"),
-        ("asks", "orders_MDE, seed, may_project_MDD"),
+        ("asks", "orders_MDE, seed, may_project_MDD, memory, settings"),
         ("fails", rf"IndexError.*\({file}, line 9\)"),
         ("leaves", "SystemExit"),
         ("nan", "nothing finite"),

@@ -23,6 +23,7 @@ from mgsrl.surgery.step_probe import (
 from mgsrl.types import StepProbe
 
 MODULES = ("layers.0.attention", "layers.0.mlp", "layers.1.attention", "layers.1.mlp")
+SIZES = {"math": (4, 4), "chat": (4, 4)}
 seeds = st.integers(0, 10**6)
 
 
@@ -71,11 +72,12 @@ def test_the_clip_is_pytorchs(norm: float, limit: float) -> None:
 @settings(max_examples=30, deadline=None)
 def test_steps_are_made_of_the_first_halves(seed: int, num_domains: int) -> None:
     """As if the first halves, scaled up, were the whole batch; the second ones change nothing."""
-    sizes = [(n, n + seed % 2) for n in range(1, num_domains + 1)]
+    sizes = {name: (n, n + seed % 2) for n, name in enumerate("abcd"[:num_domains], start=1)}
+    scale_D = scales(list(sizes.values()))[0]
     rows_MRN = randn(seed, len(MODULES), 2 * num_domains, 30)
-    first_DN = rows_MRN[:, :num_domains] * scales(sizes)[0].unsqueeze(-1)
+    first_DN = rows_MRN[:, :num_domains] * scale_D.unsqueeze(-1)
     config = SurgeryConfig(order="all")
-    expected = resolve(first_DN @ first_DN.mT, list("abcd"[:num_domains]), MODULES, config, seed)
+    expected = resolve(first_DN @ first_DN.mT, list(sizes), MODULES, config, seed)
     weights = trial_weights(rows_MRN @ rows_MRN.mT, sizes, MODULES, config, seed)
     updates = torch.einsum("smr,mrn->smn", weights, rows_MRN)
     resolved = torch.einsum("md,mdn->mn", expected.weights_MD, first_DN)
@@ -87,12 +89,12 @@ def test_steps_are_made_of_the_first_halves(seed: int, num_domains: int) -> None
     torch.testing.assert_close(again, weights)
     plain = SurgeryConfig(measure_only=True)
     summed = trial_weights(rows_MRN @ rows_MRN.mT, sizes, MODULES, plain, seed)[0]
-    torch.testing.assert_close(summed[:, :num_domains], scales(sizes)[0].expand(len(MODULES), -1))
+    torch.testing.assert_close(summed[:, :num_domains], scale_D.expand(len(MODULES), -1))
 
 
 def test_a_gate_decides_as_it_does_for_the_step() -> None:
     rows_MRN = randn(3, len(MODULES), 4, 30)  # noise alone: no conflict stands out
-    gram, sizes = rows_MRN @ rows_MRN.mT, [(4, 4)] * 2
+    gram, sizes = rows_MRN @ rows_MRN.mT, SIZES
     weights = trial_weights(gram, sizes, MODULES, SurgeryConfig(gate="reliable"), 0)[0]
     assert torch.equal(weights[:, :2], torch.full((4, 2), 2.0, dtype=torch.float64))
     ungated = trial_weights(gram, sizes, MODULES, SurgeryConfig(), 0)[0]
@@ -104,7 +106,7 @@ def test_a_method_without_weights_leaves_the_own_steps(monkeypatch: pytest.Monke
         raise NoWeightsError("none")
 
     monkeypatch.setattr("mgsrl.surgery.step_probe.update_weights", fails)
-    weights = trial_weights(randn(0, 4, 4, 4), [(1, 1)] * 2, MODULES, SurgeryConfig(), 0)
+    weights = trial_weights(randn(0, 4, 4, 4), SIZES, MODULES, SurgeryConfig(), 0)
     assert weights[0, :, :2].isnan().all()
     assert weights[1:].isfinite().all()
 

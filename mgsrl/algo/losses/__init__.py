@@ -18,9 +18,11 @@ log-probability) to the loss of every token, [B, L], to be minimised, and where 
 gradient (bool [B, L], for the metrics; it may be left out). By the names of its parameters it asks
 for
 
-    advantages_B1  of the sequences
-    mask_BL        bool, the response tokens that are trained on
-    config         `AlgoConfig`
+    advantages_B1    of the sequences
+    mask_BL          bool, the response tokens that are trained on
+    old_logprobs_BL  before the first update on the batch (0 outside the response), where the ratio
+                     alone does not say it all: `log_ratio_BL` added, it is the log-probability
+    config           `AlgoConfig`
 
 It stands in a file of its own here, by its name in `config.algo.LOSSES`, or in yours:
 `algo.loss=mine.py:function`. One that is `silent_at_zero` spares the backward pass of responses
@@ -42,6 +44,7 @@ from mgsrl.plugins import Part, tried
 from mgsrl.types import BatchTotals, DomainStats, MicroBatch
 
 KEY = "algo.loss"
+OFFERED = ("advantages_B1", "mask_BL", "config", "old_logprobs_BL")
 PolicyLoss = Callable[..., Tensor | tuple[Tensor, Tensor]]
 
 
@@ -51,7 +54,7 @@ def policy_loss(loss: str | PolicyLoss) -> Part:
     Raises:
         ConfigError: there is none, or it asks for arguments that nobody has.
     """
-    return Part.of(LOSSES, loss, ("advantages_B1", "mask_BL", "config"), KEY)
+    return Part.of(LOSSES, loss, OFFERED, KEY)
 
 
 def silent_at_zero(loss: PolicyLoss) -> PolicyLoss:
@@ -66,7 +69,7 @@ def only_advantages_teach(config: AlgoConfig, part: Part | None = None) -> bool:
     Args:
         part: of `policy_loss`; None finds `config.loss`.
     """
-    regularised = config.kl_coef > 0 or config.entropy_coef > 0
+    regularised = config.kl_coef > 0 or config.entropy_coef > 0 or bool(config.teacher)
     loss = (part or policy_loss(config.loss)).function
     return not regularised and getattr(loss, "silent_at_zero", False) is True
 
@@ -77,7 +80,8 @@ def check_loss(config: AlgoConfig) -> None:
     with tried(KEY, config.loss, "a loss [B, L] (and a bool [B, L]) for log-ratios [B, L]"):
         log_ratio_BL = torch.linspace(-1, 1, 6).reshape(2, 3).requires_grad_()
         mask_BL = torch.tensor([[True, True, False], [False, True, True]])
-        loss_BL, _ = _tokens(part, log_ratio_BL, torch.ones(2, 1), mask_BL, config)
+        log_ratio_BL, old_BL = (_masked(x, mask_BL) for x in (log_ratio_BL, -torch.ones(2, 3)))
+        loss_BL, _ = _tokens(part, log_ratio_BL, torch.ones(2, 1), mask_BL, old_BL, config)
         if not loss_BL.isfinite().all():
             raise ValueError(f"not finite: {loss_BL.tolist()}")
         loss_BL.sum().backward()
@@ -91,7 +95,7 @@ class LossOutput:
     """Scalar. Summed over all micro-batches, ranks and domains it is the mixed loss."""
     sums: dict[str, Tensor]
     """Detached float64 scalars, sums over the trained response tokens: `loss`, `kl`, `entropy`,
-    `mismatch` (nats), `clipped`, `truncated` (counts), `num_tokens`, `num_sequences`."""
+    `mismatch`, `teacher` (nats), `clipped`, `truncated` (counts), `num_tokens`, `num_sequences`."""
 
 
 def domain_stats(sums: Mapping[str, float], config: AlgoConfig) -> DomainStats:
@@ -104,6 +108,7 @@ def domain_stats(sums: Mapping[str, float], config: AlgoConfig) -> DomainStats:
         mismatch=sums["mismatch"] / tokens,
         clip_fraction=sums["clipped"] / tokens,
         truncated_fraction=sums["truncated"] / tokens,
+        teacher_kl=sums["teacher"] / tokens if config.teacher else math.nan,
         num_tokens=round(sums["num_tokens"]),
         num_sequences=round(sums["num_sequences"]),
     )
@@ -118,6 +123,7 @@ def grpo_loss(
     *,
     old_logprobs_BL: Tensor | None = None,
     ref_logprobs_BL: Tensor | None = None,
+    teacher_logprobs_BL: Tensor | None = None,
     entropy_BL: Tensor | None = None,
 ) -> LossOutput:
     """The loss of one micro-batch, and what its metrics are made of.
@@ -134,21 +140,26 @@ def grpo_loss(
         old_logprobs_BL: the policy's log-probabilities before the first update on this batch;
             None means `logprobs_BL.detach()`, right for the first update.
         ref_logprobs_BL: the frozen reference's; needed when `config.kl_coef > 0`.
+        teacher_logprobs_BL: needed when there is a `config.teacher`. The policy loss then gets
+            advantages of tokens, [B, L] (see `teacher_advantages`).
         entropy_BL: entropy of the next-token distributions; needed when
             `config.entropy_coef > 0`. Without it the metric is the estimate `-logp`.
 
     Raises:
         ValueError: a tensor that the configuration needs is missing.
     """
-    _check_inputs(config, ref_logprobs_BL, entropy_BL)
+    _check_inputs(config, ref_logprobs_BL, teacher_logprobs_BL, entropy_BL)
     mask_BL = batch.response_mask_BL > 0
     logp_BL = _masked(logprobs_BL, mask_BL)
-    old_BL = logp_BL.detach() if old_logprobs_BL is None else _masked(old_logprobs_BL, mask_BL)
+    old_BL = (logp_BL if old_logprobs_BL is None else _masked(old_logprobs_BL, mask_BL)).detach()
     rollout_BL = _masked(batch.rollout_logprobs_BL, mask_BL)
 
     advantages_B1 = batch.advantages_B.to(logp_BL).unsqueeze(-1)
-    part, log_ratio_BL = part or policy_loss(config.loss), logp_BL - old_BL.detach()
-    loss_BL, clipped_BL = _tokens(part, log_ratio_BL, advantages_B1, mask_BL, config)
+    teacher_BL = None if teacher_logprobs_BL is None else _masked(teacher_logprobs_BL, mask_BL)
+    if teacher_BL is not None:
+        advantages_B1 = teacher_advantages(advantages_B1, teacher_BL, old_BL, config)
+    part, log_ratio_BL = part or policy_loss(config.loss), logp_BL - old_BL
+    loss_BL, clipped_BL = _tokens(part, log_ratio_BL, advantages_B1, mask_BL, old_BL, config)
     weight_BL, truncated_BL = importance_weight(old_BL, rollout_BL, config.importance_cap)
     loss_BL = loss_BL * weight_BL
 
@@ -167,11 +178,33 @@ def grpo_loss(
         mismatch=(old_BL - rollout_BL).abs(),
         clipped=clipped_BL,
         truncated=truncated_BL,
+        teacher=torch.zeros_like(old_BL) if teacher_BL is None else old_BL - teacher_BL,
     )
     return LossOutput(aggregate(loss_BL, mask_BL, totals, config.aggregation), sums)
 
 
-def _check_inputs(config: AlgoConfig, ref_BL: Tensor | None, entropy_BL: Tensor | None) -> None:
+def teacher_advantages(
+    advantages_B1: Tensor, teacher_BL: Tensor, old_BL: Tensor, config: AlgoConfig
+) -> Tensor:
+    """[B, L] on-policy distillation as a policy gradient (MOPD, arXiv 2606.30406):
+
+        reward_coef * A + teacher_coef * (log p_teacher - log p_old)
+
+    The second term's expected gradient is that of the reverse KL, token by token: what follows a
+    token does not count. `log p_old` stands in it because the responses are the policy's own.
+    """
+    apart_BL = (teacher_BL - old_BL).detach()
+    return config.reward_coef * advantages_B1 + config.teacher_coef * apart_BL
+
+
+def _check_inputs(
+    config: AlgoConfig,
+    ref_BL: Tensor | None,
+    teacher_BL: Tensor | None,
+    entropy_BL: Tensor | None,
+) -> None:
+    if config.teacher and teacher_BL is None:
+        raise ValueError("a teacher should come with teacher_logprobs_BL, found None")
     if config.kl_coef > 0 and ref_BL is None:
         raise ValueError("kl_coef > 0 should come with ref_logprobs_BL, found None")
     if config.entropy_coef > 0 and entropy_BL is None:
@@ -186,9 +219,20 @@ def _kl(logp_BL: Tensor, ref_BL: Tensor | None, mask_BL: Tensor, config: AlgoCon
 
 
 def _tokens(
-    part: Part, log_ratio_BL: Tensor, advantages_B1: Tensor, mask_BL: Tensor, config: AlgoConfig
+    part: Part,
+    log_ratio_BL: Tensor,
+    advantages_B1: Tensor,
+    mask_BL: Tensor,
+    old_BL: Tensor,
+    config: AlgoConfig,
 ) -> tuple[Tensor, Tensor]:
-    found = part(log_ratio_BL, advantages_B1=advantages_B1, mask_BL=mask_BL, config=config)
+    found = part(
+        log_ratio_BL,
+        advantages_B1=advantages_B1,
+        mask_BL=mask_BL,
+        old_logprobs_BL=old_BL,
+        config=config,
+    )
     loss_BL, clipped_BL = found if isinstance(found, tuple) else (found, torch.zeros_like(mask_BL))
     for each in (loss_BL, clipped_BL):  # another shape would be spread over the batch unnoticed
         if not isinstance(each, Tensor) or each.shape != mask_BL.shape:

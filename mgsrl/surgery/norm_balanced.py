@@ -1,0 +1,28 @@
+"""`norm_balanced`: every domain pulls with the same strength, in Gramian space.
+
+GradNorm (arXiv 1711.02257) learns weights that bring the tasks' gradients to the norm
+
+    |w_d g_d| = mean_e |g_e| * r_d^alpha
+
+With `alpha = 0` no training rate `r_d` is left in it, and inside one module the weights have a
+closed form, `w_d = mean_e |g_e| / |g_d|`. So the update is a sum of D directions of equal length,
+which is about as long as the plain sum: it needs no other learning rate.
+
+Left out: `alpha` above 0 (it compares losses, which GRPO's are not made for) and GradNorm's second
+optimizer.
+"""
+
+import torch
+from torch import Tensor
+
+
+def norm_balanced(gram_MDD: Tensor) -> Tensor:
+    """Weights [M, D], `mean_e |g_e| / |g_d|`.
+
+    The mean is over the domains that have a gradient in the module; one without has weight 1 (times
+    zero) and changes nothing for the others.
+    """
+    norms_MD = gram_MDD.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    has_MD = norms_MD > 0
+    mean_M1 = norms_MD.sum(-1, keepdim=True) / has_MD.sum(-1, keepdim=True).clamp(min=1)
+    return torch.where(has_MD, mean_M1 / norms_MD.where(has_MD, 1.0), 1.0)

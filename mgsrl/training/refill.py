@@ -1,0 +1,58 @@
+"""Dynamic sampling: other prompts in the place of those that tell nothing.
+
+A group whose responses all got the same reward tells most estimators of advantages nothing. Its
+place is given to a new prompt of the same domain, as often as `algo.refill` says, until the domain
+has its quota of live groups (DAPO's dynamic sampling, arXiv 2503.14476). Each domain fills its own
+places, so the domains' shares of a batch are those of the mixture, however many of a domain's
+groups are dead: the ratio-preserving sampler of MT-GRPO (arXiv 2602.05547). What is still dead
+after the last draw stays, so that a batch has the same size at every step.
+
+Left out: more prompts than needed at once, in the hope that enough are live (the engines would
+make fewer, larger batches; responses of live groups would be thrown away).
+"""
+
+from collections.abc import Callable, Mapping
+
+from mgsrl.types import RolloutGroup
+
+Groups = dict[str, list[RolloutGroup]]
+"""By domain."""
+
+
+def refill(
+    groups: Groups,
+    draws: Mapping[str, int],
+    draw: Callable[[Mapping[str, int]], Groups],
+    tells: Callable[[RolloutGroup], bool],
+) -> tuple[Groups, Groups]:
+    """Put live groups in the places of dead ones.
+
+    Args:
+        groups: scored, by domain.
+        draws: how often new prompts may be drawn, by domain; not at all for others.
+        draw: quotas of some domains -> as many scored groups of new prompts, or fewer.
+        tells: whether a group is live.
+
+    Returns:
+        As many groups as there were, in their places; and all that were drawn.
+    """
+    drawn = {domain: list(of_domain) for domain, of_domain in groups.items()}
+    for done in range(max(draws.values(), default=0)):
+        dead = {
+            domain: sum(not tells(group) for group in of_domain)
+            for domain, of_domain in groups.items()
+            if done < draws.get(domain, 0)
+        }
+        new = (
+            draw({domain: count for domain, count in dead.items() if count})
+            if any(dead.values())
+            else {}
+        )
+        if not any(new.values()):
+            break
+        for domain, of_domain in new.items():
+            drawn[domain] += of_domain
+            live = iter([group for group in of_domain if tells(group)])
+            places = groups[domain]
+            groups = groups | {domain: [g if tells(g) else next(live, g) for g in places]}
+    return groups, drawn

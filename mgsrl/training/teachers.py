@@ -1,0 +1,71 @@
+"""Where the models are that domains are distilled from, and whether the policy can use them."""
+
+from pathlib import Path
+from typing import Any
+
+from mgsrl.config import Config
+from mgsrl.config.model_path import POCKET_POLICY, find_model
+from mgsrl.errors import ConfigError
+from mgsrl.training.checkpoint import newest_checkpoint
+from mgsrl.training.export import export_model, is_model_folder
+
+EXPORTED = "exported"
+"""Folder of a run for its models as plain folders, by checkpoint."""
+
+
+def teacher_paths(config: Config, tokenizer: Any) -> dict[str, tuple[str, str]]:
+    """Of every `algo.teacher` as it is written, the first key that names it and its model.
+
+    A run folder is answered with its newest checkpoint as a plain model, which is written into it
+    (`exported/step_N`) unless it is there already.
+
+    Args:
+        tokenizer: the policy's.
+
+    Raises:
+        MissingPathError: there is no model.
+        ConfigError: a teacher that reads other tokens than the policy.
+    """
+    found = {}
+    for name, algo in config.algos.items():
+        if algo.teacher and algo.teacher not in found:
+            own = "teacher" in config.domains[name].algo
+            key = f"domains.{name}.algo.teacher" if own else "algo.teacher"
+            path = _plain_model(algo.teacher, key)
+            _check_tokens(path, key, tokenizer)
+            found[algo.teacher] = (key, path)
+    return found
+
+
+def _plain_model(path: str, key: str) -> str:
+    run = Path(path).expanduser()
+    if not (run / "checkpoints").is_dir():
+        return find_model(path, key, POCKET_POLICY, "a run folder, ")
+    checkpoint = newest_checkpoint(run / "checkpoints", print)
+    if checkpoint is None:
+        raise ConfigError(
+            f"{key} is a run that has saved no checkpoint.",
+            expected="a run folder with one, a model folder or a hub id",
+            found=path,
+            todo="let the run go on until it has saved (checkpoint.every)",
+        )
+    model = run / EXPORTED / checkpoint.path.name
+    if not (model.is_dir() and is_model_folder(model)):
+        export_model(checkpoint.path, model)
+    return str(model.resolve())
+
+
+def _check_tokens(path: str, key: str, tokenizer: Any) -> None:
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(path, trust_remote_code=False).get_vocab()
+    ours = tokenizer.get_vocab()
+    if theirs != ours:
+        other = len({*theirs.items()} ^ {*ours.items()})
+        raise ConfigError(
+            f"{key} reads other tokens than the policy: its probabilities are of other things.",
+            expected="a teacher with the policy's tokenizer",
+            found=f"{path}: {len(theirs)} tokens, {len(ours)} in the policy's, {other} entries "
+            "in one of them only",
+            todo="take a model of the policy's family, or leave the teacher out",
+        )

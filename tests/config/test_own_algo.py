@@ -1,0 +1,64 @@
+"""What a domain has of `algo` for itself."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mgsrl.config.algo import STEP_KEYS, AlgoConfig, own_algo
+from mgsrl.config.compose import compose_config
+from mgsrl.errors import ConfigError
+
+KEY = "domains.math.algo"
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.booleans())
+def test_own_keys_stand_over_the_shared_ones(kl: float, clip: float, whiten: bool) -> None:
+    shared = AlgoConfig(kl_coef=kl, clip_low=0.3, dual_clip=3.0)
+    own = own_algo(shared, {"clip_low": clip, "dual_clip": None, "whiten_per_domain": whiten}, KEY)
+    assert own == AlgoConfig(kl_coef=kl, clip_low=clip, whiten_per_domain=whiten)
+    assert own_algo(shared, {}, KEY) == shared
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"lss": "ppo"}, "loss"),
+        ({"clip_low": "wide"}, "domains.math.algo.clip_low"),
+        ({"kl_coef": None}, "domains.math.algo.kl_coef"),
+        *(({name: 2}, f"algo.{name}") for name in STEP_KEYS),
+    ],
+)
+def test_what_no_domain_can_have_is_refused(own: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        own_algo(AlgoConfig(), own, KEY)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("domains.math.algo.loss=pop", "domains.math.algo.loss"),
+        ("domains.math.algo.clip_low=2", "domains.math.algo.clip_low"),
+        ("algo.clip_low=2", r"algo\.clip_low"),
+        ("+domains.math.algo.samples_per_prompt=2", r"algo\.samples_per_prompt"),
+    ],
+)
+def test_the_message_names_the_domains_key(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        compose_config([override])
+
+
+def test_the_whole_configuration_knows_every_domains_algorithm() -> None:
+    config = compose_config(["domains.chat.algo.kl_coef=0.5", "algo.kl_coef=0"])
+    assert {name: algo.kl_coef for name, algo in config.algos.items()} == {
+        "math": 0.0,
+        "chat": 0.5,
+        "instruction_following": 0.0,
+    }
+    assert config.regularised
+    assert not compose_config(["algo.kl_coef=0"]).regularised
+
+
+def test_rollouts_of_older_weights_need_the_importance_weight_in_every_domain() -> None:
+    stale = ["rollout.staleness=1", "domains.chat.algo.importance_cap=null"]
+    with pytest.raises(ConfigError, match=r"domains\.chat\.algo\.importance_cap"):
+        compose_config(stale)

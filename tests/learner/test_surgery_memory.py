@@ -1,0 +1,98 @@
+"""What a surgery method remembers goes through a checkpoint to the bit, whatever the ranks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mgsrl.errors import CheckpointError
+from mgsrl.learner.checkpoint import SURGERY
+from tests.learner.parts import (
+    DOMAINS,
+    Case,
+    make_batch,
+    make_spec,
+    one_step,
+    save_all,
+    spawn,
+    whole_weights,
+)
+
+CASE = Case(zero_stage=2, method="gradvac")
+
+
+def _worker(rank: int, world_size: int, address: str, model: Path) -> Any:
+    from mgsrl.learner.worker import LearnerWorker
+
+    worker = LearnerWorker(make_spec(model, CASE, world_size), rank, world_size, "cpu", 1)
+    worker.start(address)
+    return worker
+
+
+def _step(worker: Any, rank: int, world_size: int, step: int) -> None:
+    domains = DOMAINS[:2] if step == 1 else DOMAINS
+    vocabulary = worker.policy.config.vocab_size
+    one_step(worker, make_batch(vocabulary, world_size, 4, step, domains), rank, step)
+
+
+def _found(worker: Any) -> dict[str, Any]:
+    return {"memory": worker.memory.of(DOMAINS), "weights": whole_weights(worker)}
+
+
+def save_and_go_on(
+    rank: int, world_size: int, address: str, model: Path, root: Path
+) -> dict[str, Any]:
+    worker = _worker(rank, world_size, address, model)
+    save_all(worker, root / "fresh")
+    for step in (0, 1):
+        _step(worker, rank, world_size, step)
+    save_all(worker, root / "two")
+    results = {"saved": _found(worker)}
+    _step(worker, rank, world_size, 2)
+    results["went on"] = _found(worker)
+    again = _worker(rank, world_size, address, model)
+    again.load(str(root / "two"))
+    results["loaded"] = _found(again)
+    _step(again, rank, world_size, 2)
+    results["resumed"] = _found(again)
+    again.load(str(root / "two"))
+    again.memory.load_state_dict({})
+    _step(again, rank, world_size, 2)
+    results["forgetful"] = _found(again)
+    again.load(str(root / "fresh"))
+    results["fresh"] = _found(again)
+    worker.stop()
+    return results
+
+
+def load_alone(rank: int, world_size: int, address: str, model: Path, root: Path) -> dict[str, Any]:
+    worker = _worker(rank, world_size, address, model)
+    worker.load(str(root / "two"))
+    results = _found(worker)
+    (root / "two" / SURGERY).write_bytes(b"\0" * 100)
+    with pytest.raises(CheckpointError, match="surgery"):
+        worker.load(str(root / "two"))
+    worker.stop()
+    return results
+
+
+def test_memory_in_a_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
+    ranks = spawn(save_and_go_on, 2, tiny_model, tmp_path)
+    for found in ranks:
+        for before, after in (("saved", "loaded"), ("went on", "resumed")):
+            _same(found[before], found[after])
+        assert found["saved"]["memory"]["target"].count_nonzero() > 0
+        assert found["fresh"]["memory"] == {}
+        weights, forgotten = found["went on"]["weights"], found["forgetful"]["weights"]
+        assert any(not torch.equal(weights[name], forgotten[name]) for name in weights)
+    _same(ranks[0]["went on"], ranks[1]["went on"])
+    assert not (tmp_path / "fresh" / SURGERY).exists()
+    _same(ranks[0]["saved"], spawn(load_alone, 1, tiny_model, tmp_path)[0])
+
+
+def _same(first: dict[str, Any], second: dict[str, Any]) -> None:
+    for kind in ("memory", "weights"):
+        assert first[kind].keys() == second[kind].keys() != set()
+        for name, tensor in first[kind].items():
+            assert torch.equal(tensor, second[kind][name]), (kind, name)

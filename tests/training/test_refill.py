@@ -1,0 +1,88 @@
+"""Prompts in the place of those whose groups are dead."""
+
+from collections.abc import Mapping
+from operator import attrgetter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mgsrl.training.refill import refill
+from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
+
+LIVE = attrgetter("is_live")
+ROLLOUT = Rollout("r", (1,), (-1.0,), "", "stop", 0)
+
+
+def group(domain: str, name: str, live: bool) -> RolloutGroup:
+    rewards = (Reward(0.0), Reward(1.0 if live else 0.0))
+    return RolloutGroup(Prompt(name, domain, (), (1,)), (ROLLOUT, ROLLOUT), rewards)
+
+
+class Source:
+    """Groups that are live or dead as said, domain by domain; then there are no more."""
+
+    def __init__(self, lives: Mapping[str, list[bool]]) -> None:
+        self.left = {domain: list(of) for domain, of in lives.items()}
+        self.asked: list[dict[str, int]] = []
+        self._made = 0
+
+    def __call__(self, quotas: Mapping[str, int]) -> dict[str, list[RolloutGroup]]:
+        self.asked.append(dict(quotas))
+        found: dict[str, list[RolloutGroup]] = {}
+        for domain, count in quotas.items():
+            lives, self.left[domain] = self.left[domain][:count], self.left[domain][count:]
+            self._made += len(lives)
+            found[domain] = [
+                group(domain, f"{self._made}.{i}", live) for i, live in enumerate(lives)
+            ]
+        return found
+
+
+LIVES = st.lists(st.booleans(), min_size=1, max_size=5)
+
+
+@given(
+    st.fixed_dictionaries({"math": LIVES, "chat": LIVES}),
+    st.fixed_dictionaries({d: st.lists(st.booleans(), max_size=20) for d in ("math", "chat")}),
+    st.fixed_dictionaries({"math": st.integers(0, 3), "chat": st.integers(0, 3)}),
+)
+def test_each_domain_fills_its_own_places(
+    first: dict[str, list[bool]], later: dict[str, list[bool]], draws: dict[str, int]
+) -> None:
+    before = {d: [group(d, str(i), x) for i, x in enumerate(of)] for d, of in first.items()}
+    kept = {domain: list(of) for domain, of in before.items()}
+    source = Source(later)
+    after, drawn = refill(before, draws, source, LIVE)
+    assert before == kept, "the caller's groups are left alone"
+    assert len(source.asked) <= max(draws.values())
+    for domain, of_domain in after.items():
+        assert len(of_domain) == len(first[domain])
+        assert {g.prompt.domain for g in drawn[domain]} == {domain}
+        asked = [quotas[domain] for quotas in source.asked if domain in quotas]
+        assert len(asked) <= draws[domain]
+        if not draws[domain]:
+            assert of_domain == before[domain]
+        # who was live keeps the place, and no more is asked for than was dead then
+        assert [g for g, live in zip(of_domain, first[domain], strict=True) if live] == [
+            g for g in before[domain] if g.is_live
+        ]
+        assert not asked or asked[0] == first[domain].count(False)
+        lives = sum(g.is_live for g in drawn[domain])
+        assert sum(g.is_live for g in of_domain) == min(lives, len(of_domain))
+        assert all(g in drawn[domain] for g in of_domain)
+
+
+def test_it_ends_with_the_last_dead_group() -> None:
+    groups = {"math": [group("math", "a", False), group("math", "b", True)]}
+    source = Source({"math": [False, True, True]})
+    after, drawn = refill(groups, {"math": 5}, source, LIVE)
+    assert source.asked == [{"math": 1}, {"math": 1}]
+    assert all(g.is_live for g in after["math"])
+    assert len(drawn["math"]) == 4
+
+
+def test_without_more_prompts_it_ends_too() -> None:
+    groups = {"math": [group("math", "a", False)]}
+    after, _ = refill(groups, {"math": 100}, source := Source({"math": [False]}), LIVE)
+    assert after == groups
+    assert len(source.asked) == 2
