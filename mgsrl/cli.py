@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from mgsrl import __version__
 from mgsrl.cluster.again import remember_start
 from mgsrl.cluster.signals import on_signal, stopped_by
-from mgsrl.commands import compare, data, doctor, eval, export, plan, report, score, train
+from mgsrl.commands import compare, data, doctor, eval, export, merge, plan, report, score, train
 from mgsrl.errors import MgsrlError, UserError, disk_problem, explain, nearest
 from mgsrl.obs.terminal import quiet_libraries, reader_is_gone
 
@@ -25,6 +25,7 @@ COMMANDS = {
     "eval": eval,
     "data": data,
     "export": export,
+    "merge": merge,
     "doctor": doctor,
 }
 """In the order of `--help`."""

@@ -28,6 +28,7 @@ def test_help_lists_every_command() -> None:
         "eval",
         "data",
         "export",
+        "merge",
         "doctor",
     ):
         assert f"    {command} " in done.stdout
@@ -63,6 +64,7 @@ def test_print_config_is_the_resolved_configuration() -> None:
         (["report", "/nowhere"], ["/nowhere"]),
         (["score", "maths", "a.jsonl", "b.jsonl"], ["math"]),
         (["export", "/nowhere", "out"], ["export", "found"]),
+        (["merge", "/nowhere", "out", "--method", "linear"], ["RUN", "found"]),
     ],
 )
 def test_mistakes_exit_with_2_and_one_message(

@@ -53,6 +53,10 @@ def mgsrl(*arguments: str, cwd: Path, **env: str) -> "subprocess.CompletedProces
         (["data", "inspect", "--no-lengths", "domains=local_text"], {"MGSRL_DATA": "sets"},
          ["sets/math/gsm8k_train.jsonl", "$MGSRL_DATA", "(now: sets)"]),
         (["export", "runs/r/checkpoints/step_3", "out"], {}, ["no such folder"]),
+        (["merge", "pocket", "pocket", "out", "--method", "linear", "--weights", "1"], {},
+         ["2 numbers, one for each RUN"]),
+        (["merge", "pocket", "modles/X", "out", "--method", "linear"], OFFLINE,
+         ["RUN", "modles/X", "found"]),
     ],
     ids=lambda value: "_".join(value)[:60] if isinstance(value, list) else "",
 )  # fmt: skip

@@ -59,6 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("mgsrl train domains.chat.reward.k", {"domains.chat.reward.kind="}, set()),
         ("mgsrl doctor +experiment=", {"qwen_mgs", "mine"}, {"mixed"}),
         ("mgsrl train policy.trust_remote_code=", {"true", "false"}, {"null"}),
+        ("mgsrl merge a b c --method t", {"task_arithmetic", "ties"}, {"linear"}),
         ("mgsrl compare conf", {"configs/"}, {"bin/"}),
         ("mgsrl compare axes.algo.kl", {"axes.algo.kl_coef="}, {"algo.kl_coef="}),
         ("mgsrl train nonsense=1 algo.kl", set(), {"algo.kl_coef="}),

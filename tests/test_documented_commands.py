@@ -48,6 +48,8 @@ NOT_RUN = {
     "mgsrl train +experiment=pocket_conflict": "tests/scripts/test_conflict_trials.py runs it",
     "mgsrl train +experiment=pocket_mopd": "tests/training/test_teachers.py runs one",
     "mgsrl compare strategies=": "many runs; tests/compare/ runs two",
+    "mgsrl train strategy=single": "a run of a strategy as any other; tests/training/ trains",
+    "mgsrl merge runs/math": "needs those runs; the README's line is run",
     "mgsrl compare +experiment=": "many runs; tests/compare/ runs two",
 }
 """How a line begins -> why it is not run here; it is still parsed and composed."""

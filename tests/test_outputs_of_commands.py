@@ -45,10 +45,10 @@ FILE_WRITERS: dict[str, tuple[Callable[[Path, Path], list[str]], str, str]] = {
     "data prepare": (prepare, "gsm8k.jsonl", "gsm8k.jsonl"),
 }
 """Command -> how it is called, the file that it reads, the file that it writes."""
-FOLDER_WRITERS = {"export", "eval", "report", "compare"}
+FOLDER_WRITERS = {"export", "merge", "eval", "report", "compare"}
 """Tested for their own kinds of folder: the report below, the export in
-`training/test_end_to_end.py`, the evaluation in `evaluate/test_eval.py`, the comparison in
-`report/test_compare.py`."""
+`training/test_end_to_end.py`, the merged model in `training/test_merge.py`, the evaluation in
+`evaluate/test_eval.py`, the comparison in `report/test_compare.py`."""
 
 
 def names_of(parser: argparse.ArgumentParser, prefix: str = "") -> list[str]:

@@ -93,11 +93,15 @@ def shared_folder(path: Path | str, flag: str) -> Path:
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """A draft beside `folder` that takes its place when the block ends well, and only then."""
+    """A draft beside `folder` that takes its place when the block ends well; else it is removed."""
     draft, old = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
     shutil.rmtree(draft, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    yield draft
+    try:
+        yield draft
+    except BaseException:  # Ctrl-C too
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)

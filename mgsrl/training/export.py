@@ -16,6 +16,7 @@ from mgsrl.errors import ConfigError, MissingPathError, shortened
 from mgsrl.learner.policy import load_policy, load_tokenizer, resolve_policy
 from mgsrl.obs.outputs import output_folder, replaced_folder
 from mgsrl.training.checkpoint import (
+    Checkpoint,
     best_checkpoint,
     checkpoint_steps,
     load_checkpoint,
@@ -39,40 +40,61 @@ def export_model(source: Path, output: Path, *, best: bool = False, force: bool 
         ConfigError: `output` exists, or cannot be written.
         CheckpointError: the checkpoint is damaged.
     """
+    checkpoint = checkpoint_of(source, best=best)
+    output = output_folder(
+        output,
+        "OUTPUT",
+        inputs=[source, checkpoint.path, policy_of(checkpoint).path],
+        force=force,
+        is_ours=is_model_folder,
+        kind="a model folder",
+    )
+    with replaced_folder(output) as draft:
+        write_trained(checkpoint, draft)
+    return output
+
+
+def checkpoint_of(source: Path, *, best: bool = False, verb: str = "export") -> Checkpoint:
+    """Of a run folder its newest (or best) checkpoint, or `source` itself; verified.
+
+    Args:
+        verb: what is to be done with it, for messages.
+
+    Raises:
+        MissingPathError, CheckpointError: as of `export_model`.
+    """
+    if best:
+        return load_checkpoint(best_checkpoint(source / "checkpoints"))
+    if (source / "manifest.json").is_file():
+        return load_checkpoint(source)
+    found = newest_checkpoint(source / "checkpoints", print)
+    if found is None:
+        raise MissingPathError(
+            f"There is nothing to {verb}.",
+            expected="a run folder with a checkpoint, or a checkpoint",
+            found=f"{source} ({_beside(source)})",
+            todo="name a folder such as runs/pocket-mgs-seed0",
+        )
+    return found
+
+
+def policy_of(checkpoint: Checkpoint) -> PolicyConfig:
+    """The policy that the run of `checkpoint` began with."""
+    return config_from_yaml(checkpoint.config_file).policy
+
+
+def write_trained(checkpoint: Checkpoint, folder: Path) -> None:
+    """The model of a checkpoint, in float32, into a folder that is made."""
     import torch
 
     from mgsrl.learner.checkpoint import read_weights
     from mgsrl.learner.lora import merge_adapters
 
-    if best:
-        checkpoint = load_checkpoint(best_checkpoint(source / "checkpoints"))
-    elif (source / "manifest.json").is_file():
-        checkpoint = load_checkpoint(source)
-    else:
-        found = newest_checkpoint(source / "checkpoints", print)
-        if found is None:
-            raise MissingPathError(
-                "There is nothing to export.",
-                expected="a run folder with a checkpoint, or a checkpoint",
-                found=f"{source} ({_beside(source)})",
-                todo="name a folder such as runs/pocket-mgs-seed0",
-            )
-        checkpoint = found
-    policy = config_from_yaml(checkpoint.config_file).policy
-    output = output_folder(
-        output,
-        "OUTPUT",
-        inputs=[source, checkpoint.path, policy.path],
-        force=force,
-        is_ours=is_model_folder,
-        kind="a model folder",
-    )
+    policy = policy_of(checkpoint)
     model = load_policy(policy, torch.float32)
     read_weights(checkpoint.path / "learner", model)
     merge_adapters(model)
-    with replaced_folder(output) as draft:
-        write_model(model, load_tokenizer(policy), resolve_policy(policy.path), draft)
-    return output
+    write_model(model, load_tokenizer(policy), resolve_policy(policy.path), folder)
 
 
 def write_model(model: Any, tokenizer: Any, path: str, folder: Path) -> None:

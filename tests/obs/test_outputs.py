@@ -111,6 +111,7 @@ def test_the_old_folder_stays_until_the_new_one_is_whole(tmp_path: Path) -> None
         draft.mkdir()
         raise KeyError
     assert (path / "a").read_text() == "1"
+    assert [entry.name for entry in path.parent.iterdir()] == ["out"]
     with replaced_folder(path) as draft:
         draft.mkdir()
         (draft / "b").write_text("2")
