@@ -191,7 +191,7 @@ def own_algo(shared: AlgoConfig, own: Mapping[str, Any], key: str) -> AlgoConfig
                 f"{key}.{name} cannot be one domain's own.",
                 expected=f"one value for all domains: {STEP_KEYS[name]}",
                 found=f"{key}.{name}={own[name]}",
-                todo=f"set algo.{name}, and leave this one out",
+                todo="leave it out, and set the key of all domains",
             )
         if name not in names:
             raise ConfigError(

@@ -73,7 +73,8 @@ def plan(config: Config) -> Plan:
         sizes = {name: sum(len(prompts[key]) for key in keys) for name, keys in shares.items()}
         schedule = schedule_of(config, sizes)
     sampling = training_sampling(config.rollout, config.domains)
-    teachers = teacher_paths(config, tokenizer)
+    taught = [name for name, domain in config.domains.items() if "teacher" in domain.algo]
+    teachers = teacher_paths(config.algos, taught, tokenizer)
     for each in (prompts, heldout):
         check_tokens(each, tokenizer, facts)
         check_context(each, sampling, facts)

@@ -1,9 +1,10 @@
 """Where the models are that domains are distilled from, and whether the policy can use them."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from mgsrl.config import Config
+from mgsrl.config.algo import AlgoConfig
 from mgsrl.config.model_path import POCKET_POLICY, find_model
 from mgsrl.errors import ConfigError
 from mgsrl.training.checkpoint import newest_checkpoint
@@ -13,13 +14,17 @@ EXPORTED = "exported"
 """Folder of a run for its models as plain folders, by checkpoint."""
 
 
-def teacher_paths(config: Config, tokenizer: Any) -> dict[str, tuple[str, str]]:
+def teacher_paths(
+    algos: Mapping[str, AlgoConfig], own: Collection[str], tokenizer: Any
+) -> dict[str, tuple[str, str]]:
     """Of every `algo.teacher` as it is written, the first key that names it and its model.
 
     A run folder is answered with its newest checkpoint as a plain model, which is written into it
     (`exported/step_N`) unless it is there already.
 
     Args:
+        algos: by domain.
+        own: the domains that name a teacher of their own.
         tokenizer: the policy's.
 
     Raises:
@@ -27,10 +32,9 @@ def teacher_paths(config: Config, tokenizer: Any) -> dict[str, tuple[str, str]]:
         ConfigError: a teacher that reads other tokens than the policy.
     """
     found = {}
-    for name, algo in config.algos.items():
+    for name, algo in algos.items():
         if algo.teacher and algo.teacher not in found:
-            own = "teacher" in config.domains[name].algo
-            key = f"domains.{name}.algo.teacher" if own else "algo.teacher"
+            key = f"domains.{name}.algo.teacher" if name in own else "algo.teacher"
             path = _plain_model(algo.teacher, key)
             _check_tokens(path, key, tokenizer)
             found[algo.teacher] = (key, path)

@@ -16,7 +16,8 @@ from tests.training.runs import metrics, train
 
 def found(*overrides: str) -> dict[str, tuple[str, str]]:
     config = compose_config(list(overrides))
-    return teacher_paths(config, load_tokenizer(config.policy))
+    own = [name for name, domain in config.domains.items() if domain.algo]
+    return teacher_paths(config.algos, own, load_tokenizer(config.policy))
 
 
 def test_each_model_is_found_once() -> None:

@@ -13,6 +13,14 @@ only. Because the denominators are global (`BatchTotals`), the loss of a batch i
 over its micro-batches, whatever their size, rank or domain: the sum of the domains' gradients is
 the gradient of the mixed loss.
 
+With a teacher (`config.teacher`; on-policy distillation, MOPD, arXiv 2606.30406) every token has an
+advantage of its own, [B, L] in the place of [B, 1]:
+
+    reward_coef * A + teacher_coef * (log p_teacher - logp_old)
+
+The second term's expected gradient is that of the reverse KL, token by token: what follows a token
+does not count. `logp_old` stands in it because the responses are the policy's own.
+
 A policy loss is a function of `log_ratio_BL` (0 outside the response; its gradient is that of the
 log-probability) to the loss of every token, [B, L], to be minimised, and where a clip removed the
 gradient (bool [B, L], for the metrics; it may be left out). By the names of its parameters it asks
@@ -137,16 +145,14 @@ def grpo_loss(
         totals: the denominators of the whole batch of one update.
         config: KL, entropy, importance cap and aggregation.
         part: of `policy_loss`; None finds `config.loss`.
-        old_logprobs_BL: the policy's log-probabilities before the first update on this batch;
-            None means `logprobs_BL.detach()`, right for the first update.
+        old_logprobs_BL: the policy's before the first update on this batch; None means
+            `logprobs_BL.detach()`, right for the first update.
         ref_logprobs_BL: the frozen reference's; needed when `config.kl_coef > 0`.
-        teacher_logprobs_BL: needed when there is a `config.teacher`. The policy loss then gets
-            advantages of tokens, [B, L] (see `teacher_advantages`).
+        teacher_logprobs_BL: needed with a `config.teacher`.
         entropy_BL: entropy of the next-token distributions; needed when
             `config.entropy_coef > 0`. Without it the metric is the estimate `-logp`.
 
-    Raises:
-        ValueError: a tensor that the configuration needs is missing.
+    Raises ValueError when a tensor that the configuration needs is missing.
     """
     _check_inputs(config, ref_logprobs_BL, teacher_logprobs_BL, entropy_BL)
     mask_BL = batch.response_mask_BL > 0
@@ -155,9 +161,10 @@ def grpo_loss(
     rollout_BL = _masked(batch.rollout_logprobs_BL, mask_BL)
 
     advantages_B1 = batch.advantages_B.to(logp_BL).unsqueeze(-1)
-    teacher_BL = None if teacher_logprobs_BL is None else _masked(teacher_logprobs_BL, mask_BL)
-    if teacher_BL is not None:
-        advantages_B1 = teacher_advantages(advantages_B1, teacher_BL, old_BL, config)
+    apart_BL = torch.zeros_like(old_BL)
+    if teacher_logprobs_BL is not None:
+        apart_BL = _masked(teacher_logprobs_BL, mask_BL) - old_BL
+        advantages_B1 = config.reward_coef * advantages_B1 + config.teacher_coef * apart_BL
     part, log_ratio_BL = part or policy_loss(config.loss), logp_BL - old_BL
     loss_BL, clipped_BL = _tokens(part, log_ratio_BL, advantages_B1, mask_BL, old_BL, config)
     weight_BL, truncated_BL = importance_weight(old_BL, rollout_BL, config.importance_cap)
@@ -178,23 +185,9 @@ def grpo_loss(
         mismatch=(old_BL - rollout_BL).abs(),
         clipped=clipped_BL,
         truncated=truncated_BL,
-        teacher=torch.zeros_like(old_BL) if teacher_BL is None else old_BL - teacher_BL,
+        teacher=-apart_BL,
     )
     return LossOutput(aggregate(loss_BL, mask_BL, totals, config.aggregation), sums)
-
-
-def teacher_advantages(
-    advantages_B1: Tensor, teacher_BL: Tensor, old_BL: Tensor, config: AlgoConfig
-) -> Tensor:
-    """[B, L] on-policy distillation as a policy gradient (MOPD, arXiv 2606.30406):
-
-        reward_coef * A + teacher_coef * (log p_teacher - log p_old)
-
-    The second term's expected gradient is that of the reverse KL, token by token: what follows a
-    token does not count. `log p_old` stands in it because the responses are the policy's own.
-    """
-    apart_BL = (teacher_BL - old_BL).detach()
-    return config.reward_coef * advantages_B1 + config.teacher_coef * apart_BL
 
 
 def _check_inputs(
