@@ -75,7 +75,7 @@ def check_method(config: SurgeryConfig, num_domains: int = 3) -> None:
                 expected="surgery.method=pcgrad, pcgrad_smoothed or gradvac, or your own with an "
                 "argument may_project_MDD",
                 found=f"surgery.method={config.method}, surgery.{key}={value}",
-                todo=f"set surgery.method=pcgrad, or leave surgery.{key} out",
+                todo="set surgery.method=pcgrad, or leave the other key out",
             )
     if hasattr(part.function, "check"):
         part.function.check()

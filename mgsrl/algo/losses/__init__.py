@@ -137,20 +137,19 @@ def grpo_loss(
     """The loss of one micro-batch, and what its metrics are made of.
 
     Args:
-        logprobs_BL: log-probabilities of the tokens under the policy being trained; outside the
-            response mask they are ignored, even NaN.
+        logprobs_BL: of the tokens under the policy being trained; outside the response mask they
+            are ignored, even NaN.
         batch: masks, advantages and the engine's log-probabilities. With an all-zero mask the
             loss is exactly 0 and so is its gradient, while the autograd graph stays connected
             (under ZeRO-3 such a backward must still run).
         totals: the denominators of the whole batch of one update.
-        config: KL, entropy, importance cap and aggregation.
+        config: KL, entropy, importance cap, aggregation, and weights beside a teacher.
         part: of `policy_loss`; None finds `config.loss`.
-        old_logprobs_BL: the policy's before the first update on this batch; None means
-            `logprobs_BL.detach()`, right for the first update.
+        old_logprobs_BL: the policy's before the first update on this batch; None: `logprobs_BL`'s.
         ref_logprobs_BL: the frozen reference's; needed when `config.kl_coef > 0`.
         teacher_logprobs_BL: needed with a `config.teacher`.
-        entropy_BL: entropy of the next-token distributions; needed when
-            `config.entropy_coef > 0`. Without it the metric is the estimate `-logp`.
+        entropy_BL: of the next-token distributions; needed when `config.entropy_coef > 0`. The
+            metric is the estimate `-logp` without it.
 
     Raises ValueError when a tensor that the configuration needs is missing.
     """
@@ -161,27 +160,20 @@ def grpo_loss(
     rollout_BL = _masked(batch.rollout_logprobs_BL, mask_BL)
 
     advantages_B1 = batch.advantages_B.to(logp_BL).unsqueeze(-1)
-    apart_BL = torch.zeros_like(old_BL)
-    if teacher_logprobs_BL is not None:
-        apart_BL = _masked(teacher_logprobs_BL, mask_BL) - old_BL
+    apart_BL = _apart(teacher_logprobs_BL, old_BL, mask_BL)
+    if config.teacher:
         advantages_B1 = config.reward_coef * advantages_B1 + config.teacher_coef * apart_BL
     part, log_ratio_BL = part or policy_loss(config.loss), logp_BL - old_BL
     loss_BL, clipped_BL = _tokens(part, log_ratio_BL, advantages_B1, mask_BL, old_BL, config)
     weight_BL, truncated_BL = importance_weight(old_BL, rollout_BL, config.importance_cap)
-    loss_BL = loss_BL * weight_BL
-
     kl_BL = _kl(logp_BL, ref_logprobs_BL, mask_BL, config)
-    if config.kl_coef > 0:
-        loss_BL = loss_BL + config.kl_coef * kl_BL
-    masked_entropy_BL = -logp_BL if entropy_BL is None else _masked(entropy_BL, mask_BL)
-    if config.entropy_coef > 0:
-        loss_BL = loss_BL - config.entropy_coef * masked_entropy_BL
-
+    entropy_BL = -logp_BL if entropy_BL is None else _masked(entropy_BL, mask_BL)
+    loss_BL = _regularised(loss_BL * weight_BL, kl_BL, entropy_BL, config)
     sums = _sums(
         mask_BL,
         loss=loss_BL,
         kl=kl_BL,
-        entropy=masked_entropy_BL,
+        entropy=entropy_BL,
         mismatch=(old_BL - rollout_BL).abs(),
         clipped=clipped_BL,
         truncated=truncated_BL,
@@ -202,6 +194,19 @@ def _check_inputs(
         raise ValueError("kl_coef > 0 should come with ref_logprobs_BL, found None")
     if config.entropy_coef > 0 and entropy_BL is None:
         raise ValueError("entropy_coef > 0 should come with entropy_BL, found None")
+
+
+def _apart(teacher_BL: Tensor | None, old_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    """Per token, `log p_teacher - logp_old`; 0 without a teacher."""
+    return torch.zeros_like(old_BL) if teacher_BL is None else _masked(teacher_BL, mask_BL) - old_BL
+
+
+def _regularised(loss_BL: Tensor, kl_BL: Tensor, entropy_BL: Tensor, config: AlgoConfig) -> Tensor:
+    if config.kl_coef > 0:
+        loss_BL = loss_BL + config.kl_coef * kl_BL
+    if config.entropy_coef > 0:
+        loss_BL = loss_BL - config.entropy_coef * entropy_BL
+    return loss_BL
 
 
 def _kl(logp_BL: Tensor, ref_BL: Tensor | None, mask_BL: Tensor, config: AlgoConfig) -> Tensor:
