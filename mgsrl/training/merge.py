@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from mgsrl.config import PolicyConfig
 from mgsrl.config.merging import MergeSettings, merge_settings
+from mgsrl.config.require import one_of
 from mgsrl.errors import ConfigError
 from mgsrl.files.hashed import FileFacts, facts_of
 from mgsrl.files.jsonl import jsonable
@@ -58,6 +60,8 @@ DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """Of `--dtype` -> as files spell them."""
 BESIDE = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
 """Ends of the files that a model has beside its weights."""
+MUCH_ROUNDING = 0.1
+"""Of `_Written.rounding`, from which on it is said."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ def merge_models(
         CheckpointError, DataError: damaged files.
     """
     options = {"density": density, "threshold": threshold, "seed": seed}
+    if dtype is not None:
+        one_of("--dtype", dtype, DTYPES)
     settings = merge_settings(method, len(models), weights, **options)
     inputs = [find_input(str(each), "RUN") for each in models]
     start = find_base(inputs, None if base is None else str(base), settings)
@@ -186,6 +192,12 @@ def _merge(
         if odd:
             notes.append(f"left out: {len(odd)} tensors that only the base has ({odd[0]}, ...)")
         written = _write(settings, list(files.values()), start, names, draft, dtype)
+    types = _copy_beside(folders[0], draft, written)
+    if (written.rounding or 0.0) > MUCH_ROUNDING:
+        notes.append(
+            f"rounding to {types} moves the weights {written.rounding:.2g} times as far as merging "
+            "moved them from the base; --dtype float32 does not round"
+        )
     record = {
         "format": FORMAT,
         "method": settings.method,
@@ -194,7 +206,8 @@ def _merge(
         "models": [_identity(each) for each in inputs],
         "base": _identity(base) if base else None,
         "left_out": odd,
-        "dtype": _copy_beside(folders[0], draft, written),
+        "dtype": types,
+        "rounding": written.rounding,
         "files": {name: asdict(facts) for name, facts in written.facts.items()},
         "versions": {**versions(), "peft": metadata.version("peft")},
     }
@@ -209,6 +222,9 @@ class _Written:
     tensors: Mapping[str, TensorFacts]
     facts: Mapping[str, FileFacts]
     """By the file's name."""
+    rounding: float | None
+    """Norm of what rounding to their types took, over that of the difference from the base; None
+    without a base or a difference."""
 
 
 def _write(
@@ -227,15 +243,20 @@ def _write(
         name: TensorFacts(DTYPES[dtype] if dtype else known.dtype, known.shape)
         for name, known in ((name, layout.facts[name]) for name in names)
     }
+    lost = changed = 0.0
     with counted_progress() as bar:
         task = bar.add_task("merging tensors", total=len(names))
 
         def merged(name: str) -> Tensor:
+            nonlocal lost, changed
             start = base.read(name) if base else None
             tensor = merged_tensor(settings, [each.read(name) for each in models], start, name)
             narrow = tensor.to(TORCH_TYPES[tensors[name].dtype])
             if not narrow.isfinite().all():
                 raise _not_finite(name, tensors[name].dtype, settings)
+            if start is not None:
+                lost += (tensor - narrow).square().sum().item()
+                changed += (tensor - start).square().sum().item()
             bar.advance(task)
             return narrow
 
@@ -249,7 +270,7 @@ def _write(
             "weight_map": {name: layout.file_of[name] for name in names},
         }
         (draft / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    return _Written(tensors, facts)
+    return _Written(tensors, facts, sqrt(lost / changed) if changed else None)
 
 
 def _copy_beside(source: Path, draft: Path, written: _Written) -> str:

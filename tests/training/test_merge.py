@@ -189,6 +189,29 @@ def test_types_and_files_are_the_base_s(
     assert {value.dtype for value in weights(wide).values()} == {torch.float32}
 
 
+@pytest.mark.parametrize(("scale", "told"), [(0.1, False), (1e-4, True)])
+def test_what_rounding_takes_is_said(
+    scale: float, told: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    """bfloat16 has steps of about 0.4 %: a change of the weights by less is gone."""
+    base = changed(
+        tiny_model, tmp_path / "base", lambda t: {name: x.bfloat16() for name, x in t.items()}
+    )
+    start = weights(base)
+    trained = changed(
+        base, tmp_path / "m", lambda _: noisy(1, scale)({n: x.float() for n, x in start.items()})
+    )
+    merged = merge_models([trained], tmp_path / "out", method="linear", base=base)
+    assert any("rounding to bfloat16" in note for note in merged.notes) == told
+    wide = merge_models([trained], tmp_path / "w", method="linear", base=base, dtype="float32")
+    assert json.loads((wide.folder / "merge.json").read_text())["rounding"] < 1e-3
+    out = weights(merged.folder)
+    lost = sum((out[n].float() - x).square().sum() for n, x in weights(trained).items())
+    moved = sum((x - start[n].float()).square().sum() for n, x in weights(trained).items())
+    record = json.loads((merged.folder / "merge.json").read_text())
+    assert record["rounding"] == pytest.approx((lost / moved).sqrt().item(), rel=1e-3)
+
+
 def test_a_written_file_is_the_library_s(tmp_path: Path) -> None:
     tensors = {
         "b": torch.arange(6, dtype=torch.float32).reshape(2, 3),
