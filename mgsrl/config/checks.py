@@ -1,6 +1,6 @@
 """Rules across configuration groups; each group's own rules stand beside its fields."""
 
-from mgsrl.config.data import check_mixture
+from mgsrl.config.data import check_curriculum, check_mixture
 from mgsrl.config.keys import type_at, unknown_key
 from mgsrl.config.require import at_least, one_of, plain_name, within
 from mgsrl.config.root import PLACEMENTS, Config
@@ -37,6 +37,7 @@ def check_config(config: Config) -> None:
     within("max_abstained_share", config.max_abstained_share, 0.0, 1.0)
     _check_domains(config)
     check_mixture(config.data, config.domains)
+    check_curriculum(config.data, config.domains, config.strategy.together(config.domains))
     _check_overlong(config)
     _check_token_budget(config)
     _check_devices(config)
