@@ -21,8 +21,8 @@ MAX_SCALARS = 83
 """Three domains log 79: 9 spreads of rewards, and 70 of all else with five kinds of modules; and 3
 more where rollouts may be ahead."""
 
-RARE = ("surgery/probe/", "time/probe")
-"""Beyond the limit: few, and on few steps, whose other metrics shall not vanish for them."""
+BEYOND = ("surgery/probe/", "time/probe", "mixture/share/")
+"""Beyond the limit: on few steps, or of few runs, whose other metrics shall not vanish for them."""
 
 # Families in the order in which they are folded; `reward` never is.
 FOLD_ORDER = (
@@ -178,6 +178,7 @@ def step_scalars(
     packing: Mapping[str, float] = MappingProxyType({}),
     restarts: Mapping[str, int] = MappingProxyType({}),
     staleness: Mapping[str, float] = MappingProxyType({}),
+    mixture: Mapping[str, float] = MappingProxyType({}),
 ) -> Scalars:
     """Everything a step logs, folded to about `MAX_SCALARS`.
 
@@ -187,12 +188,14 @@ def step_scalars(
         packing: `PackedBatch.scalars`.
         restarts: workers replaced since the last step, by role.
         staleness: of `staleness_metrics`, where rollouts may be ahead.
+        mixture: the shares that a curriculum chose, `mixture/share/<domain>`.
     """
     scalars = {
         **rollout_metrics(groups),
         **learner_metrics(domain_stats),
         **surgery.scalars,
         **staleness,
+        **mixture,
         **step_metrics(step),
         **packing,
         **throughput(groups, times["time/total"]),
@@ -212,7 +215,7 @@ def fold(scalars: Mapping[str, float], limit: int = MAX_SCALARS) -> Scalars:
     conflict rates per kind of module go without a trace, because the overall rate stays.
     """
     folded = dict(scalars)
-    limit += sum(name.startswith(RARE) for name in scalars)
+    limit += sum(name.startswith(BEYOND) for name in scalars)
     for family in FOLD_ORDER:
         if len(folded) <= limit:
             break
