@@ -94,13 +94,13 @@ def _choices(group: str) -> tuple[str, ...]:
 
 
 def _kind_of(parts: list[str]) -> str:
-    """The kind of reward that a hint for one of its own keys is about; empty for other keys."""
-    from mgsrl.config.keys import members_keys
-    from mgsrl.config.reward import ScoreConfig
+    """The kind of a record that a hint for one of its own keys is about; empty for other keys."""
+    from mgsrl.config.keys import is_record, members_keys, type_at
+    from mgsrl.config.root import Config
 
-    if "reward" not in parts[:-1]:
-        return ""
-    return next((kind for kind, own in members_keys(ScoreConfig).items() if parts[-1] in own), "")
+    record = type_at(Config, ".".join(parts[:-1])) if len(parts) > 1 else None
+    kinds = members_keys(record) if is_record(record) else {}
+    return next((kind for kind, own in kinds.items() if parts[-1] in own), "")
 
 
 def _nested(parts: list[str], value: Any, kind: str) -> dict[str, Any]:

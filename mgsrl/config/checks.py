@@ -1,6 +1,6 @@
 """Rules across configuration groups; each group's own rules stand beside its fields."""
 
-from mgsrl.config.data import check_mixture
+from mgsrl.config.data import check_curriculum, check_mixture
 from mgsrl.config.keys import type_at, unknown_key
 from mgsrl.config.require import at_least, one_of, plain_name, within
 from mgsrl.config.root import PLACEMENTS, Config
@@ -39,6 +39,7 @@ def check_config(config: Config) -> None:
     for name, algo in config.algos.items():
         algo.validate(f"domains.{name}.algo" if config.domains[name].algo else "algo")
     check_mixture(config.data, config.domains)
+    check_curriculum(config.data, config.domains, config.strategy.together(config.domains))
     _check_overlong(config)
     _check_token_budget(config)
     _check_devices(config)

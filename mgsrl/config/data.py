@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from mgsrl.config.curriculum import CurriculumConfig
 from mgsrl.config.policy import check_template_kwargs
 from mgsrl.config.quoting import as_override
 from mgsrl.config.require import (
@@ -22,7 +23,6 @@ SOURCE_KINDS = ("pocket", "file", "hub", "task")
 TASK_SPLITS = ("train", "test")
 BAD_ROWS = ("error", "skip")
 OVERLONG = ("truncate_left", "drop", "error")
-CURRICULA = ("steps", "linear")
 MAX_POCKET_ROWS = 1_000_000
 
 
@@ -113,7 +113,7 @@ class DomainConfig:
     difference. 0 trains without it."""
     schedule: list[Any] = field(default_factory=list)
     """A curriculum, `[[step, factor], ...]`: from each step on, `weight` is multiplied by the
-    factor (`data.curriculum` says how to go from one to the next)."""
+    factor (`data.curriculum=linear` interpolates between them)."""
     temperature: float | None = None
     """Overrides `rollout.temperature`."""
     top_p: float | None = None
@@ -164,14 +164,13 @@ class DataConfig:
     mixing_temperature: float | None = None
     """Share the prompts of a step in proportion to (number of prompts)^(1/T) instead of the
     domains' quotas: 1 is by size, larger values come closer to equal shares. null is off."""
-    curriculum: str = "steps"
-    """Between two points of `domains.NAME.schedule`: `steps` keeps the earlier, `linear`
-    interpolates."""
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """How the domains' shares of a step change over the run."""
 
     def validate(self) -> None:
         at_least("data.max_prompt_tokens", self.max_prompt_tokens, 8)
         one_of("data.overlong", self.overlong, OVERLONG)
-        one_of("data.curriculum", self.curriculum, CURRICULA)
+        self.curriculum.validate("data.curriculum")
         if self.prompts_per_step is not None:
             at_least("data.prompts_per_step", self.prompts_per_step, 1)
         if self.mixing_temperature is not None:
@@ -187,6 +186,25 @@ def check_mixture(data: DataConfig, domains: dict[str, DomainConfig]) -> None:
             expected="no quotas beside it",
             found=f"domains.{with_quota[0]}.prompts_per_step",
             todo="leave one of them out; domains.NAME.weight works with both",
+        )
+
+
+def check_curriculum(
+    data: DataConfig, domains: dict[str, DomainConfig], together: list[list[str]]
+) -> None:
+    """Raise `ConfigError` for a curriculum that has nothing to share.
+
+    Args:
+        together: the domains of each phase.
+    """
+    trained = [[name for name in names if domains[name].weight > 0] for names in together]
+    if data.curriculum.adapts and max(map(len, trained)) < 2:
+        raise ConfigError(
+            f"data.curriculum={data.curriculum.kind} shares a step among domains.",
+            expected="two domains or more with a weight above 0 in some phase",
+            found="; then ".join(", ".join(names) or "none" for names in trained),
+            todo="set data.curriculum=steps, or train domains together "
+            "(strategy=mixed or strategy=mgs)",
         )
 
 

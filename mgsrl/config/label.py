@@ -7,6 +7,7 @@ may have without becoming another (`surgery.order`, lengths of phases).
 from itertools import product
 from pathlib import Path
 
+from mgsrl.config.curriculum import CURRICULA, FIXED
 from mgsrl.config.root import Config
 from mgsrl.config.surgery import GATES, GRANULARITIES, SURGERY_METHODS, SurgeryConfig
 from mgsrl.errors import ConfigError
@@ -36,6 +37,13 @@ def strategy_label(config: Config) -> str:
 
 
 def _derived(config: Config) -> str:
+    curriculum = config.data.curriculum
+    suffix = f"_{_plain(curriculum.kind)}" if curriculum.adapts else ""
+    return _method(config) + suffix
+
+
+def _method(config: Config) -> str:
+    """The label but for the curriculum."""
     names = config.strategy.domain_order or list(config.domains)
     trained = [name for name in names if name in config.domains and config.domains[name].weight > 0]
     update = _of(config.surgery)
@@ -80,4 +88,6 @@ def _all_labels(domains: list[str]) -> set[str]:
     choices = product(SURGERY_METHODS.names(), GRANULARITIES, GATES, ["", *domains])
     updates = {_update(*parts) for parts in choices}
     bases = updates | {f"phases_{update}" for update in updates} | {"single", "sequential"}
-    return {_whitened(base, whiten) for base in bases for whiten in (False, True)}
+    methods = {_whitened(base, whiten) for base in bases for whiten in (False, True)}
+    adaptive = [f"_{name}" for name in CURRICULA.names() if name not in FIXED]
+    return {f"{method}{suffix}" for method in methods for suffix in ("", *adaptive)}

@@ -102,9 +102,7 @@ def apply_changes(composed: DictConfig, changes: Sequence[Change]) -> None:
         ConfigError: a domain, source or score that is not there, or what cannot be removed.
     """
     OmegaConf.set_struct(composed, False)
-    for name, kind in field_types(Config).items():
-        if (short := short_for(kind)) and not isinstance(composed.get(name), DictConfig):
-            composed[name] = {short: composed.get(name)}  # as a file has it
+    _spell_out(composed, Config)
     _forget_other_kinds(composed, changes)
     unknown = list[tuple[str, list[str]]]()  # records that came without a `+`; names beside them
     for change in changes:
@@ -126,6 +124,18 @@ def apply_changes(composed: DictConfig, changes: Sequence[Change]) -> None:
         record = OmegaConf.select(composed, key)
         if not (isinstance(record, DictConfig) and "kind" in record):
             raise _no_record(key, beside)
+
+
+def _spell_out(node: DictConfig, kind: type) -> None:
+    """Plain values that stand for records, as a file may have them, become these records."""
+    for name, inner in field_types(kind).items():
+        if not is_record(inner) or name not in node:
+            continue
+        short, value = short_for(inner), node.get(name)
+        if isinstance(value, DictConfig):
+            _spell_out(value, inner)
+        elif short:
+            node[name] = {short: value}
 
 
 def _parsed(text: str, choices: Mapping[str, Sequence[str]]) -> Override:

@@ -1,5 +1,6 @@
 """Which domains are trained when; `mgs`, `mixed`, `sequential`, ... are choices of these fields."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mgsrl.config.require import at_least
@@ -32,6 +33,13 @@ class StrategyConfig:
     """Default of the phases made by `sequential`."""
     phases: list[PhaseConfig] = field(default_factory=list)
     """Explicit phases; overrides `sequential`."""
+
+    def together(self, domains: Iterable[str]) -> list[list[str]]:
+        """Of each phase the domains that it trains, of those that there are."""
+        names = self.domain_order or list(domains)
+        if self.phases:
+            return [phase.domains for phase in self.phases]
+        return [[name] for name in names] if self.sequential else [names]
 
     def validate(self) -> None:
         for index, phase in enumerate(self.phases):

@@ -21,8 +21,8 @@ MAX_SCALARS = 83
 """Three domains log 79: 9 spreads of rewards, and 70 of all else with five kinds of modules; and 3
 more where rollouts may be ahead."""
 
-RARE = ("surgery/probe/", "time/probe")
-"""Beyond the limit: few, and on few steps, whose other metrics shall not vanish for them."""
+BEYOND = ("surgery/probe/", "time/probe", "mixture/share/")
+"""Beyond the limit: on few steps, or of few runs, whose other metrics shall not vanish for them."""
 
 # Families in the order in which they are folded; `reward` never is.
 FOLD_ORDER = (
@@ -181,6 +181,7 @@ def step_scalars(
     restarts: Mapping[str, int] = MappingProxyType({}),
     staleness: Mapping[str, float] = MappingProxyType({}),
     drawn: Mapping[str, Sequence[RolloutGroup]] = MappingProxyType({}),
+    mixture: Mapping[str, float] = MappingProxyType({}),
 ) -> Scalars:
     """Everything a step logs, folded to about `MAX_SCALARS`.
 
@@ -191,6 +192,7 @@ def step_scalars(
         restarts: workers replaced since the last step, by role.
         staleness: of `staleness_metrics`, where rollouts may be ahead.
         drawn: beside `groups`, those whose places these took; they count in rewards and lengths.
+        mixture: the shares that a curriculum chose, `mixture/share/<domain>`.
     """
     scalars = {
         **rollout_metrics(drawn or groups),
@@ -198,6 +200,7 @@ def step_scalars(
         **learner_metrics(domain_stats),
         **surgery.scalars,
         **staleness,
+        **mixture,
         **step_metrics(step),
         **packing,
         **throughput(groups, times["time/total"]),
@@ -217,7 +220,7 @@ def fold(scalars: Mapping[str, float], limit: int = MAX_SCALARS) -> Scalars:
     conflict rates per kind of module go without a trace, because the overall rate stays.
     """
     folded = dict(scalars)
-    limit += sum(name.startswith(RARE) for name in scalars)
+    limit += sum(name.startswith(BEYOND) for name in scalars)
     for family in FOLD_ORDER:
         if len(folded) <= limit:
             break

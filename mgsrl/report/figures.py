@@ -141,6 +141,18 @@ def learning_signal(run: RunData) -> str:
     return svg(figure, "Live groups, cut responses, gradient norm, loss, learning rate, clipping")
 
 
+def mixture(run: RunData) -> str:
+    """The shares that an adaptive curriculum gave the domains."""
+    if not run.family("mixture/share"):
+        return ""
+    figure, axes = panels(1, columns=1, height=2.2)
+    _draw_families(axes, run, [("mixture/share", "Shares of a step", "share of prompts")])
+    axes[0].set_ylim(bottom=0)
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    one_legend(figure, axes)
+    return svg(figure, "Share of each domain in the step's prompts")
+
+
 def conflicts(run: RunData) -> str:
     """Conflict rate, and the cosine of every pair of domains, over steps; and where reliability
     was measured, how much of each domain's gradient is signal and which conflicts stand out."""

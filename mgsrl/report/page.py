@@ -54,6 +54,7 @@ def _context(run: RunData) -> dict[str, Any]:
             "before_after": figures.before_after(run),
             "rewards": figures.reward_curves(run),
             "signal": figures.learning_signal(run),
+            "mixture": figures.mixture(run),
             "health": figures.training_health(run),
             "conflicts": figures.conflicts(run),
             "heat_map": figures.module_heat_map(run),

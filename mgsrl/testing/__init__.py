@@ -10,6 +10,7 @@ Each takes a name as the configuration does, or the object, and raises `Contract
 """
 
 from mgsrl.testing.advantage import check_advantage
+from mgsrl.testing.curriculum import check_curriculum
 from mgsrl.testing.engine import check_engine
 from mgsrl.testing.loss import check_loss
 from mgsrl.testing.reward import check_reward
@@ -19,6 +20,7 @@ from mgsrl.testing.tracker import check_tracker
 
 __all__ = [
     "check_advantage",
+    "check_curriculum",
     "check_engine",
     "check_loss",
     "check_reward",

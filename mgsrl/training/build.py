@@ -233,6 +233,7 @@ def _run(
         folder=journal.folder,
         num_steps=config.train.num_steps,
         schedule=plan.schedule,
+        adaptive=plan.adaptive,
         mixture=plan.mixture,
         sampler=publisher.sampler,
         scorer=scorer,

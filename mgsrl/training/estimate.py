@@ -51,7 +51,8 @@ class Estimate:
     """Why every response is computed with its prompt, in words."""
     places: tuple[Place, ...]
     batch: dict[str, int]
-    """The largest step: sizes by what they are of."""
+    """The largest step: sizes by what they are of. Under a curriculum that adapts the configured
+    shares', and the most prompts that it may take of a domain."""
     learner: Memory
     """Of one rank."""
     engine: Memory | None
@@ -170,11 +171,14 @@ def _batch(config: Config) -> dict[str, int]:
     size = learner.micro_batch_size if budget is None else budget // longest
     # A domain's sequences, all of them long, are dealt in runs of a micro-batch for every rank.
     run = size * learner.world_size
-    steps = schedule_of(config).by_step
+    schedule = schedule_of(config)
+    steps = schedule.by_step
     most = max(steps, key=lambda quotas: sum(quotas.values()))
+    bounds = schedule.largest() if schedule.shares else {}
     return {
         "domains": max(map(len, steps)),
         **{f"prompts of {name}": count for name, count in most.items()},
+        **{f"prompts of {name} at most": count for name, count in bounds.items()},
         "prompts": sum(most.values()),
         "responses": samples * sum(most.values()),
         "response tokens": samples * sum(count * limits[name] for name, count in most.items()),

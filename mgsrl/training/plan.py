@@ -21,6 +21,7 @@ from mgsrl.rollout.actor import check_engine
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.sampler import training_sampling
 from mgsrl.surgery import check_method
+from mgsrl.training.adaptive import AdaptiveShares, check_curriculum, make_curriculum
 from mgsrl.training.export import check_export
 from mgsrl.training.fit import check_context, check_tokens, end_of_turn_note
 from mgsrl.training.schedule import Schedule, check_staleness, curve, make_schedule
@@ -40,6 +41,8 @@ class Plan:
     prompts: Mapping[str, list[Prompt]]
     heldout: Mapping[str, list[Prompt]]
     schedule: Schedule
+    adaptive: AdaptiveShares | None
+    """What chooses the quotas of every step, under a curriculum that adapts."""
     mixture: Mixture
     sampling: Mapping[str, Sampling]
     learner: LearnerSpec
@@ -87,6 +90,7 @@ def plan(config: Config) -> Plan:
         prompts=prompts,
         heldout=heldout,
         schedule=schedule,
+        adaptive=_adaptive(config, schedule),
         mixture=Mixture(prompts, schedule.largest(), config.seed, config.data.shuffle, shares),
         sampling=sampling,
         learner=LearnerSpec(
@@ -124,7 +128,9 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
     Raises:
         UserError: one of them cannot be.
     """
-    check_staleness(schedule_of(config), config.rollout.staleness)
+    schedule = schedule_of(config)
+    check_staleness(schedule, config.rollout.staleness)
+    check_curriculum(config.data.curriculum, schedule.domains)
     check_method(config.surgery, len(config.domains))
     for name, algo in config.algos.items():
         check_advantages(algo, {name: config.domains[name].reward})
@@ -139,6 +145,14 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
     engine.check_model(facts, device)
     packs_rows(config.learner.share_prompts, facts.not_packed, config.policy.path)
     return model_path, facts
+
+
+def _adaptive(config: Config, schedule: Schedule) -> AdaptiveShares | None:
+    curriculum = config.data.curriculum
+    if not curriculum.adapts:
+        return None
+    made = make_curriculum(curriculum, schedule.domains)
+    return AdaptiveShares(made, schedule, curriculum.kind)
 
 
 def _prompts(
@@ -175,13 +189,16 @@ def schedule_of(config: Config, sizes: Mapping[str, int] | None = None) -> Sched
     if config.data.mixing_temperature is not None and sizes is not None:
         power = 1 / config.data.mixing_temperature
         shares = {name: sizes.get(name, 0) ** power for name in config.domains}
+    curriculum = config.data.curriculum
+    between = curriculum.kind if not curriculum.adapts else "steps"
     return make_schedule(
         config.strategy,
         shares,
         config.train.num_steps,
         total=config.data.prompts_per_step or sum(quotas.values()),
         curves={
-            name: curve(domain.weight, domain.schedule, config.data.curriculum)
+            name: curve(domain.weight, domain.schedule, between)
             for name, domain in config.domains.items()
         },
+        floor=curriculum.floor if curriculum.adapts else None,
     )

@@ -26,6 +26,7 @@ from mgsrl.obs.timers import StageTimers
 from mgsrl.rewards.scorer import Scorer
 from mgsrl.rollout.sampler import Sampler
 from mgsrl.surgery.step_probe import with_probe
+from mgsrl.training.adaptive import AdaptiveShares
 from mgsrl.training.checkpoint import Checkpoint, checkpoint_steps, set_others_aside
 from mgsrl.training.choreography import Choreography
 from mgsrl.training.evaluation import Evaluation
@@ -66,6 +67,8 @@ class Run:
     checkpoint: Checkpoint | None
     """Where to go on; None starts anew."""
     models: Models
+    adaptive: AdaptiveShares | None = None
+    """Under a curriculum that adapts; the schedule's quotas are then not the run's."""
     keeps_ahead: bool = True
     """Whether the checkpoint's rollouts of later steps are those that this run would make: not
     where `resume.allow` made it another experiment."""
@@ -133,6 +136,8 @@ class Run:
                 self.learners.load(self.checkpoint.path / "learner")
                 self.scorer.restore(self.checkpoint.state.get("rewards", {}))
             self.sampler.lengths |= self.checkpoint.state.get("response_lengths", {})
+            if self.adaptive is not None and "curriculum" in self.checkpoint.state:
+                self.adaptive.restore(self.checkpoint.state["curriculum"])
             self.step = self.checkpoint.step
             self._skipped = self.checkpoint.state.get("skipped", 0)
             self._ahead = read_in_flight(
@@ -187,7 +192,8 @@ class Run:
             if step in self.sampler.outstanding:
                 continue
             self._finish_rollouts()
-            quotas = self.schedule.phase(step).quotas
+            adaptive = self.adaptive
+            quotas = adaptive.quotas(step) if adaptive else self.schedule.phase(step).quotas
             drawn, made = self._ahead.pop(step, ({}, []))  # a checkpoint's
             more = self.mixture.next_prompts({d: n for d, n in quotas.items() if d not in drawn})
             prompts = {domain: drawn.get(domain) or more[domain] for domain in quotas}
@@ -307,9 +313,12 @@ class Run:
             restarts=self._new_restarts(),
             engine_busy=self.sampler.busy_share(),
             staleness=staleness_metrics(groups, self.step - 1) if self.staleness else {},
+            mixture=self.adaptive.scalars(self.step - 1) if self.adaptive else {},
         )
         scalars["skipped"] = skipped
         self.journal.log_step(self.step, scalars, groups, report, losses)
+        if self.adaptive is not None:
+            self.adaptive.observe(self.step - 1, groups, report)
         self._watch_skips(outcomes)
         self._boundary = self._whole_step()
         signals.release()
@@ -358,6 +367,7 @@ class Run:
             "rewards": self.scorer.state(),
             "response_lengths": dict(self.sampler.lengths),
             "skipped": self._skipped,
+            **({"curriculum": self.adaptive.state()} if self.adaptive else {}),
             **self.models.state(),
         }
         return Boundary(self.step, state, dict(self.sampler.outstanding))

@@ -5,9 +5,11 @@ gives them the others' share, so that baselines are compared on equal terms. Wei
 move prompts between the domains of a phase and leave their sum alone.
 
 The quotas of a step follow from the configuration and the step alone, so a resumed run needs no
-memory of them.
+memory of them. Under a curriculum that adapts (`adaptive.py`) they do not: then the schedule has
+the configured shares, and what may become of them.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -42,6 +44,10 @@ class Schedule:
     by_step: tuple[Quotas, ...]
     domains: tuple[str, ...]
     """Those with a weight above 0 in some step."""
+    shares: tuple[Mapping[str, float], ...] = ()
+    """The configured shares by step, of any scale, for a curriculum that adapts; empty without."""
+    floor: float = 1.0
+    """Part of its configured share that a domain keeps under that curriculum."""
 
     def phase(self, step: int) -> Phase:
         """Phase and quotas of a step; the last ones also answer for steps beyond the end."""
@@ -49,12 +55,22 @@ class Schedule:
         return replace(phase, quotas=self.by_step[min(step, len(self.by_step) - 1)])
 
     def largest(self) -> dict[str, int]:
-        """The most prompts that any step takes of each domain."""
+        """The most prompts that any step takes of each domain; under a curriculum that adapts, the
+        most that it may take."""
         most = dict.fromkeys(self.domains, 0)
-        for quotas in self.by_step:
+        for quotas in self.by_step if not self.shares else self._bounds():
             for name, quota in quotas.items():
                 most[name] = max(most[name], quota)
         return most
+
+    def _bounds(self) -> Iterator[Quotas]:
+        """What quotas stay below whatever a curriculum says, for each of the different shares."""
+        total = sum(self.by_step[0].values())
+        for shares in {id(shares): shares for shares in self.shares}.values():
+            whole = math.fsum(shares.values())
+            highest = {d: 1.0 - self.floor * (1.0 - s / whole) for d, s in shares.items() if s}
+            # A domain is owed less than one prompt, and is given less than one more than its due.
+            yield {d: min(total, math.floor(total * s + 1e-6) + 2) for d, s in highest.items()}
 
 
 def check_staleness(schedule: Schedule, staleness: int) -> None:
@@ -81,6 +97,7 @@ def make_schedule(
     *,
     total: int | None = None,
     curves: Mapping[str, Curve] | None = None,
+    floor: float | None = None,
 ) -> Schedule:
     """Lay out the phases.
 
@@ -89,6 +106,7 @@ def make_schedule(
             other weight together with `total`.
         total: prompts per step; the default is the sum of `quotas`.
         curves: what a domain's share is multiplied by; 1 for domains not named.
+        floor: part of its share that a domain keeps under a curriculum that adapts; None without.
 
     Raises:
         ConfigError: a phase would get no step, or a step no domain.
@@ -97,19 +115,25 @@ def make_schedule(
     phases: list[Phase] = []
     by_step: list[Quotas] = []
     domains: dict[str, None] = {}
+    configured: list[Mapping[str, float]] = []
+    known: dict[tuple[float, ...], Mapping[str, float]] = {}
 
     def factor(name: str, step: int) -> float:
         return curves[name](step) if curves and name in curves else 1.0
 
     for phase, names in _phases(strategy, quotas, num_steps):
-        shares = (
+        shares: Iterable[Mapping[str, float]] = (
             {name: quotas[name] * factor(name, step) for name in names}
             for step in range(phase.start, phase.end)
         )
+        if floor is not None:
+            shares = [known.setdefault((*each.values(), phase.start), each) for each in shares]
+            configured += shares
         steps = list(_quotas(shares, total, phase.start, domains))
         phases.append(replace(phase, quotas=steps[0]))
         by_step += steps
-    return Schedule(tuple(phases), tuple(by_step), tuple(domains))
+    kept = 1.0 if floor is None else floor
+    return Schedule(tuple(phases), tuple(by_step), tuple(domains), tuple(configured), kept)
 
 
 def curve(weight: float, points: Iterable[Iterable[float]], kind: str) -> Curve:
@@ -138,15 +162,16 @@ def _phases(
     strategy: StrategyConfig, quotas: Mapping[str, float], num_steps: int
 ) -> Iterator[tuple[Phase, list[str]]]:
     """The phases, still without quotas, and their domains."""
-    domains = strategy.domain_order or list(quotas)
     if strategy.phases:
         plans = [
             (phase.domains, phase.steps, phase.reset_optimizer, phase.move_reference)
             for phase in strategy.phases
         ]
     else:
-        groups = [[domain] for domain in domains] if strategy.sequential else [domains]
-        plans = [(group, 0, strategy.reset_optimizer, strategy.move_reference) for group in groups]
+        plans = [
+            (names, 0, strategy.reset_optimizer, strategy.move_reference)
+            for names in strategy.together(quotas)
+        ]
     left = num_steps - sum(plan[1] for plan in plans)
     open_phases = [index for index, plan in enumerate(plans) if plan[1] == 0]
     lengths = largest_remainder(left, dict.fromkeys(open_phases, 1.0)) if open_phases else {}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mgsrl.config.checks import check_config
 from mgsrl.config.compose import compose_config
-from mgsrl.config.keys import all_keys, is_record, members_keys, members_of, optional, type_at
+from mgsrl.config.keys import all_keys, is_record, members_keys, optional, type_at
 from mgsrl.config.label import strategy_label
 from mgsrl.config.reward import ScoreConfig
 from mgsrl.config.root import Config
@@ -36,8 +36,16 @@ def every_key() -> list[tuple[str, Any]]:
 
 
 KEYS = every_key()
-KINDS = {key: kind for kind, own in members_keys(ScoreConfig).items() for key in own}
-"""A key of one kind of reward -> a kind that has it."""
+
+
+def kinds_of(record: Any) -> dict[str, str]:
+    """A key of one kind of the record's members -> a kind that has it."""
+    own = members_keys(record) if is_record(record) else {}
+    return {key: kind for kind, keys in own.items() for key in keys}
+
+
+KINDS = kinds_of(ScoreConfig)
+"""Of rewards, some of whose keys are mappings."""
 
 
 def with_value(key: str, value: Any) -> dict[str, Any]:
@@ -53,10 +61,10 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
     if above.rpartition(".")[2] in KINDS:  # a name below a mapping of one kind
         return with_value(above, {leaf: value})
     record = type_at(Config, above) if above else Config
-    if is_record(record) and members_of(record) and leaf in KINDS:
-        own = members_keys(ScoreConfig)[KINDS[leaf]]
+    if kind := kinds_of(record).get(leaf):
+        own = members_keys(record)[kind]
         needed = {name: "http://h" for name in ("url", "model", "function") if name in own}
-        value = {"kind": KINDS[leaf], **needed, leaf: value}
+        value = {"kind": kind, **needed, leaf: value}
         *rest, _ = rest
     return put(BASE, first, rest)
 
@@ -74,7 +82,7 @@ def checked(key: str, value: Any) -> Config | ConfigError:
 
 def value_at(config: Any, key: str) -> Any:
     for part in key.split("."):
-        if isinstance(config, ScoreConfig) and part in KINDS:
+        if part in kinds_of(type(config)):
             config = config.options
         config = config[part] if isinstance(config, dict) else getattr(config, part)
     return config
@@ -96,6 +104,7 @@ def test_the_walk_finds_every_key() -> None:
         "domains.math.heldout.path",
         "domains.math.reward.extra.other.clip",
         "surgery.reliability.level",
+        "data.curriculum.temperature",
         "strategy.phases",
     ):
         assert key in names

@@ -132,6 +132,12 @@ def test_nothing_is_folded_for_a_probe():
     assert metrics.fold(scalars | rare, limit=2) == scalars | rare
 
 
+def test_nothing_is_folded_for_the_shares_of_a_curriculum():
+    scalars = {"loss/a": 1.0, "loss/b": 2.0}
+    shares = {"mixture/share/a": 0.25, "mixture/share/b": 0.75}
+    assert metrics.fold(scalars | shares, limit=2) == scalars | shares
+
+
 def test_folding_means_skip_what_is_not_finite():
     folded = metrics.fold({"loss/a": math.nan, "loss/b": 2.0, "reward/a": 1.0}, limit=1)
     assert folded == {"loss/mean": 2.0, "reward/a": 1.0}

@@ -51,9 +51,11 @@ def make_run(
     domains: tuple[str, ...] = DOMAINS,
     finished: bool = True,
     probe_every: int = 0,
+    adaptive: bool = False,
 ) -> Path:
     """Write a run of `steps` steps; `finished=False` leaves it as a kill would; `probe_every`
-    steps, reliability is measured and steps are tried."""
+    steps, reliability is measured and steps are tried; `adaptive` with the shares of a
+    curriculum."""
     rng = random.Random(f"{seed} {strategy}")
     run_dir.mkdir(parents=True)
     config = Config(
@@ -79,7 +81,8 @@ def make_run(
     tracker = JsonlTracker(run_dir)
     for step in range(1, steps + 1):
         probed = bool(probe_every) and step % probe_every == 0
-        _one_step(run_dir, tracker, rng, step, steps, layers, domains, probed)
+        shares = {f"mixture/share/{d}": 1 / len(domains) for d in domains if adaptive}
+        _one_step(run_dir, tracker, rng, step, steps, layers, domains, probed, shares)
     tracker.close()
     if finished:
         append_evaluations(run_dir, [_evaluation(rng, steps, d, steps) for d in domains])
@@ -87,7 +90,7 @@ def make_run(
     return run_dir
 
 
-def _one_step(run_dir, tracker, rng, step, steps, layers, domains, probed):
+def _one_step(run_dir, tracker, rng, step, steps, layers, domains, probed, shares):
     groups = {d: [_group(rng, d, i, step, steps) for i in range(8)] for d in domains}
     report = _probed_surgery(step, layers, domains) if probed else _surgery(step, layers, domains)
     noise = {k: v * rng.uniform(0.85, 1.2) * (2.5 if step == 1 else 1) for k, v in SECONDS.items()}
@@ -99,6 +102,7 @@ def _one_step(run_dir, tracker, rng, step, steps, layers, domains, probed):
         times={**{f"time/{k}": v for k, v in noise.items()}, "time/total": sum(noise.values())},
         weight_version=step,
         canary_error=4e-7 * rng.uniform(0.8, 1.3),
+        mixture=shares,
     )
     tracker.log(step, scalars)
     write_rollouts(run_dir, step, groups, 2)

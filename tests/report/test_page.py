@@ -229,6 +229,14 @@ def test_the_instrument_has_its_figures(tmp_path, html):
     assert effect.predicted == own["predicted"] - idle["predicted"]
 
 
+def test_the_shares_of_a_curriculum_are_drawn(tmp_path, html):
+    assert "Who had the prompts" not in html
+    run_dir = make_run(tmp_path / "run", steps=4, adaptive=True)
+    page = build_report(run_dir).read_text()
+    assert "Who had the prompts" in page
+    assert ">Shares of a step<" in page
+
+
 def test_only_evaluations(tmp_path):
     append_evaluations(tmp_path, [EvalResult(0, "math", -3.5, 0.1, 8, 8, 20.0, 1.0, 0.0)])
     append_evaluations(tmp_path, [EvalResult(5, "math", 2.5, math.nan, 1, 1, 20.0, 1.0, 0.0)])
