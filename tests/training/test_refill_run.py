@@ -1,0 +1,29 @@
+"""Dynamic sampling in real runs: what is drawn, and going on after a stop."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.training.runs import metrics, train, trained
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+PAIRS = "algo.samples_per_prompt=2"
+"""Two responses often get the same reward."""
+REFILL = (PAIRS, "algo.refill=2", "domains.chat.algo.refill=0", "strategy=mixed", "algo.loss=cispo")
+
+
+def test_dead_groups_are_replaced_and_a_stop_changes_nothing(tmp_path: Path) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    train(whole, *REFILL, "train.num_steps=3")
+    rows = metrics(whole)
+    for row in rows:
+        assert row["drawn/chat"] == 1
+        for domain in ("math", "instruction_following"):
+            assert 1 <= row[f"drawn/{domain}"] <= 3
+            # of all that were drawn, so a share of 1 needed no other draw
+            assert (row[f"drawn/{domain}"] == 1) == (row[f"live_groups/{domain}"] == 1)
+    assert any(row["drawn/math"] > 1 for row in rows), "none was dead: nothing is shown"
+    train(halves, *REFILL, "train.num_steps=2")
+    train(halves, *REFILL, "train.num_steps=3")
+    assert metrics(halves)[2] == rows[2]
+    assert trained(halves, 3) == trained(whole, 3)
