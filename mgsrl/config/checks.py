@@ -4,7 +4,7 @@ from mgsrl.config.data import check_curriculum, check_mixture
 from mgsrl.config.keys import type_at, unknown_key
 from mgsrl.config.require import at_least, one_of, plain_name, within
 from mgsrl.config.root import PLACEMENTS, Config
-from mgsrl.errors import ConfigError, nearest
+from mgsrl.errors import ConfigError, nearest, shortened
 
 
 def check_config(config: Config) -> None:
@@ -64,7 +64,7 @@ def _check_domains(config: Config) -> None:
             raise ConfigError(
                 f"{key} names a domain that does not exist.",
                 expected=f"one of {', '.join(config.domains)}",
-                found=repr(name),
+                found=shortened(repr(name)),
                 todo=f"correct the name ({nearest(name, config.domains)})",
             )
     for index, phase in enumerate(config.strategy.phases):

@@ -69,6 +69,11 @@ def save_and_go_on(
 def load_alone(rank: int, world_size: int, address: str, model: Path, root: Path) -> dict[str, Any]:
     worker = _worker(rank, world_size, address, model)
     worker.load(str(root / "two"))
+    batch = make_batch(worker.policy.config.vocab_size, 1, 4, 2, halves=True)
+    worker.load_batch(batch.per_rank[0], batch.totals, batch.half_sizes)
+    for domain in batch.domains:
+        worker.accumulate(domain)
+    assert worker.probe_steps(2).norm_S.isfinite().all()  # it tries steps, and remembers none
     results = _found(worker)
     (root / "two" / SURGERY).write_bytes(b"\0" * 100)
     with pytest.raises(CheckpointError, match="surgery"):
@@ -77,6 +82,7 @@ def load_alone(rank: int, world_size: int, address: str, model: Path, root: Path
     return results
 
 
+@pytest.mark.timeout(900)
 def test_memory_in_a_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
     ranks = spawn(save_and_go_on, 2, tiny_model, tmp_path)
     for found in ranks:
