@@ -175,7 +175,8 @@ class Textbook:
 
     def loss(self, model: Any, domain: str, half: int) -> torch.Tensor:
         key = domain, half
-        total = parts._loss(model, self.frozen, self.samples[key], self.old[key], self.case)
+        algo = self.spec.algo_of(domain)
+        total = parts._loss(model, self.frozen, self.samples[key], self.old[key], algo)
         return total / self.tokens
 
     def gradient(self, domain: str, half: int) -> dict[str, torch.Tensor]:

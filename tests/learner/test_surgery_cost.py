@@ -21,6 +21,7 @@ from tests.learner.parts import (
     _logprobs,
     _loss,
     _samples,
+    algo_of,
     make_batch,
     make_groups,
     make_spec,
@@ -156,7 +157,7 @@ def exact() -> dict[str, torch.Tensor]:
     num_tokens = sum(len(s[1]) for rows in samples.values() for s in rows)
     for d in DOMAINS:
         old = [_logprobs(model, sample)[0].detach() for sample in samples[d]]
-        (_loss(model, model, samples[d], old, Case()) / num_tokens).backward()
+        (_loss(model, model, samples[d], old, algo_of(Case(), POCKET)) / num_tokens).backward()
     return {name: p.grad.reshape(-1) for name, p in model.named_parameters()}
 
 

@@ -96,7 +96,7 @@ class Parts:
             self.at("log")
             self.logged.append(step)
 
-        def score(groups: Any) -> Any:
+        def score(groups: Any, **_: Any) -> Any:
             self.at("score")
             return groups
 
@@ -130,7 +130,8 @@ class Parts:
                 settle=lambda: None, save_now=self.saved.append,
             ),
             console=SimpleNamespace(stage=stage, progress=None, note=lambda _: None),
-            algo=AlgoConfig(),
+            algos={"math": AlgoConfig(), "chat": AlgoConfig()},
+            updates_per_batch=1,
             surgery=SurgeryConfig(),
             models=SimpleNamespace(state=dict),
         )  # fmt: skip
