@@ -16,9 +16,9 @@ batch after and before its update, which needs another forward pass in every ste
 change of the smoothed reward. The weights multiply the configured shares, every domain keeps its
 floor, and quotas are exact.
 
-Left out: the ratio-preserving sampler, which makes new prompts until each task has its part of the
-groups whose rewards differ. Rewards of different domains are compared as they are: they should have
-one scale (`domains.NAME.reward.standardise` would make all of them 0).
+The paper's ratio-preserving sampler, which draws prompts until each task has its part of the groups
+whose rewards differ, is `algo.refill` (`training/refill.py`). Left out: scales of rewards. Those of
+different domains are compared as they are (`domains.NAME.reward.standardise` would make all 0).
 """
 
 import math
