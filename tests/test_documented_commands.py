@@ -61,6 +61,12 @@ REFUSED = {
 RUN: dict[str, list[str]] = {
     "mgsrl train": TINY,
     "mgsrl train strategy=sequential run.dir=/tmp/r": [*SMALL, "train.num_steps=3"],
+    "mgsrl train strategy=sequential strategy.domain_order=": [
+        *SMALL,
+        "train.num_steps=3",
+        "run.dir=runs/ordered-seed0",
+    ],
+    "mgsrl train domains.math.algo.clip_high=": [*TINY, "run.dir=runs/by-domain-seed0"],
     "mgsrl train domains.chat.reward.path=my_reward_model": [*TINY, "run.dir=runs/other-seed0"],
     "mgsrl eval": QUICK,
 }
