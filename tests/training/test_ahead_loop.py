@@ -99,7 +99,7 @@ def walk(
     def send(version: int, _: Any) -> None:
         engines.version = version
 
-    def score(groups: dict[str, list[RolloutGroup]]) -> dict[str, list[RolloutGroup]]:
+    def score(groups: dict[str, list[RolloutGroup]], **_: Any) -> dict[str, list[RolloutGroup]]:
         rewards = (Reward(0.0), Reward(1.0))
         return {
             domain: [RolloutGroup(g.prompt, g.rollouts, rewards) for g in of_domain]
@@ -141,7 +141,8 @@ def walk(
             ),
         ),
         console=SimpleNamespace(progress=None, stage=stage),
-        algo=AlgoConfig(),
+        algos=dict.fromkeys(("math", "chat"), AlgoConfig()),
+        updates_per_batch=1,
         surgery=SurgeryConfig(),
         saver=SimpleNamespace(config=CheckpointConfig(), poll=lambda: None),
         timers=StageTimers(),
