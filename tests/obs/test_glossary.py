@@ -21,6 +21,8 @@ OF_TRACKERS = {f"evaluate/{name}/{d}" for name in ("reward", "forgetting") for d
 """`training/evaluation.py` hands them to the trackers; metrics.jsonl has none of them."""
 OF_CURRICULA = {f"mixture/share/{d}" for d in DOMAINS}
 """`training/adaptive.py` adds them, under a curriculum that adapts."""
+OF_ALGORITHMS = {f"{name}/{d}" for name in ("drawn", "teacher_kl") for d in DOMAINS}
+"""Of `algo.refill` and `algo.teacher`."""
 
 
 def surgery_scalars() -> set[str]:
@@ -41,7 +43,7 @@ def surgery_scalars() -> set[str]:
 def test_every_metric_is_in_the_glossary_and_the_other_way_round():
     rare = {f"time/{stage}" for stage in RARE_STAGES}
     logged = {*scalars_of(DOMAINS), *surgery_scalars(), *rare}
-    logged |= {*OF_TRACKERS, *OF_THE_FILE, *OF_CURRICULA}
+    logged |= {*OF_TRACKERS, *OF_THE_FILE, *OF_CURRICULA, *OF_ALGORITHMS}
     assert undocumented(logged) == set()
     unknown = [
         name
