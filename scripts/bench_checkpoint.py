@@ -119,7 +119,7 @@ def _learners(args: argparse.Namespace, stage: int, ranks: int) -> LearnerGroup:
             dtype=args.dtype,
             micro_batch_size=1,
         ),
-        algo=AlgoConfig(kl_coef=0.0),
+        algos={"math": AlgoConfig(kl_coef=0.0)},
         surgery=SurgeryConfig(),
         seed=0,
         num_steps=2,

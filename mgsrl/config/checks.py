@@ -36,8 +36,8 @@ def check_config(config: Config) -> None:
     one_of("placement", config.placement, PLACEMENTS)
     within("max_abstained_share", config.max_abstained_share, 0.0, 1.0)
     _check_domains(config)
-    for name, algo in config.algos.items():
-        algo.validate(f"domains.{name}.algo" if config.domains[name].algo else "algo")
+    for name, domain in config.domains.items():
+        config.algo_of(name).validate(f"domains.{name}.algo" if domain.algo else "algo")
     check_mixture(config.data, config.domains)
     check_curriculum(config.data, config.domains, config.strategy.together(config.domains))
     _check_overlong(config)

@@ -51,13 +51,15 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
+    def algo_of(self, name: str) -> AlgoConfig:
+        """What a domain is trained by: `algo` with the domain's own keys over it."""
+        return own_algo(self.algo, self.domains[name].algo, f"domains.{name}.algo")
+
     @property
     def algos(self) -> dict[str, AlgoConfig]:
-        """What each domain is trained by: `algo` with the domain's own keys over it."""
-        return {
-            name: own_algo(self.algo, domain.algo, f"domains.{name}.algo")
-            for name, domain in self.domains.items()
-        }
+        """Those of the domains that the strategy trains."""
+        trained = {name for phase in self.strategy.together(self.domains) for name in phase}
+        return {name: self.algo_of(name) for name in self.domains if name in trained}
 
     @property
     def regularised(self) -> bool:

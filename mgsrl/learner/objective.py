@@ -1,6 +1,6 @@
 """The loss of one micro-batch as the learner computes it, and what stays fixed over updates."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,12 +27,12 @@ class Objective:
     """What all micro-batches of a batch have in common.
 
     Args:
-        algo_of: by domain.
+        algos: by domain.
         policy_losses: by `AlgoConfig.loss`, of `algo.losses.policy_loss`.
         totals: the batch's denominators, over all domains.
     """
 
-    algo_of: Callable[[str], AlgoConfig]
+    algos: Mapping[str, AlgoConfig]
     policy_losses: Mapping[str, Part]
     totals: BatchTotals
 
@@ -45,7 +45,7 @@ class Objective:
     ) -> LossOutput:
         """`old_logprobs_BL`: in the place of the micro-batch's own."""
         old_BL = item.old_logprobs_BL if old_logprobs_BL is None else old_logprobs_BL
-        algo = self.algo_of(item.batch.domain)
+        algo = self.algos[item.batch.domain]
         return grpo_loss(
             logprobs_BL,
             item.batch,

@@ -1,7 +1,7 @@
 """Everything one learner rank needs to know, as one record that travels to the actors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mgsrl.config.algo import AlgoConfig
 from mgsrl.config.learner import LearnerConfig
@@ -38,13 +38,13 @@ class LearnerSpec:
 
     policy: PolicyConfig
     learner: LearnerConfig
-    algo: AlgoConfig
+    algos: Mapping[str, AlgoConfig]
+    """Of every domain that is trained."""
     surgery: SurgeryConfig
     seed: int
     num_steps: int
     """Length of the run in batches of rollouts: where the learning-rate schedule ends."""
-    own_algo: Mapping[str, AlgoConfig] = field(default_factory=dict)
-    """Of the domains that have another than `algo`."""
+    updates_per_batch: int = 1
 
     def __post_init__(self) -> None:
         self.learner.validate()
@@ -62,14 +62,6 @@ class LearnerSpec:
                 found="learner.zero_stage=0",
                 todo="set learner.zero_stage=2, or learner.offload_optimizer=false",
             )
-
-    def algo_of(self, domain: str) -> AlgoConfig:
-        return self.own_algo.get(domain, self.algo)
-
-    @property
-    def algos(self) -> tuple[AlgoConfig, ...]:
-        """All that any domain may have."""
-        return (self.algo, *self.own_algo.values())
 
 
 def step_seed(run_seed: int, step: int) -> int:

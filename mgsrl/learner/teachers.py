@@ -20,7 +20,7 @@ class Teachers:
         self._spec = spec
         self._by_path = {
             path: Reference(replace(spec.policy, path=path), spec.learner, dtype, device)
-            for path in dict.fromkeys(algo.teacher for algo in spec.algos if algo.teacher)
+            for path in dict.fromkeys(algo.teacher for algo in spec.algos.values() if algo.teacher)
         }
 
     @property
@@ -30,7 +30,7 @@ class Teachers:
     def score(self, batch: Mapping[str, Sequence[Prepared]]) -> None:
         """Give every micro-batch its teacher's log-probabilities (collective under ZeRO-3)."""
         for domain, items in batch.items():
-            teacher = self._by_path.get(self._spec.algo_of(domain).teacher)
+            teacher = self._by_path.get(self._spec.algos[domain].teacher)
             if teacher is not None:
                 with teacher.at_hand():
                     for item in items:

@@ -133,13 +133,13 @@ class LearnerWorker:
         self.memory = SurgeryMemory(spec.surgery.method, self.grads.modules)
         self.source = WeightSource(self.policy, gathered, whole_shape)
         self.reference: Reference | None = None
-        if any(algo.kl_coef > 0 for algo in spec.algos):
+        if any(algo.kl_coef > 0 for algo in spec.algos.values()):
             self.reference = Reference(spec.policy, config, dtype, self._rank.device)
         self.teachers = Teachers(spec, dtype, self._rank.device)
 
     def _load_plugins(self) -> None:
         """What the configuration names, before the first step; one's own must be equal on all."""
-        self._policy_losses = {algo.loss: policy_loss(algo.loss) for algo in self._spec.algos}
+        self._policy_losses = {a.loss: policy_loss(a.loss) for a in self._spec.algos.values()}
         surgery_method(self._spec.surgery.method)
         code = _code("".join(plugin["sha256"] for plugin in plugin_files().values()))
         self._assert_lockstep([code], "the code of a plug-in (surgery.method, algo.loss)")
@@ -167,7 +167,7 @@ class LearnerWorker:
 
     def _prepare(self, batch: MicroBatch) -> Prepared:
         batch = moved(batch, self._rank.device)
-        ref = self.reference if self._spec.algo_of(batch.domain).kl_coef > 0 else None
+        ref = self.reference if self._spec.algos[batch.domain].kl_coef > 0 else None
         return Prepared(batch, ref.logprobs(batch) if ref else None)
 
     @torch.no_grad()
@@ -212,7 +212,7 @@ class LearnerWorker:
             raise InvariantError(f"a micro-batch of {batch.domain} among those of {domain}")
         logprobs_BL, entropy_BL = self._forward(batch)
         output = self._objective()(item, logprobs_BL, entropy_BL)
-        if item.old_logprobs_BL is None and self._spec.algo.updates_per_batch > 1:
+        if item.old_logprobs_BL is None and self._spec.updates_per_batch > 1:
             item.old_logprobs_BL = logprobs_BL.detach()
         if batch.trains:
             self.grads.expect(domain, batch.half)
@@ -222,13 +222,13 @@ class LearnerWorker:
         return output.sums
 
     def _objective(self) -> Objective:
-        return Objective(self._spec.algo_of, self._policy_losses, self._totals)
+        return Objective(self._spec.algos, self._policy_losses, self._totals)
 
     def _domain_stats(self, domain: str, sums: dict[str, torch.Tensor]) -> DomainStats:
         names = sorted(sums)
         total = torch.stack([sums[name].double() for name in names]).to(self._rank.device)
         dist.all_reduce(total)
-        return domain_stats(dict(zip(names, total.tolist())), self._spec.algo_of(domain))
+        return domain_stats(dict(zip(names, total.tolist())), self._spec.algos[domain])
 
     def probe_steps(self, step: int) -> StepProbe | None:
         """Try the steps that could follow on what was accumulated, of a batch packed in halves,

@@ -90,6 +90,8 @@ def symptoms(row: Row) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     live = _family(row, "live_groups")
+    if any(key.startswith("teacher_kl/") for key in row):  # those teach without rewards
+        live = {d: share for d, share in live.items() if f"teacher_kl/{d}" not in row}
     if row.get("skipped") == 1:
         found["skipped"] = (
             "every step was skipped, because there was no finite update to make: look at loss and "

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mgsrl.files.jsonl import read_rows
-from mgsrl.types import DomainStats, RolloutGroup, StepStats, SurgeryReport
+from mgsrl.types import ROUNDING, DomainStats, RolloutGroup, StepStats, SurgeryReport
 
 FILE = "metrics.jsonl"
 MAX_SCALARS = 83
@@ -81,14 +81,14 @@ def rollout_metrics(groups: Mapping[str, Sequence[RolloutGroup]]) -> Scalars:
 
     `reward` is the mean over responses that were scored (NaN if all abstained), `reward_std`
     (n - 1), `reward_min` and `reward_max` are over the same, all prompts together.
-    `response_length` is in tokens, `live_groups` the share of groups whose rewards differ,
+    `response_length` is in tokens, `live_groups` the share of groups with advantages other than 0,
     `abstained`, `format_ok` and `cut_at_limit` (of tokens) are shares of responses.
     """
     scalars: Scalars = {}
     for domain, domain_groups in groups.items():
         rollouts = [r for group in domain_groups for r in group.rollouts]
         rewards = [r for group in domain_groups for r in group.rewards]
-        live = [float(group.is_live) for group in domain_groups]
+        live = [any(abs(a) > ROUNDING for a in group.advantages) for group in domain_groups]
         scored = [r.value for r in rewards if r.value is not None]
         scalars |= {
             f"reward/{domain}": mean(scored),
@@ -96,7 +96,7 @@ def rollout_metrics(groups: Mapping[str, Sequence[RolloutGroup]]) -> Scalars:
             f"reward_min/{domain}": min(scored, default=math.nan),
             f"reward_max/{domain}": max(scored, default=math.nan),
             f"response_length/{domain}": mean(len(r.token_ids) for r in rollouts),
-            f"live_groups/{domain}": mean(live),
+            f"live_groups/{domain}": mean(map(float, live)),
             f"abstained/{domain}": mean(float(r.abstained) for r in rewards),
             f"format_ok/{domain}": mean(float(r.format_ok) for r in rewards),
             f"cut_at_limit/{domain}": mean(float(r.finish_reason == "length") for r in rollouts),

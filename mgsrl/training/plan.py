@@ -77,7 +77,7 @@ def plan(config: Config) -> Plan:
         schedule = schedule_of(config, sizes)
     sampling = training_sampling(config.rollout, config.domains)
     taught = [name for name, domain in config.domains.items() if "teacher" in domain.algo]
-    teachers = teacher_paths(config.algos, taught, tokenizer)
+    teachers = teacher_paths(config.algos, taught, tokenizer, config.policy.trust_remote_code)
     for each in (prompts, heldout):
         check_tokens(each, tokenizer, facts)
         check_context(each, sampling, facts)
@@ -96,15 +96,11 @@ def plan(config: Config) -> Plan:
         learner=LearnerSpec(
             policy=replace(config.policy, path=model_path),
             learner=config.learner,
-            algo=_located(config.algo, teachers),
+            algos={name: _located(algo, teachers) for name, algo in config.algos.items()},
             surgery=replace(config.surgery, method=SURGERY_METHODS.located(config.surgery.method)),
             seed=config.seed,
             num_steps=config.train.num_steps,
-            own_algo={
-                name: _located(algo, teachers)
-                for name, algo in config.algos.items()
-                if config.domains[name].algo
-            },
+            updates_per_batch=config.algo.updates_per_batch,
         ),
         teachers=dict(teachers.values()),
         packs_rows=packs_rows(config.learner.share_prompts, facts.not_packed, model_path),
@@ -132,9 +128,13 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
     check_staleness(schedule, config.rollout.staleness)
     check_curriculum(config.data.curriculum, schedule.domains)
     check_method(config.surgery, len(config.domains))
-    for name, algo in config.algos.items():
-        check_advantages(algo, {name: config.domains[name].reward})
-        check_loss(algo)
+    algos, tried = config.algos, list[AlgoConfig]()
+    for algo in algos.values():
+        if algo not in tried:  # a part of one's own may be slow
+            tried.append(algo)
+            alike = [name for name, other in algos.items() if other == algo]
+            check_advantages(algo, {name: config.domains[name].reward for name in alike})
+            check_loss(algo)
     check_trackers(config.trackers)
     model_path = resolve_policy(config.policy.path)
     device = "cpu" if config.learner.device == "cpu" else None  # else Ray will know

@@ -11,7 +11,8 @@ Left out: more prompts than needed at once, in the hope that enough are live (th
 make fewer, larger batches; responses of live groups would be thrown away).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from mgsrl.types import RolloutGroup
 
@@ -56,3 +57,20 @@ def refill(
             places = groups[domain]
             groups = groups | {domain: [g if tells(g) else next(live, g) for g in places]}
     return groups, drawn
+
+
+def all_drawn(drawn: Mapping[str, Sequence[RolloutGroup]], kept: Groups) -> Groups:
+    """`kept`, and with advantages of 0 those of `drawn` whose places they took, by domain.
+
+    Args:
+        drawn: as `refill` gives them.
+        kept: with advantages.
+    """
+    found = {}
+    for domain, of_domain in drawn.items():
+        places = kept.get(domain, [])
+        ids = {group.prompt.id for group in places}
+        dead = [group for group in of_domain if group.prompt.id not in ids]
+        zeros = [replace(group, advantages=(0.0,) * len(group.rewards)) for group in dead]
+        found[domain] = [*places, *zeros]
+    return found

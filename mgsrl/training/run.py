@@ -34,7 +34,7 @@ from mgsrl.training.fingerprint import Models
 from mgsrl.training.in_flight import Ahead, read_in_flight
 from mgsrl.training.journal import Journal
 from mgsrl.training.publisher import Publisher
-from mgsrl.training.refill import refill
+from mgsrl.training.refill import all_drawn, refill
 from mgsrl.training.saver import Boundary, Saver
 from mgsrl.training.schedule import Schedule
 from mgsrl.types import DomainStats, RolloutGroup, StepProbe, StepStats, SurgeryReport
@@ -300,9 +300,10 @@ class Run:
         skipped = sum(update.skipped for update in outcomes) / len(outcomes)
         outcome = replace(outcomes[-1], skipped=skipped == 1)
         report, self._probe = with_probe(report, *(self._probe or (None,))), None
+        drawn = all_drawn(self._drawn, groups)
         scalars = step_scalars(
             groups=groups,
-            drawn=self._drawn,
+            drawn=drawn,
             domain_stats=losses,
             surgery=report,
             step=outcome,
@@ -318,7 +319,7 @@ class Run:
         scalars["skipped"] = skipped
         self.journal.log_step(self.step, scalars, groups, report, losses)
         if self.adaptive is not None:
-            self.adaptive.observe(self.step - 1, groups, report)
+            self.adaptive.observe(self.step - 1, drawn or groups, report)
         self._watch_skips(outcomes)
         self._boundary = self._whole_step()
         signals.release()

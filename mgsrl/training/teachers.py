@@ -15,7 +15,10 @@ EXPORTED = "exported"
 
 
 def teacher_paths(
-    algos: Mapping[str, AlgoConfig], own: Collection[str], tokenizer: Any
+    algos: Mapping[str, AlgoConfig],
+    own: Collection[str],
+    tokenizer: Any,
+    trust_remote_code: bool = False,
 ) -> dict[str, tuple[str, str]]:
     """Of every `algo.teacher` as it is written, the first key that names it and its model.
 
@@ -26,6 +29,7 @@ def teacher_paths(
         algos: by domain.
         own: the domains that name a teacher of their own.
         tokenizer: the policy's.
+        trust_remote_code: `policy.trust_remote_code`; teachers are loaded as the policy is.
 
     Raises:
         MissingPathError: there is no model.
@@ -36,7 +40,7 @@ def teacher_paths(
         if algo.teacher and algo.teacher not in found:
             key = f"domains.{name}.algo.teacher" if name in own else "algo.teacher"
             path = _plain_model(algo.teacher, key)
-            _check_tokens(path, key, tokenizer)
+            _check_tokens(path, key, tokenizer, trust_remote_code)
             found[algo.teacher] = (key, path)
     return found
 
@@ -59,10 +63,10 @@ def _plain_model(path: str, key: str) -> str:
     return str(model.resolve())
 
 
-def _check_tokens(path: str, key: str, tokenizer: Any) -> None:
+def _check_tokens(path: str, key: str, tokenizer: Any, trust_remote_code: bool) -> None:
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(path, trust_remote_code=False).get_vocab()
+    theirs = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code).get_vocab()
     ours = tokenizer.get_vocab()
     if theirs != ours:
         other = len({*theirs.items()} ^ {*ours.items()})

@@ -94,9 +94,8 @@ Weights = dict[str, torch.Tensor]
 
 
 def train_step(worker: Any, case: Any, step: int, packing: Mapping[str, Any] | None = None) -> Any:
-    from mgsrl.algo.losses import only_advantages_teach
     from mgsrl.data.packing import Packing, pack
-    from tests.learner.parts import TEMPERATURES, make_groups, one_step
+    from tests.learner.parts import TEMPERATURES, make_groups, one_step, spared
 
     spec = worker._spec
     groups = make_groups(worker.policy.config.vocab_size, step, case.silent)
@@ -105,7 +104,7 @@ def train_step(worker: Any, case: Any, step: int, packing: Mapping[str, Any] | N
         world_size=1,
         max_response_length=16,
         temperatures=TEMPERATURES,
-        only_advantages_teach=case.domains if only_advantages_teach(spec.algo) else (),
+        only_advantages_teach=spared(spec),
         share_prompts=spec.learner.share_prompts != "never",
     )
     batch = pack(

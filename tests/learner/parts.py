@@ -136,7 +136,7 @@ def algo_of(case: Case, model: Path, domain: str = "") -> AlgoConfig:
 
 def spared(spec: LearnerSpec) -> list[str]:
     """The domains in which advantages of 0 teach nothing."""
-    return [domain for domain in DOMAINS if only_advantages_teach(spec.algo_of(domain))]
+    return [domain for domain in DOMAINS if only_advantages_teach(spec.algos[domain])]
 
 
 def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
@@ -163,7 +163,7 @@ def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
             ),
             time_limit_s=120.0,
         ),
-        algo=algo_of(case, model),
+        algos={domain: algo_of(case, model, domain) for domain in DOMAINS},
         surgery=SurgeryConfig(
             method=case.method,
             granularity=case.granularity,
@@ -176,14 +176,14 @@ def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
         ),
         seed=7,
         num_steps=10,
-        own_algo={domain: algo_of(case, model, domain) for domain in case.own},
+        updates_per_batch=case.updates_per_batch,
     )
 
 
 def one_step(worker: Any, batch: PackedBatch, rank: int, step: int) -> tuple[Any, Any, Any]:
     """(domain stats, report, step stats) of one batch."""
     worker.load_batch(batch.per_rank[rank], batch.totals, batch.half_sizes)
-    for _ in range(worker._spec.algo.updates_per_batch):
+    for _ in range(worker._spec.updates_per_batch):
         losses = {domain: worker.accumulate(domain) for domain in batch.domains}
         report = worker.resolve_conflicts(step)
         stats = worker.optimizer_step(step)

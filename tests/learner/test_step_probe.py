@@ -175,7 +175,7 @@ class Textbook:
 
     def loss(self, model: Any, domain: str, half: int) -> torch.Tensor:
         key = domain, half
-        algo = self.spec.algo_of(domain)
+        algo = self.spec.algos[domain]
         total = parts._loss(model, self.frozen, self.samples[key], self.old[key], algo)
         return total / self.tokens
 

@@ -44,6 +44,13 @@ def test_a_step_that_was_skipped_in_part_taught_something():
     assert watch.learnt
 
 
+def test_a_teacher_teaches_where_rewards_do_not():
+    assert "domain/math" in symptoms(row(live_groups__math=0.0))
+    assert symptoms(row(live_groups__math=0.0, teacher_kl__math=0.5)) == {}
+    assert symptoms(row(**DEAD, teacher_kl__math=0.5, teacher_kl__chat=0.5)) == {}
+    assert "no_signal" in symptoms(row(**DEAD, teacher_kl__math=0.5))
+
+
 @pytest.mark.parametrize(("changes", "cause"), CAUSES)
 def test_each_cause_is_said_once_after_some_steps(changes, cause):
     watch = HealthWatch()

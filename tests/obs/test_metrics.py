@@ -54,8 +54,8 @@ def test_staleness_is_the_mean_over_tokens():
     assert metrics.oldest_version(groups) == 4
 
 
-def test_live_groups_are_counted_by_their_rewards():
-    """Whatever became of the advantages: rounding can leave 1e-17 where there is no signal."""
+def test_live_groups_are_counted_but_for_rounding():
+    """An estimator of one's own may leave 1e-17 where there is no signal."""
     groups = [group(values=(1.0, 1.0), advantages=(2e-17, 2e-17)), group(index=1)]
     assert metrics.rollout_metrics({"math": groups})["live_groups/math"] == 0.5
 

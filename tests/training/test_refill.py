@@ -1,12 +1,13 @@
 """Prompts in the place of those whose groups are dead."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from operator import attrgetter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgsrl.training.refill import refill
+from mgsrl.training.refill import all_drawn, refill
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
 
 LIVE = attrgetter("is_live")
@@ -86,3 +87,15 @@ def test_without_more_prompts_it_ends_too() -> None:
     after, _ = refill(groups, {"math": 100}, source := Source({"math": [False]}), LIVE)
     assert after == groups
     assert len(source.asked) == 2
+
+
+def test_what_was_drawn_is_told_with_the_advantages_it_had() -> None:
+    taught = replace(group("math", "new", True), advantages=(-1.0, 1.0))
+    drawn = {"math": [group("math", "old", False), group("math", "new", True)]}
+    assert all_drawn({}, {"math": [taught]}) == {}
+    told = all_drawn(drawn, {"math": [taught], "chat": []})
+    assert list(told) == ["math"]
+    assert [(g.prompt.id, g.advantages) for g in told["math"]] == [
+        ("new", (-1.0, 1.0)),
+        ("old", (0.0, 0.0)),
+    ]
