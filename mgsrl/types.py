@@ -192,7 +192,8 @@ class MicroBatch:
     """int64 [T], without padding."""
     layout: RowLayout
     response_mask_BL: torch.Tensor
-    """float32 [B, L], 1 on the response tokens that are trained on; L of the longest response."""
+    """float32 [B, L], the weight in the loss of a response token that is trained on (1, but in
+    groups of `algo.dead_group_weight`), else 0; L of the longest response."""
     rollout_logprobs_BL: torch.Tensor
     """float32, the engine's log-probabilities; 0 behind a response's end."""
     advantages_B: torch.Tensor
@@ -209,9 +210,9 @@ class MicroBatch:
 class BatchTotals:
     """Global denominators: over all ranks, all domains and the whole batch of one update."""
 
-    num_tokens: int
-    """Response tokens trained on."""
-    num_sequences: int
+    num_tokens: float
+    """Response tokens trained on, by their weight."""
+    num_sequences: float
     max_response_length: int
     """The configured response limit; the constant of `sequence_sum_norm` (Dr. GRPO)."""
 

@@ -120,6 +120,9 @@ class AlgoConfig:
     refill: int = 0
     """Dynamic sampling: how often a step draws new prompts of a domain in the place of those whose
     responses all got the same reward (DAPO, arXiv 2503.14476); 0 keeps them."""
+    dead_group_weight: float = 1.0
+    """Weight, from 0 to 1, of a group that teaches nothing (all advantages are 0) in the loss and
+    its denominators: 1 keeps it, 0 drops it, what is between counts its tokens for less."""
     updates_per_batch: int = 1
     """Optimizer steps per batch of rollouts. The old log-probabilities are those of the first and
     cost no forward pass of their own."""
@@ -139,7 +142,8 @@ class AlgoConfig:
         one_of(f"{key}.aggregation", self.aggregation, AGGREGATIONS)
         one_of(f"{key}.kl_estimator", self.kl_estimator, KL_ESTIMATORS)
         one_of(f"{key}.divergence", self.divergence, DIVERGENCES)
-        within(f"{key}.clip_low", self.clip_low, 0.0, 1.0)
+        for name in ("clip_low", "dead_group_weight"):
+            within(f"{key}.{name}", getattr(self, name), 0.0, 1.0)
         for name in ("clip_high", "kl_coef", "entropy_coef", "teacher_coef", "reward_coef"):
             at_least(f"{key}.{name}", getattr(self, name), 0.0)
         if self.dual_clip is not None:
@@ -150,6 +154,14 @@ class AlgoConfig:
         for name in ("tau_positive", "tau_negative"):
             more_than(f"{key}.{name}", getattr(self, name), 0.0)
         self._check_read(key)
+        if self.teacher and self.dead_group_weight < 1:
+            raise ConfigError(
+                f"{key}.teacher teaches every response: no group is dead.",
+                expected=f"{key}.dead_group_weight=1 beside a teacher",
+                found=f"{key}.dead_group_weight={self.dead_group_weight:g} "
+                f"{key}.teacher={self.teacher}",
+                todo=f"set {key}.dead_group_weight=1, or leave {key}.teacher out",
+            )
         if self.teacher and self.loss in OF_SEQUENCES:
             raise ConfigError(
                 f"{key}.teacher gives each token an advantage, {key}.loss={self.loss} has one for "

@@ -32,6 +32,8 @@ class Sample:
     prompt: Prompt
     rollout: Rollout
     advantage: float
+    weight: float = 1
+    """In the loss and its denominators."""
 
     @property
     def length(self) -> int:

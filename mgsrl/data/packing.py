@@ -73,6 +73,8 @@ class Packing:
     """Domains whose responses with an advantage of 0 are left out of the backward pass."""
     mask_overlong: Collection[str] = ()
     """Domains whose responses that were cut at the token limit are left out."""
+    dead_group_weights: Mapping[str, float] = field(default_factory=dict)
+    """Of the groups whose advantages are all 0, by domain; 1 where there is none."""
     tokens_per_micro_batch: int | None = None
     """If given, this many tokens instead of `micro_batch_size` sequences."""
     share_prompts: bool = False
@@ -88,9 +90,10 @@ def pack(
 ) -> PackedBatch:
     """Distribute every trainable response over ranks and micro-batches; deterministic.
 
-    Responses whose reward abstained, responses without a token and, with `mask_overlong`, those
-    that were cut at the token limit are left out: they count in no denominator. A domain in which
-    nothing is left is absent on all ranks.
+    Responses whose reward abstained, responses without a token, with `mask_overlong` those that
+    were cut at the token limit, and those of dead groups of weight 0 are left out: they count in no
+    denominator, and those of other weights by them. A domain in which nothing is left is absent on
+    all ranks.
 
     Args:
         groups: scored groups with advantages, by domain.
@@ -107,7 +110,7 @@ def pack(
     sequences: list[Sample] = []
     all_steps: list[_Step] = []
     for domain, domain_groups in groups.items():
-        prompts = _trainable(domain, domain_groups, domain in packing.mask_overlong)
+        prompts = _trainable(domain, domain_groups, packing)
         if not prompts:
             continue
         parts = [prompts[0::2], prompts[1::2]] if halves else [prompts]
@@ -121,15 +124,15 @@ def pack(
             )
         sequences += [sequence for prompt in prompts for sequence in prompt]
         all_steps += steps
-    num_tokens = sum(len(sequence.rollout.token_ids) for sequence in sequences)
-    totals = BatchTotals(num_tokens, len(sequences), packing.max_response_length)
+    num_tokens = sum(sequence.weight * len(sequence.rollout.token_ids) for sequence in sequences)
+    num_sequences = sum(sequence.weight for sequence in sequences)
+    totals = BatchTotals(num_tokens, num_sequences, packing.max_response_length)
     return PackedBatch(per_rank, totals, half_sizes, _scalars(all_steps, packing.limit))
 
 
-def _trainable(
-    domain: str, groups: Sequence[RolloutGroup], mask_overlong: bool
-) -> list[list[Sample]]:
+def _trainable(domain: str, groups: Sequence[RolloutGroup], packing: Packing) -> list[list[Sample]]:
     """The trainable responses by prompt, without prompts that have none."""
+    mask_overlong = domain in packing.mask_overlong
     prompts = []
     for group in groups:
         sequences = []
@@ -140,6 +143,7 @@ def _trainable(
                 f"{size} rewards and advantages, one per response",
                 f"{len(group.rewards)} rewards, {len(group.advantages)} advantages",
             )
+        weight = 1 if any(group.advantages) else packing.dead_group_weights.get(domain, 1)
         for rollout, reward, advantage in zip(group.rollouts, group.rewards, group.advantages):
             if len(rollout.logprobs) != len(rollout.token_ids):
                 raise _mismatch(
@@ -148,8 +152,8 @@ def _trainable(
                     f"{len(rollout.logprobs)}",
                 )
             cut = mask_overlong and rollout.finish_reason == "length"
-            if not reward.abstained and rollout.token_ids and not cut:
-                sequences.append(Sample(group.prompt, rollout, advantage))
+            if not reward.abstained and rollout.token_ids and not cut and weight:
+                sequences.append(Sample(group.prompt, rollout, advantage, weight))
         if sequences:
             prompts.append(sequences)
     return prompts
@@ -198,7 +202,7 @@ def _micro_batch(domain: str, step: _Step, rank: int, packing: Packing) -> Micro
     rollout_logprobs_BL = torch.zeros_like(response_mask_BL)
     for row, sequence in enumerate(sequences):
         end = len(sequence.rollout.token_ids)
-        response_mask_BL[row, :end] = 1
+        response_mask_BL[row, :end] = sequence.weight
         rollout_logprobs_BL[row, :end] = torch.tensor(sequence.rollout.logprobs)
     advantages = [sequence.advantage for sequence in sequences] or [0.0]
     return MicroBatch(

@@ -252,6 +252,11 @@ def _run(
             temperatures={name: s.temperature for name, s in plan.sampling.items()},
             only_advantages_teach=[n for n, a in config.algos.items() if only_advantages_teach(a)],
             mask_overlong=[name for name, algo in config.algos.items() if algo.mask_overlong],
+            dead_group_weights={
+                name: algo.dead_group_weight
+                for name, algo in config.algos.items()
+                if algo.dead_group_weight < 1
+            },
             tokens_per_micro_batch=config.learner.tokens_per_micro_batch,
             share_prompts=plan.packs_rows,
         ),

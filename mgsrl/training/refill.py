@@ -59,7 +59,9 @@ def refill(
     return groups, drawn
 
 
-def all_drawn(drawn: Mapping[str, Sequence[RolloutGroup]], kept: Groups) -> Groups:
+def all_drawn(
+    drawn: Mapping[str, Sequence[RolloutGroup]], kept: Mapping[str, Sequence[RolloutGroup]]
+) -> Groups:
     """`kept`, and with advantages of 0 those of `drawn` whose places they took, by domain.
 
     Args:
@@ -68,7 +70,7 @@ def all_drawn(drawn: Mapping[str, Sequence[RolloutGroup]], kept: Groups) -> Grou
     """
     found = {}
     for domain, of_domain in drawn.items():
-        places = kept.get(domain, [])
+        places = kept.get(domain, ())
         ids = {group.prompt.id for group in places}
         dead = [group for group in of_domain if group.prompt.id not in ids]
         zeros = [replace(group, advantages=(0.0,) * len(group.rewards)) for group in dead]

@@ -62,3 +62,21 @@ def test_rollouts_of_older_weights_need_the_importance_weight_in_every_domain() 
     stale = ["rollout.staleness=1", "domains.chat.algo.importance_cap=null"]
     with pytest.raises(ConfigError, match=r"domains\.chat\.algo\.importance_cap"):
         compose_config(stale)
+
+
+def test_only_what_is_trained_counts() -> None:
+    """A reference or a teacher of a domain that no phase trains is not loaded."""
+    own = ["algo.kl_coef=0", "domains.chat.algo.kl_coef=0.5", "strategy=single"]
+    config = compose_config([*own, "strategy.domain_order=[math]"])
+    assert list(config.algos) == ["math"]
+    assert not config.regularised
+    assert compose_config([*own, "strategy.domain_order=[chat]"]).regularised
+    assert list(compose_config(["strategy=sequential"]).algos) == list(config.domains)
+    with pytest.raises(ConfigError, match=r"domains\.chat\.algo\.clip_low"):
+        compose_config([*own, "strategy.domain_order=[math]", "domains.chat.algo.clip_low=2"])
+
+
+def test_a_taught_domain_has_no_dead_groups() -> None:
+    taught = ["domains.math.algo.teacher=pocket", "domains.math.algo.dead_group_weight=0.5"]
+    with pytest.raises(ConfigError, match=r"domains\.math\.algo\.teacher teaches every response"):
+        compose_config(taught)

@@ -234,6 +234,28 @@ def test_responses_that_were_cut_count_nowhere_when_masked() -> None:
     assert pack(groups, replace(options, mask_overlong=())).totals.num_sequences == 5
 
 
+@given(st.floats(0.01, 0.99), st.booleans())
+def test_dead_groups_count_by_their_weight(weight: float, both: bool) -> None:
+    """Weight 0 is as if they had never been; they are the groups whose advantages are all 0."""
+    live, dead = group("math", 1, 2, [3, 8]), group("math", 2, 2, [4, 1, 2])
+    live = replace(live, advantages=(0.0, -0.5))
+    dead = replace(dead, advantages=(0.0,) * 3)
+    groups = {"math": [dead, live], "chat": [dead]}
+    options = Packing(2, 2, 8, {"math": 1.0, "chat": 1.0})
+    without = {"math": [live], "chat": [] if both else [dead]}
+    dropped = ("math", "chat") if both else ("math",)
+    result = pack(groups, replace(options, dead_group_weights=dict.fromkeys(dropped, 0.0)))
+    assert sequences(result) == sequences(pack(without, options))
+    assert result.totals == pack(without, options).totals
+    whole = pack(groups, options).totals
+    assert (whole.num_tokens, whole.num_sequences) == (25, 8)
+    result = pack(groups, replace(options, dead_group_weights={"math": weight}))
+    assert result.totals.num_tokens == pytest.approx(18 + 7 * weight)
+    assert result.totals.num_sequences == pytest.approx(5 + 3 * weight)
+    masks = [m.response_mask_BL for rank in result.per_rank for of in rank.values() for m in of]
+    assert sum(mask.sum().item() for mask in masks) == pytest.approx(result.totals.num_tokens)
+
+
 def test_dtypes_and_temperature() -> None:
     micro = packed({"chat": [(2, [3, 2])]}, 4, 1).per_rank[0]["chat"][0]
     assert micro.token_ids_T.dtype == torch.int64

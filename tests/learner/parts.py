@@ -134,6 +134,12 @@ def algo_of(case: Case, model: Path, domain: str = "") -> AlgoConfig:
     return replace(usual, **{k: str(model) if v == SELF else v for k, v in own.items()})
 
 
+def dead_group_weights(case: Case) -> dict[str, float]:
+    return {
+        d: own["dead_group_weight"] for d, own in case.own.items() if "dead_group_weight" in own
+    }
+
+
 def spared(spec: LearnerSpec) -> list[str]:
     """The domains in which advantages of 0 teach nothing."""
     return [domain for domain in DOMAINS if only_advantages_teach(spec.algos[domain])]
@@ -255,11 +261,13 @@ def textbook(
     optimizer = torch.optim.AdamW(
         params.values(), lr=opt.lr, eps=opt.eps, weight_decay=opt.weight_decay
     )
-    norms = []
+    norms, dead = [], dead_group_weights(case)
     for step in range(num_steps):
         groups = make_groups(model.config.vocab_size, step, case.silent)
-        samples = {d: list(_samples(groups[d], TEMPERATURES[d])) for d in case.domains}
-        num_tokens = sum(len(s[1]) for rows in samples.values() for s in rows)
+        samples = {
+            d: list(_samples(groups[d], TEMPERATURES[d], dead.get(d, 1.0))) for d in case.domains
+        }
+        num_tokens = sum(len(s[1]) * s[5] for domain, rows in samples.items() for s in rows)
         old = {d: [_logprobs(model, s)[0].detach() for s in samples[d]] for d in case.domains}
         for _ in range(case.updates_per_batch):
             vectors = {}
@@ -299,7 +307,7 @@ class _Adapted:
         return torch.func.functional_call(self._model, weights, (), inputs)
 
 
-def _samples(groups: Sequence[RolloutGroup], temperature: float) -> Any:
+def _samples(groups: Sequence[RolloutGroup], temperature: float, dead: float = 1.0) -> Any:
     for group in groups:
         for rollout, advantage in zip(group.rollouts, group.advantages):
             yield (
@@ -308,11 +316,12 @@ def _samples(groups: Sequence[RolloutGroup], temperature: float) -> Any:
                 rollout.logprobs,
                 advantage,
                 temperature,
+                1.0 if any(group.advantages) else dead,
             )
 
 
 def _logprobs(model: Any, sample: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    prompt, response, _, _, temperature = sample
+    prompt, response, _, _, temperature, _ = sample
     ids = torch.tensor([prompt + response])
     logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1] / temperature
     table = torch.log_softmax(logits, -1)
@@ -338,8 +347,8 @@ def _loss(model: Any, frozen: Any, samples: Any, old: Any, algo: AlgoConfig) -> 
         surrogate = -torch.minimum(ratio * advantage, ratio.clamp(*bounds) * advantage)
         # Clamped as in the published recipe's trainer (see algo/kl.py).
         kl = ((ref - logp).exp() - (ref - logp) - 1).clamp(0, 10)
-        total = total + (weight * surrogate + algo.kl_coef * kl).sum()
-        total = total - algo.entropy_coef * entropy.sum()
+        loss = weight * surrogate + algo.kl_coef * kl - algo.entropy_coef * entropy
+        total = total + sample[5] * loss.sum()
     return total
 
 

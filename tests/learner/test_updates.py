@@ -23,6 +23,7 @@ from tests.learner.parts import (
     DOMAINS,
     SELF,
     Case,
+    dead_group_weights,
     make_batch,
     make_spec,
     one_step,
@@ -57,6 +58,8 @@ TAUGHT = {
     "chat": {"teacher": SELF, "teacher_coef": 0.3, "kl_coef": 0.02},
 }
 """What the policy was at the start teaches it; it has moved on from the second step on."""
+DEAD = {"math": {"dead_group_weight": 0.25}, "instructions": {"dead_group_weight": 0.0}}
+"""One domain's count for a quarter, one has no others and is absent, one keeps them."""
 OPTIONS = {
     "none": Case(method="none"),
     "global": Case(granularity="global"),
@@ -66,6 +69,7 @@ OPTIONS = {
     "one_domain": Case(domains=("chat",)),
     "own_algo": Case(kl_coef=0.0, own=OWN, zero_stage=3),
     "own_algo_two_updates": Case(own=OWN, updates_per_batch=2, lr=3e-3),
+    "dead_groups": Case(own=DEAD, silent=("instructions",), zero_stage=3),
     "teacher": Case(kl_coef=0.0, own=TAUGHT),
     "teacher_rests3": Case(own=TAUGHT, zero_stage=3, offload_reference=True),
     "absent_domain": Case(domains=("math", "chat"), zero_stage=3),
@@ -163,6 +167,7 @@ def _batch(worker: Any, case: Case, world_size: int, seed: int, *, leave_out: bo
         halves,
         silent=case.silent,
         only_advantages_teach=spared(worker._spec) if leave_out else (),
+        dead_group_weights=dead_group_weights(case),
         share_prompts=case.share_prompts != "never",
         tokens_per_micro_batch=case.tokens_per_micro_batch,
     )

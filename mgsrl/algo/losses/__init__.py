@@ -179,7 +179,8 @@ def grpo_loss(
         truncated=truncated_BL,
         teacher=-apart_BL,
     )
-    return LossOutput(aggregate(loss_BL, mask_BL, totals, config.aggregation), sums)
+    weighted_BL = loss_BL * batch.response_mask_BL  # by 1, but for groups of another weight
+    return LossOutput(aggregate(weighted_BL, mask_BL, totals, config.aggregation), sums)
 
 
 def _check_inputs(
@@ -270,11 +271,11 @@ def aggregate(value_BL: Tensor, mask_BL: Tensor, totals: BatchTotals, aggregatio
     kept_BL = torch.where(mask_BL, value_BL, torch.zeros_like(value_BL))
     # An empty batch (all samples abstained) has totals of 0 and a numerator of exactly 0.
     if aggregation == "token_mean":
-        return kept_BL.sum() / max(totals.num_tokens, 1)
+        return kept_BL.sum() / (totals.num_tokens or 1)
     if aggregation == "sequence_mean":
         means_B = kept_BL.sum(-1) / mask_BL.sum(-1).clamp(min=1)
-        return means_B.sum() / max(totals.num_sequences, 1)
-    return kept_BL.sum() / (totals.max_response_length * max(totals.num_sequences, 1))
+        return means_B.sum() / (totals.num_sequences or 1)
+    return kept_BL.sum() / (totals.max_response_length * (totals.num_sequences or 1))
 
 
 def _masked(value_BL: Tensor, mask_BL: Tensor) -> Tensor:
