@@ -35,6 +35,11 @@ def of_case(case: "Case", *features: str) -> list[Any]:
         "frozen parameters": bool(case.frozen),
         "several updates per batch": case.updates_per_batch > 1,
         "no reference": case.kl_coef == 0,
+        "an algorithm per domain": bool(case.own),
+        "distillation from a teacher": any("teacher" in own for own in case.own.values()),
+        "dead groups dropped, or counted for less": any(
+            "dead_group_weight" in own for own in case.own.values()
+        ),
     }
     chosen = features or [name for name, on in varied.items() if on] or [BASE]
     facts = {"zero": case.zero_stage, "lora": case.lora.rank > 0, "dtype": case.dtype}

@@ -12,6 +12,13 @@ PAIRS = "algo.samples_per_prompt=2"
 REFILL = (PAIRS, "algo.refill=2", "domains.chat.algo.refill=0", "strategy=mixed", "algo.loss=cispo")
 
 
+@pytest.mark.capability(
+    feature="dead groups replaced, resumed to the bit",
+    zero=2,
+    lora=False,
+    engine="transformers",
+    dtype="float32",
+)
 def test_dead_groups_are_replaced_and_a_stop_changes_nothing(tmp_path: Path) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     train(whole, *REFILL, "train.num_steps=3")

@@ -56,6 +56,13 @@ def test_the_plan_counts_teachers() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.capability(
+    feature="distillation from a teacher",
+    zero=2,
+    lora=False,
+    engine="transformers",
+    dtype="float32",
+)
 def test_a_run_learns_from_another_runs_model(tmp_path: Path) -> None:
     teacher = tmp_path / "teacher"
     train(teacher, "strategy=single", "train.num_steps=2", "learner.optimizer.lr=0.01")
