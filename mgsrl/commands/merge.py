@@ -1,7 +1,9 @@
 """`mgsrl merge`: several runs' models as one."""
 
 import argparse
+import shlex
 
+from mgsrl.commands import eval as eval_command
 from mgsrl.config.merging import METHODS, merge_settings
 from mgsrl.obs.outputs import FORCE_HELP
 
@@ -25,7 +27,7 @@ With weights of 1/N that sum is a mean. docs/merge.md says more.
 
 examples:
   mgsrl merge runs/math runs/chat merged/mean --method linear
-  mgsrl merge runs/math runs/chat merged/ties --method ties --density 0.3
+  mgsrl merge runs/math runs/chat merged/ties --method ties --density 0.3 --tasks gsm8k
   mgsrl merge runs/math runs/chat merged/sum --method task_arithmetic --weights 0.7 0.3
   mgsrl merge DIR_A DIR_B merged/ram --method ram --base Qwen/Qwen2.5-7B
 """
@@ -57,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="of the merged weights (default: the base's; without a base the first model's)",
     )
+    parser.add_argument(
+        "--tasks",
+        metavar="NAME[=DATA],...",
+        help="score the merged model at once, as `mgsrl eval --tasks` does",
+    )
     parser.add_argument("--force", action="store_true", help=FORCE_HELP)
 
 
@@ -64,6 +71,10 @@ def run(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in ("density", "threshold", "seed")}
     # Before the import below: a mistake must not wait for it.
     merge_settings(options.method, len(options.models), options.weights, **given)
+    if options.tasks:
+        from mgsrl.evaluate.tasks import parse_tasks
+
+        parse_tasks(options.tasks)
     from mgsrl.training.merge import merge_models
 
     merged = merge_models(
@@ -78,4 +89,11 @@ def run(options: argparse.Namespace) -> None:
     )
     for note in merged.notes:
         print(note)
-    print(f"{merged.folder}\nto score it: {merged.eval_command}")
+    print(merged.folder)
+    words = [*merged.eval_arguments, "--tasks", options.tasks or "NAME,..."]
+    if not options.tasks:
+        print(f"to score it: {shlex.join(['mgsrl', 'eval', *words])}")
+        return
+    scoring = argparse.ArgumentParser()
+    eval_command.add_arguments(scoring)
+    eval_command.run(scoring.parse_args(words))

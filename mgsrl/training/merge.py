@@ -10,7 +10,6 @@ writes it), models of different shapes, and search for weights.
 """
 
 import json
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -71,8 +70,8 @@ class Merged:
     folder: Path
     notes: tuple[str, ...]
     """What somebody should know of it, in words."""
-    eval_command: str
-    """How it is scored, with the chat template's arguments of the first run."""
+    eval_arguments: tuple[str, ...]
+    """What `mgsrl eval` takes beside the tasks, with the first run's of the chat template."""
 
 
 def merge_models(
@@ -129,18 +128,18 @@ def merge_models(
         folders = _plain_folders(everything, draft / "exports")
         notes = _merge(settings, inputs, start, folders, draft, dtype)
         shutil.rmtree(draft / "exports", ignore_errors=True)
-    return Merged(output, tuple(notes), eval_command(output, inputs[0].policy))
+    return Merged(output, tuple(notes), eval_arguments(output, inputs[0].policy))
 
 
-def eval_command(folder: Path, policy: PolicyConfig | None) -> str:
-    """`mgsrl eval` of a merged model as the run with this policy would be scored."""
-    words = ["mgsrl", "eval", "--model", str(folder), "--tasks", "NAME,..."]
+def eval_arguments(folder: Path, policy: PolicyConfig | None) -> tuple[str, ...]:
+    """Those with which `mgsrl eval` scores a model as the run with this policy would be."""
+    words = ["--model", str(folder)]
     if policy is not None:
         if policy.chat_template_kwargs:
             arguments = yaml.safe_dump(policy.chat_template_kwargs, default_flow_style=True)
             words += ["--chat-template-kwargs", arguments.strip()]
         words += ["--date", policy.date] if policy.date else []
-    return shlex.join(words)
+    return tuple(words)
 
 
 def _plain_folders(inputs: Sequence[Input], exports: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from mgsrl.cli import main
 from mgsrl.config.compose import compose_config, config_to_yaml
 from mgsrl.training.fingerprint import fingerprint
-from mgsrl.training.merge import eval_command, merge_models
+from mgsrl.training.merge import eval_arguments, merge_models
 from mgsrl.training.tensor_files import TensorFacts, write_tensors
 from tests.checkpoints import save_checkpoint
 from tests.conftest import build_tiny_model
@@ -136,7 +136,7 @@ def test_runs_bring_their_base(
     record = json.loads((merged.folder / "merge.json").read_text())
     assert [entry["step"] for entry in record["models"]] == [3, 3]
     assert record["base"]["path"] == str(tiny_model)
-    assert merged.eval_command.endswith("--date 2026-11-26")
+    assert merged.eval_arguments[-2:] == ("--date", "2026-11-26")
 
 
 def test_a_base_that_is_another_now_is_refused(
@@ -266,9 +266,23 @@ def test_another_chat_template_is_said(
 
 def test_a_merged_model_is_scored_as_its_run() -> None:
     policy = compose_config(["policy.chat_template_kwargs={enable_thinking: false}"]).policy
-    words = eval_command(Path("out"), policy)
-    assert "--chat-template-kwargs '{enable_thinking: false}'" in words
-    assert "--chat-template-kwargs" not in eval_command(Path("out"), None)
+    words = " ".join(eval_arguments(Path("out"), policy))
+    assert "--chat-template-kwargs {enable_thinking: false}" in words
+    assert eval_arguments(Path("out"), None) == ("--model", "out")
+
+
+def test_it_is_scored_at_once_where_tasks_are_named(
+    tiny_model: Path, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, scored = tmp_path / "out", []
+    monkeypatch.setattr("mgsrl.commands.eval.run", scored.append)
+    command = ["merge", *map(str, pair), str(out), "--method", "linear", "--tasks"]
+    assert main([*command, "gsm9k"]) == 2
+    assert not out.exists()
+    assert main([*command, "gsm8k"]) == 0
+    assert [(each.model, each.tasks, each.engine) for each in scored] == [
+        (str(out), "gsm8k", "vllm")
+    ]
 
 
 # ---------------------------------------------------------------- mistakes
