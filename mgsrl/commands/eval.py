@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: float32 on a CPU, bfloat16 on a GPU",
     )
-    sampling.add_argument("--prompt-template", choices=PROMPT_TEMPLATES, default="chat")
+    sampling.add_argument(
+        "--prompt-template", choices=PROMPT_TEMPLATES, help="default: the run's; chat without one"
+    )
     sampling.add_argument(
         "--chat-template-kwargs",
         metavar="{NAME: VALUE, ...}",
@@ -146,7 +148,7 @@ def plan(options: argparse.Namespace) -> "tuple[Evaluation, Path | None]":
         fresh=options.force,
         engine=_engine(options.engine),
         dtype=options.dtype,
-        prompt_template=options.prompt_template,
+        prompt_template=options.prompt_template or policy.prompt_template,
         chat_template_kwargs=policy.chat_template_kwargs,
         date=options.date or policy.date,
         seed=options.seed,
@@ -242,7 +244,7 @@ def _identify(model: str) -> tuple[dict[str, Any], Path | None]:
 
 
 def template_of(arguments: str | None, checkpoint: Path | None) -> PolicyConfig:
-    """The chat template's arguments and day: of the run, or as they are given."""
+    """How the run wrote its prompts, but for the chat template's arguments that are given."""
     from mgsrl.config.compose import config_from_yaml
     from mgsrl.training.checkpoint import load_checkpoint
 

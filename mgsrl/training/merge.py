@@ -135,6 +135,8 @@ def eval_arguments(folder: Path, policy: PolicyConfig | None) -> tuple[str, ...]
     """Those with which `mgsrl eval` scores a model as the run with this policy would be."""
     words = ["--model", str(folder)]
     if policy is not None:
+        if policy.prompt_template != PolicyConfig.prompt_template:
+            words += ["--prompt-template", policy.prompt_template]
         if policy.chat_template_kwargs:
             arguments = yaml.safe_dump(policy.chat_template_kwargs, default_flow_style=True)
             words += ["--chat-template-kwargs", arguments.strip()]

@@ -96,7 +96,11 @@ def test_prompts_have_both(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_is_evaluated_as_it_was_trained(tmp_path: Path) -> None:
-    policy = PolicyConfig(date="2024-07-26", chat_template_kwargs={"enable_thinking": False})
+    policy = PolicyConfig(
+        prompt_template="prompted",
+        date="2024-07-26",
+        chat_template_kwargs={"enable_thinking": False},
+    )
 
     def write(learner: Path) -> None:
         (learner / "learner.json").write_text("{}")
@@ -106,7 +110,7 @@ def test_a_run_is_evaluated_as_it_was_trained(tmp_path: Path) -> None:
     assert command.template_of(None, checkpoint) == policy
     own = command.template_of("{enable_thinking: true, budget: [1, 2]}", checkpoint)
     assert own.chat_template_kwargs == {"enable_thinking": True, "budget": [1, 2]}
-    assert own.date == policy.date
+    assert (own.date, own.prompt_template) == (policy.date, "prompted")
     assert command.template_of(None, None) == PolicyConfig()
 
 

@@ -269,6 +269,8 @@ def test_a_merged_model_is_scored_as_its_run() -> None:
     words = " ".join(eval_arguments(Path("out"), policy))
     assert "--chat-template-kwargs {enable_thinking: false}" in words
     assert eval_arguments(Path("out"), None) == ("--model", "out")
+    prompted = compose_config(["policy.prompt_template=prompted"]).policy
+    assert "--prompt-template prompted" in " ".join(eval_arguments(Path("out"), prompted))
 
 
 def test_it_is_scored_at_once_where_tasks_are_named(
