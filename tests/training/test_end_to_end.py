@@ -325,14 +325,12 @@ def test_two_ranks_and_zero_3_train_like_one(six_steps: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["global_surgery", "single", "normalized_advantage"])
-def test_other_strategies_train(strategy: str, tmp_path: Path) -> None:
-    folder = tmp_path / strategy
-    runs.train(folder, "train.num_steps=3", f"strategy={strategy}")
+def test_a_single_domain_trains_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "single"
+    runs.train(folder, "train.num_steps=2", "strategy=single", "algo.whiten_per_domain=true")
     rows = runs.metrics(folder)
     trained = [[name for name in DOMAINS if f"reward/{name}" in row] for row in rows]
-    expected = {"single": [["math"]] * 3}
-    assert trained == expected.get(strategy, [list(DOMAINS)] * 3)
+    assert trained == [["math"]] * 2
     assert all(row["grad_norm"] > 0 and not row["skipped"] for row in rows)
 
 

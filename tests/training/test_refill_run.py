@@ -20,7 +20,7 @@ REFILL = (PAIRS, "algo.refill=2", "domains.chat.algo.refill=0", "strategy=mixed"
     dtype="float32",
 )
 def test_dead_groups_are_replaced_and_a_stop_changes_nothing(tmp_path: Path) -> None:
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    whole, later = tmp_path / "whole", tmp_path / "later"
     train(whole, *REFILL, "train.num_steps=3")
     rows = metrics(whole)
     for row in rows:
@@ -30,7 +30,6 @@ def test_dead_groups_are_replaced_and_a_stop_changes_nothing(tmp_path: Path) -> 
             # of all that were drawn, so a share of 1 needed no other draw
             assert (row[f"drawn/{domain}"] == 1) == (row[f"live_groups/{domain}"] == 1)
     assert any(row["drawn/math"] > 1 for row in rows), "none was dead: nothing is shown"
-    train(halves, *REFILL, "train.num_steps=2")
-    train(halves, *REFILL, "train.num_steps=3")
-    assert metrics(halves)[2] == rows[2]
-    assert trained(halves, 3) == trained(whole, 3)
+    train(later, *REFILL, "train.num_steps=3", f"resume={whole}/checkpoints/step_2")
+    assert metrics(later) == rows[2:]
+    assert trained(later, 3) == trained(whole, 3)
