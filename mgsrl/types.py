@@ -230,11 +230,18 @@ class DomainStats:
     clip_fraction: float
     """Share of tokens whose gradient a clip removed; 0 in the first update on a batch."""
     truncated_fraction: float
-    """Share of tokens whose importance weight hit the truncation cap."""
+    """Share of tokens whose importance weight the cap cut."""
     num_tokens: int
     num_sequences: int
     teacher_kl: float = math.nan
     """Nats, mean of log p_policy - log p_teacher over the policy's tokens; NaN without one."""
+    mismatch_kl: float = math.nan
+    """Nats per token, k3 estimate of KL(engine || learner)."""
+    importance_ess: float = math.nan
+    """Effective sample size of the importance weights over the number of tokens, 0 to 1, masked
+    ones included; NaN without weights."""
+    masked_fraction: float = math.nan
+    """Share of tokens that the mask of the importance weight left out; NaN without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,10 @@ STEP_KEYS = {
     "updates_per_batch": "an update is of all domains",
 }
 """What a step has once for all domains, and why."""
+IMPORTANCE_LEVELS = ("token", "sequence")
+MASK_BOUNDS = {"token": (0.5, 5.0), "sequence": (0.5, 2.0), "geometric": (0.999, 1.001)}
+"""What may lie within which bounds unless they are set: IcePop's, and verl's presets."""
+IMPORTANCE_MASKS = ("none", *MASK_BOUNDS)
 AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_sum_norm")
 DIVERGENCES = ("tv", "kl")
 KL_ESTIMATORS = ("k1", "k2", "k3")
@@ -114,6 +118,17 @@ class AlgoConfig:
     """Weight of the entropy bonus."""
     importance_cap: float | None = 2.0
     """Truncation cap of the engine-to-learner importance weight; null switches it off."""
+    importance_level: str = "token"
+    """What the importance weight is of: `token` | `sequence` (the product of its tokens')."""
+    importance_mask: str = "none"
+    """Leave out of the policy loss where engine and learner disagree, by the importance ratio of a
+    `token` | of a `sequence` | by the `geometric` mean of a sequence's tokens; `none` keeps all
+    (docs/algorithm.md)."""
+    importance_low: float | None = None
+    """`importance_mask`: the least ratio that is kept, 0 to 1; null: 0.5, `geometric` 0.999."""
+    importance_high: float | None = None
+    """`importance_mask`: the greatest ratio that is kept, at least 1; null: 5 for `token`, 2 for
+    `sequence`, 1.001 for `geometric`."""
     mask_overlong: bool = False
     """Leave responses that were cut at the token limit out of the loss (DAPO's overlong filtering,
     arXiv 2503.14476); they count in the advantages of the others."""
@@ -126,6 +141,20 @@ class AlgoConfig:
     updates_per_batch: int = 1
     """Optimizer steps per batch of rollouts. The old log-probabilities are those of the first and
     cost no forward pass of their own."""
+
+    @property
+    def importance_on(self) -> bool:
+        """Whether any token may have another importance weight than 1."""
+        return self.importance_cap is not None or self.importance_mask != "none"
+
+    @property
+    def importance_bounds(self) -> tuple[float, float]:
+        """(low, high) of what `importance_mask` keeps."""
+        low, high = MASK_BOUNDS[self.importance_mask]
+        return (
+            low if self.importance_low is None else self.importance_low,
+            high if self.importance_high is None else self.importance_high,
+        )
 
     def validate(self, key: str = "algo") -> None:
         at_least(
@@ -148,8 +177,7 @@ class AlgoConfig:
             at_least(f"{key}.{name}", getattr(self, name), 0.0)
         if self.dual_clip is not None:
             more_than(f"{key}.dual_clip", self.dual_clip, 1)
-        if self.importance_cap is not None:
-            at_least(f"{key}.importance_cap", self.importance_cap, 1.0)
+        self._check_importance(key)
         at_least(f"{key}.ratio_cap", self.ratio_cap, 1.0)
         for name in ("tau_positive", "tau_negative"):
             more_than(f"{key}.{name}", getattr(self, name), 0.0)
@@ -171,6 +199,50 @@ class AlgoConfig:
                 todo=f"set {key}.loss=ppo, or leave {key}.teacher out",
             )
 
+    def _check_importance(self, key: str) -> None:
+        """Raise ConfigError for values that cannot be, and for weight and mask at odds."""
+        if self.importance_cap is not None:
+            at_least(f"{key}.importance_cap", self.importance_cap, 1.0)
+        one_of(f"{key}.importance_level", self.importance_level, IMPORTANCE_LEVELS)
+        one_of(f"{key}.importance_mask", self.importance_mask, IMPORTANCE_MASKS)
+        for name in ("importance_low", "importance_high"):
+            value, here = getattr(self, name), f"{key}.{name}"
+            if value is None:
+                continue
+            if self.importance_mask == "none":
+                raise ConfigError(
+                    f"{here} is a bound of a mask, and there is none.",
+                    expected=f"{key}.importance_mask token, sequence or geometric beside it",
+                    found=f"{key}.importance_mask=none {here}={value}",
+                    todo=f"set {key}.importance_mask=token, or {here}=null",
+                )
+            if name == "importance_low":
+                within(here, value, 0.0, 1.0)
+            else:
+                at_least(here, value, 1.0, "A ratio of 1 is no mismatch.")
+        self._check_importance_pairs(key)
+
+    def _check_importance_pairs(self, key: str) -> None:
+        """Raise ConfigError for weight, mask and loss at odds with each other."""
+        of_sequences = self.importance_level == "sequence"
+        if of_sequences and self.importance_cap is None:
+            raise ConfigError(
+                f"{key}.importance_level says what the importance weight is of, and it is off.",
+                expected=f"{key}.importance_cap >= 1 beside it",
+                found=f"{key}.importance_level=sequence {key}.importance_cap=null",
+                todo=f"set {key}.importance_cap=2.0, or {key}.importance_level=token",
+            )
+        whole = f"{key}.importance_level=sequence" if of_sequences else ""
+        whole = f"{key}.loss={self.loss}" if self.loss in OF_SEQUENCES else whole
+        if self.importance_mask == "token" and whole:
+            raise ConfigError(
+                f"{key}.importance_mask=token leaves out single tokens, {whole} weighs a whole "
+                "sequence, by those tokens too.",
+                expected=f"{key}.importance_mask sequence or geometric beside it",
+                found=f"{whole} {key}.importance_mask=token",
+                todo=f"set {key}.importance_mask=sequence, or geometric",
+            )
+
     def _check_read(self, key: str) -> None:
         """Raise ConfigError for a key that is set and that only another of our losses reads."""
         for name, loss in READ_BY.items():
@@ -188,7 +260,8 @@ class AlgoConfig:
 def own_algo(shared: AlgoConfig, own: Mapping[str, Any], key: str) -> AlgoConfig:
     """`shared` with a domain's own keys over it.
 
-    A domain with another loss has that loss's defaults of the keys that one loss alone reads.
+    A domain with another loss has that loss's defaults of the keys that one loss alone reads, and
+    one with another mask its bounds.
 
     Args:
         key: where the own keys stand, for messages.
@@ -215,4 +288,7 @@ def own_algo(shared: AlgoConfig, own: Mapping[str, Any], key: str) -> AlgoConfig
     values = {**asdict(shared), **own}
     if "loss" in own:
         values |= {name: getattr(AlgoConfig, name) for name in READ_BY if name not in own}
+    if "importance_mask" in own:
+        bounds = ("importance_low", "importance_high")
+        values |= {name: None for name in bounds if name not in own}
     return read_config(AlgoConfig, values, key)

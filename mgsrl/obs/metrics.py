@@ -17,11 +17,11 @@ from mgsrl.files.jsonl import read_rows
 from mgsrl.types import ROUNDING, DomainStats, RolloutGroup, StepStats, SurgeryReport
 
 FILE = "metrics.jsonl"
-MAX_SCALARS = 83
-"""Three domains log 79: 9 spreads of rewards, and 70 of all else with five kinds of modules; and 3
-more where rollouts may be ahead."""
+MAX_SCALARS = 89
+"""Three domains log 85: 9 spreads of rewards, 6 of the importance weights, and 70 of all else with
+five kinds of modules; and 3 more where rollouts may be ahead."""
 
-BEYOND = ("surgery/probe/", "time/probe", "mixture/share/")
+BEYOND = ("surgery/probe/", "time/probe", "mixture/share/", "importance_masked/")
 """Beyond the limit: on few steps, or of few runs, whose other metrics shall not vanish for them."""
 
 # Families in the order in which they are folded; `reward` never is.
@@ -29,6 +29,8 @@ FOLD_ORDER = (
     "reward_max",
     "reward_min",
     "reward_std",
+    "importance_ess",
+    "mismatch_kl",
     "surgery/conflict_rate",
     "surgery/cosine",
     "cut_at_limit",
@@ -122,11 +124,14 @@ def oldest_version(groups: Mapping[str, Sequence[RolloutGroup]]) -> int:
 
 
 def learner_metrics(stats: Mapping[str, DomainStats]) -> Scalars:
-    """`loss`, `kl`, `entropy` and `mismatch` (nats) per domain; shares over all trained tokens.
+    """`loss`, `kl`, `entropy`, `mismatch` and `mismatch_kl` (nats) per domain; shares over all
+    trained tokens.
 
-    `kl` is NaN without a reference. `clip_fraction` is the share of tokens that the loss's clip cut
-    off, `importance_capped` that of tokens whose importance weight hit its cap; both NaN when
-    nothing was trained on. With several updates on a batch they are of the last one.
+    `importance_ess` and `importance_masked` are there where the weight and its mask are, and
+    `teacher_kl` where a teacher is. `kl` is NaN without a reference. `clip_fraction` is the share
+    of tokens that the loss's clip cut off, `importance_capped` that of tokens whose importance
+    weight the cap cut; both NaN when nothing was trained on. With several updates on a batch they
+    are of the last one.
     """
     scalars: Scalars = {
         "clip_fraction": _token_mean(stats, lambda s: s.clip_fraction),
@@ -139,8 +144,13 @@ def learner_metrics(stats: Mapping[str, DomainStats]) -> Scalars:
             f"entropy/{domain}": s.entropy,
             f"mismatch/{domain}": s.mismatch,
         }
-        if not math.isnan(s.teacher_kl):
-            scalars[f"teacher_kl/{domain}"] = s.teacher_kl
+        sometimes = {
+            "mismatch_kl": s.mismatch_kl,
+            "importance_ess": s.importance_ess,
+            "importance_masked": s.masked_fraction,
+            "teacher_kl": s.teacher_kl,
+        }
+        scalars |= {f"{k}/{domain}": v for k, v in sometimes.items() if not math.isnan(v)}
     return scalars
 
 

@@ -141,6 +141,24 @@ def learning_signal(run: RunData) -> str:
     return svg(figure, "Live groups, cut responses, gradient norm, loss, learning rate, clipping")
 
 
+def disagreement(run: RunData) -> str:
+    """Engine against learner: their divergence, and what weights and masks make of the batch."""
+    families = [
+        ("mismatch_kl", "Engine against learner", "KL, nats per token"),
+        ("importance_ess", "Effective sample size", "share of tokens"),
+        ("importance_masked", "Masked", "share of tokens"),
+    ]
+    if not run.family("importance_masked"):
+        return ""
+    figure, axes = panels(3, height=2.3)
+    _draw_families(axes, run, families)
+    for axis in axes[1:]:
+        axis.set_ylim(-0.03, 1.03)
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    one_legend(figure, axes)
+    return svg(figure, "Divergence of engine and learner, effective sample size, masked share")
+
+
 def mixture(run: RunData) -> str:
     """The shares that an adaptive curriculum gave the domains."""
     if not run.family("mixture/share"):

@@ -56,6 +56,7 @@ def _context(run: RunData) -> dict[str, Any]:
             "signal": figures.learning_signal(run),
             "mixture": figures.mixture(run),
             "health": figures.training_health(run),
+            "disagreement": figures.disagreement(run),
             "conflicts": figures.conflicts(run),
             "heat_map": figures.module_heat_map(run),
             "times": figures.stage_times(run),

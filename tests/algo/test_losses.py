@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mgsrl.algo.losses import aggregate, grpo_loss, importance_weight
+from mgsrl.algo.importance import importance_weight
+from mgsrl.algo.losses import aggregate, grpo_loss
 from mgsrl.config.algo import AGGREGATIONS, AlgoConfig
 from mgsrl.types import BatchTotals, MicroBatch, RowLayout
 from tests.oracle import published_file
@@ -144,16 +145,24 @@ def test_aggregation_equals_verl(case: dict[str, Any], _: None) -> None:
     aggregation=st.sampled_from(AGGREGATIONS),
     kind=st.sampled_from(["k1", "k2", "k3"]),
     dual_clip=st.sampled_from([None, 3.0]),
+    importance=st.sampled_from(
+        [("token", "none"), ("token", "token"), ("sequence", "sequence"), ("sequence", "geometric")]
+    ),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_split_into_micro_batches_adds_up_to_the_whole(
-    seed: int, cuts: list[int], aggregation: str, kind: str, dual_clip: float | None
+    seed: int,
+    cuts: list[int],
+    aggregation: str,
+    kind: str,
+    dual_clip: float | None,
+    importance: tuple[str, str],
 ) -> None:
     parts = random_parts(seed, 7, 5)
     totals = totals_of(parts["mask"], limit=9)
     config = AlgoConfig(
         aggregation=aggregation, kl_coef=0.1, kl_estimator=kind, entropy_coef=0.01,
-        dual_clip=dual_clip,
+        dual_clip=dual_clip, importance_level=importance[0], importance_mask=importance[1],
     )  # fmt: skip
     loss, gradient, sums = run(parts, slice(None), totals, config)
     edges = [0, *sorted(cuts), 7]
@@ -222,9 +231,10 @@ def test_importance_weight_is_capped_detached_and_only_on_the_policy_term() -> N
 
 def test_a_huge_mismatch_is_capped_and_no_cap_means_no_weight() -> None:
     old, rollout = torch.tensor([[-1.0]]), torch.tensor([[-500.0]])
-    assert importance_weight(old, rollout, 2.0)[0].item() == 2.0
-    weight, truncated = importance_weight(old, rollout, None)
-    assert (weight.item(), truncated.item()) == (1.0, False)
+    mask = torch.tensor([[True]])
+    assert importance_weight(old, rollout, mask, AlgoConfig()).weight_BL.item() == 2.0
+    found = importance_weight(old, rollout, mask, PLAIN)
+    assert (found.weight_BL.item(), found.truncated_BL.item()) == (1.0, False)
 
 
 def test_bfloat16_log_probabilities_are_computed_in_float32() -> None:

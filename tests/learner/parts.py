@@ -329,6 +329,22 @@ def _logprobs(model: Any, sample: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return table[torch.arange(len(response)), torch.tensor(response)], entropy
 
 
+def importance(
+    old_logp: torch.Tensor, engine: Sequence[float], algo: AlgoConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A response's importance weights, and which of its tokens the mask keeps."""
+    ratio = (old_logp - torch.tensor(engine, dtype=torch.float64)).exp()
+    product = ratio.prod()
+    of = {"token": ratio, "sequence": product, "geometric": product ** (1 / len(ratio))}
+    weight = kept = torch.ones_like(ratio)
+    if algo.importance_cap is not None:
+        weight = of[algo.importance_level].clamp(max=algo.importance_cap).expand_as(ratio)
+    if algo.importance_mask != "none":
+        (low, high), measured = algo.importance_bounds, of[algo.importance_mask]
+        kept = ((low <= measured) & (measured <= high)).double().expand_as(ratio)
+    return weight * kept, kept
+
+
 def _loss(model: Any, frozen: Any, samples: Any, old: Any, algo: AlgoConfig) -> torch.Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for sample, old_logp in zip(samples, old):
@@ -338,11 +354,7 @@ def _loss(model: Any, frozen: Any, samples: Any, old: Any, algo: AlgoConfig) -> 
             ref, _ = _logprobs(frozen, sample)
         if algo.teacher:  # the same model
             advantage = algo.reward_coef * advantage + algo.teacher_coef * (ref - old_logp)
-        weight = (
-            (old_logp - torch.tensor(sample[2], dtype=torch.float64))
-            .exp()
-            .clamp(max=algo.importance_cap)
-        )
+        weight, _ = importance(old_logp, sample[2], algo)
         ratio, bounds = (logp - old_logp).exp(), (1 - algo.clip_low, 1 + algo.clip_high)
         surrogate = -torch.minimum(ratio * advantage, ratio.clamp(*bounds) * advantage)
         # Clamped as in the published recipe's trainer (see algo/kl.py).

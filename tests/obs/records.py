@@ -53,6 +53,8 @@ def domain_stats():
         truncated_fraction=0.0,
         num_tokens=100,
         num_sequences=10,
+        mismatch_kl=1e-9,
+        importance_ess=1.0,
     )
 
 

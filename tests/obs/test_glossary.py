@@ -21,8 +21,10 @@ OF_TRACKERS = {f"evaluate/{name}/{d}" for name in ("reward", "forgetting") for d
 """`training/evaluation.py` hands them to the trackers; metrics.jsonl has none of them."""
 OF_CURRICULA = {f"mixture/share/{d}" for d in DOMAINS}
 """`training/adaptive.py` adds them, under a curriculum that adapts."""
-OF_ALGORITHMS = {f"{name}/{d}" for name in ("drawn", "teacher_kl") for d in DOMAINS}
-"""Of `algo.refill` and `algo.teacher`."""
+OF_ALGORITHMS = {
+    f"{name}/{d}" for name in ("drawn", "teacher_kl", "importance_masked") for d in DOMAINS
+}
+"""Of `algo.refill`, `algo.teacher` and `algo.importance_mask`."""
 
 
 def surgery_scalars() -> set[str]:

@@ -52,10 +52,11 @@ def make_run(
     finished: bool = True,
     probe_every: int = 0,
     adaptive: bool = False,
+    masked: bool = False,
 ) -> Path:
     """Write a run of `steps` steps; `finished=False` leaves it as a kill would; `probe_every`
     steps, reliability is measured and steps are tried; `adaptive` with the shares of a
-    curriculum."""
+    curriculum, `masked` with those that a mask of the importance weight left out."""
     rng = random.Random(f"{seed} {strategy}")
     run_dir.mkdir(parents=True)
     config = Config(
@@ -82,6 +83,7 @@ def make_run(
     for step in range(1, steps + 1):
         probed = bool(probe_every) and step % probe_every == 0
         shares = {f"mixture/share/{d}": 1 / len(domains) for d in domains if adaptive}
+        shares |= {f"importance_masked/{d}": 0.01 * rng.random() for d in domains if masked}
         _one_step(run_dir, tracker, rng, step, steps, layers, domains, probed, shares)
     tracker.close()
     if finished:
@@ -158,6 +160,8 @@ def _stats(rng, index, step):
         truncated_fraction=0.0,
         num_tokens=1800,
         num_sequences=64,
+        mismatch_kl=1e-12 * rng.uniform(0.7, 1.5),
+        importance_ess=1.0 - 1e-9 * rng.uniform(0.7, 1.5),
     )
 
 

@@ -237,6 +237,12 @@ def test_the_shares_of_a_curriculum_are_drawn(tmp_path, html):
     assert ">Shares of a step<" in page
 
 
+def test_what_a_mask_leaves_out_is_drawn(tmp_path, html):
+    assert ">Effective sample size<" not in html
+    page = build_report(make_run(tmp_path / "run", steps=4, masked=True)).read_text()
+    assert all(f">{title}<" in page for title in ("Effective sample size", "Masked"))
+
+
 def test_only_evaluations(tmp_path):
     append_evaluations(tmp_path, [EvalResult(0, "math", -3.5, 0.1, 8, 8, 20.0, 1.0, 0.0)])
     append_evaluations(tmp_path, [EvalResult(5, "math", 2.5, math.nan, 1, 1, 20.0, 1.0, 0.0)])

@@ -1,6 +1,7 @@
 """The loss of one micro-batch, normalised by denominators of the whole batch.
 
-Per response token, with r = exp(logp - logp_old) and w = min(exp(logp_old - logp_engine), cap):
+Per response token, with r = exp(logp - logp_old) and w = min(exp(logp_old - logp_engine), cap)
+(`importance.py` has its other forms):
 
     loss = w * policy_loss(log r, A) + kl_coef * KL(policy, reference) - entropy_coef * entropy
 
@@ -46,6 +47,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mgsrl.algo.importance import Importance, effective_share, importance_weight, mismatch_kl
 from mgsrl.algo.kl import kl_estimate
 from mgsrl.config.algo import AGGREGATIONS, LOSSES, AlgoConfig
 from mgsrl.plugins import Part, tried
@@ -103,7 +105,8 @@ class LossOutput:
     """Scalar. Summed over all micro-batches, ranks and domains it is the mixed loss."""
     sums: dict[str, Tensor]
     """Detached float64 scalars, sums over the trained response tokens: `loss`, `kl`, `entropy`,
-    `mismatch`, `teacher` (nats), `clipped`, `truncated` (counts), `num_tokens`, `num_sequences`."""
+    `mismatch`, `mismatch_kl`, `teacher` (nats), `clipped`, `truncated`, `masked` (counts), `weight`
+    and `weight_squared` (of the importance weights), `num_tokens`, `num_sequences`."""
 
 
 def domain_stats(sums: Mapping[str, float], config: AlgoConfig) -> DomainStats:
@@ -114,9 +117,16 @@ def domain_stats(sums: Mapping[str, float], config: AlgoConfig) -> DomainStats:
         kl=sums["kl"] / tokens if config.kl_coef > 0 else math.nan,
         entropy=sums["entropy"] / tokens,
         mismatch=sums["mismatch"] / tokens,
+        mismatch_kl=sums["mismatch_kl"] / tokens,
         clip_fraction=sums["clipped"] / tokens,
         truncated_fraction=sums["truncated"] / tokens,
         teacher_kl=sums["teacher"] / tokens if config.teacher else math.nan,
+        importance_ess=(
+            effective_share(sums["weight"], sums["weight_squared"], sums["num_tokens"])
+            if config.importance_on
+            else math.nan
+        ),
+        masked_fraction=(sums["masked"] / tokens if config.importance_mask != "none" else math.nan),
         num_tokens=round(sums["num_tokens"]),
         num_sequences=round(sums["num_sequences"]),
     )
@@ -143,7 +153,7 @@ def grpo_loss(
             loss is exactly 0 and so is its gradient, while the autograd graph stays connected
             (under ZeRO-3 such a backward must still run).
         totals: the denominators of the whole batch of one update.
-        config: KL, entropy, importance cap, aggregation, and weights beside a teacher.
+        config: KL, entropy, importance weight, aggregation, and weights beside a teacher.
         part: of `policy_loss`; None finds `config.loss`.
         old_logprobs_BL: the policy's before the first update on this batch; None: `logprobs_BL`'s.
         ref_logprobs_BL: the frozen reference's; needed when `config.kl_coef > 0`.
@@ -165,22 +175,33 @@ def grpo_loss(
         advantages_B1 = config.reward_coef * advantages_B1 + config.teacher_coef * apart_BL
     part, log_ratio_BL = part or policy_loss(config.loss), logp_BL - old_BL
     loss_BL, clipped_BL = _tokens(part, log_ratio_BL, advantages_B1, mask_BL, old_BL, config)
-    weight_BL, truncated_BL = importance_weight(old_BL, rollout_BL, config.importance_cap)
+    importance = importance_weight(old_BL, rollout_BL, mask_BL, config)
     kl_BL = _kl(logp_BL, ref_logprobs_BL, mask_BL, config)
     entropy_BL = -logp_BL if entropy_BL is None else _masked(entropy_BL, mask_BL)
-    loss_BL = _regularised(loss_BL * weight_BL, kl_BL, entropy_BL, config)
+    loss_BL = _regularised(loss_BL * importance.weight_BL, kl_BL, entropy_BL, config)
     sums = _sums(
         mask_BL,
         loss=loss_BL,
         kl=kl_BL,
         entropy=entropy_BL,
         mismatch=(old_BL - rollout_BL).abs(),
+        mismatch_kl=mismatch_kl(old_BL, rollout_BL),
         clipped=clipped_BL,
-        truncated=truncated_BL,
         teacher=-apart_BL,
+        **_weights(importance),
     )
     weighted_BL = loss_BL * batch.response_mask_BL  # by 1, but for groups of another weight
     return LossOutput(aggregate(weighted_BL, mask_BL, totals, config.aggregation), sums)
+
+
+def _weights(importance: Importance) -> dict[str, Tensor]:
+    """[B, L] of which the metrics of the importance weight are sums."""
+    return {
+        "truncated": importance.truncated_BL,
+        "masked": importance.masked_BL,
+        "weight": importance.weight_BL,
+        "weight_squared": importance.weight_BL.square(),
+    }
 
 
 def _check_inputs(
@@ -238,20 +259,6 @@ def _tokens(
             what = list(each.shape) if isinstance(each, Tensor) else type(each).__name__
             raise ValueError(f"{part.name} should give tensors {list(mask_BL.shape)}, found {what}")
     return loss_BL, clipped_BL
-
-
-def importance_weight(
-    old_logprobs_BL: Tensor, rollout_logprobs_BL: Tensor, cap: float | None
-) -> tuple[Tensor, Tensor]:
-    """Truncated importance weight `min(exp(old - rollout), cap)`, detached, and where it was cut.
-
-    `cap=None` switches the correction off: weight 1 everywhere.
-    """
-    if cap is None:
-        ones = torch.ones_like(old_logprobs_BL)
-        return ones, torch.zeros_like(ones, dtype=torch.bool)
-    weight_BL = (old_logprobs_BL - rollout_logprobs_BL).detach().exp()
-    return weight_BL.clamp(max=cap), weight_BL > cap
 
 
 def aggregate(value_BL: Tensor, mask_BL: Tensor, totals: BatchTotals, aggregation: str) -> Tensor:
