@@ -1,7 +1,12 @@
 """The arms of the study on the testbed `pocket_conflict`: a name and what it sets, one line each.
 
 All arms share the experiment, the prompts, the number of responses, the evaluation and the start;
-an arm adds its overrides to them. The methods of later releases join by a line.
+an arm adds its overrides to them. `ARMS` are those that the study began with, whose results are
+compared with each other; methods that joined afterwards are a family of their own (`LATER`), so that
+their number changes no p value of the first ones.
+
+`{single_commas}` in an override stands for the folder of that arm's run, of the same seed and
+position (`study_inputs.py`).
 """
 
 from mgsrl.rewards.pocket_conflict import HABITS
@@ -37,6 +42,27 @@ ARMS: dict[str, tuple[str, ...]] = {
     # another method, on the whole gradient as it was published; one that needs no solver
     "mgda": ("strategy=global_surgery", "surgery.method=mgda"),
 }
+TEACHERS = [
+    f"domains.{d}.algo.{key}" for d in HABITS for key in (f"teacher={{single_{d}}}", "reward_coef=0")
+]
+RETURN = [
+    *(f"{{domains:[{d}]}}" for d in HABITS),
+    *(f"{{domains:[{d}],steps:3,reset_optimizer:true}}" for d in HABITS[:-1]),
+]
+
+LATER: dict[str, tuple[str, ...]] = {
+    # surgery
+    "norm_balanced": ("strategy=norm_balanced",),
+    "gradvac": ("strategy=mgs", "surgery.method=gradvac"),
+    "pcgrad_smoothed": ("strategy=mgs", "surgery.method=pcgrad_smoothed"),
+    # a sequence that returns to the earlier domains at its end, 3 steps each (refresh phases)
+    "sequential_return": ("strategy=mixed", f"strategy.phases=[{','.join(RETURN)}]"),
+    # domains' shares of a step by how much their advantages say
+    "bandit": ("strategy=mixed", "data.curriculum=bandit"),
+    # each domain distilled from its single run, without its reward
+    "mopd": ("strategy=mixed", "algo.kl_coef=0", *TEACHERS),
+}
+"""Not in the tables and claims of `ARMS`."""
 MAIN = ("mixed", "normalized_advantage", "global", "mgs")
 """Arms with more seeds."""
 
@@ -53,4 +79,4 @@ def dial(conflict: float) -> str:
 
 def overrides_of(arm: str, conflict: float) -> tuple[str, ...]:
     """What `mgsrl train` is called with, but for the seed and the folder."""
-    return (EXPERIMENT, dial(conflict), *ARMS[arm])
+    return (EXPERIMENT, dial(conflict), *ARMS.get(arm, ()), *LATER.get(arm, ()))
