@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import cell_inputs
 from cell_rows import Row, heldout, is_finished, joined, options_of, write_rows
@@ -117,21 +118,29 @@ def _table(family: Family, by_cell: Mapping[tuple[str, int], Row]) -> str:
         f"|{'---|' * (len(DOMAINS) + 5)}",
     ]
     for method in methods:
+        sets = re.sub(r"{(\w+)}", r"\1", " ".join(METHODS[method]))  # a run by its line's name
         own = [by_cell.get((method, seed)) for seed in SEEDS]
         base = [by_cell.get((family.baseline, seed)) for seed in SEEDS]
-        domains = [_values([row and row["after"].get(d) for row in own], ".2f") for d in DOMAINS]
-        against = [NONE, NONE]
-        if method != family.baseline:
-            pairs = list(zip(own, base, strict=True))
-            against = [
-                _values([a and b and _mean(a) - _mean(b) for a, b in pairs], "+.2f"),
-                _values([a and b and _ratio(a, b) for a, b in pairs], ".2f"),
-            ]
-        seconds = _values([row and row["step_seconds"] for row in own], ".2f")
-        sets = re.sub(r"{(\w+)}", r"\1", " ".join(METHODS[method]))  # a run by its line's name
-        cells = [method, f"`{sets}`" if sets else "", *domains, against[0], seconds, against[1]]
+        pairs = [None if a is None or b is None else (a, b) for a, b in zip(own, base, strict=True)]
+        cells = [
+            *(method, f"`{sets}`" if sets else ""),
+            *(_values([_of(row, "after", d) for row in own], ".2f") for d in DOMAINS),
+            _values([pair and _mean(pair[0]) - _mean(pair[1]) for pair in pairs], "+.2f"),
+            _values([_of(row, "step_seconds") for row in own], ".2f"),
+            _values([pair and _ratio(*pair) for pair in pairs], ".2f"),
+        ]
+        if method == family.baseline:
+            cells[-3] = cells[-1] = NONE
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _of(row: Row | None, *keys: str) -> float | None:
+    """A number of a row; None of one that is not there."""
+    found: Any = row
+    for key in keys:
+        found = None if found is None else found.get(key)
+    return None if found is None else float(found)
 
 
 def _mean(row: Row) -> float:

@@ -100,7 +100,7 @@ def _table(rows: study_claims.Rows, position: float, arms: Sequence[str]) -> str
     """A line for each arm; p values are corrected for the number of arms, in each measure."""
     measures, others = (MEAN, WORST), [arm for arm in arms if arm != BASELINE]
     ends = {(a, m): study_claims.by_seed(rows, position, a, m) for a in arms for m in measures}
-    against = {}
+    against: dict[tuple[str, str], str] = {}
     for m in measures:
         found = [difference(ends[arm, m], ends.get((BASELINE, m), {})) for arm in others]
         corrected = holm([each.p for each in found])

@@ -149,8 +149,10 @@ def _mean(values: Mapping[str, float]) -> float:
 
 def contrast(rows: Rows, claim: Claim) -> Difference:
     """What came out of a claim's difference."""
-    ends = [by_seed(rows, claim.conflict, arm, claim.measure) for arm in (claim.arm, claim.other)]
-    return difference(*ends)
+    own, other = (
+        by_seed(rows, claim.conflict, arm, claim.measure) for arm in (claim.arm, claim.other)
+    )
+    return difference(own, other)
 
 
 def verdict(claim: Claim, found: Difference) -> str:

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import method_runs
 from method_list import DOMAINS, FAMILIES, METHODS, SEEDS, STEPS
 
-from mgsrl.compare.cells import differing_keys
+from mgsrl.compare.cells import Cell, differing_keys
 from mgsrl.config.algo import ADVANTAGES, LOSSES
 from mgsrl.config.curriculum import CURRICULA
 from mgsrl.config.surgery import SURGERY_METHODS
@@ -20,8 +21,12 @@ from mgsrl.errors import MissingPathError
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_method_is_a_line(tmp_path: Path) -> None:
-    cells = method_runs.plan(tmp_path, list(METHODS), [0], [])
+@pytest.fixture(scope="module")
+def cells() -> list[Cell]:
+    return method_runs.plan(Path("methods"), list(METHODS), [0], [])
+
+
+def test_every_method_is_a_line(cells: list[Cell]) -> None:
     configs = [cell.config for cell in cells]
     assert {c.train.num_steps for c in configs} == {STEPS}
     assert {tuple(c.domains) for c in configs} == {DOMAINS}
@@ -35,16 +40,16 @@ def test_every_method_is_a_line(tmp_path: Path) -> None:
     # the last that are planned are made of others of the same seed
     mopd = next(cell for cell in cells if cell.arm == "mopd")
     teachers = [mopd.config.algos[domain].teacher for domain in DOMAINS]
-    assert teachers == [str(tmp_path / f"single_{domain}-seed0") for domain in DOMAINS]
+    assert teachers == [f"methods/single_{domain}-seed0" for domain in DOMAINS]
     assert {cell.arm for cell in cells[-2:]} == {"mopd", "mopd_with_rewards"}
 
 
-def test_a_line_differs_from_its_baseline_in_the_method_alone(tmp_path: Path) -> None:
+def test_a_line_differs_from_its_baseline_in_the_method_alone(cells: list[Cell]) -> None:
     """Losses and composite rewards would else be compared with something easier."""
-    cells = {cell.arm: cell for cell in method_runs.plan(tmp_path, list(METHODS), [0], [])}
+    of_method = {cell.arm: cell for cell in cells}
     for family in FAMILIES:
         for name in family.methods:
-            differing = differing_keys([cells[name], cells[family.baseline]])
+            differing = differing_keys([of_method[name], of_method[family.baseline]])
             assert "algo.updates_per_batch" not in differing, name
             assert not any("format_bonus" in key for key in differing), name
             assert differing or name == family.baseline
@@ -55,7 +60,9 @@ def test_what_is_made_of_runs_that_are_not_there_is_refused(tmp_path: Path) -> N
         method_runs.plan(tmp_path, ["mopd", "single_math"], [1], [])
 
 
-def row(method: str, seed: int, reward: float, seconds: float, machine: str = "a") -> dict:  # type: ignore[type-arg]
+def row(
+    method: str, seed: int, reward: float, seconds: float, machine: str = "a"
+) -> dict[str, Any]:
     after = {domain: reward + i / 10 for i, domain in enumerate(DOMAINS)}
     cell = {"method": method, "seed": seed, "after": after}
     return {**cell, "step_seconds": seconds, "machine": machine}

@@ -57,14 +57,14 @@ def test_a_seed_is_run_at_all_positions_before_the_next(
 
 
 def run_folder(folder: Path, *, before: float, after: float, step: int = STEPS) -> None:
-    """What a finished run left: the rewards of the domains, each a tenth above the one before."""
+    """What a finished run left: the rewards of the domains, each an eighth above the one before."""
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"status": "finished"}))
     rest = dict.fromkeys(
         ("standard_error", "n", "num_samples", "mean_length", "format_ok", "abstained"), 0
     )
     lines = [
-        {"step": at, "domain": domain, "mean": value + i / 10, **rest}
+        {"step": at, "domain": domain, "mean": value + i / 8, **rest}
         for at, value in ((0, before), (step, after))
         for i, domain in enumerate(HABITS)
     ]
