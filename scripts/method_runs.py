@@ -11,6 +11,7 @@ baseline's on the same machine only; how many runs went on at once (`--jobs`) sh
 
 import math
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,7 +119,8 @@ def _table(family: Family, by_cell: Mapping[tuple[str, int], Row]) -> str:
         f"|{'---|' * (len(DOMAINS) + 5)}",
     ]
     for method in methods:
-        sets = re.sub(r"{(\w+)}", r"\1", " ".join(METHODS[method]))  # a run by its line's name
+        # a run by its line's name; words as a shell takes them
+        sets = shlex.join(re.sub(r"{(\w+)}", r"\1", word) for word in METHODS[method])
         own = [by_cell.get((method, seed)) for seed in SEEDS]
         base = [by_cell.get((family.baseline, seed)) for seed in SEEDS]
         pairs = [None if a is None or b is None else (a, b) for a, b in zip(own, base, strict=True)]

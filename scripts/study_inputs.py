@@ -70,7 +70,7 @@ def prepared(folder: Path, conflict: float, cells: Sequence[Cell]) -> list[Cell]
         ):
             model.parent.mkdir(parents=True, exist_ok=True)
             runs = [cell_inputs.run_of(there, single, cell.seed) for single in SINGLES]
-            merge_models(runs, model, method=MERGED[cell.arm])
+            merge_models(runs, model, method=MERGED[cell.arm], dtype="float32")  # as it trained
     return found
 
 

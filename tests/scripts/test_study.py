@@ -101,7 +101,7 @@ def test_what_is_made_of_other_runs_comes_after_them(
         did.append(tuple(cell.name for cell in cells))
         return [Done()] * len(cells)
 
-    def merge(runs: list[Path], model: Path, method: str) -> None:
+    def merge(runs: list[Path], model: Path, method: str, dtype: str) -> None:
         model.mkdir()
         did.append((*(run.name for run in runs), method))
 
