@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cell_inputs import run_of
 from cell_rows import Row, heldout, is_finished
 from study_arms import ARMS, EVERY, MERGED, POSITIONS, SINGLES, STEPS, place, seeds_of
 
@@ -121,14 +122,15 @@ def rows_of(folder: Path) -> list[Row]:
 
 
 def _row(folder: Path, conflict: float, arm: str, seed: int) -> Row | None:
-    run_dir = place(folder, conflict, arm) / f"{arm}-seed{seed}"
-    if not is_finished(run_dir):
-        return None
-    # what was merged began as the policy that the single runs began with
-    begun = place(folder, conflict, SINGLES[0]) / f"{SINGLES[0]}-seed{seed}"
-    before = heldout(begun if arm in MERGED else run_dir, 0)
-    after = heldout(run_dir, 1 if arm in MERGED else STEPS)
-    if not after or set(before) != set(after):
+    run_dir, begun = run_of(place(folder, conflict, arm), arm, seed), None
+    step = STEPS
+    if arm in MERGED:  # began as the policy that whole single runs began with
+        singles = [run_of(place(folder, conflict, name), name, seed) for name in SINGLES]
+        if not all(heldout(single, STEPS) for single in singles):
+            return None
+        begun, step = singles[0], 1
+    before, after = heldout(begun or run_dir, 0), heldout(run_dir, step)
+    if not is_finished(run_dir) or not after or set(before) != set(after):
         return None
     worst = min(after[domain] - before[domain] for domain in after)
     return {"conflict": conflict, "arm": arm, "seed": seed, "after": after, "worst_gain": worst}

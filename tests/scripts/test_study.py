@@ -129,14 +129,16 @@ def test_without_the_runs_that_an_arm_is_made_of_it_is_refused(tmp_path: Path, a
 
 
 def test_rows_are_read_off_the_runs(tmp_path: Path) -> None:
-    run_folder(tmp_path / "conflict-1" / "single_commas-seed0", before=0.5, after=0.25)
+    for single in SINGLES:
+        run_folder(tmp_path / "conflict-1" / f"{single}-seed0", before=0.5, after=0.25)
+        run_folder(tmp_path / "conflict-1" / f"{single}-seed1", before=0.5, after=0.25, step=2)
     run_folder(tmp_path / "conflict-1" / "gradvac-seed0", before=0.25, after=0.5)
     run_folder(tmp_path / "conflict-1" / "bandit-seed0", before=0.25, after=0.5, step=2)  # cut
     run_folder(tmp_path / "merged-1" / "merged_sum-seed0", before=1.0, after=1.0, step=1)
-    run_folder(tmp_path / "merged-1" / "merged_sum-seed1", before=1.0, after=1.0, step=1)
+    run_folder(tmp_path / "merged-1" / "merged_sum-seed1", before=1.0, after=1.0, step=1)  # of cut
     found = study_claims.rows_of(tmp_path)
     assert [(row["arm"], row["after"]["commas"], row["worst_gain"]) for row in found] == [
-        ("single_commas", 0.25, -0.25),
+        *((single, 0.25, -0.25) for single in SINGLES),
         ("gradvac", 0.5, 0.25),
         ("merged_sum", 1.0, 0.5),  # above the policy that the single runs began with
     ]
