@@ -12,19 +12,19 @@ several machines; the predictions are held against it by `study_claims.py`.
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import study_claims
+import study_inputs
+from cell_rows import Row, joined, options_of, write_rows
 from pages import write_between
-from study_arms import ARMS, EXPERIMENT, POSITIONS, dial, seeds_of
+from study_arms import ARMS, EVERY, LATER, MERGED, POSITIONS, seeds_of
 from study_claims import MEAN, WORST
 
-from mgsrl.compare.cells import Arm, Cell, plan_cells, standing
+from mgsrl.compare.cells import Arm, Cell, standing
 from mgsrl.compare.entries import compare_folder
 from mgsrl.compare.runner import run_cells
 from mgsrl.errors import UserError
@@ -35,30 +35,35 @@ PAGE = ROOT / "docs" / "study.md"
 RESULTS = ROOT / "docs" / "study.jsonl"
 PICTURE = ROOT / "docs" / "images" / "study.png"
 MARKS = ("<!-- results -->\n", "<!-- end of results -->")
+LATER_MARKS = ("<!-- later -->\n", "<!-- end of later -->")
 BASELINE = "mixed"
 
 
 def plan(options: argparse.Namespace) -> dict[float, list[Cell]]:
     """The cells by position."""
-    planned = {}
-    for position in options.positions:
-        arms = [
-            Arm(name, ARMS[name], seeds)
-            for name in options.arms
-            if (seeds := tuple(s for s in seeds_of(name) if s in options.seeds))
-        ]
-        common = (EXPERIMENT, dial(position), *options.overrides)
-        planned[position] = plan_cells(options.folder / f"conflict-{position:g}", arms, common)
-    return planned
+    arms = [
+        Arm(name, (ARMS | LATER).get(name, ()), seeds)
+        for name in options.arms
+        if (seeds := tuple(s for s in seeds_of(name) if s in options.seeds))
+    ]
+    return {
+        position: study_inputs.plan_position(options.folder, position, arms, options.overrides)
+        for position in options.positions
+    }
 
 
-def run(planned: Mapping[float, Sequence[Cell]], seeds: Sequence[int], jobs: int) -> bool:
+def run(
+    planned: Mapping[float, Sequence[Cell]], folder: Path, seeds: Sequence[int], jobs: int
+) -> bool:
     """Run what is missing; whether all of it is there."""
     finished = True
     for seed in seeds:
-        for cells in planned.values():
-            if of_seed := [cell for cell in cells if cell.seed == seed]:
-                outcomes = run_cells(of_seed, planned=cells, jobs=jobs)
+        for position, cells in planned.items():
+            for batch in study_inputs.batches([cell for cell in cells if cell.seed == seed]):
+                ready = study_inputs.prepared(folder, position, batch)
+                finished &= len(ready) == len(batch)
+                of_folder = [cell for cell in cells if cell.dir.parent == batch[0].dir.parent]
+                outcomes = run_cells(ready, planned=of_folder, jobs=jobs) if ready else []
                 finished &= all(outcome.finished for outcome in outcomes)
     return finished
 
@@ -66,30 +71,28 @@ def run(planned: Mapping[float, Sequence[Cell]], seeds: Sequence[int], jobs: int
 def compare(planned: Mapping[float, Sequence[Cell]]) -> None:
     """Write the page of every position; its gaps are named."""
     for cells in planned.values():
-        if sum(standing(cell).state == "finished" for cell in cells) > 1:
-            compare_folder(cells[0].dir.parent, baseline=BASELINE)
+        trained = [cell for cell in cells if cell.arm not in MERGED]
+        if sum(standing(cell).state == "finished" for cell in trained) > 1:
+            baseline = BASELINE if any(cell.arm == BASELINE for cell in trained) else ""
+            compare_folder(trained[0].dir.parent, baseline=baseline)
 
 
-def known_rows(folder: Path) -> list[dict[str, Any]]:
+def known_rows(folder: Path) -> list[Row]:
     """One row per cell that ever ran: those of `RESULTS`, and what `folder` has of the study."""
-    before = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    by_cell = {(row["conflict"], row["arm"], row["seed"]): row for row in before}
-    for row in study_claims.rows_of(folder):
-        cell = (row["conflict"], row["arm"], row["seed"])
-        if by_cell.get(cell, row) != row:
-            print(f"{cell}: other numbers than before, {row} for {by_cell[cell]}", file=sys.stderr)
-        by_cell[cell] = row
-    order = list(ARMS)
-    return sorted(by_cell.values(), key=lambda r: (r["conflict"], order.index(r["arm"]), r["seed"]))
+    rows = joined(RESULTS, study_claims.rows_of(folder), ("conflict", "arm", "seed"))
+    return sorted(rows, key=lambda r: (r["conflict"], EVERY.index(r["arm"]), r["seed"]))
 
 
-def tables(rows: study_claims.Rows) -> str:
-    """The Markdown tables of the page, of every position."""
+def tables(rows: study_claims.Rows, *, later: bool = False) -> str:
+    """The Markdown tables of the page, of every position: of the first arms, or of those that
+    joined `later`, which have a correction of their own."""
     parts = []
     for position in POSITIONS:
-        of_arm = {row["arm"]: None for row in rows if row["conflict"] == position}
-        if of_arm:
-            parts.append(f"### Conflict {position:g}\n\n{_table(rows, position, list(of_arm))}")
+        there = dict.fromkeys(row["arm"] for row in rows if row["conflict"] == position)
+        if arms := [arm for arm in there if (arm not in ARMS) == later]:
+            title = f"Conflict {position:g}{', methods added later' if later else ''}"
+            shown = [BASELINE, *arms] if later else arms
+            parts.append(f"### {title}\n\n{_table(rows, position, shown)}")
     return "\n".join(parts)
 
 
@@ -97,7 +100,7 @@ def _table(rows: study_claims.Rows, position: float, arms: Sequence[str]) -> str
     """A line for each arm; p values are corrected for the number of arms, in each measure."""
     measures, others = (MEAN, WORST), [arm for arm in arms if arm != BASELINE]
     ends = {(a, m): study_claims.by_seed(rows, position, a, m) for a in arms for m in measures}
-    against = {}
+    against: dict[tuple[str, str], str] = {}
     for m in measures:
         found = [difference(ends[arm, m], ends.get((BASELINE, m), {})) for arm in others]
         corrected = holm([each.p for each in found])
@@ -129,23 +132,17 @@ def _against(found: Difference, p: float) -> str:
 def write_docs(folder: Path) -> None:
     """Tables, results by cell, and picture of the page, from all cells that are known."""
     rows = known_rows(folder)
-    RESULTS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(RESULTS, rows)
     study_claims.draw(rows, PICTURE)
     text = f"{study_claims.tables(rows)}\n{tables(rows)}"
     write_between(PAGE, MARKS, text)
+    claims = study_claims.tables(rows, study_claims.LATER_CLAIMS)
+    write_between(PAGE, LATER_MARKS, f"{claims}\n{tables(rows, later=True)}")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     every = sorted({seed for arm in ARMS for seed in seeds_of(arm)})
-    parser.add_argument(
-        "--arms",
-        nargs="*",
-        metavar="ARM",
-        choices=list(ARMS),
-        default=list(ARMS),
-        help="of study_arms.py (all)",
-    )
+    parser = options_of(__doc__ or "", EVERY, every, Path("runs/study"))
     parser.add_argument(
         "--positions",
         nargs="*",
@@ -154,25 +151,19 @@ def main() -> int:
         default=list(POSITIONS),
         help="of the dial (0 0.5 1)",
     )
-    parser.add_argument("--seeds", nargs="*", type=int, default=every, help="(all of each arm)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("runs/study"), help="of the runs (%(default)s)"
-    )
-    parser.add_argument("--docs", action="store_true", help="only write the tables into the docs")
-    parser.add_argument("overrides", nargs="*", help="further ones of `mgsrl train`, after --")
     options = parser.parse_args()
     if options.docs:
         write_docs(options.folder)
         return 0
     try:
         planned = plan(options)
-        finished = run(planned, options.seeds, options.jobs)
+        finished = run(planned, options.folder, options.seeds, options.jobs)
         compare(planned)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print(tables(options.folder))
+    rows = known_rows(options.folder)
+    print(tables(rows), tables(rows, later=True), sep="\n")
     return 0 if finished else 1
 
 

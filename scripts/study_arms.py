@@ -1,12 +1,22 @@
 """The arms of the study on the testbed `pocket_conflict`: a name and what it sets, one line each.
 
 All arms share the experiment, the prompts, the number of responses, the evaluation and the start;
-an arm adds its overrides to them. The methods of later releases join by a line.
+an arm adds its overrides to them. `ARMS` are those that the study began with; methods that joined
+afterwards (`LATER`, `MERGED`) are a family of their own, so that their number changes no p value of
+the first ones.
+
+`{single_commas}` in an override stands for the folder of that arm's run, of the same seed and
+position (`cell_inputs.py`).
 """
+
+from pathlib import Path
 
 from mgsrl.rewards.pocket_conflict import HABITS
 
 EXPERIMENT = "+experiment=pocket_conflict"
+STEPS = 30
+"""Of the experiment. What is cut shorter is a trial of the arm, and no cell of the study."""
+SINGLES = tuple(f"single_{d}" for d in HABITS)
 POSITIONS = (0.0, 0.5, 1.0)
 BACKWARDS = f"strategy.domain_order=[{','.join(reversed(HABITS))}]"
 REFRESH = ("strategy.reset_optimizer=true", "strategy.move_reference=true")
@@ -37,6 +47,32 @@ ARMS: dict[str, tuple[str, ...]] = {
     # another method, on the whole gradient as it was published; one that needs no solver
     "mgda": ("strategy=global_surgery", "surgery.method=mgda"),
 }
+TEACHERS = [
+    f"domains.{d}.algo.{key}"
+    for d in HABITS
+    for key in (f"teacher={{single_{d}}}", "reward_coef=0")
+]
+RETURN = [
+    *(f"{{domains:[{d}]}}" for d in HABITS),
+    *(f"{{domains:[{d}],steps:3,reset_optimizer:true}}" for d in HABITS[:-1]),
+]
+
+LATER: dict[str, tuple[str, ...]] = {
+    # surgery
+    "norm_balanced": ("strategy=norm_balanced",),
+    "gradvac": ("strategy=mgs", "surgery.method=gradvac"),
+    "pcgrad_smoothed": ("strategy=mgs", "surgery.method=pcgrad_smoothed"),
+    # a sequence that returns to the earlier domains at its end, 3 steps each (refresh phases)
+    "sequential_return": ("strategy=mixed", f"strategy.phases=[{','.join(RETURN)}]"),
+    # domains' shares of a step by how much their advantages say
+    "bandit": ("strategy=mixed", "data.curriculum=bandit"),
+    # each domain distilled from its single run, without its reward
+    "mopd": ("strategy=mixed", "algo.kl_coef=0", *TEACHERS),
+}
+"""Not in the tables and claims of `ARMS`."""
+MERGED = {"merged_mean": "linear", "merged_sum": "task_arithmetic", "merged_ties": "ties"}
+"""Arms that train nothing: the single runs' models made one, by a method of `mgsrl merge`."""
+EVERY = (*ARMS, *LATER, *MERGED)
 MAIN = ("mixed", "normalized_advantage", "global", "mgs")
 """Arms with more seeds."""
 
@@ -53,4 +89,10 @@ def dial(conflict: float) -> str:
 
 def overrides_of(arm: str, conflict: float) -> tuple[str, ...]:
     """What `mgsrl train` is called with, but for the seed and the folder."""
-    return (EXPERIMENT, dial(conflict), *ARMS[arm])
+    return (EXPERIMENT, dial(conflict), *(ARMS | LATER)[arm])
+
+
+def place(folder: Path, conflict: float, arm: str) -> Path:
+    """Where the runs of an arm are. A merged model has another length and start than what
+    `conflict-POSITION/` compares."""
+    return folder / f"{'merged' if arm in MERGED else 'conflict'}-{conflict:g}"

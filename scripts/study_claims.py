@@ -5,16 +5,16 @@ the range that was predicted for it (`docs/study.md`). It holds if the 95 % inte
 difference lies in that range, is refuted if it lies outside; else the seeds do not decide.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study_arms import ARMS, POSITIONS
+from cell_inputs import run_of
+from cell_rows import Row, heldout, is_finished
+from study_arms import ARMS, EVERY, MERGED, POSITIONS, SINGLES, STEPS, place, seeds_of
 
-from mgsrl.report.compare import JSON
 from mgsrl.statistics.seeds import Difference, difference, holm
 
 MEAN, WORST = "mean", "worst domain"
@@ -83,26 +83,57 @@ def _claims() -> Iterator[Claim]:
     yield Claim(9, 1.0, "mgda", "mixed", MEAN, -NONE, 0.0)
 
 
+def _later_claims() -> Iterator[Claim]:
+    for conflict in POSITIONS:
+        for arm in ("norm_balanced", "gradvac", "pcgrad_smoothed", "bandit"):
+            yield Claim(10, conflict, arm, "mixed", MEAN, -0.05, 0.05)
+    yield Claim(11, 1.0, "norm_balanced", "mixed", WORST, 0.0, 0.1)
+    for arm in ("gradvac", "pcgrad_smoothed"):
+        yield Claim(11, 1.0, arm, "mixed", WORST, -0.03, 0.05)
+    yield Claim(11, 1.0, "bandit", "mixed", WORST, -0.1, 0.1)
+    yield Claim(12, 0.0, "sequential_return", "mixed", MEAN, -0.05, 0.05)
+    for conflict in (0.5, 1.0):
+        yield Claim(12, conflict, "sequential_return", "mixed", MEAN, -0.5, -0.1)
+    yield Claim(12, 1.0, "sequential_return", "sequential", WORST, -0.3, 0.05)
+    for arm, *ranges in (
+        ("merged_mean", (-0.05, 0.05), (-0.7, -0.3), (-0.6, -0.3)),
+        ("merged_sum", (0.2, 0.65), (-0.1, 0.4), (-0.9, -0.4)),
+        ("merged_ties", (-1.2, -0.3), (-0.7, 0.0), (-0.7, -0.2)),
+    ):
+        for conflict, (low, high) in zip(POSITIONS, ranges, strict=True):
+            yield Claim(13, conflict, arm, "mixed", MEAN, low, high)
+    for conflict, (low, high) in zip(
+        POSITIONS, ((-0.4, 0.05), (-0.7, -0.3), (-0.6, -0.3)), strict=True
+    ):
+        yield Claim(14, conflict, "mopd", "mixed", MEAN, low, high)
+        yield Claim(14, conflict, "mopd", "merged_mean", MEAN, -0.3, 0.15)
+
+
 CLAIMS = tuple(_claims())
+LATER_CLAIMS = tuple(_later_claims())
+"""Of methods that joined later, written when the results of the first arms were known."""
 Rows = Sequence[Mapping[str, Any]]
 
 
-def rows_of(folder: Path) -> list[dict[str, Any]]:
+def rows_of(folder: Path) -> list[Row]:
     """One row per finished cell: held-out reward after the last step and its gain, by domain."""
-    rows = []
-    for conflict in POSITIONS:
-        path = folder / f"conflict-{conflict:g}" / JSON
-        if not path.is_file():
-            continue
-        found = json.loads(path.read_text())
-        for name, arm in found["arms"].items():
-            for seed in arm["seeds"]:
-                values = {d: arm["domains"][d]["by_seed"].get(str(seed)) for d in found["domains"]}
-                worst = arm["worst_gain"]["by_seed"].get(str(seed))
-                if worst is not None and None not in values.values():
-                    row = {"conflict": conflict, "arm": name, "seed": seed, "after": values}
-                    rows.append({**row, "worst_gain": worst})
-    return rows
+    cells = [(c, arm, seed) for c in POSITIONS for arm in EVERY for seed in seeds_of(arm)]
+    return [row for cell in cells if (row := _row(folder, *cell)) is not None]
+
+
+def _row(folder: Path, conflict: float, arm: str, seed: int) -> Row | None:
+    run_dir, begun = run_of(place(folder, conflict, arm), arm, seed), None
+    step = STEPS
+    if arm in MERGED:  # began as the policy that whole single runs began with
+        singles = [run_of(place(folder, conflict, name), name, seed) for name in SINGLES]
+        if not all(heldout(single, STEPS) for single in singles):
+            return None
+        begun, step = singles[0], 1
+    before, after = heldout(begun or run_dir, 0), heldout(run_dir, step)
+    if not is_finished(run_dir) or not after or set(before) != set(after):
+        return None
+    worst = min(after[domain] - before[domain] for domain in after)
+    return {"conflict": conflict, "arm": arm, "seed": seed, "after": after, "worst_gain": worst}
 
 
 def by_seed(rows: Rows, conflict: float, arm: str, measure: str) -> dict[int, float]:
@@ -120,8 +151,10 @@ def _mean(values: Mapping[str, float]) -> float:
 
 def contrast(rows: Rows, claim: Claim) -> Difference:
     """What came out of a claim's difference."""
-    ends = [by_seed(rows, claim.conflict, arm, claim.measure) for arm in (claim.arm, claim.other)]
-    return difference(*ends)
+    own, other = (
+        by_seed(rows, claim.conflict, arm, claim.measure) for arm in (claim.arm, claim.other)
+    )
+    return difference(own, other)
 
 
 def verdict(claim: Claim, found: Difference) -> str:
@@ -133,19 +166,20 @@ def verdict(claim: Claim, found: Difference) -> str:
     return "refuted" if found.high < claim.low or found.low > claim.high else "open"
 
 
-def tables(rows: Rows) -> str:
-    """Predictions with their verdicts counted, then every claim."""
-    found = [contrast(rows, claim) for claim in CLAIMS]
+def tables(rows: Rows, claims: Sequence[Claim] = CLAIMS) -> str:
+    """Predictions with their verdicts counted, then every claim; p values are corrected for the
+    number of `claims`."""
+    found = [contrast(rows, claim) for claim in claims]
     corrected = holm([each.p for each in found])
-    verdicts = [verdict(claim, each) for claim, each in zip(CLAIMS, found, strict=True)]
+    verdicts = [verdict(claim, each) for claim, each in zip(claims, found, strict=True)]
     lines = ["| prediction | holds | open | refuted |", "|---|---|---|---|"]
-    for number in dict.fromkeys(claim.number for claim in CLAIMS):
-        own = [v for claim, v in zip(CLAIMS, verdicts, strict=True) if claim.number == number]
+    for number in dict.fromkeys(claim.number for claim in claims):
+        own = [v for claim, v in zip(claims, verdicts, strict=True) if claim.number == number]
         counts = [str(own.count(name)) for name in ("holds", "open", "refuted")]
         lines.append(f"| {number} | {' | '.join(counts)} |")
     lines += ["", "| | conflict | difference | in the | seeds | predicted | came out | |"]
     lines += ["|---|---|---|---|---|---|---|---|"]
-    for claim, each, p, word in zip(CLAIMS, found, corrected, verdicts, strict=True):
+    for claim, each, p, word in zip(claims, found, corrected, verdicts, strict=True):
         text = f"{each.mean:+.3f} ({each.low:+.3f} to {each.high:+.3f})"
         text = "–" if math.isnan(each.low) else text
         cells = [

@@ -1,0 +1,70 @@
+"""What the scripts that run many cells share: their options, and one row for every cell.
+
+Rows are kept with the docs (`docs/*.jsonl`), and tables are made of all that are known, so that
+cells can be run in pieces and on several machines.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mgsrl.obs.evaluation_log import read_evaluations
+from mgsrl.obs.run_record import read_run_record
+
+Row = dict[str, Any]
+
+
+def options_of(
+    doc: str, arms: Sequence[str], seeds: Sequence[int], folder: Path
+) -> argparse.ArgumentParser:
+    """The options of a script that runs `arms`."""
+    parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
+    parser.add_argument(
+        "--arms", nargs="*", metavar="ARM", choices=arms, default=list(arms), help="(all)"
+    )
+    parser.add_argument(
+        "--seeds", nargs="*", type=int, default=list(seeds), help="(all of each arm)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
+    parser.add_argument("--folder", type=Path, default=folder, help="of the runs (%(default)s)")
+    parser.add_argument("--docs", action="store_true", help="only write the tables into the docs")
+    parser.add_argument("overrides", nargs="*", help="further ones of `mgsrl train`, after --")
+    return parser
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Whether a run came to its end."""
+    try:
+        return read_run_record(run_dir).get("status") == "finished"
+    except (OSError, ValueError):
+        return False
+
+
+def heldout(run_dir: Path, step: int) -> dict[str, float]:
+    """The held-out reward after `step` steps by domain; empty where one of them is not known."""
+    found = {r.domain: r.mean for r in read_evaluations(run_dir) if r.step == step}
+    return {} if any(map(math.isnan, found.values())) else found
+
+
+def joined(path: Path, new: Iterable[Row], keys: Sequence[str]) -> list[Row]:
+    """The rows of `path`, and `new` ones in the place of those of the same cell.
+
+    Args:
+        keys: of a row, which say what cell it is of.
+    """
+    lines = path.read_text().splitlines() if path.is_file() else []
+    by_cell = {tuple(row[key] for key in keys): row for row in map(json.loads, lines)}
+    for row in new:
+        cell = tuple(row[key] for key in keys)
+        if by_cell.get(cell, row) != row:
+            print(f"{cell}: other numbers than before, {row} for {by_cell[cell]}", file=sys.stderr)
+        by_cell[cell] = row
+    return list(by_cell.values())
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
