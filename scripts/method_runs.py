@@ -104,11 +104,14 @@ def tables(rows: Sequence[Row]) -> str:
         lines.append(f"Machines: {'; '.join(machines)}.")
     if missing:
         lines.append(f"Not run: {', '.join(missing)}.")
-    return "\n".join([*lines, "", *(_table(family, by_cell) for family in FAMILIES)])
+    return "\n".join([*lines, "", *filter(None, (_table(family, by_cell) for family in FAMILIES))])
 
 
 def _table(family: Family, by_cell: Mapping[tuple[str, int], Row]) -> str:
-    methods = list(family.methods)
+    ran = {method for method, _ in by_cell}
+    methods = [method for method in family.methods if method in ran]
+    if not methods:
+        return ""
     if family.baseline not in methods:
         methods.insert(0, family.baseline)
     lines = [

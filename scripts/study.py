@@ -137,7 +137,9 @@ def write_docs(folder: Path) -> None:
     text = f"{study_claims.tables(rows)}\n{tables(rows)}"
     write_between(PAGE, MARKS, text)
     claims = study_claims.tables(rows, study_claims.LATER_CLAIMS)
-    write_between(PAGE, LATER_MARKS, f"{claims}\n{tables(rows, later=True)}")
+    known = any(row["arm"] not in ARMS for row in rows)
+    text = f"{claims}\n{tables(rows, later=True)}" if known else "Not run yet.\n"
+    write_between(PAGE, LATER_MARKS, text)
 
 
 def main() -> int:
