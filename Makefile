@@ -43,7 +43,7 @@ test: setup lint
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 test-slow: setup
-	$(BIN)/pytest $(PYTEST_ARGS) -m slow
+	$(BIN)/pytest $(PYTEST_ARGS) -m slow -rs
 
 lint: setup
 	$(BIN)/ruff check .

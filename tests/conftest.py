@@ -10,16 +10,21 @@ import torch
 
 import mgsrl  # noqa: F401 - before any test imports Ray: it keeps local sessions on loopback
 from mgsrl import errors
-from tests import hints
+from tests import capabilities, deadline, hints
 from tests.capabilities import (  # noqa: F401 - hooks of pytest
     pytest_addoption,
     pytest_configure,
-    pytest_runtest_setup,
     pytest_sessionstart,
 )
 
 # Before any other module takes the function by name.
 errors.explain = hints.checked(errors.explain)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    deadline.skip_when_over(item)
+    capabilities.pytest_runtest_setup(item)
+
 
 CORPUS = [
     "What is two plus three? Two plus three is five.",

@@ -21,7 +21,7 @@ from mgsrl.compare.words import read_words
 from mgsrl.config.compose import compose_config
 from mgsrl.config.model_path import ASSETS, POCKET_POLICY, POCKET_REWARD_MODEL
 from tests.documented import ROOT, commands, files_of
-from tests.training.runs import SMALL
+from tests.training.runs import SMALL, without_pictures
 
 COMMANDS = list(dict.fromkeys(words for _, words in commands()))
 LINES = {" ".join(words): words for words in COMMANDS}
@@ -49,6 +49,9 @@ NOT_RUN = {
     "mgsrl train +experiment=pocket_mopd": "tests/training/test_teachers.py runs one",
     "mgsrl compare strategies=": "many runs; tests/compare/ runs two",
     "mgsrl train strategy=single": "a run of a strategy as any other; tests/training/ trains",
+    "mgsrl train strategy=sequential strategy.domain_order=": "as the README's, in another order",
+    "mgsrl train domains.math.algo.clip_high=": "tests/training/test_refill_run.py has another one",
+    "mgsrl train strategy=mgs data.curriculum=bandit": "tests/training/test_adaptive_run.py runs another one",
     "mgsrl merge runs/math": "needs those runs; the README's line is run",
     "mgsrl compare +experiment=": "many runs; tests/compare/ runs two",
 }
@@ -61,12 +64,6 @@ REFUSED = {
 RUN: dict[str, list[str]] = {
     "mgsrl train": TINY,
     "mgsrl train strategy=sequential run.dir=/tmp/r": [*SMALL, "train.num_steps=3"],
-    "mgsrl train strategy=sequential strategy.domain_order=": [
-        *SMALL,
-        "train.num_steps=3",
-        "run.dir=runs/ordered-seed0",
-    ],
-    "mgsrl train domains.math.algo.clip_high=": [*TINY, "run.dir=runs/by-domain-seed0"],
     "mgsrl train domains.chat.reward.path=my_reward_model": [*TINY, "run.dir=runs/other-seed0"],
     "mgsrl eval": QUICK,
 }
@@ -226,13 +223,14 @@ def run(folder: Path, line: str) -> str:
     if added and "--help" not in words:
         extra = RUN[added]
         words += extra[:2] if "--limit" in words and extra is QUICK else extra
+    environment = without_pictures() if line.startswith("mgsrl train ") else os.environ
     done = subprocess.run(
         [sys.executable, "-m", "mgsrl.cli", *words],
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=280,
-        env={**os.environ, "MGSRL_DATA": str(folder / "data"), "HF_HUB_OFFLINE": "1"},
+        env={**environment, "MGSRL_DATA": str(folder / "data"), "HF_HUB_OFFLINE": "1"},
     )
     refusal = None if torch.cuda.is_available() else REFUSED.get(line)
     expected = 0 if refusal is None else 2

@@ -30,7 +30,7 @@ def six_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run of six steps."""
     folder = tmp_path_factory.mktemp("runs") / "six"
     # a third of the norm is an even share: with this limit the alarm is sure to be heard
-    runs.train(folder, *golden.OVERRIDES)
+    runs.train(folder, *golden.OVERRIDES, pictures=True)
     return folder
 
 
@@ -48,7 +48,7 @@ def test_a_run_leaves_everything_that_was_promised(six_steps: Path) -> None:
     }
     rows = [json.loads(line) for line in (six_steps / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert all(len(row.keys() - {"step", "timestamp"}) == 79 for row in rows)  # as the page says
+    assert all(len(row.keys() - {"step", "timestamp"}) == 85 for row in rows)  # as the page says
     for row in rows:
         stages = [v for k, v in row.items() if k.startswith("time/") and k != "time/total"]
         assert sum(stages) == pytest.approx(row["time/total"], rel=1e-6)
@@ -240,7 +240,7 @@ def test_a_driver_that_is_killed_within_a_step_loses_no_bit(
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240)
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
     assert runs.steps_done(folder) == 3
-    assert "resumed after step 3" in runs.train(folder, *golden.OVERRIDES)
+    assert "resumed after step 3" in runs.train(folder, *golden.OVERRIDES, pictures=True)
     assert differences(six_steps, folder) == []
 
 
@@ -357,17 +357,19 @@ def test_mixed_is_mgs_without_projection(six_steps: Path, tmp_path: Path) -> Non
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_dedicated_vllm_workers_survive_a_kill(tmp_path: Path) -> None:
-    """One vLLM engine per domain; one is killed while the run goes on."""
+    """One vLLM engine per domain, of two; one is killed while the run goes on."""
     folder = tmp_path / "dedicated"
-    overrides = ("rollout.engine=vllm", "rollout.assignment=dedicated", "train.num_steps=6")
+    overrides = ("rollout.engine=vllm", "rollout.assignment=dedicated", "train.num_steps=5")
+    overrides += ("~domains.chat",)
     process = runs.start(folder, *overrides)
     runs.wait_for(lambda: runs.steps_done(folder) >= 2, "step 2", limit_s=300)
     runs.actor(process, "RolloutWorker").kill()
     assert process.wait(timeout=400) == 0, folder.with_suffix(".log").read_text()
     rows = runs.metrics(folder)
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert all(row["sync/canary_error"] < 1e-4 for row in rows)
-    assert all(row[f"mismatch/{name}"] < 1e-4 for row in rows for name in DOMAINS)
+    for name in ("math", "instruction_following"):
+        assert all(row[f"mismatch/{name}"] < 1e-4 for row in rows)
 
 
 @pytest.mark.capability(

@@ -166,7 +166,7 @@ OVERRIDES = (
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A learning rate that ruins the model: the first checkpoint is the best, and stays."""
     folder = tmp_path_factory.mktemp("runs") / "broken"
-    runs.train(folder, "train.num_steps=4", *OVERRIDES)
+    runs.train(folder, "train.num_steps=4", *OVERRIDES, pictures=True)
     return folder
 
 

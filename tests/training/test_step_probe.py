@@ -15,7 +15,7 @@ def test_a_run_with_probes_learns_the_same(tmp_path: Path) -> None:
     """Both keep the gradients of two halves on every second step."""
     common = ("train.num_steps=2", "evaluate.every=0", "seed=3")
     for name in ("reliability", "step_probe"):
-        train(tmp_path / name, *common, f"surgery.{name}.every=2")
+        train(tmp_path / name, *common, f"surgery.{name}.every=2", pictures=name == "step_probe")
     plain, probed = metrics(tmp_path / "reliability"), metrics(tmp_path / "step_probe")
     assert probed[0] == plain[0]
     new = {name for name in probed[1] if name not in plain[1]}

@@ -35,25 +35,14 @@ class Mine(Tracker):
         self.say("close")
         self.file.close()
 """
-NO_MATPLOTLIB = """
-import sys
-
-class NotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "matplotlib":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, NotInstalled())
-"""
 
 
 @pytest.fixture
 def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder on every process's path: the user's module, and no matplotlib."""
+    """A folder on every process's path, with the user's module."""
     folder = tmp_path / "beside"
     (folder / "mylab").mkdir(parents=True)
     (folder / "mylab" / "trackers.py").write_text(TRACKER)
-    (folder / "sitecustomize.py").write_text(NO_MATPLOTLIB)
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=":")
     monkeypatch.setenv("WANDB_MODE", "offline")
 
