@@ -169,7 +169,7 @@ def make_spec(model: Path, case: Case, world_size: int) -> LearnerSpec:
             ),
             time_limit_s=120.0,
         ),
-        algos={domain: algo_of(case, model, domain) for domain in DOMAINS},
+        algos={d: algo_of(case, model, d) for d in (*DOMAINS, *case.domains)},
         surgery=SurgeryConfig(
             method=case.method,
             granularity=case.granularity,

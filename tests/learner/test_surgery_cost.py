@@ -93,7 +93,8 @@ def plain_gradients(
     stage: int, rank: int, world_size: int, address: str, model: Path
 ) -> tuple[Pieces, Pieces]:
     """The sum of the domains' gradients, and that of the same batch as one domain."""
-    case = Case(zero_stage=stage, method="none", micro_batch_size=2)
+    domains = (*DOMAINS, "all")
+    case = Case(zero_stage=stage, method="none", micro_batch_size=2, domains=domains)
     worker = make_worker(case, rank, world_size, address, model)
     batch = make_batch(worker.policy.config.vocab_size, world_size, case.micro_batch_size)
     part = batch.per_rank[rank]
