@@ -79,9 +79,8 @@ def test_a_run_with_all_trackers_and_without_matplotlib(tmp_path: Path) -> None:
 
     _mine_saw_it(folder, rows)
     _wandb_saw_it(folder, rows)
-    page = subprocess.run(
-        [sys.executable, "-m", "mgsrl.cli", "report", str(folder)], capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "mgsrl.cli", "report", str(folder)]
+    page = subprocess.run(command, capture_output=True, text=True, env=runs.without_pictures())
     assert page.returncode == 2
     assert 'to do:    pip install "mgsrl[report]"' in page.stderr
     assert "Traceback" not in page.stderr
