@@ -47,6 +47,12 @@ def of_case(case: "Case", *features: str) -> list[Any]:
     return [*slow, *(pytest.mark.capability(feature=name, **facts) for name in chosen)]
 
 
+def of_run(*features: str, **facts: Any) -> pytest.MarkDecorator:
+    """The mark of a test of whole runs: `features`, and what differs from the runs' settings."""
+    usual = {"zero": 2, "lora": False, "engine": "transformers", "dtype": "float32"}
+    return pytest.mark.capability(feature=features, **{**usual, **facts})
+
+
 def marked(
     cases: Mapping[int, Mapping[str, "Case"]], runs: Iterable[tuple[str, int]], *features: str
 ) -> list[Any]:

@@ -71,7 +71,9 @@ def test_an_evaluation_from_before_days_were_recorded_goes_on(tmp_path: Path) ->
     stored = json.loads(file.read_text())
     del stored["date"]
     file.write_text(json.dumps(stored))
-    Evaluation(settings(tmp_path, date="2024-07-26"))
+    again = Evaluation(settings(tmp_path, date="2024-07-26"))
+    assert again.date == "2024-07-26"
+    assert len(again.plans) == 1
 
 
 def test_other_arguments_do_not_mix(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.capabilities import of_run
 from tests.training import runs
 
 pytestmark = [pytest.mark.ray_cluster, pytest.mark.timeout(900), pytest.mark.slow]
@@ -20,13 +21,7 @@ CHANGES = (
 )
 
 
-@pytest.mark.capability(
-    feature="a mixture that follows the training, resumed to the bit",
-    zero=2,
-    lora=False,
-    engine="transformers",
-    dtype="float32",
-)
+@of_run("a mixture that follows the training, resumed to the bit")
 def test_a_run_goes_on_with_the_shares_that_it_would_have_had(tmp_path: Path) -> None:
     whole, later = tmp_path / "whole", tmp_path / "later"
     runs.train(whole, *CHANGES, limit_s=600)

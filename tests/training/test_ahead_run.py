@@ -9,6 +9,7 @@ from statistics import median
 import pytest
 
 from mgsrl.training.in_flight import FILE
+from tests.capabilities import of_run
 from tests.training import runs
 
 AHEAD = ("rollout.staleness=1", "train.num_steps=6", "checkpoint.keep=0")
@@ -29,13 +30,7 @@ def go_on_from(step: int, whole: Path, folder: Path, *overrides: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.capability(
-    feature=("rollouts ahead of the learners", "resumed run, to the bit"),
-    zero=2,
-    lora=False,
-    engine="transformers",
-    dtype="float32",
-)
+@of_run("rollouts ahead of the learners", "resumed run, to the bit")
 def test_six_steps_ahead_equal_three_and_three_to_the_bit(tmp_path: Path) -> None:
     """The rollouts of step 4, of weights that the checkpoint of step 3 does not hold, are in it."""
     whole, again = tmp_path / "whole", tmp_path / "again"
@@ -51,13 +46,7 @@ def test_six_steps_ahead_equal_three_and_three_to_the_bit(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.capability(
-    feature=("rollouts ahead of the learners", "resumed run, to the bit"),
-    zero=2,
-    lora=False,
-    engine="vllm",
-    dtype="float32",
-)
+@of_run("rollouts ahead of the learners", "resumed run, to the bit", engine="vllm")
 def test_the_same_on_vllm_and_two_ahead(tmp_path: Path) -> None:
     vllm = ("rollout.engine=vllm", "rollout.staleness=2", "evaluate.prompts_per_domain=0")
     whole, again = tmp_path / "whole", tmp_path / "again"

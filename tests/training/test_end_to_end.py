@@ -17,6 +17,7 @@ import torch
 from mgsrl.errors import ConfigError
 from mgsrl.training.export import export_model
 from scripts.resume_trials import ROOT, differences
+from tests.capabilities import of_run
 from tests.obs.glossary import undocumented
 from tests.training import golden, runs
 
@@ -121,13 +122,7 @@ asyncio.run(cell(sys.argv[1], sys.argv[2:]))
 """
 
 
-@pytest.mark.capability(
-    feature=("whole run", "resumed run, to the bit"),
-    zero=2,
-    lora=False,
-    engine="transformers",
-    dtype="float32",
-)
+@of_run("whole run", "resumed run, to the bit")
 def test_six_steps_equal_three_and_three_from_python_to_the_bit(
     six_steps: Path, tmp_path: Path
 ) -> None:
@@ -172,13 +167,7 @@ def test_a_finished_run_says_so_and_another_configuration_is_refused(six_steps: 
     assert "surgery.method: 'pcgrad' -> 'none'" in six_steps.with_suffix(".log").read_text()
 
 
-@pytest.mark.capability(
-    feature="killed workers are replaced",
-    zero=2,
-    lora=False,
-    engine="transformers",
-    dtype="float32",
-)
+@of_run("killed workers are replaced")
 def test_killed_workers_lose_nothing(six_steps: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     process = runs.start(folder, "train.num_steps=6")
@@ -202,13 +191,7 @@ SHARED = ("placement=colocated", "learner.offload_during_rollout=true", "train.n
 
 
 @pytest.mark.slow
-@pytest.mark.capability(
-    feature=("engines share the learners' GPUs (turns only: run on CPUs)",),
-    zero=2,
-    lora=False,
-    engine="transformers",
-    dtype="float32",
-)
+@of_run("engines share the learners' GPUs (turns only: run on CPUs)")
 def test_engines_that_sleep_while_learners_work_change_nothing(
     six_steps: Path, tmp_path: Path
 ) -> None:
@@ -258,13 +241,7 @@ def test_one_rank_then_two_then_one_and_three_zero_stages_give_the_same_curve(
     assert differences(six_steps, folder, exact=False) == []
 
 
-@pytest.mark.capability(
-    feature="a killed learner's run goes on by itself",
-    zero=2,
-    lora=False,
-    engine="transformers",
-    dtype="float32",
-)
+@of_run("a killed learner's run goes on by itself")
 @pytest.mark.slow
 def test_after_a_learners_death_the_run_goes_on_from_its_checkpoint(
     six_steps: Path, tmp_path: Path
@@ -311,9 +288,7 @@ def test_a_stopped_run_leaves_nothing_running(number: signal.Signals, tmp_path: 
     assert number == signal.SIGKILL or not list(folder.rglob(".*tmp*"))
 
 
-@pytest.mark.capability(
-    feature="whole run", zero=3, lora=False, engine="transformers", dtype="float32"
-)
+@of_run("whole run", zero=3)
 @pytest.mark.slow
 def test_two_ranks_and_zero_3_train_like_one(six_steps: Path, tmp_path: Path) -> None:
     folder = tmp_path / "two"
@@ -347,13 +322,7 @@ def test_mixed_is_mgs_without_projection(six_steps: Path, tmp_path: Path) -> Non
     assert mgs["surgery/conflict_rate"] == mixed["surgery/conflict_rate"] > 0
 
 
-@pytest.mark.capability(
-    feature=("whole run", "killed workers are replaced", "an engine per domain"),
-    zero=2,
-    lora=False,
-    engine="vllm",
-    dtype="float32",
-)
+@of_run("whole run", "killed workers are replaced", "an engine per domain", engine="vllm")
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_dedicated_vllm_workers_survive_a_kill(tmp_path: Path) -> None:
@@ -372,13 +341,7 @@ def test_dedicated_vllm_workers_survive_a_kill(tmp_path: Path) -> None:
         assert all(row[f"mismatch/{name}"] < 1e-4 for row in rows)
 
 
-@pytest.mark.capability(
-    feature=("engines share the learners' GPUs (turns only: run on CPUs)",),
-    zero=2,
-    lora=False,
-    engine="vllm",
-    dtype="float32",
-)
+@of_run("engines share the learners' GPUs (turns only: run on CPUs)", engine="vllm")
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_a_vllm_that_sleeps_while_learners_work_changes_nothing(tmp_path: Path) -> None:

@@ -8,12 +8,11 @@ import torch
 
 from mgsrl.learner.policy import resolve_policy
 from mgsrl.training.export import export_model
+from tests.capabilities import of_run
 from tests.training import runs
 
 
-@pytest.mark.capability(
-    feature="whole run", zero=3, lora=True, engine="transformers", dtype="float32"
-)
+@of_run("whole run", zero=3, lora=True)
 @pytest.mark.slow
 @pytest.mark.ray_cluster
 @pytest.mark.timeout(600)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.capabilities import of_run
 from tests.training.runs import metrics, train, trained
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -12,13 +13,7 @@ PAIRS = "algo.samples_per_prompt=2"
 REFILL = (PAIRS, "algo.refill=2", "domains.chat.algo.refill=0", "strategy=mixed", "algo.loss=cispo")
 
 
-@pytest.mark.capability(
-    feature="dead groups replaced, resumed to the bit",
-    zero=2,
-    lora=False,
-    engine="transformers",
-    dtype="float32",
-)
+@of_run("dead groups replaced, resumed to the bit")
 def test_dead_groups_are_replaced_and_a_stop_changes_nothing(tmp_path: Path) -> None:
     whole, later = tmp_path / "whole", tmp_path / "later"
     train(whole, *REFILL, "train.num_steps=3")

@@ -11,6 +11,7 @@ from mgsrl.learner.policy import load_tokenizer
 from mgsrl.training.estimate import estimate
 from mgsrl.training.export import is_model_folder
 from mgsrl.training.teachers import EXPORTED, teacher_paths
+from tests.capabilities import of_run
 from tests.training.runs import metrics, train
 
 
@@ -56,13 +57,7 @@ def test_the_plan_counts_teachers() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.capability(
-    feature="distillation from a teacher",
-    zero=2,
-    lora=False,
-    engine="transformers",
-    dtype="float32",
-)
+@of_run("distillation from a teacher")
 def test_a_run_learns_from_another_runs_model(tmp_path: Path) -> None:
     teacher = tmp_path / "teacher"
     train(teacher, "strategy=single", "train.num_steps=2", "learner.optimizer.lr=0.01")
