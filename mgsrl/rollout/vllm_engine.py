@@ -142,6 +142,8 @@ class VllmEngine(Engine):
             memory = {
                 "kv_cache_memory_bytes": _kv_cache_bytes(facts, config, self.max_model_len),
                 "block_size": CPU_BLOCK_SIZE,
+                # A prompt in pieces sets its request's generator back, which the CPU's cannot do.
+                "enable_chunked_prefill": False,
             }
         self._running: dict[str, GenerationRequest] = {}
         """By vLLM's name of the request."""

@@ -15,6 +15,7 @@ from mgsrl.config import ClusterConfig, RolloutConfig
 from mgsrl.errors import StaleWeightsError
 from mgsrl.rollout.actor import rollout_pools
 from mgsrl.rollout.engine import EngineSpec
+from mgsrl.rollout.vllm_engine import PREFILL_TOKENS
 from mgsrl.sync.canary import CanaryError, check_canary, compare_logprobs
 from mgsrl.sync.client import RolloutClient
 from mgsrl.sync.fingerprint import Proof, Published, compare, fingerprint
@@ -140,6 +141,15 @@ def test_equal_requests_give_equal_bits_and_seeds_matter(tied: Any) -> None:
     alone = [call(tied, "generate", [one])[0].token_ids for one in batch[:4]]
     assert alone == [r.token_ids for r in first[:4]]
     assert len({r.token_ids for r in first}) > 12
+
+
+def test_more_prompts_than_one_step_takes_wait_whole(tied: Any) -> None:
+    """A prompt in pieces ended a run on the CPU; no response depends on which prompts waited."""
+    prompts = [tuple((7 * i + j) % 250 for j in range(90)) for i in range(100)]
+    assert sum(map(len, prompts)) > PREFILL_TOKENS
+    batch = [request(i, prompt, max_new_tokens=4) for i, prompt in enumerate(prompts)]
+    made = call(tied, "generate", batch)
+    assert call(tied, "generate", batch[90:]) == made[90:]
 
 
 def test_stops_and_text(tied: Any, tiny_model: Path) -> None:
