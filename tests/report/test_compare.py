@@ -239,6 +239,14 @@ def test_what_is_allowed_to_differ_is_another_arm(tmp_path, run_dirs):
     assert [each.name for each in found.arms] == ["mgs kl_coef=0.005", "mgs kl_coef=0.5"]
 
 
+def test_a_key_that_an_older_version_did_not_have_counts_as_its_default(tmp_path, run_dirs):
+    older = changed(run_dirs[2], tmp_path / "older", "  dead_group_weight: 1.0\n", "")
+    assert not compared(run_dirs[0], older).allowed
+    other = changed(run_dirs[0], tmp_path / "other", "group_weight: 1.0", "group_weight: 0.5")
+    with pytest.raises(ConfigError, match=r"group_weight: 0\.5 \(other\); 1\.0 \(older\)"):
+        compared(other, older)
+
+
 def test_values_are_compared_whole_however_long(tmp_path, run_dirs):
     one, other = (
         changed(run_dirs[i], tmp_path / name, "  path: pocket", f"  path: /{70 * 'x'}/{name}")
