@@ -8,12 +8,12 @@ Runs of `mixed` and `mgs` that try the domains' own steps on every third step
 domains and the seeds, with the interval over seeds; momentum's share (`idle`) is taken off.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from cell_rows import options_of
 from pages import write_between
 from study import PAGE
 from study_arms import EXPERIMENT, POSITIONS, dial
@@ -33,14 +33,19 @@ UNIT = 1e-3
 
 
 def plan(
-    folder: Path, seeds: Sequence[int], overrides: Sequence[str] = ()
+    folder: Path,
+    arms: Sequence[str] = ARMS,
+    seeds: Sequence[int] = SEEDS,
+    overrides: Sequence[str] = (),
 ) -> dict[float, list[Cell]]:
     """The cells by position."""
-    arms = [Arm(name, (f"strategy={name}",), tuple(seeds)) for name in ARMS]
+    probed_arms = [Arm(name, (f"strategy={name}",), tuple(seeds)) for name in arms]
     probed = f"surgery.step_probe.every={EVERY}"
     return {
         position: plan_cells(
-            folder / f"probe-{position:g}", arms, (EXPERIMENT, dial(position), probed, *overrides)
+            folder / f"probe-{position:g}",
+            probed_arms,
+            (EXPERIMENT, dial(position), probed, *overrides),
         )
         for position in POSITIONS
     }
@@ -73,7 +78,7 @@ def table(folder: Path) -> str:
         "| conflict | arm | seeds | effect | to first order | beyond it | measured |",
         "|---|---|---|---|---|---|---|",
     ]
-    for position, cells in plan(folder, SEEDS).items():
+    for position, cells in plan(folder).items():
         for arm in ARMS:
             done = [c for c in cells if c.arm == arm and standing(c).state == "finished"]
             runs = [kinds(effects(load_run(cell.dir).step_probes)) for cell in done]
@@ -92,12 +97,7 @@ def _interval(e: Estimate) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS), help="(0 1 2)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
-    parser.add_argument("--folder", type=Path, default=Path("runs/study"), help="(%(default)s)")
-    parser.add_argument("--docs", action="store_true", help="only write the table into the docs")
-    parser.add_argument("overrides", nargs="*", help="further ones of `mgsrl train`, after --")
+    parser = options_of(__doc__ or "", ARMS, SEEDS, Path("runs/study"))
     options = parser.parse_args()
     if options.docs:
         write_between(PAGE, MARKS, table(options.folder))
@@ -105,7 +105,9 @@ def main() -> int:
     try:
         outcomes = [
             outcome
-            for cells in plan(options.folder, options.seeds, options.overrides).values()
+            for cells in plan(
+                options.folder, options.arms, options.seeds, options.overrides
+            ).values()
             for outcome in run_cells(cells, jobs=options.jobs)
         ]
     except UserError as error:

@@ -35,7 +35,7 @@ def test_momentum_is_taken_off_and_what_is_beyond_first_order_is_told_apart() ->
 
 
 def test_what_is_run_is_probed_at_every_position(tmp_path: Path) -> None:
-    planned = study_probe.plan(tmp_path, [0])
+    planned = study_probe.plan(tmp_path, seeds=[0])
     assert list(planned) == [0.0, 0.5, 1.0]
     for position, cells in planned.items():
         assert [cell.arm for cell in cells] == ["mixed", "mgs"]
