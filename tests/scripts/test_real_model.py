@@ -8,6 +8,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
+import pandas as pd
+import real_model
 import real_model_data
 from brief_answer import score
 
@@ -138,3 +140,62 @@ def test_the_strategies_differ_in_nothing_else(tmp_path: Path) -> None:
     assert config.rollout.max_new_tokens == 64
     function = config.domains["chat"].reward.options.function
     assert (Path(__file__).parents[2] / function.split(":")[0]).is_file()
+
+
+def products(step: int, module: str, inner: dict[tuple[str, str], float]) -> pd.DataFrame:
+    rows = [
+        {
+            "step": step,
+            "module": module,
+            "domain_a": a,
+            "domain_b": b,
+            "inner": value,
+            "reliability": 0.5 if a == b else None,
+            "stands_out": None if a == b else value < -1,
+        }
+        for (a, b), value in inner.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_a_pair_s_cosine_is_that_of_the_sums_without_noise() -> None:
+    own = {(d, d): 4.0 for d in DOMAINS}
+    cross = {(DOMAINS[0], DOMAINS[1]): -2.0, (DOMAINS[0], DOMAINS[2]): 1.0}
+    table = pd.concat(
+        [
+            products(step, module, {**own, **cross, (DOMAINS[1], DOMAINS[2]): step - 1.5})
+            for step in (1, 2)
+            for module in ("embedding", "layer")
+        ]
+    )
+    found = dict(real_model.pairs_of(table))
+    assert found["math and chat"] == {"negative": 1.0, "stands_out": 1.0, "cosine": -1.0}
+    assert found["math and instruction_following"]["cosine"] == 0.5
+    assert found["chat and instruction_following"] == {
+        "negative": 0.5,
+        "stands_out": 0.0,
+        "cosine": 0.0,
+    }
+
+
+def row(arm: str, seed: int, gain: float) -> dict[str, Any]:
+    shares = dict.fromkeys(DOMAINS, 0.25)
+    pair = {"negative": 0.5, "stands_out": 0.0, "cosine": 0.1}
+    return {
+        "arm": arm,
+        "seed": seed,
+        "before": shares,
+        "pairs": {"math and chat": pair},
+        "after": dict.fromkeys(DOMAINS, 0.25 + gain + 0.125 * seed),
+        **dict.fromkeys(("reliability", "projected", "live"), shares),
+    }
+
+
+def test_the_tables_pair_seeds_and_mark_what_is_sure() -> None:
+    rows = [row(arm, seed, gain) for arm, gain in (("mixed", 0.0), ("mgs", 0.5)) for seed in (0, 1)]
+    rows[3]["after"] = {d: value + 1e-6 for d, value in rows[3]["after"].items()}  # a spread
+    text = real_model.tables(rows)
+    assert "| mgs | **+0.500 (+0.500 to +0.500)** |" in text
+    assert "| mixed | 2 |" in text
+    assert "over 4 runs" in text
+    assert "normalized_advantage" not in text
