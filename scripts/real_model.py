@@ -12,7 +12,9 @@ every step the halves of each domain's prompts are independent, so noise adds no
 
 import argparse
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,8 @@ from pages import write_between
 
 from mgsrl import load_run
 from mgsrl.compare.cells import read_plan
-from mgsrl.report.compare_text import change, interval, table
+from mgsrl.report.compare_text import change, interval, runs_text, table
+from mgsrl.report.render import MISSING
 from mgsrl.statistics.seeds import difference, estimate, holm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,45 +33,52 @@ PAGE, RESULTS = ROOT / "docs" / "real_model.md", ROOT / "docs" / "real_model.jso
 MARKS = ("<!-- results -->\n", "<!-- end of results -->")
 ARMS = ("mixed", "normalized_advantage", "global_surgery", "mgs")
 DOMAINS = ("math", "chat", "instruction_following")
+PAIRS = tuple(itertools.combinations(DOMAINS, 2))
 SURE = 0.05
+UNSEEN = 0.5
+"""A standard error above which a figure says nothing."""
 
 
 def row_of(run_dir: Path, arm: str, seed: int) -> Row:
     """What a finished run came to."""
     run = load_run(run_dir)
     steps = run.config.train.num_steps
-    shares, metrics = run.shares.groupby("domain"), run.metrics
+    metrics = run.metrics
     return {
         "arm": arm,
         "seed": seed,
         "steps": steps,
         "before": heldout(run_dir, 0),
         "after": heldout(run_dir, steps),
-        "pairs": dict(pairs_of(run.surgery)),
-        "reliability": {d: float(shares.get_group(d).reliability.mean()) for d in DOMAINS},
+        "pairs": pairs_of(run.surgery),
+        "signal": signal_of(run.surgery),
         "projected": {d: float(metrics[f"surgery/projected_share/{d}"].mean()) for d in DOMAINS},
         "live": {d: float(metrics[f"live_groups/{d}"].mean()) for d in DOMAINS},
         "minutes": float(metrics["time/total"].sum()) / 60,
     }
 
 
-def pairs_of(surgery: pd.DataFrame) -> Iterator[tuple[str, dict[str, float]]]:
-    """Of each pair of domains: the shares of (step, module) in which the product of the gradients
-    is negative and in which it stands out of the noise, and the cosine without the noise."""
+def signal_of(surgery: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Of each domain, summed up over steps and modules: the squared norm of its gradient, and what
+    of that is no noise; below 0 by chance where there is little."""
     own = surgery[surgery.domain_a == surgery.domain_b]
-    signal = {d: float((own.inner * own.reliability)[own.domain_a == d].sum()) for d in DOMAINS}
-    for a, b in itertools.combinations(DOMAINS, 2):
+    sums = own.assign(signal=own.inner * own.reliability).groupby("domain_a")[["inner", "signal"]]
+    return {d: (float(sums.sum().inner[d]), float(sums.sum().signal[d])) for d in DOMAINS}
+
+
+def pairs_of(surgery: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Of each pair of domains: the sum of the products of their gradients, and the shares of (step,
+    module) in which the product is negative and in which that stands out of the noise."""
+    found = {}
+    for a, b in PAIRS:
         of = surgery[surgery.domain_a.isin((a, b)) & surgery.domain_b.isin((a, b))]
         of = of[of.domain_a != of.domain_b]
-        length = np.sqrt(max(0.0, signal[a]) * max(0.0, signal[b]))
-        yield (
-            f"{a} and {b}",
-            {
-                "negative": float((of.inner < 0).mean()),
-                "stands_out": float(of.stands_out.astype(float).mean()),
-                "cosine": float(of.inner.sum() / length) if length else float("nan"),
-            },
-        )
+        found[f"{a} and {b}"] = {
+            "inner": float(of.inner.sum()),
+            "negative": float((of.inner < 0).mean()),
+            "stands_out": float(of.stands_out.astype(float).mean()),
+        }
+    return found
 
 
 def known_rows(folder: Path) -> list[Row]:
@@ -125,25 +135,52 @@ def _against(rows: Sequence[Row]) -> str:
     return f"{title} (bold: corrected p below {SURE})\n\n" + table(["strategy", *MEASURES], lines)
 
 
+def cosine(rows: Sequence[Row], a: str, b: str) -> float:
+    """The cosine of two domains' gradients without the noise, of the sums over `rows`; NaN where
+    one of them shows no signal."""
+    lengths = [sum(row["signal"][d][1] for row in rows) for d in (a, b)]
+    if min(lengths) <= 0:
+        return math.nan
+    return float(
+        sum(row["pairs"][f"{a} and {b}"]["inner"] for row in rows) / np.sqrt(np.prod(lengths))
+    )
+
+
+def reliability(rows: Sequence[Row], domain: str) -> float:
+    """The share of the squared norm that is no noise, of the sums over `rows`."""
+    norm, signal = np.sum([row["signal"][domain] for row in rows], axis=0)
+    return float(signal / norm)
+
+
+def jackknife(rows: Sequence[Row], figure: Callable[[Sequence[Row]], float]) -> str:
+    """A figure of all rows, plus or minus its standard error (a run is left out at a time)."""
+    without = np.array([figure([r for r in rows if r is not row]) for row in rows])
+    error = without.std() * np.sqrt(len(rows) - 1) if len(rows) > 1 else math.nan
+    whole = figure(rows)
+    known = math.isfinite(whole) and math.isfinite(error) and error < UNSEEN
+    return f"{whole:+.2f} ± {error:.2f}" if known else MISSING
+
+
 def _pairs(rows: Sequence[Row]) -> str:
-    pairs = list(rows[0]["pairs"]) if rows else []
     lines = []
-    for pair in pairs:
-        columns = [[row["pairs"][pair][key] for row in rows] for key in ("negative", "stands_out")]
-        shares = [f"{np.mean(column):.1%}" for column in columns]
-        lines.append([pair, *shares, change(estimate([r["pairs"][pair]["cosine"] for r in rows]))])
+    for a, b in PAIRS:
+        of = [row["pairs"][f"{a} and {b}"] for row in rows]
+        shares = [np.mean([pair[key] for pair in of]) for key in ("negative", "stands_out")]
+        whole = jackknife(rows, partial(cosine, a=a, b=b))
+        lines.append([f"{a} and {b}", *(f"{share:.1%}" for share in shares), whole])
     head = ["domains", "negative products", "conflicts that stand out", "cosine without the noise"]
-    return f"**Conflicts, over {len(rows)} runs**\n\n" + table(head, lines)
+    return f"**Conflicts, of {runs_text(len(rows))}**\n\n" + table(head, lines)
 
 
 def _domains(rows: Sequence[Row]) -> str:
-    lines = [
-        [d, *(interval(estimate([row[key][d] for row in rows])) for key in ("live", "reliability"))]
-        for d in DOMAINS
-    ]
-    for line, d in zip(lines, DOMAINS, strict=True):
-        for arm in ("global_surgery", "mgs"):
-            line.append(interval(estimate([row["projected"][d] for row in _of(rows, arm)])))
+    lines = []
+    for d in DOMAINS:
+        live = f"{np.mean([row['live'][d] for row in rows]):.0%}"
+        projected = [
+            interval(estimate([row["projected"][d] for row in _of(rows, arm)]))
+            for arm in ("global_surgery", "mgs")
+        ]
+        lines.append([d, live, jackknife(rows, partial(reliability, domain=d)), *projected])
     head = ["domain", "live groups", "reliability", "projected: global_surgery", "projected: mgs"]
     return "**Gradients**\n\n" + table(head, lines)
 

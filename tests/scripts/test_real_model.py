@@ -1,5 +1,6 @@
 """`+experiment=smollm2`: the rows that are prepared, the chat reward, and what it composes to."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -168,26 +169,29 @@ def test_a_pair_s_cosine_is_that_of_the_sums_without_noise() -> None:
             for module in ("embedding", "layer")
         ]
     )
-    found = dict(real_model.pairs_of(table))
-    assert found["math and chat"] == {"negative": 1.0, "stands_out": 1.0, "cosine": -1.0}
-    assert found["math and instruction_following"]["cosine"] == 0.5
-    assert found["chat and instruction_following"] == {
-        "negative": 0.5,
-        "stands_out": 0.0,
-        "cosine": 0.0,
-    }
+    pairs = real_model.pairs_of(table)
+    assert pairs["math and chat"] == {"inner": -8.0, "negative": 1.0, "stands_out": 1.0}
+    assert pairs["chat and instruction_following"]["negative"] == 0.5
+    signal = real_model.signal_of(table)
+    assert signal == dict.fromkeys(DOMAINS, (16.0, 8.0))
+    rows = [{"pairs": pairs, "signal": signal}] * 3
+    assert [real_model.cosine(rows, a, b) for a, b in real_model.PAIRS] == [-1.0, 0.5, 0.0]
+    assert real_model.reliability(rows, "math") == 0.5
+    noise = [{"pairs": pairs, "signal": signal | {"chat": (16.0, -1.0)}}]
+    assert math.isnan(real_model.cosine(noise, "math", "chat"))
 
 
 def row(arm: str, seed: int, gain: float) -> dict[str, Any]:
     shares = dict.fromkeys(DOMAINS, 0.25)
-    pair = {"negative": 0.5, "stands_out": 0.0, "cosine": 0.1}
+    pair = {"inner": -0.5, "negative": 0.5, "stands_out": 0.0}
     return {
         "arm": arm,
         "seed": seed,
         "before": shares,
-        "pairs": {"math and chat": pair},
+        "pairs": {f"{a} and {b}": pair for a, b in real_model.PAIRS},
         "after": dict.fromkeys(DOMAINS, 0.25 + gain + 0.125 * seed),
-        **dict.fromkeys(("reliability", "projected", "live"), shares),
+        "signal": dict.fromkeys(DOMAINS, (4.0, 1.0)),
+        **dict.fromkeys(("projected", "live"), shares),
     }
 
 
@@ -197,5 +201,6 @@ def test_the_tables_pair_seeds_and_mark_what_is_sure() -> None:
     text = real_model.tables(rows)
     assert "| mgs | **+0.500 (+0.500 to +0.500)** |" in text
     assert "| mixed | 2 |" in text
-    assert "over 4 runs" in text
+    assert "Conflicts, of 4 runs" in text
+    assert "| math and chat | 50.0% | 0.0% | -0.50 ± 0.00 |" in text
     assert "normalized_advantage" not in text
