@@ -15,7 +15,7 @@ from mgsrl.obs.run_record import session_seconds
 from mgsrl.report.comparable import Differing
 from mgsrl.report.curves import smooth
 from mgsrl.report.load import RunData
-from mgsrl.report.strategies import ArmRuns, CommonSteps, series
+from mgsrl.report.strategies import ArmRuns, CommonSteps
 from mgsrl.report.tables import WARM_UP_STEPS, finite_mean
 from mgsrl.report.verdicts import Contrast
 from mgsrl.statistics.seeds import Estimate, estimate
@@ -113,7 +113,7 @@ class ArmSummary:
         """A logged metric, smoothed per run, at the steps at which all of its runs have it."""
         smoothed: dict[Path, dict[int, float]] = {}
         for run in self.arm.runs:
-            pairs = zip(run.steps, series(run, metric), strict=True)
+            pairs = zip(run.steps, run.series(metric), strict=True)
             known = {step: value for step, value in pairs if math.isfinite(value)}
             means = smooth(list(known), list(known.values()))
             smoothed[run.run_dir] = dict(zip(known, means, strict=True))

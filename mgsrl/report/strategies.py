@@ -139,7 +139,7 @@ class ArmRuns:
         """Mean of a logged metric over the common steps from `begin` on."""
 
         def mean(run: RunData) -> float:
-            pairs = list(zip(run.steps, series(run, metric), strict=True))[begin - 1 :]
+            pairs = list(zip(run.steps, run.series(metric), strict=True))[begin - 1 :]
             return finite_mean(v for step, v in pairs if step <= self.common.training)
 
         return self.by_seed(mean)
@@ -154,16 +154,6 @@ class ArmRuns:
         if not history or self.common.last is None or history[-1].now.step != self.common.last:
             return math.nan
         return history[-1].drop
-
-
-def series(run: RunData, metric: str) -> list[float]:
-    """A metric at each step of `run`; a conflict rate only where there are two domains to conflict
-    (a step that trains one logs 0)."""
-    values = run.series(metric)
-    if not metric.endswith("conflict_rate"):
-        return values
-    pairs = [any(key.startswith("surgery/cosine/") for key in row) for row in run.metrics]
-    return [v if known else math.nan for v, known in zip(values, pairs, strict=True)]
 
 
 def by_arm(runs: Sequence[tuple[str, RunData]]) -> list[ArmRuns]:

@@ -132,7 +132,9 @@ def reliability_scalars(domains: Sequence[str], found: Reliability) -> dict[str,
         for b in range(a + 1, len(domains)):
             value = found.total_corrected_cosine_DD[a, b].item()
             scalars[f"surgery/corrected_cosine/{first}-{domains[b]}"] = value
-    return {**scalars, "surgery/reliable_conflict_rate": conflict_rate(found.conflict_MDD)}
+    if len(domains) > 1:
+        scalars["surgery/reliable_conflict_rate"] = conflict_rate(found.conflict_MDD)
+    return scalars
 
 
 def t_quantile(p: float, degrees: int) -> float:

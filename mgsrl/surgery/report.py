@@ -27,7 +27,8 @@ def surgery_report(
             domain's gradient; without them there is no `surgery/projected_share/<d>`.
 
     The scalars, over the whole model unless said otherwise:
-        `surgery/conflict_rate`: share of (module, pair of domains) with a negative inner product.
+        `surgery/conflict_rate`: share of (module, pair of domains) with a negative inner product;
+            neither this nor the next for a single domain.
         `surgery/conflict_rate/<kind>`: the same over the modules of one kind (`module_place`).
         `surgery/cosine/<a>-<b>`: cosine of the two domains' gradients; 0 when one is zero.
         `surgery/projected_share/<d>`: `1 - |p_d|^2 / |g_d|^2`, the share of the squared norm of
@@ -47,9 +48,11 @@ def surgery_report(
     pairs = [(a, b) for a in range(len(domains)) for b in range(a + 1, len(domains))]
     kinds = tuple(module_place(module)[0] for module in modules)
     by_kind = _by_kind(gram_MDD, kinds)
-    scalars = {"surgery/conflict_rate": conflict_rate(gram_MDD < 0)}
-    for kind, own_MDD in by_kind.items():
-        scalars[f"surgery/conflict_rate/{kind}"] = conflict_rate(own_MDD < 0)
+    scalars = {}
+    if pairs:
+        scalars["surgery/conflict_rate"] = conflict_rate(gram_MDD < 0)
+        for kind, own_MDD in by_kind.items():
+            scalars[f"surgery/conflict_rate/{kind}"] = conflict_rate(own_MDD < 0)
     for a, b in pairs:
         scalars[f"surgery/cosine/{domains[a]}-{domains[b]}"] = cosine_DD[a, b].item()
     projected_MD, projects = None, False
@@ -116,12 +119,11 @@ def effective_dimension(gram: Tensor) -> Tensor:
 
 
 def conflict_rate(conflict_MDD: Tensor) -> float:
-    """Share of (module, unordered pair of domains) that a bool [M, D, D] marks as in conflict; 0
-    for a single domain."""
+    """Share of (module, unordered pair of domains) that a bool [M, D, D] marks as in conflict; D is
+    2 or more."""
     num_domains = conflict_MDD.shape[-1]
     above_DD = torch.ones(num_domains, num_domains, dtype=torch.bool).triu(diagonal=1)
-    pairs_MP = conflict_MDD[:, above_DD]
-    return pairs_MP.double().mean().item() if pairs_MP.numel() else 0.0
+    return conflict_MDD[:, above_DD].double().mean().item()
 
 
 def kept_norms(gram_MDD: Tensor, coefficients_MDD: Tensor) -> Tensor:

@@ -35,10 +35,15 @@ SEQUENCES = [(5, 9, 30, 31, 32, 77, 120), (8, 9, 10, 200, 201), tuple(range(40, 
 @pytest.fixture(scope="module")
 def actors(tiny_model: Path, tiny_untied_model: Path) -> Iterator[dict[str, Any]]:
     config = RolloutConfig(engine="vllm", start_limit_s=240)
+    narrow = RolloutConfig(engine="vllm", start_limit_s=240)
+    narrow.kv_cache_gib = 3e-4  # 600 tokens of the tiny model, less than a configuration may have
     with ray_session(ClusterConfig(object_store_gib=0.2)):
         pools = {
             name: rollout_pools(EngineSpec(config, str(path), MAX_MODEL_LEN), {"math": 1})["math"]
-            for name, path in (("tied", tiny_model), ("untied", tiny_untied_model))
+            for name, path, config in (
+                ("tied", tiny_model, config),
+                ("untied", tiny_untied_model, narrow),
+            )
         }
         for pool in pools.values():
             print(pool.wait_ready())
@@ -318,6 +323,27 @@ def test_an_update_to_the_same_weights_changes_no_token(tied: Any, tiny_model: P
     changes = {r.version_changes for r in made}
     assert any(changes)
     assert changes <= {(), *(((token, 2),) for token in range(1, 20))}
+
+
+def test_a_cache_too_small_for_all_changes_no_bit(actors: dict[str, Any]) -> None:
+    """Responses are given up in the middle, and go on later with what they have."""
+
+    def count(engine: Any) -> None:
+        scheduler = engine.llm.llm_engine.engine_core.engine_core.scheduler
+        give_up, engine.given_up = scheduler._preempt_request, 0
+
+        def counted(*args: Any) -> None:
+            engine.given_up += 1
+            give_up(*args)
+
+        scheduler._preempt_request = counted
+
+    narrow = actors["untied"]
+    on_engine(narrow, count)
+    batch = [request(i, (9, i, 3), max_new_tokens=80) for i in range(16)]
+    together = call(narrow, "generate", batch)
+    assert on_engine(narrow, lambda engine: engine.given_up) > 0
+    assert together == [call(narrow, "generate", [one])[0] for one in batch]
 
 
 def test_scores_and_other_requests_do_not_disturb_what_is_in_flight(

@@ -61,6 +61,7 @@ def test_zero_gradients_report_zeros_not_nan(num_domains: int) -> None:
     coefficients = surgery_coefficients(gramian)
     report = surgery_report(domains, MODULES, gramian, coefficients.sum(1), coefficients)
     assert set(report.scalars.values()) == {0.0}
+    assert ("surgery/conflict_rate" in report.scalars) == (num_domains > 1)
 
 
 def test_no_surgery_projects_nothing() -> None:
