@@ -90,6 +90,14 @@ def known_rows(folder: Path) -> list[Row]:
         if is_finished(folder / name)
     ]
     rows = joined(RESULTS, new, ("arm", "seed"))
+    for seed in {row["seed"] for row in rows}:
+        began = {tuple(row["before"].values()) for row in rows if row["seed"] == seed}
+        if len(began) > 1:
+            raise SystemExit(
+                f"The runs of seed {seed} did not begin with the same weights: held-out rewards "
+                f"before training are {sorted(began)}. The start differs between machines: make a "
+                "seed's runs on one, or remove its other rows from docs/real_model.jsonl."
+            )
     return sorted(rows, key=lambda row: (ARMS.index(row["arm"]), row["seed"]))
 
 

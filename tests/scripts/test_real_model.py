@@ -13,6 +13,7 @@ import pandas as pd
 import real_model
 import real_model_data
 from brief_answer import score
+from cell_rows import write_rows
 
 from mgsrl.compare.cells import differing_keys, plan_cells
 from mgsrl.compare.words import read_words
@@ -204,3 +205,16 @@ def test_the_tables_pair_seeds_and_mark_what_is_sure() -> None:
     assert "Conflicts, of 4 runs" in text
     assert "| math and chat | 50.0% | 0.0% | -0.50 ± 0.00 |" in text
     assert "normalized_advantage" not in text
+
+
+def test_runs_of_a_seed_that_began_with_other_weights_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(arm, seed=0, gain=0.5) for arm in ("mixed", "mgs")]
+    monkeypatch.setattr(real_model, "RESULTS", tmp_path / "rows.jsonl")
+    write_rows(real_model.RESULTS, rows)
+    assert len(real_model.known_rows(tmp_path / "none")) == 2
+    rows[1]["before"] = rows[1]["before"] | {"math": 0.5}
+    write_rows(real_model.RESULTS, rows)
+    with pytest.raises(SystemExit, match="seed 0 did not begin with the same weights"):
+        real_model.known_rows(tmp_path / "none")
