@@ -31,7 +31,9 @@ from mgsrl.statistics.seeds import difference, estimate, holm
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "real_model.md", ROOT / "docs" / "real_model.jsonl"
 MARKS = ("<!-- results -->\n", "<!-- end of results -->")
-ARMS = ("mixed", "normalized_advantage", "global_surgery", "mgs")
+WHOLE = "global_surgery"
+"""Takes the model as one module."""
+ARMS = ("mixed", "normalized_advantage", WHOLE, "mgs")
 DOMAINS = ("math", "chat", "instruction_following")
 PAIRS = tuple(itertools.combinations(DOMAINS, 2))
 SURE = 0.05
@@ -58,12 +60,12 @@ def row_of(run_dir: Path, arm: str, seed: int) -> Row:
     }
 
 
-def signal_of(surgery: pd.DataFrame) -> dict[str, tuple[float, float]]:
+def signal_of(surgery: pd.DataFrame) -> dict[str, list[float]]:
     """Of each domain, summed up over steps and modules: the squared norm of its gradient, and what
     of that is no noise; below 0 by chance where there is little."""
     own = surgery[surgery.domain_a == surgery.domain_b]
     sums = own.assign(signal=own.inner * own.reliability).groupby("domain_a")[["inner", "signal"]]
-    return {d: (float(sums.sum().inner[d]), float(sums.sum().signal[d])) for d in DOMAINS}
+    return {d: [float(sums.sum()[key][d]) for key in ("inner", "signal")] for d in DOMAINS}
 
 
 def pairs_of(surgery: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -170,9 +172,10 @@ def jackknife(rows: Sequence[Row], figure: Callable[[Sequence[Row]], float]) -> 
 
 
 def _pairs(rows: Sequence[Row]) -> str:
+    """Shares are of modules: the arm that takes the model as one module is not among them."""
     lines = []
     for a, b in PAIRS:
-        of = [row["pairs"][f"{a} and {b}"] for row in rows]
+        of = [row["pairs"][f"{a} and {b}"] for row in rows if row["arm"] != WHOLE]
         shares = [np.mean([pair[key] for pair in of]) for key in ("negative", "stands_out")]
         whole = jackknife(rows, partial(cosine, a=a, b=b))
         lines.append([f"{a} and {b}", *(f"{share:.1%}" for share in shares), whole])
@@ -186,7 +189,7 @@ def _domains(rows: Sequence[Row]) -> str:
         live = f"{np.mean([row['live'][d] for row in rows]):.0%}"
         projected = [
             interval(estimate([row["projected"][d] for row in _of(rows, arm)]))
-            for arm in ("global_surgery", "mgs")
+            for arm in (WHOLE, "mgs")
         ]
         lines.append([d, live, jackknife(rows, partial(reliability, domain=d)), *projected])
     head = ["domain", "live groups", "reliability", "projected: global_surgery", "projected: mgs"]

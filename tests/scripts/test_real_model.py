@@ -174,11 +174,11 @@ def test_a_pair_s_cosine_is_that_of_the_sums_without_noise() -> None:
     assert pairs["math and chat"] == {"inner": -8.0, "negative": 1.0, "stands_out": 1.0}
     assert pairs["chat and instruction_following"]["negative"] == 0.5
     signal = real_model.signal_of(table)
-    assert signal == dict.fromkeys(DOMAINS, (16.0, 8.0))
+    assert signal == {key: [16.0, 8.0] for key in DOMAINS}
     rows = [{"pairs": pairs, "signal": signal}] * 3
     assert [real_model.cosine(rows, a, b) for a, b in real_model.PAIRS] == [-1.0, 0.5, 0.0]
     assert real_model.reliability(rows, "math") == 0.5
-    noise = [{"pairs": pairs, "signal": signal | {"chat": (16.0, -1.0)}}]
+    noise = [{"pairs": pairs, "signal": signal | {"chat": [16.0, -1.0]}}]
     assert math.isnan(real_model.cosine(noise, "math", "chat"))
 
 
@@ -191,7 +191,7 @@ def row(arm: str, seed: int, gain: float) -> dict[str, Any]:
         "before": shares,
         "pairs": {f"{a} and {b}": pair for a, b in real_model.PAIRS},
         "after": dict.fromkeys(DOMAINS, 0.25 + gain + 0.125 * seed),
-        "signal": dict.fromkeys(DOMAINS, (4.0, 1.0)),
+        "signal": {key: [4.0, 1.0] for key in DOMAINS},
         **dict.fromkeys(("projected", "live"), shares),
     }
 
