@@ -125,6 +125,16 @@ def config_to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(plain(config)), resolve=True)
 
 
+def completed(saved: dict[str, Any]) -> dict[str, Any]:
+    """The values of a saved configuration, and the defaults of keys that it does not have.
+
+    Raises:
+        ConfigError: it is of another version, or needs a plug-in that is not here.
+    """
+    values: dict[str, Any] = plain(read_config(Config, saved))
+    return values
+
+
 def config_from_yaml(path: Path) -> Config:
     """Read what `config_to_yaml` wrote.
 

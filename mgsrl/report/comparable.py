@@ -15,9 +15,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from mgsrl.config import Config
+from mgsrl.config.compose import completed
 from mgsrl.config.resume import FREE_KEYS, LAYOUT_KEYS, key_pattern, names
-from mgsrl.config.typed import flattened, plain, read_config
+from mgsrl.config.typed import flattened
 from mgsrl.errors import ConfigError, nearest, shortened
 from mgsrl.report.load import RunData, short_paths
 
@@ -122,7 +122,7 @@ def check_axes(declared: Collection[str], allow: Sequence[str]) -> None:
 def settings(run: RunData) -> dict[str, Any]:
     """A run's settings by dotted key; what an older version had no key for has its default."""
     try:
-        return flattened(plain(read_config(Config, run.config)))
+        return flattened(completed(run.config))
     except ConfigError:  # of a newer version, or with a plug-in that is not here
         return flattened(run.config)
 

@@ -139,12 +139,7 @@ class VllmEngine(Engine):
         parallel = config.tensor_parallel_size
         memory: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
         if device == "cpu":
-            memory = {
-                "kv_cache_memory_bytes": _kv_cache_bytes(facts, config, self.max_model_len),
-                "block_size": CPU_BLOCK_SIZE,
-                # A prompt in pieces sets its request's generator back, which the CPU's cannot do.
-                "enable_chunked_prefill": False,
-            }
+            memory = _cpu_memory(facts, config, self.max_model_len)
         self._running: dict[str, GenerationRequest] = {}
         """By vLLM's name of the request."""
         self._outputs: dict[str, Any] = {}
@@ -343,6 +338,15 @@ def _sampled_logprobs(flat: Any, response: Sequence[int]) -> tuple[float, ...]:
     if tuple(flat.token_ids) != tuple(response):
         raise InvariantError("vLLM returned log-probabilities of other tokens than it sampled")
     return tuple(flat.logprobs)
+
+
+def _cpu_memory(facts: ModelFacts, config: RolloutConfig, max_model_len: int) -> dict[str, Any]:
+    return {
+        "kv_cache_memory_bytes": _kv_cache_bytes(facts, config, max_model_len),
+        "block_size": CPU_BLOCK_SIZE,
+        # A prompt in pieces sets its request's generator back, which the CPU's cannot do.
+        "enable_chunked_prefill": False,
+    }
 
 
 def _kv_cache_bytes(facts: ModelFacts, config: RolloutConfig, max_model_len: int) -> int:

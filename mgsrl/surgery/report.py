@@ -1,6 +1,6 @@
 """What the surgery saw and did in one update, computed from the Gramian alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -48,11 +48,7 @@ def surgery_report(
     pairs = [(a, b) for a in range(len(domains)) for b in range(a + 1, len(domains))]
     kinds = tuple(module_place(module)[0] for module in modules)
     by_kind = _by_kind(gram_MDD, kinds)
-    scalars = {}
-    if pairs:
-        scalars["surgery/conflict_rate"] = conflict_rate(gram_MDD < 0)
-        for kind, own_MDD in by_kind.items():
-            scalars[f"surgery/conflict_rate/{kind}"] = conflict_rate(own_MDD < 0)
+    scalars = _conflict_rates(gram_MDD, by_kind) if pairs else {}
     for a, b in pairs:
         scalars[f"surgery/cosine/{domains[a]}-{domains[b]}"] = cosine_DD[a, b].item()
     projected_MD, projects = None, False
@@ -116,6 +112,11 @@ def effective_dimension(gram: Tensor) -> Tensor:
     trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
     square = (gram * gram).sum((-2, -1))
     return torch.where(square > 0, trace**2 / square.where(square > 0, 1.0), 0.0)
+
+
+def _conflict_rates(gram_MDD: Tensor, by_kind: Mapping[str, Tensor]) -> dict[str, float]:
+    own = {f"surgery/conflict_rate/{kind}": conflict_rate(g < 0) for kind, g in by_kind.items()}
+    return {"surgery/conflict_rate": conflict_rate(gram_MDD < 0), **own}
 
 
 def conflict_rate(conflict_MDD: Tensor) -> float:

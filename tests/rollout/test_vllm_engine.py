@@ -332,9 +332,9 @@ def test_a_cache_too_small_for_all_changes_no_bit(actors: dict[str, Any]) -> Non
         scheduler = engine.llm.llm_engine.engine_core.engine_core.scheduler
         give_up, engine.given_up = scheduler._preempt_request, 0
 
-        def counted(*args: Any) -> None:
+        def counted(*args: Any, **options: Any) -> None:
             engine.given_up += 1
-            give_up(*args)
+            give_up(*args, **options)
 
         scheduler._preempt_request = counted
 
