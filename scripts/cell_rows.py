@@ -8,14 +8,17 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mgsrl.obs.evaluation_log import read_evaluations
 from mgsrl.obs.run_record import read_run_record
+from mgsrl.statistics.seeds import Difference, difference, holm
 
 Row = dict[str, Any]
+SURE = 0.05
+"""A corrected p below it is told from luck."""
 
 
 def options_of(
@@ -68,3 +71,24 @@ def joined(path: Path, new: Iterable[Row], keys: Sequence[str]) -> list[Row]:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def against(
+    ends: Mapping[tuple[str, str], Mapping[int, float]],
+    arms: Sequence[str],
+    baseline: str,
+    measures: Sequence[str],
+    shown: Callable[[Difference], str],
+) -> dict[tuple[str, str], str]:
+    """The cells of a table by (arm, measure): differences to the baseline, paired by seed, bold
+    where the p that is corrected for the number of arms, in each measure, is below `SURE`.
+
+    Args:
+        ends: of (arm, measure), what each seed came to.
+    """
+    cells = {}
+    for measure in measures:
+        found = [difference(ends[arm, measure], ends.get((baseline, measure), {})) for arm in arms]
+        for arm, each, p in zip(arms, found, holm([each.p for each in found]), strict=True):
+            cells[arm, measure] = f"**{shown(each)}**" if p < SURE else shown(each)
+    return cells

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from cell_rows import Row, heldout, is_finished, joined, write_rows
+from cell_rows import SURE, Row, against, heldout, is_finished, joined, write_rows
 from pages import write_between
 
 from mgsrl import load_run
 from mgsrl.compare.cells import read_plan
 from mgsrl.report.compare_text import change, interval, runs_text, table
 from mgsrl.report.render import MISSING
-from mgsrl.statistics.seeds import difference, estimate, holm
+from mgsrl.statistics.seeds import estimate
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "real_model.md", ROOT / "docs" / "real_model.jsonl"
@@ -36,7 +36,6 @@ WHOLE = "global_surgery"
 ARMS = ("mixed", "normalized_advantage", WHOLE, "mgs")
 DOMAINS = ("math", "chat", "instruction_following")
 PAIRS = tuple(itertools.combinations(DOMAINS, 2))
-SURE = 0.05
 UNSEEN = 0.5
 """A standard error above which a figure says nothing."""
 
@@ -64,8 +63,9 @@ def signal_of(surgery: pd.DataFrame) -> dict[str, list[float]]:
     """Of each domain, summed up over steps and modules: the squared norm of its gradient, and what
     of that is no noise; below 0 by chance where there is little."""
     own = surgery[surgery.domain_a == surgery.domain_b]
-    sums = own.assign(signal=own.inner * own.reliability).groupby("domain_a")[["inner", "signal"]]
-    return {d: [float(sums.sum()[key][d]) for key in ("inner", "signal")] for d in DOMAINS}
+    parts = own.assign(signal=own.inner * own.reliability).groupby("domain_a")
+    sums = parts[["inner", "signal"]].sum()
+    return {d: [float(sums[key][d]) for key in ("inner", "signal")] for d in DOMAINS}
 
 
 def pairs_of(surgery: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -134,12 +134,7 @@ def _against(rows: Sequence[Row]) -> str:
     """Differences to the first arm, paired by seed; p corrected in each measure."""
     others = [arm for arm in ARMS[1:] if _of(rows, arm)]
     ends = {(a, m): {r["seed"]: _gain(r, m) for r in _of(rows, a)} for a in ARMS for m in MEASURES}
-    cells: dict[tuple[str, str], str] = {}
-    for m in MEASURES:
-        found = [difference(ends[arm, m], ends[ARMS[0], m]) for arm in others]
-        for arm, each, p in zip(others, found, holm([each.p for each in found]), strict=True):
-            text = change(each)
-            cells[arm, m] = f"**{text}**" if p < SURE else text
+    cells = against(ends, others, ARMS[0], MEASURES, change)
     lines = [[arm, *(cells[arm, m] for m in MEASURES)] for arm in others]
     title = f"**Against `{ARMS[0]}`, paired by seed**"
     return f"{title} (bold: corrected p below {SURE})\n\n" + table(["strategy", *MEASURES], lines)

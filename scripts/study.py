@@ -19,7 +19,7 @@ from pathlib import Path
 
 import study_claims
 import study_inputs
-from cell_rows import Row, joined, options_of, write_rows
+from cell_rows import Row, against, joined, options_of, write_rows
 from pages import write_between
 from study_arms import ARMS, EVERY, LATER, MERGED, POSITIONS, seeds_of
 from study_claims import MEAN, WORST
@@ -28,7 +28,7 @@ from mgsrl.compare.cells import Arm, Cell, standing
 from mgsrl.compare.entries import compare_folder
 from mgsrl.compare.runner import run_cells
 from mgsrl.errors import UserError
-from mgsrl.statistics.seeds import Difference, Estimate, difference, estimate, holm
+from mgsrl.statistics.seeds import Estimate, estimate
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "study.md"
@@ -100,12 +100,7 @@ def _table(rows: study_claims.Rows, position: float, arms: Sequence[str]) -> str
     """A line for each arm; p values are corrected for the number of arms, in each measure."""
     measures, others = (MEAN, WORST), [arm for arm in arms if arm != BASELINE]
     ends = {(a, m): study_claims.by_seed(rows, position, a, m) for a in arms for m in measures}
-    against: dict[tuple[str, str], str] = {}
-    for m in measures:
-        found = [difference(ends[arm, m], ends.get((BASELINE, m), {})) for arm in others]
-        corrected = holm([each.p for each in found])
-        cells = [_against(e, p) for e, p in zip(found, corrected, strict=True)]
-        against |= {(arm, m): cell for arm, cell in zip(others, cells, strict=True)}
+    compared = against(ends, others, BASELINE, measures, _interval)
     lines = [
         f"| arm | seeds | mean of the domains | worst domain's gain | mean, against {BASELINE} "
         f"| worst, against {BASELINE} |",
@@ -113,7 +108,7 @@ def _table(rows: study_claims.Rows, position: float, arms: Sequence[str]) -> str
     ]
     for arm in arms:
         own = [_interval(estimate(list(ends[arm, m].values()))) for m in measures]
-        differing = [against.get((arm, m), "–") for m in measures]
+        differing = [compared.get((arm, m), "–") for m in measures]
         lines.append(f"| {' | '.join([arm, str(len(ends[arm, MEAN])), *own, *differing])} |")
     return "\n".join(lines) + "\n"
 
@@ -122,11 +117,6 @@ def _interval(e: Estimate) -> str:
     if math.isnan(e.mean):
         return "–"
     return f"{e.mean:+.2f}" + ("" if math.isnan(e.low) else f" ({e.low:+.2f} to {e.high:+.2f})")
-
-
-def _against(found: Difference, p: float) -> str:
-    text = _interval(found)
-    return f"**{text}**" if p < study_claims.SURE else text
 
 
 def write_docs(folder: Path) -> None:

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cell_inputs import run_of
-from cell_rows import Row, heldout, is_finished
+from cell_rows import SURE, Row, heldout, is_finished
 from study_arms import ARMS, EVERY, MERGED, POSITIONS, SINGLES, STEPS, place, seeds_of
 
 from mgsrl.statistics.seeds import Difference, difference, holm
 
 MEAN, WORST = "mean", "worst domain"
-SURE = 0.05
-"""Corrected p below which a difference is printed in bold."""
 NONE = math.inf
 ALL = tuple(arm for arm in ARMS if not arm.startswith("single_"))
 OTHERS = tuple(arm for arm in ALL if arm != "mixed")

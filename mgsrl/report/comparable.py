@@ -13,11 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
-from mgsrl.config.compose import completed
 from mgsrl.config.resume import FREE_KEYS, LAYOUT_KEYS, key_pattern, names
-from mgsrl.config.typed import flattened
 from mgsrl.errors import ConfigError, nearest, shortened
 from mgsrl.report.load import RunData, short_paths
 
@@ -119,17 +116,9 @@ def check_axes(declared: Collection[str], allow: Sequence[str]) -> None:
         )
 
 
-def settings(run: RunData) -> dict[str, Any]:
-    """A run's settings by dotted key; what an older version had no key for has its default."""
-    try:
-        return flattened(completed(run.config))
-    except ConfigError:  # of a newer version, or with a plug-in that is not here
-        return flattened(run.config)
-
-
 def differing_settings(runs: Sequence[RunData]) -> list[Differing]:
     """All settings that are not the same in all runs, and what is behind equal paths."""
-    flat = [settings(run) for run in runs if run.config]
+    flat = [run.settings for run in runs if run.config]
     known = [str(run.run_dir) for run in runs if run.config]
     keys = sorted({key for config in flat for key in config})
     found = []
@@ -143,7 +132,7 @@ def differing_settings(runs: Sequence[RunData]) -> list[Differing]:
 def strategy_settings(run: RunData) -> dict[str, str]:
     """What makes a run's strategy, by key; not its name, nor what changes no number."""
     strategy, other = key_pattern(STRATEGY_KEYS), key_pattern([*FREE_KEYS, *LAYOUT_KEYS])
-    flat = settings(run).items()
+    flat = run.settings.items()
     return {k: str(v) for k, v in flat if strategy.match(k) and not other.match(k)}
 
 
@@ -205,7 +194,7 @@ def _code(runs: Iterable[RunData]) -> list[str]:
 
 
 def _check_allow(allow: Sequence[str], runs: Sequence[RunData], found: Sequence[Differing]) -> None:
-    keys = {key for run in runs for key in settings(run)} | {each.key for each in found}
+    keys = {key for run in runs for key in run.settings} | {each.key for each in found}
     known = {".".join(parts[:n]) for key in keys for parts in [key.split(".")] for n in range(1, 9)}
     for entry in allow if known else ():
         if entry not in known:

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mgsrl.errors import MissingPathError
+from mgsrl.config.compose import completed
+from mgsrl.config.typed import flattened
+from mgsrl.errors import ConfigError, MissingPathError
 from mgsrl.obs import evaluation_log, rollout_log, run_record, surgery_log
 from mgsrl.obs.evaluation_log import EvalResult
 from mgsrl.obs.health import watched
@@ -89,6 +92,14 @@ class RunData:
         start = f"{prefix}/"
         names = [k.removeprefix(start) for row in self.metrics for k in row if k.startswith(start)]
         return list(dict.fromkeys(names))
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All of them by dotted key; what an older version had no key for has its default."""
+        try:
+            return flattened(completed(self.config))
+        except ConfigError:  # of a newer version, or with a plug-in that is not here
+            return flattened(self.config)
 
     def setting(self, key: str, default: Any = None) -> Any:
         """A configuration value by dotted key."""

@@ -139,7 +139,7 @@ class VllmEngine(Engine):
         parallel = config.tensor_parallel_size
         memory: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
         if device == "cpu":
-            memory = _cpu_memory(facts, config, self.max_model_len)
+            memory = _cpu_arguments(facts, config, self.max_model_len)
         self._running: dict[str, GenerationRequest] = {}
         """By vLLM's name of the request."""
         self._outputs: dict[str, Any] = {}
@@ -340,7 +340,7 @@ def _sampled_logprobs(flat: Any, response: Sequence[int]) -> tuple[float, ...]:
     return tuple(flat.logprobs)
 
 
-def _cpu_memory(facts: ModelFacts, config: RolloutConfig, max_model_len: int) -> dict[str, Any]:
+def _cpu_arguments(facts: ModelFacts, config: RolloutConfig, max_model_len: int) -> dict[str, Any]:
     return {
         "kv_cache_memory_bytes": _kv_cache_bytes(facts, config, max_model_len),
         "block_size": CPU_BLOCK_SIZE,
