@@ -7,7 +7,6 @@ cells can be run in pieces and on several machines.
 import argparse
 import json
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from mgsrl.statistics.seeds import Difference, difference, holm
 Row = dict[str, Any]
 SURE = 0.05
 """A corrected p below it is told from luck."""
+TIMED = {"minutes", "step_seconds", "machine"}
+"""Of a row: what running a cell again may change."""
 
 
 def options_of(
@@ -58,14 +59,22 @@ def joined(path: Path, new: Iterable[Row], keys: Sequence[str]) -> list[Row]:
 
     Args:
         keys: of a row, which say what cell it is of.
+
+    Raises:
+        SystemExit: a cell that was run again came to other numbers (its times may differ).
     """
     lines = path.read_text().splitlines() if path.is_file() else []
     by_cell = {tuple(row[key] for key in keys): row for row in map(json.loads, lines)}
     for row in new:
         cell = tuple(row[key] for key in keys)
-        if by_cell.get(cell, row) != row:
-            print(f"{cell}: other numbers than before, {row} for {by_cell[cell]}", file=sys.stderr)
-        by_cell[cell] = row
+        old = by_cell.get(cell, row)
+        if other := [key for key in old.keys() - TIMED if key in row and old[key] != row[key]]:
+            raise SystemExit(
+                f"{', '.join(map(str, cell))} was run again and came to other numbers than "
+                f"{path.name} has ({', '.join(sorted(other))}): {row} instead of {old}. Equal "
+                "machines and versions give equal numbers; to take the new ones, remove its row."
+            )
+        by_cell[cell] = old | row
     return list(by_cell.values())
 
 

@@ -25,6 +25,10 @@ POINTS = "domains.math.schedule=[[0,1.0],[20,2.0]]"
 TWICE = "algo.updates_per_batch=2"
 """Policy losses are one and the same in the first update on a batch."""
 OF_SEQUENCES = "algo.aggregation=sequence_mean"
+AHEAD = ("rollout.staleness=1", TWICE)
+"""The policy that answers is another one than the one that learns."""
+MASKS = ("token", "sequence", "geometric")
+SOFT = tuple(f"domains.{d}.reward.overlong_buffer=8" for d in DOMAINS)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ FAMILIES = (
             "mixed": ("strategy=mixed",),
             "global_surgery": ("strategy=global_surgery",),
             "norm_balanced": ("strategy=norm_balanced",),
+            "norm_balanced_global": ("strategy=norm_balanced", GLOBAL),
             "normalized_advantage": ("strategy=normalized_advantage",),
             "sequential": ("strategy=sequential",),
             "sequential_refreshed": ("strategy=sequential", *REFRESH),
@@ -110,7 +115,15 @@ FAMILIES = (
                 *("algo.loss=dppo", "algo.divergence=kl", "algo.clip_low=0.05"),
                 *("algo.clip_high=0.05", TWICE),
             ),
-            "rollouts_ahead": ("rollout.staleness=1", TWICE),
+            "rollouts_ahead": AHEAD,
+        },
+    ),
+    Family(
+        "Engine and learner apart: rollouts one step ahead, two updates on a batch",
+        "rollouts_ahead",
+        {
+            "sequence_weights": (*AHEAD, "algo.importance_level=sequence"),
+            **{f"{m}_mask": (*AHEAD, f"algo.importance_mask={m}") for m in MASKS},
         },
     ),
     Family(
@@ -123,8 +136,11 @@ FAMILIES = (
             "entropy_bonus": ("algo.entropy_coef=0.001",),
             "mean_of_sequences": (OF_SEQUENCES,),
             "own_of_domains": (
-                "domains.math.algo.clip_high=0.28",
+                "domains.math.algo.advantage=maxrl",
+                "domains.chat.algo.loss=cispo",
+                "domains.chat.algo.clip_low=1",
                 "domains.chat.algo.kl_coef=0.01",
+                "domains.instruction_following.algo.aggregation=sequence_mean",
             ),
         },
     ),
@@ -133,7 +149,10 @@ FAMILIES = (
         "mgs",
         {
             "refill": ("algo.refill=3",),
+            "drop_dead": ("algo.dead_group_weight=0",),
+            "downweight_dead": ("algo.dead_group_weight=0.5",),
             "mask_overlong": ("algo.mask_overlong=true",),
+            "soft_overlong": SOFT,
             "schedule_steps": ("data.curriculum=steps", POINTS),
             "schedule_linear": ("data.curriculum=linear", POINTS),
             "bandit": ("data.curriculum=bandit",),

@@ -158,9 +158,11 @@ def reliability(rows: Sequence[Row], domain: str) -> float:
 
 
 def jackknife(rows: Sequence[Row], figure: Callable[[Sequence[Row]], float]) -> str:
-    """A figure of all rows, plus or minus its standard error (a run is left out at a time)."""
-    without = np.array([figure([r for r in rows if r is not row]) for row in rows])
-    error = without.std() * np.sqrt(len(rows) - 1) if len(rows) > 1 else math.nan
+    """A figure of all rows, plus or minus its standard error: a seed is left out at a time, since
+    the runs of one seed share prompts and start."""
+    seeds = sorted({row["seed"] for row in rows})
+    without = np.array([figure([r for r in rows if r["seed"] != seed]) for seed in seeds])
+    error = without.std() * np.sqrt(len(seeds) - 1) if len(seeds) > 1 else math.nan
     whole = figure(rows)
     known = math.isfinite(whole) and math.isfinite(error) and error < UNSEEN
     return f"{whole:+.2f} ± {error:.2f}" if known else MISSING

@@ -3,6 +3,7 @@
     python scripts/study.py                     # what is missing; goes on where it stopped
     python scripts/study.py --arms mgs mixed --positions 1 --seeds 0 1    # some
     python scripts/study.py --docs              # writes tables and picture of docs/study.md
+    python scripts/study.py --check            # whether cells came to the same numbers as there
 
 The arms are those of `study_arms.py`. A seed is run at all positions before the next one, so that a
 study that is stopped early has fewer seeds everywhere. `FOLDER/conflict-POSITION/` has the runs,
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import study_claims
+import study_figures
 import study_inputs
 from cell_rows import Row, against, joined, options_of, write_rows
 from pages import write_between
@@ -36,6 +38,7 @@ RESULTS = ROOT / "docs" / "study.jsonl"
 PICTURE = ROOT / "docs" / "images" / "study.png"
 MARKS = ("<!-- results -->\n", "<!-- end of results -->")
 LATER_MARKS = ("<!-- later -->\n", "<!-- end of later -->")
+FIGURE_MARKS = ("<!-- figures -->\n", "<!-- end of figures -->")
 BASELINE = "mixed"
 
 
@@ -119,6 +122,17 @@ def _interval(e: Estimate) -> str:
     return f"{e.mean:+.2f}" + ("" if math.isnan(e.low) else f" ({e.low:+.2f} to {e.high:+.2f})")
 
 
+def check(folder: Path) -> str:
+    """A line that says how many cells came to the numbers of `RESULTS`; one that did not ends it
+    (`joined`)."""
+    names = ("conflict", "arm", "seed")
+    found = study_claims.rows_of(folder)
+    known = {tuple(row[name] for name in names) for row in joined(RESULTS, [], names)}
+    joined(RESULTS, found, names)
+    again = sum(tuple(row[name] for name in names) in known for row in found)
+    return f"{again} cells came to the same numbers, to the bit; {len(found) - again} are new"
+
+
 def write_docs(folder: Path) -> None:
     """Tables, results by cell, and picture of the page, from all cells that are known."""
     rows = known_rows(folder)
@@ -126,6 +140,7 @@ def write_docs(folder: Path) -> None:
     study_claims.draw(rows, PICTURE)
     text = f"{study_claims.tables(rows)}\n{tables(rows)}"
     write_between(PAGE, MARKS, text)
+    write_between(PAGE, FIGURE_MARKS, study_figures.table(rows))
     claims = study_claims.tables(rows, study_claims.LATER_CLAIMS)
     known = any(row["arm"] not in ARMS for row in rows)
     text = f"{claims}\n{tables(rows, later=True)}" if known else "Not run yet.\n"
@@ -143,9 +158,15 @@ def main() -> int:
         default=list(POSITIONS),
         help="of the dial (0 0.5 1)",
     )
+    parser.add_argument(
+        "--check", action="store_true", help="only compare the folder's cells with the page's"
+    )
     options = parser.parse_args()
     if options.docs:
         write_docs(options.folder)
+        return 0
+    if options.check:
+        print(check(options.folder))
         return 0
     try:
         planned = plan(options)

@@ -14,6 +14,7 @@ from typing import Any
 from cell_inputs import run_of
 from cell_rows import SURE, Row, heldout, is_finished
 from study_arms import ARMS, EVERY, MERGED, POSITIONS, SINGLES, STEPS, place, seeds_of
+from study_figures import figures_of
 
 from mgsrl.statistics.seeds import Difference, difference, holm
 
@@ -114,7 +115,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def rows_of(folder: Path) -> list[Row]:
-    """One row per finished cell: held-out reward after the last step and its gain, by domain."""
+    """One row per finished cell: held-out reward after the last step by domain, the least gain of
+    a domain, and what the steps of one that was trained were (`study_figures.py`)."""
     cells = [(c, arm, seed) for c in POSITIONS for arm in EVERY for seed in seeds_of(arm)]
     return [row for cell in cells if (row := _row(folder, *cell)) is not None]
 
@@ -131,7 +133,9 @@ def _row(folder: Path, conflict: float, arm: str, seed: int) -> Row | None:
     if not is_finished(run_dir) or not after or set(before) != set(after):
         return None
     worst = min(after[domain] - before[domain] for domain in after)
-    return {"conflict": conflict, "arm": arm, "seed": seed, "after": after, "worst_gain": worst}
+    figures = {} if arm in MERGED else figures_of(run_dir)
+    cell = {"conflict": conflict, "arm": arm, "seed": seed}
+    return {**cell, "after": after, "worst_gain": worst, **figures}
 
 
 def by_seed(rows: Rows, conflict: float, arm: str, measure: str) -> dict[int, float]:

@@ -13,7 +13,7 @@ import method_runs
 from method_list import DOMAINS, FAMILIES, METHODS, SEEDS, STEPS
 
 from mgsrl.compare.cells import Cell, differing_keys
-from mgsrl.config.algo import ADVANTAGES, LOSSES
+from mgsrl.config.algo import ADVANTAGES, IMPORTANCE_LEVELS, IMPORTANCE_MASKS, LOSSES
 from mgsrl.config.curriculum import CURRICULA
 from mgsrl.config.surgery import SURGERY_METHODS
 from mgsrl.errors import MissingPathError
@@ -34,6 +34,8 @@ def test_every_method_is_a_line(cells: list[Cell]) -> None:
     assert {c.algo.advantage for c in configs} == set(ADVANTAGES.members)
     assert {c.algo.loss for c in configs} == set(LOSSES.members)
     assert {c.data.curriculum.kind for c in configs} == set(CURRICULA.members)
+    assert {c.algo.importance_mask for c in configs} == set(IMPORTANCE_MASKS)
+    assert {c.algo.importance_level for c in configs} == set(IMPORTANCE_LEVELS)
     chosen = {word for words in METHODS.values() for word in words}
     for strategy in (path.stem for path in (ROOT / "configs" / "strategy").glob("*.yaml")):
         assert strategy == "mgs" or f"strategy={strategy}" in chosen

@@ -133,10 +133,18 @@ def test_rows_are_read_off_the_runs(tmp_path: Path) -> None:
         run_folder(tmp_path / "conflict-1" / f"{single}-seed0", before=0.5, after=0.25)
         run_folder(tmp_path / "conflict-1" / f"{single}-seed1", before=0.5, after=0.25, step=2)
     run_folder(tmp_path / "conflict-1" / "gradvac-seed0", before=0.25, after=0.5)
+    steps = [
+        {"step": i, "grad_norm/commas": norm, "time/total": 2.5, "throughput/tokens_per_second": 10}
+        for i, norm in ((1, 1.0), (2, 3.0))
+    ]
+    metrics = tmp_path / "conflict-1" / "gradvac-seed0" / "metrics.jsonl"
+    metrics.write_text("".join(json.dumps(step) + "\n" for step in steps))
     run_folder(tmp_path / "conflict-1" / "bandit-seed0", before=0.25, after=0.5, step=2)  # cut
     run_folder(tmp_path / "merged-1" / "merged_sum-seed0", before=1.0, after=1.0, step=1)
     run_folder(tmp_path / "merged-1" / "merged_sum-seed1", before=1.0, after=1.0, step=1)  # of cut
     found = study_claims.rows_of(tmp_path)
+    assert found[3]["means"] == {"grad_norm/commas": 2.0}
+    assert found[3]["tokens"] == 50
     assert [(row["arm"], row["after"]["commas"], row["worst_gain"]) for row in found] == [
         *((single, 0.25, -0.25) for single in SINGLES),
         ("gradvac", 0.5, 0.25),
@@ -187,16 +195,21 @@ def test_methods_that_joined_later_change_nothing_that_was_there() -> None:
 
 
 def test_cells_of_several_machines_are_put_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(study, "RESULTS", tmp_path / "rows.jsonl")
     before = rows(mgs=[0.3], mixed=[0.1, 0.2])
     study.RESULTS.write_text("".join(json.dumps(row) + "\n" for row in before))
     assert study.known_rows(tmp_path) == [*before[1:], before[0]], "in the order of the arms"
-    new = rows(mixed=[0.1, 0.25, 0.3])
+    new = [row | {"tokens": 7, "step_seconds": 2.0} for row in rows(mixed=[0.1, 0.2, 0.3])]
     monkeypatch.setattr(study_claims, "rows_of", lambda folder: new)
     assert study.known_rows(tmp_path) == [*new, before[0]]
-    assert capsys.readouterr().err.count("other numbers") == 1, "of the cell that differed"
+    assert study.check(tmp_path).startswith("2 cells came to the same numbers, to the bit; 1 are")
+    new[1]["step_seconds"] = 3.0
+    study.write_rows(study.RESULTS, study.known_rows(tmp_path))
+    new[1]["tokens"] = 8
+    with pytest.raises(SystemExit, match=r"mixed, 1 was run again .* \(tokens\)"):
+        study.known_rows(tmp_path)
 
 
 @pytest.mark.parametrize(
