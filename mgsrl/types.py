@@ -297,9 +297,7 @@ class SurgeryReport:
     """Effective dimension of each kind's gradients."""
     projected_MD: torch.Tensor | None = None
     """float64 [M, D], share of the squared norm of each domain's gradient that was projected away
-    in the module; None when nothing was resolved."""
-    projects: bool = False
-    """Whether any gradient was projected on another's; giving it a weight is no projection."""
+    in the module; None when nothing was resolved, or gradients were only given weights."""
     reliability: Reliability | None = None
     """On steps that measure it."""
     step_probe: StepProbe | None = None

@@ -140,11 +140,17 @@ class RewardConfig(ScoreConfig):
         return {OWN: self, **self.extra}
 
     @property
-    def is_composite(self) -> bool:
-        """Whether it adds up two or more scores, the bonus and the length penalty among them."""
+    def num_added(self) -> int:
+        """How many scores it adds up, the bonus and the length penalty among them; without one all
+        responses get 0."""
         added = [score.weight for score in self.scores.values()]
         added += [self.format_bonus, self.overlong_penalty * self.overlong_buffer]
-        return sum(weight != 0 for weight in added) > 1
+        return sum(weight != 0 for weight in added)
+
+    @property
+    def is_composite(self) -> bool:
+        """Whether it adds up two or more scores."""
+        return self.num_added > 1
 
     def validate(self, key: str) -> None:
         super().validate(key)

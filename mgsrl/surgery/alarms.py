@@ -13,8 +13,7 @@ def surgery_alarms(report: SurgeryReport, step: int, config: SurgeryConfig) -> d
 
     A domain dominates when its share of the norm, `|g_d| / sum_e |g_e|` over the whole model, is
     above `alarm_dominance`; it is projected away when `surgery/projected_share/<d>` is above
-    `alarm_projected`. Weighing (as the methods of TorchJD do) is no projection. Neither exists with
-    one domain, nor when nothing was resolved.
+    `alarm_projected`. Neither exists with one domain, nor when nothing was resolved.
     """
     alarms: dict[str, str] = {}
     if len(report.domains) < 2:
@@ -31,7 +30,7 @@ def surgery_alarms(report: SurgeryReport, step: int, config: SurgeryConfig) -> d
                 "compare reward scales or quotas"
             )
         removed = report.scalars.get(f"surgery/projected_share/{domain}", 0.0)
-        if report.projects and removed > config.alarm_projected:
+        if removed > config.alarm_projected:
             alarms[f"projected/{domain}"] = (
                 f"surgery: {removed:.0%} of the gradient of {domain} {was} projected away at step "
                 f"{step} (alarm_projected {config.alarm_projected:g}): the update hardly serves "

@@ -23,8 +23,9 @@ def surgery_report(
         modules: names, in the order of their dimension M.
         gram_MDD: [M, D, D] inner products (already summed over ranks).
         weights_MD: [M, D] from `surgery_weights`.
-        coefficients_MDD: [M, D, D] from `surgery_coefficients`, for methods that project each
-            domain's gradient; without them there is no `surgery/projected_share/<d>`.
+        coefficients_MDD: [M, D, D] from `surgery_coefficients`. Without them, and where they only
+            weigh the gradients (a weight below 1 takes nothing away in favour of another domain),
+            there is no `surgery/projected_share/<d>`.
 
     The scalars, over the whole model unless said otherwise:
         `surgery/conflict_rate`: share of (module, pair of domains) with a negative inner product;
@@ -51,9 +52,9 @@ def surgery_report(
     scalars = _conflict_rates(gram_MDD, by_kind) if pairs else {}
     for a, b in pairs:
         scalars[f"surgery/cosine/{domains[a]}-{domains[b]}"] = cosine_DD[a, b].item()
-    projected_MD, projects = None, False
-    if coefficients_MDD is not None:
-        projected_MD, projects, shares = _projected(gram_MDD, coefficients_MDD)
+    projected_MD = None
+    if coefficients_MDD is not None and not _only_weigh(coefficients_MDD):
+        projected_MD, shares = _projected(gram_MDD, coefficients_MDD)
         scalars |= {f"surgery/projected_share/{d}": share for d, share in zip(domains, shares)}
     scalars |= {f"grad_norm/{d}": norm for d, norm in zip(domains, norms_D.tolist())}
     scalars["surgery/effective_dimension"] = effective_dimension(total_DD).item()
@@ -66,7 +67,6 @@ def surgery_report(
         kinds,
         {kind: effective_dimension(g_MDD.sum(0)).item() for kind, g_MDD in by_kind.items()},
         projected_MD,
-        projects,
     )
 
 
@@ -76,14 +76,17 @@ def _by_kind(gram_MDD: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
     return {kind: gram_MDD[own[kind]] for kind in dict.fromkeys(kinds)}
 
 
-def _projected(gram_MDD: Tensor, coefficients_MDD: Tensor) -> tuple[Tensor, bool, list[float]]:
-    """(`projected_MD`, whether anything was projected, each domain's share over all modules)."""
-    own_MDD = torch.diag_embed(coefficients_MDD.diagonal(dim1=-2, dim2=-1))
+def _only_weigh(coefficients_MDD: Tensor) -> bool:
+    own_MD = coefficients_MDD.diagonal(dim1=-2, dim2=-1)
+    return torch.equal(coefficients_MDD, torch.diag_embed(own_MD)) and not bool((own_MD == 1).all())
+
+
+def _projected(gram_MDD: Tensor, coefficients_MDD: Tensor) -> tuple[Tensor, list[float]]:
+    """(`projected_MD`, each domain's share over all modules)."""
     kept_MD = kept_norms(gram_MDD, coefficients_MDD)
     norms_MD = gram_MDD.diagonal(dim1=-2, dim2=-1)
     shares: list[float] = removed_share(kept_MD.sum(0), norms_MD.sum(0)).tolist()
-    projects = not torch.equal(coefficients_MDD, own_MDD)
-    return removed_share(kept_MD, norms_MD), projects, shares
+    return removed_share(kept_MD, norms_MD), shares
 
 
 def _check_shapes(num_modules: int, num_domains: int, *tensors: Tensor | None) -> None:

@@ -24,6 +24,7 @@ from mgsrl.surgery import check_method
 from mgsrl.training.adaptive import AdaptiveShares, check_curriculum, make_curriculum
 from mgsrl.training.export import check_export
 from mgsrl.training.fit import check_context, check_tokens, end_of_turn_note
+from mgsrl.training.refill import check_refill
 from mgsrl.training.schedule import Schedule, check_staleness, curve, make_schedule
 from mgsrl.training.teachers import teacher_paths
 from mgsrl.types import Prompt, Sampling
@@ -135,6 +136,8 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
             alike = [name for name, other in algos.items() if other == algo]
             check_advantages(algo, {name: config.domains[name].reward for name in alike})
             check_loss(algo)
+    trained = {name: algos[name] for name in schedule.domains}
+    check_refill(trained, {name: domain.reward for name, domain in config.domains.items()})
     check_trackers(config.trackers)
     model_path = resolve_policy(config.policy.path)
     device = "cpu" if config.learner.device == "cpu" else None  # else Ray will know

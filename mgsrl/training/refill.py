@@ -14,10 +14,37 @@ make fewer, larger batches; responses of live groups would be thrown away).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from mgsrl.algo.advantages import estimator, says
+from mgsrl.config.algo import AlgoConfig
+from mgsrl.config.reward import RewardConfig
+from mgsrl.errors import ConfigError
 from mgsrl.types import RolloutGroup
 
 Groups = dict[str, list[RolloutGroup]]
 """By domain."""
+
+
+def check_refill(algos: Mapping[str, AlgoConfig], rewards: Mapping[str, RewardConfig]) -> None:
+    """Refuse to draw where no group can be dead, or none live; both arguments by domain.
+
+    Raises:
+        ConfigError: some domain is refilled for nothing.
+    """
+    found = {}
+    for name, algo in algos.items():
+        if algo.refill and algo.teacher and not algo.reward_coef:
+            found[name] = "distils from its teacher alone, so no group is dead (algo.reward_coef=0)"
+        elif algo.refill and says(estimator(algo.advantage), "across_groups"):
+            found[name] = f"no scored group is dead to algo.advantage={algo.advantage}"
+        elif algo.refill and not rewards[name].num_added:
+            found[name] = "no score has another weight than 0, so no group is ever live"
+    if found:
+        raise ConfigError(
+            "algo.refill puts live groups in the places of dead ones, which can change nothing.",
+            expected="no refill in a domain whose groups cannot be both",
+            found="; ".join(f"{name}: {why}" for name, why in found.items()),
+            todo=f"set {' '.join(f'domains.{name}.algo.refill=0' for name in found)}",
+        )
 
 
 def refill(

@@ -2,13 +2,17 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mgsrl.config.algo import AlgoConfig
 from mgsrl.config.model_path import POCKET_POLICY, find_model
 from mgsrl.errors import ConfigError
-from mgsrl.training.checkpoint import newest_checkpoint
-from mgsrl.training.export import export_model, is_model_folder
+from mgsrl.files.hashed import facts_of
+from mgsrl.training import manifest
+from mgsrl.training.checkpoint import Checkpoint, newest_checkpoint
+from mgsrl.training.export import is_model_folder, write_trained
+from mgsrl.training.lock import writable
 
 EXPORTED = "exported"
 """Folder of a run for its models as plain folders, by checkpoint."""
@@ -23,7 +27,7 @@ def teacher_paths(
     """Of every `algo.teacher` as it is written, the first key that names it and its model.
 
     A run folder is answered with its newest checkpoint as a plain model, which is written into it
-    (`exported/step_N`) unless it is there already.
+    (`exported/step_N-DIGEST`) unless it is there already.
 
     Args:
         algos: by domain.
@@ -33,7 +37,7 @@ def teacher_paths(
 
     Raises:
         MissingPathError: there is no model.
-        ConfigError: a teacher that reads other tokens than the policy.
+        ConfigError: a teacher that reads other tokens than the policy, or cannot be written.
     """
     found = {}
     for name, algo in algos.items():
@@ -57,10 +61,29 @@ def _plain_model(path: str, key: str) -> str:
             found=path,
             todo="let the run go on until it has saved (checkpoint.every)",
         )
-    model = run / EXPORTED / checkpoint.path.name
-    if not (model.is_dir() and is_model_folder(model)):
-        export_model(checkpoint.path, model)
-    return str(model.resolve())
+    with writable(key):
+        return str(_exported(checkpoint, run / EXPORTED).resolve())
+
+
+def _exported(checkpoint: Checkpoint, folder: Path) -> Path:
+    """The checkpoint's model in `folder`, by its manifest: a run that goes on from an earlier
+    checkpoint comes to the same step with other weights.
+
+    Runs that begin together each write a draft of their own; the first that is whole stays.
+    """
+    digest = facts_of(checkpoint.path / manifest.FILE).sha256[:12]
+    model = folder / f"{checkpoint.path.name}-{digest}"
+    if model.is_dir() and is_model_folder(model):
+        return model
+    folder.mkdir(exist_ok=True)
+    with TemporaryDirectory(prefix=f".{model.name}.", dir=folder) as aside:
+        write_trained(checkpoint, draft := Path(aside) / "model")
+        try:
+            draft.rename(model)
+        except OSError:
+            if not (model.is_dir() and is_model_folder(model)):
+                raise
+    return model
 
 
 def _check_tokens(path: str, key: str, tokenizer: Any, trust_remote_code: bool) -> None:

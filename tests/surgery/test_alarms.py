@@ -43,7 +43,6 @@ def test_weights_far_below_one_are_no_projection() -> None:
     pytest.importorskip("torchjd")
     report = report_of([1.0, 0], [1.0, 0.1], [1.0, 0.2], method="mean")
     config = SurgeryConfig(method="mean", alarm_projected=0.5)
-    assert report.scalars["surgery/projected_share/math"] > 0.5
     assert surgery_alarms(report, 1, config) == {}
 
 

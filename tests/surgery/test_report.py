@@ -54,6 +54,18 @@ def test_without_coefficients_there_is_no_projected_share() -> None:
     assert len(report.scalars) == 1 + 3 + 3 + 3 + 1
 
 
+@pytest.mark.parametrize("method", ["norm_balanced", "mean"])
+def test_what_weights_take_away_is_not_projected(method: str) -> None:
+    if method == "mean":
+        pytest.importorskip("torchjd")
+    gramian = gram(draw_gradients(2, 4, 3))
+    coefficients = surgery_coefficients(gramian, method)
+    assert (coefficients.sum(1) < 1).any()
+    report = surgery_report(DOMAINS, MODULES, gramian, coefficients.sum(1), coefficients)
+    assert not any("projected" in name for name in report.scalars)
+    assert report.projected_MD is None
+
+
 @pytest.mark.parametrize("num_domains", [1, 3])
 def test_zero_gradients_report_zeros_not_nan(num_domains: int) -> None:
     domains = DOMAINS[:num_domains]
@@ -70,6 +82,7 @@ def test_no_surgery_projects_nothing() -> None:
     report = surgery_report(DOMAINS, MODULES, gramian, coefficients.sum(1), coefficients)
     shares = [v for k, v in report.scalars.items() if "projected" in k]
     assert shares == pytest.approx([0.0] * 3, abs=1e-12)
+    assert len(shares) == 3
 
 
 def test_cosines_stay_inside_one_and_are_defined_for_zero() -> None:

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from mgsrl.cli import main
-from mgsrl.config.compose import compose_config, config_to_yaml
+from mgsrl.config.compose import compose_config
 from mgsrl.training.fingerprint import fingerprint
 from mgsrl.training.merge import eval_arguments, merge_models
 from mgsrl.training.tensor_files import TensorFacts, write_tensors
-from tests.checkpoints import save_checkpoint
+from tests.checkpoints import save_run
 from tests.conftest import build_tiny_model
 
 Tensors = dict[str, Tensor]
@@ -57,21 +57,7 @@ def as_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, Path, st
     """A run folder as `mgsrl train` leaves it, of a policy and what became of it."""
 
     def make(policy: Path, trained: Path, name: str) -> Path:
-        folder = tmp_path_factory.mktemp("runs") / name
-
-        def write_learner(learner: Path) -> None:
-            shards = {f"{n}|0|{t.numel()}|master": t.flatten() for n, t in weights(trained).items()}
-            save_file(shards, learner / "rank_0.safetensors")
-            facts = {"format": 1, "world_size": 1, "num_updates": 1, "reference_moved": False}
-            (learner / "learner.json").write_text(json.dumps(facts))
-
-        overrides = [f"policy.path={policy}", f"run.dir={folder}", "policy.date=2026-11-26"]
-        text = config_to_yaml(compose_config(overrides))
-        folder.mkdir()
-        (folder / "config.yaml").write_text(text)
-        state = {"policy": fingerprint(str(policy))}
-        save_checkpoint(folder / "checkpoints", 3, state, write_learner, config_yaml=text)
-        return folder
+        return save_run(tmp_path_factory.mktemp("runs") / name, policy, weights(trained))
 
     return make
 

@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from operator import attrgetter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mgsrl.config.compose import compose_config
+from mgsrl.errors import ConfigError
+from mgsrl.training.plan import check_parts
 from mgsrl.training.refill import all_drawn, refill
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
 
@@ -99,3 +103,27 @@ def test_what_was_drawn_is_told_with_the_advantages_it_had() -> None:
         ("new", (-1.0, 1.0)),
         ("old", (0.0, 0.0)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["domains.math.algo.advantage=reinforce_pp"], "math: no scored group is dead to"),
+        (
+            ["domains.math.algo.teacher=pocket", "domains.math.algo.reward_coef=0"],
+            "math: distils from its teacher alone",
+        ),
+        (["domains.math.reward.weight=0"], "math: no score has another weight than 0"),
+    ],
+)
+def test_where_no_group_can_be_both_dead_and_live_it_is_refused(
+    overrides: list[str], said: str
+) -> None:
+    check_parts(compose_config(overrides))
+    check_parts(compose_config([*overrides, "algo.refill=2", "domains.math.algo.refill=0"]))
+    others = ["strategy=single", "strategy.domain_order=[chat]"]
+    check_parts(compose_config([*overrides, "algo.refill=2", *others]))
+    with pytest.raises(ConfigError, match=said) as caught:
+        check_parts(compose_config([*overrides, "algo.refill=2"]))
+    assert "set domains.math.algo.refill=0" in str(caught.value)
+    assert "chat" not in str(caught.value)

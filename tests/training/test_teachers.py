@@ -4,14 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from mgsrl.config.compose import compose_config
 from mgsrl.errors import ConfigError, MissingPathError
 from mgsrl.learner.policy import load_tokenizer
+from mgsrl.training.checkpoint import Checkpoint
 from mgsrl.training.estimate import estimate
-from mgsrl.training.export import is_model_folder
+from mgsrl.training.export import is_model_folder, write_trained
 from mgsrl.training.teachers import EXPORTED, teacher_paths
 from tests.capabilities import of_run
+from tests.checkpoints import save_run
 from tests.training.runs import metrics, train
 
 
@@ -42,6 +47,61 @@ def test_what_is_no_teacher_is_refused(tmp_path: Path, tiny_model: Path) -> None
         found(f"algo.teacher={tiny_model}")
 
 
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture
+def teacher(tiny_model: Path, tmp_path: Path) -> Path:
+    """A run of three steps."""
+    return save_run(tmp_path / "teacher", tiny_model, weights(tiny_model))
+
+
+def model_of(teacher: Path, policy: Path) -> Path:
+    words = (f"policy.path={policy}", f"algo.teacher={teacher}")
+    return Path(found(*words)[str(teacher)][1])
+
+
+def test_a_run_that_came_to_its_step_by_another_way_is_another_teacher(
+    teacher: Path, tiny_model: Path
+) -> None:
+    first = model_of(teacher, tiny_model)
+    written = (first / "model.safetensors").stat().st_mtime_ns
+    assert model_of(teacher, tiny_model) == first
+    assert (first / "model.safetensors").stat().st_mtime_ns == written, "it is written once"
+    other = {name: 2 * tensor for name, tensor in weights(tiny_model).items()}
+    save_run(teacher, tiny_model, other)  # what was there is set aside
+    second = model_of(teacher, tiny_model)
+    for name, value in weights(second).items():
+        assert torch.equal(value, other[name])
+        assert torch.equal(2 * weights(first)[name], value), "who reads it still has it"
+
+
+def test_runs_that_begin_together_may_have_one_teacher(
+    teacher: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one comes and is done while the first one writes."""
+    seconds: list[Path] = []
+
+    def slow(checkpoint: Checkpoint, draft: Path) -> None:
+        write_trained(checkpoint, draft)
+        if not seconds:
+            monkeypatch.undo()
+            seconds.append(model_of(teacher, tiny_model))
+
+    monkeypatch.setattr("mgsrl.training.teachers.write_trained", slow)
+    first = model_of(teacher, tiny_model)
+    assert seconds == [first]
+    assert is_model_folder(first)
+    assert list((teacher / EXPORTED).iterdir()) == [first], "no draft is left"
+
+
+def test_a_teacher_that_cannot_be_written_is_told(teacher: Path, tiny_model: Path) -> None:
+    (teacher / EXPORTED).write_text("no folder")
+    with pytest.raises(ConfigError, match=r"(?s)algo\.teacher cannot be written.*exists"):
+        model_of(teacher, tiny_model)
+
+
 @pytest.mark.parametrize("loss", ["gspo", "gmpo"])
 def test_a_loss_of_whole_sequences_has_no_place_for_it(loss: str) -> None:
     with pytest.raises(ConfigError, match=r"algo\.teacher gives each token"):
@@ -70,7 +130,9 @@ def test_a_run_learns_from_another_runs_model(tmp_path: Path) -> None:
         "learner.optimizer.lr=0.002",
     )
     train(student, *taught, "train.num_steps=2")
-    assert is_model_folder(teacher / EXPORTED / "step_2")
+    (model,) = (teacher / EXPORTED).iterdir()
+    assert is_model_folder(model)
+    assert model.name.startswith("step_2-")
     rows = metrics(student)
     assert all(row["teacher_kl/math"] > 0 for row in rows)
     assert rows[1]["teacher_kl/math"] < rows[0]["teacher_kl/math"]
