@@ -259,7 +259,6 @@ class LearnerWorker:
             [self._half_sizes[domain] for domain in domains] if self._half_sizes else (),
             self.memory.of(domains),
         )
-        self.memory.keep(domains, report.memory)
         if (method := self._spec.surgery.method) not in SURGERY_METHODS.members:
             # A user's that draws from a generator of its own would tear the ranks' weights apart.
             decided = zlib.crc32(report.weights_MD.numpy().tobytes())
@@ -277,6 +276,7 @@ class LearnerWorker:
         report, self._report = self._report, None
         if report is None:
             raise InvariantError("optimizer_step should follow resolve_conflicts")
+        self.memory.keep(report.domains, report.memory)  # not before: a signal saves the last step
         lr = learning_rate(self._spec.learner.optimizer, step, self._spec.num_steps)
         gram_MDD, weights_MD = report.gram_MDD, report.weights_MD
         # |sum_d w_d g_d|^2 = w^T G w: the global norm, known on every rank already.
