@@ -11,6 +11,7 @@ Left out: models that change their logits after the LM head by more than a const
 (refused in `agreement.py`).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -28,7 +29,10 @@ on a GPU nothing was measured."""
 
 
 class TokenLogprobs(torch.autograd.Function):
-    """(hidden [T, H], weight [V, H], bias [V] or None) -> (log-probability [T], entropy [T])."""
+    """(hidden [T, H], weight [V, H], bias [V] or None) -> (log-probability [T], entropy [T]).
+
+    The entropy costs another pass over the logits: without `entropy` it is NaN.
+    """
 
     @staticmethod
     def forward(
@@ -39,15 +43,17 @@ class TokenLogprobs(torch.autograd.Function):
         targets_T: torch.Tensor,
         temperature: float,
         chunk: int,
+        entropy: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         wide = torch.promote_types(hidden_TH.dtype, torch.float32)
-        lse_T, logprobs_T, entropy_T = hidden_TH.new_empty(3, len(targets_T), dtype=wide)
+        lse_T, logprobs_T, entropy_T = hidden_TH.new_full((3, len(targets_T)), math.nan, dtype=wide)
         for part in _chunks(len(targets_T), chunk):
             logits = _logits(hidden_TH[part], weight_VH, bias_V, temperature, wide)
             lse = logits.logsumexp(-1)
             logprobs_T[part] = logits.gather(-1, targets_T[part, None]).squeeze(-1) - lse
-            probs = (logits - lse[:, None]).exp_()
-            entropy_T[part] = lse - torch.einsum("tv,tv->t", probs, logits)
+            if entropy:
+                probs = (logits - lse[:, None]).exp_()
+                entropy_T[part] = lse - torch.einsum("tv,tv->t", probs, logits)
             lse_T[part] = lse
         ctx.save_for_backward(hidden_TH, targets_T, lse_T, entropy_T)
         # Not saved as a tensor: under ZeRO-3 the parameter's storage comes and goes.
@@ -96,7 +102,8 @@ class TokenLogprobs(torch.autograd.Function):
             if grad_weight_VH is not None:
                 torch.mm(grad_Tv.T, hidden_TH, out=grad_weight_VH[part])
             grad_hidden_TH += _product(grad_Tv, weight_VH[part].T, lse_T.dtype)
-        return grad_hidden_TH.to(hidden_TH.dtype), grad_weight_VH, grad_bias_V, None, None, None
+        grad_hidden_TH = grad_hidden_TH.to(hidden_TH.dtype)
+        return grad_hidden_TH, grad_weight_VH, grad_bias_V, None, None, None, None
 
 
 def _chunks(length: int, chunk: int) -> list[slice]:
@@ -176,12 +183,18 @@ class ResponseHead(nn.Module):
         self.bias = head.bias
 
     def forward(
-        self, hidden_TH: torch.Tensor, targets_T: torch.Tensor, temperature: float
+        self,
+        hidden_TH: torch.Tensor,
+        targets_T: torch.Tensor,
+        temperature: float,
+        entropy: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probability and entropy (nats) of each position, both [T] in fp32."""
         budget = CHUNK_ELEMENTS["cuda" if hidden_TH.is_cuda else "cpu"]
         chunk = max(1, budget // self.weight.shape[0])
-        return TokenLogprobs.apply(hidden_TH, self.weight, self.bias, targets_T, temperature, chunk)
+        return TokenLogprobs.apply(
+            hidden_TH, self.weight, self.bias, targets_T, temperature, chunk, entropy
+        )
 
 
 class PolicyForward(nn.Module):
@@ -208,8 +221,10 @@ class PolicyForward(nn.Module):
         layout: RowLayout,
         response_mask_BL: torch.Tensor,
         temperature: float,
+        entropy: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(log-probabilities [B, L], entropies [B, L]) of responses, 0 where the mask is 0.
+        """(log-probabilities [B, L], entropies [B, L]) of responses, 0 where the mask is 0; the
+        entropies NaN without `entropy`.
 
         Each token is predicted from the hidden state of the one before it, a response's first
         from its prompt's last.
@@ -225,6 +240,7 @@ class PolicyForward(nn.Module):
             token_ids_T[tokens_BL[selected]],
             # softmax(scale * z / T): a scale is a temperature.
             temperature / self.logit_scale,
+            entropy,
         )
         empty_BL = torch.zeros(
             response_mask_BL.shape, dtype=logprobs_T.dtype, device=logprobs_T.device

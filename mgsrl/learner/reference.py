@@ -67,7 +67,7 @@ class Reference:
     def logprobs(self, batch: MicroBatch) -> torch.Tensor:
         """float32 [B, L] log-probabilities of the response tokens, 0 elsewhere."""
         logprobs_BL, _ = self._forward(
-            batch.token_ids_T, batch.layout, batch.response_mask_BL, batch.temperature
+            batch.token_ids_T, batch.layout, batch.response_mask_BL, batch.temperature, False
         )
         return logprobs_BL
 

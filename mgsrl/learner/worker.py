@@ -170,14 +170,12 @@ class LearnerWorker:
         ref = self.reference if self._spec.algos[batch.domain].kl_coef > 0 else None
         return Prepared(batch, ref.logprobs(batch) if ref else None)
 
-    @torch.no_grad()
-    def _score(self, batch: MicroBatch) -> torch.Tensor:
-        return self._forward(batch)[0]
-
-    def _forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """(log-probabilities, entropies), both [B, L], of the policy."""
+    def _forward(
+        self, batch: MicroBatch, entropy: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(log-probabilities, entropies), both [B, L], of the policy; see `PolicyForward`."""
         found: tuple[torch.Tensor, torch.Tensor] = self._engine(
-            batch.token_ids_T, batch.layout, batch.response_mask_BL, batch.temperature
+            batch.token_ids_T, batch.layout, batch.response_mask_BL, batch.temperature, entropy
         )
         return found
 
@@ -259,7 +257,6 @@ class LearnerWorker:
             [self._half_sizes[domain] for domain in domains] if self._half_sizes else (),
             self.memory.of(domains),
         )
-        self.memory.keep(domains, report.memory)
         if (method := self._spec.surgery.method) not in SURGERY_METHODS.members:
             # A user's that draws from a generator of its own would tear the ranks' weights apart.
             decided = zlib.crc32(report.weights_MD.numpy().tobytes())
@@ -277,6 +274,7 @@ class LearnerWorker:
         report, self._report = self._report, None
         if report is None:
             raise InvariantError("optimizer_step should follow resolve_conflicts")
+        self.memory.keep(report.domains, report.memory)  # not before: a signal saves the last step
         lr = learning_rate(self._spec.learner.optimizer, step, self._spec.num_steps)
         gram_MDD, weights_MD = report.gram_MDD, report.weights_MD
         # |sum_d w_d g_d|^2 = w^T G w: the global norm, known on every rank already.
@@ -295,14 +293,15 @@ class LearnerWorker:
 
     # ---- weights ---------------------------------------------------------------------------
 
+    @torch.no_grad()
     def logprobs(self, sequences: Sequence[Sequence[int]], temperature: float) -> list[list[float]]:
         """Log-probability of every token given its prefix (0.0 for the first), per sequence."""
         size = self._spec.learner.micro_batch_size
         rows: list[list[float]] = []
         for start in range(0, len(sequences), size):
             part = sequences[start : start + size]
-            batch = scoring_batch(part, temperature)
-            scored_BL = self._score(moved(batch, self._rank.device)).cpu()
+            batch = moved(scoring_batch(part, temperature), self._rank.device)
+            scored_BL = self._forward(batch, entropy=False)[0].cpu()
             rows += [
                 [0.0, *row[: len(tokens) - 1].tolist()] for row, tokens in zip(scored_BL, part)
             ]

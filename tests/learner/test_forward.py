@@ -1,14 +1,19 @@
 """Response log-probabilities: values, gradients and chunking of the LM head."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from mgsrl.config.learner import LearnerConfig
+from mgsrl.config.policy import PolicyConfig
 from mgsrl.data.token_row import lay_out, scoring_batch
 from mgsrl.learner import forward
 from mgsrl.learner.forward import PolicyForward, TokenLogprobs
+from mgsrl.learner.reference import Reference
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
@@ -112,6 +117,53 @@ def test_nothing_of_the_heads_size_is_held_in_fp32() -> None:
     changes = torch.tensor([event.nbytes() for event in events], dtype=torch.int64)
     size = weight.numel() * weight.element_size()
     assert size <= changes.cumsum(0).max() < 1.5 * size  # the gradient itself, and a slice
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_without_the_entropy_nothing_else_changes(chunk: int) -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(6, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
+    targets = torch.randint(0, 11, (6,))
+    found = []
+    for entropy in (True, False):
+        inputs = (hidden, weight, None, targets, 1.3, chunk, entropy)
+        logprobs_T, entropy_T = TokenLogprobs.apply(*inputs)
+        assert entropy_T.isnan().logical_not().all() if entropy else entropy_T.isnan().all()
+        found.append([logprobs_T, *torch.autograd.grad((logprobs_T**2).sum(), [hidden, weight])])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_passes_that_only_score_compute_no_entropy(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The references, teachers and the canary; a step of training does, for its metric."""
+    from mgsrl.learner.worker import LearnerWorker
+
+    seen: list[torch.Tensor] = []
+    head = forward.ResponseHead.forward
+
+    def watched(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        found = head(*args)
+        seen.append(found[1])
+        return found
+
+    monkeypatch.setattr(forward.ResponseHead, "forward", watched)
+    sequences = [(5, 9, 7, 3), (4, 6)]
+    policy, batch = PolicyConfig(path=str(tiny_model)), scoring_batch(sequences, 0.8)
+    reference = Reference(policy, LearnerConfig(), torch.float32, torch.device("cpu"))
+    worker = object.__new__(LearnerWorker)
+    worker._engine = reference._forward
+    worker._rank = SimpleNamespace(device=torch.device("cpu"))  # type: ignore[assignment]
+    worker._spec = SimpleNamespace(learner=LearnerConfig())  # type: ignore[assignment]
+    seen.clear()
+    scored_BL, rows = reference.logprobs(batch), worker.logprobs(sequences, 0.8)
+    assert len(seen) == 2
+    assert all(entropy_T.isnan().all() for entropy_T in seen)
+    logprobs_BL, entropy_BL = worker._forward(batch)
+    assert entropy_BL[batch.response_mask_BL.bool()].all()
+    assert not entropy_BL.isnan().any()
+    assert torch.equal(scored_BL, logprobs_BL)
+    assert rows[0][1:] == logprobs_BL[0].tolist()
 
 
 @pytest.mark.parametrize("packed", [False, True])

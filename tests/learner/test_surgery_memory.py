@@ -13,7 +13,6 @@ from tests.learner.parts import (
     Case,
     make_batch,
     make_spec,
-    one_step,
     save_all,
     spawn,
     whole_weights,
@@ -30,10 +29,17 @@ def _worker(rank: int, world_size: int, address: str, model: Path) -> Any:
     return worker
 
 
-def _step(worker: Any, rank: int, world_size: int, step: int) -> None:
+def _step(worker: Any, rank: int, world_size: int, step: int, save_to: Path | None = None) -> None:
+    """`save_to`: of the step before, as after a signal between surgery and the update."""
     domains = DOMAINS[:2] if step == 1 else DOMAINS
-    vocabulary = worker.policy.config.vocab_size
-    one_step(worker, make_batch(vocabulary, world_size, 4, step, domains), rank, step)
+    batch = make_batch(worker.policy.config.vocab_size, world_size, 4, step, domains)
+    worker.load_batch(batch.per_rank[rank], batch.totals)
+    for domain in domains:
+        worker.accumulate(domain)
+    worker.resolve_conflicts(step)
+    if save_to is not None:
+        save_all(worker, save_to)
+    worker.optimizer_step(step)
 
 
 def _found(worker: Any) -> dict[str, Any]:
@@ -47,9 +53,8 @@ def save_and_go_on(
     save_all(worker, root / "fresh")
     for step in (0, 1):
         _step(worker, rank, world_size, step)
-    save_all(worker, root / "two")
     results = {"saved": _found(worker)}
-    _step(worker, rank, world_size, 2)
+    _step(worker, rank, world_size, 2, root / "two")
     results["went on"] = _found(worker)
     again = _worker(rank, world_size, address, model)
     again.load(str(root / "two"))
