@@ -18,6 +18,7 @@ import torch
 
 from mgsrl.cluster.placement import Seat
 from mgsrl.cluster.pool import ActorPool
+from mgsrl.cluster.preflight import usable_cores
 from mgsrl.config.model_facts import ModelFacts, model_facts
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
 from mgsrl.config.rollout import ENGINES, RolloutConfig
@@ -219,8 +220,7 @@ def cpu_threads(
         hidden = model_facts(model_path, trust_remote_code=trust_remote_code).hidden_size
         if hidden is not None and hidden < SMALL_HIDDEN_SIZE:
             return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // max(1, workers_per_machine))
+    return max(1, usable_cores() // max(1, workers_per_machine))
 
 
 def worker_environment(spec: EngineSpec) -> dict[str, str]:
