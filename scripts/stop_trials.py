@@ -304,7 +304,7 @@ CASES: dict[str, Callable[[str, Path], Trial]] = {
 def table(trials: list[Trial]) -> str:
     lines = ["| what happens | what it says | steps | saved | seconds |", "|---|---|---|---|---|"]
     for trial in trials:
-        said = "<br>".join(line.replace("|", "\\|").strip()[:160] for line in trial.said[:12])
+        said = "<br>".join(line.replace("|", "\\|").strip() for line in trial.said)
         saved = ", ".join(map(str, trial.saved[-2:])) or "–"
         problems = f" **{'; '.join(trial.problems)}**" if trial.problems else ""
         lines.append(
