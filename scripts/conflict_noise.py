@@ -1,4 +1,4 @@
-"""Which methods see conflicts, and which see noise: the table in docs/surgery.md.
+"""Which methods see conflicts, and which see noise: the tables in docs/surgery.md.
 
     python scripts/conflict_noise.py
 
@@ -9,7 +9,12 @@ a method alters the pair's gradients, over the steps from the 21st on: with a tr
 are false projections, with a negative one what is missing to 100 % are missed ones. Behind it
 stands by how much, the mean of `|p_d - g_d| / |g_d|`. The last rows have another run, of 120 steps:
 how many a method takes to notice that the true cosine went from 0.5 to -0.5 (until it projects in
-half of the modules, by the mean of 5 steps).
+half of the modules, by the mean of 5 steps). `protect` guards the first domain.
+
+`norm_balanced` projects nothing: the second table has how far its weights are off those of the
+gradients without noise, the mean of `|w_d / w*_d - 1|`, where the true gradients are equally long
+and where the second is three times as long; the noise is of the same size, and the ratio is that of
+the first.
 
 Left out: gradients that change from step to step, noise that is not normal, more domains.
 """
@@ -20,12 +25,14 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mgsrl.surgery import measure_reliability, surgery_decision, whole_gramian
+from mgsrl.surgery import measure_reliability, surgery_decision, surgery_weights, whole_gramian
+from mgsrl.surgery.protect import protecting_pairs
 
 KIND, RUNS = 24, 4
 DIMENSIONS, PROMPTS = 64, 8
 STEPS, WARM_UP = 60, 20
-METHODS = ("pcgrad", "gate=reliable", "pcgrad_smoothed", "gradvac")
+METHODS = ("pcgrad", "protect", "gate=reliable", "pcgrad_smoothed", "gradvac")
+LENGTHS = (1.0, 3.0)
 RATIOS = (0.1, 0.3, 1.0, 3.0)
 COSINES = (0.0, -0.1, -0.3, -0.7)
 IN_CELL = KIND * RUNS
@@ -33,9 +40,10 @@ IN_CELL = KIND * RUNS
 
 
 def half_gradients(
-    ratio_M: Tensor, cosine_M: Callable[[int], Tensor], steps: int
+    ratio_M: Tensor, cosine_M: Callable[[int], Tensor], steps: int, length: float = 1.0
 ) -> Iterator[Tensor]:
-    """[M, 4, n] for each step: first halves of the two domains, then second ones."""
+    """[M, 4, n] for each step: first halves of the two domains, then second ones. The second's true
+    gradient is `length` times as long as the first's."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -47,7 +55,7 @@ def half_gradients(
     other_MN = torch.nn.functional.normalize(other_MN, dim=-1)
     for step in range(steps):
         now_M1 = cosine_M(step).unsqueeze(-1)
-        second_MN = now_M1 * first_MN + (1 - now_M1**2).sqrt() * other_MN
+        second_MN = length * (now_M1 * first_MN + (1 - now_M1**2).sqrt() * other_MN)
         mean_MDN = ratio_M.sqrt().view(-1, 1, 1) * torch.stack([first_MN, second_MN], 1)
         noise_MRN = normal(len(ratio_M), 4, DIMENSIONS) / math.sqrt(2 * DIMENSIONS)
         yield mean_MDN.repeat(1, 2, 1) / 2 + noise_MRN
@@ -63,7 +71,9 @@ def taken(method: str, halves: Iterator[Tensor]) -> Tensor:
             kinds = [str(index // KIND) for index in range(len(gram_MRR))]
             sizes = [(PROMPTS // 2, PROMPTS // 2)] * 2
             gate_MDD = measure_reliability(gram_MRR, sizes, kinds).conflict_MDD
-        name = "pcgrad" if method == "gate=reliable" else method
+        if method == "protect":
+            gate_MDD = protecting_pairs(("first", "second"), "first").expand(gram_MDD.shape)
+        name = "pcgrad" if gate_MDD is not None else method
         decided = surgery_decision(gram_MDD, name, "random", step, gate_MDD, memory)
         memory = decided.memory
         norms_MD = gram_MDD.diagonal(dim1=1, dim2=2).sqrt()
@@ -99,8 +109,29 @@ def delays(method: str) -> list[int | None]:
     return [int(row.nonzero()[0]) + 1 if row.any() else None for row in late]
 
 
+def weights_off(length: float) -> Tensor:
+    """[ratios] how far the weights of `norm_balanced` are off those without noise."""
+    ratio_M = spread(RATIOS)
+    true_D = (1 + length) / 2 / torch.tensor([1.0, length], dtype=torch.float64)
+    found = [
+        surgery_weights(whole_gramian(halves_MRN @ halves_MRN.mT), "norm_balanced") / true_D - 1
+        for halves_MRN in half_gradients(ratio_M, lambda _: 0 * ratio_M, STEPS, length)
+    ]
+    return torch.stack(found).abs().mean((0, 2)).view(len(RATIOS), IN_CELL).mean(-1)
+
+
+def weights_table() -> list[str]:
+    """The lines of the second table."""
+    lines = ["| true lengths | " + " | ".join(f"{ratio:g}" for ratio in RATIOS) + " |"]
+    lines.append("|---" * (len(RATIOS) + 1) + "|")
+    for length in LENGTHS:
+        cells = [f"{100 * off:.0f} %" for off in weights_off(length).tolist()]
+        lines.append(f"| 1 to {length:g} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def table() -> list[str]:
-    """The lines of the table."""
+    """The lines of the first table."""
     lines = ["| true cosine | method | " + " | ".join(f"{ratio:g}" for ratio in RATIOS) + " |"]
     lines.append("|---" * (len(RATIOS) + 2) + "|")
     found = {method: rates(method) for method in METHODS}
@@ -116,4 +147,4 @@ def table() -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(table()))
+    print("\n".join([*table(), "", *weights_table()]))

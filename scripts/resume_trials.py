@@ -52,7 +52,10 @@ SMALL = (
     *("evaluate.samples_per_prompt=1", "evaluate.every=3", "checkpoint.keep=0"),
     *("trackers.wandb=disabled", "cluster.object_store_gib=0.2", "trackers.samples_per_domain=99"),
 )
-STRATEGIES = ("mgs", "mixed", "global_surgery", "sequential", "single", "normalized_advantage")
+STRATEGIES = (
+    *("mgs", "mixed", "global_surgery", "norm_balanced", "sequential", "single"),
+    "normalized_advantage",
+)
 TRANSFORMERS = "rollout.engine=transformers"
 CLOCKS = ("time/", "throughput/", "timestamp", "rollout/engine_busy")
 """Metrics that a clock decides."""

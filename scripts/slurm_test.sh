@@ -70,7 +70,7 @@ small=(rollout.engine=transformers rollout.max_new_tokens=24 algo.prompts_per_do
   algo.samples_per_prompt=4 learner.micro_batch_size=8 evaluate.prompts_per_domain=0
   checkpoint.every=5 trackers.wandb=disabled)
 export MGSRL_NODE_IP=127.0.0.1
-limited_steps=${STEPS:-150}
+limited_steps=${STEPS:-200}
 steps() { if [ -f "$1/metrics.jsonl" ]; then wc -l <"$1/metrics.jsonl"; else echo 0; fi; }
 fail() {
   echo "FAILED: $1"
@@ -91,10 +91,17 @@ sys.exit(found != list(range(1, int(sys.argv[2]) + 1)))
 PYTHON
 }
 
-echo "--- an array of two seeds, three minutes each; the signal comes 100 s before the end"
-job=$(sbatch --parsable --array=0-1 --nodes=1 --time=3 --signal=B:USR1@100 --output="$room/job-%A_%a.log" \
+echo "--- an array of two seeds; the signal comes 100 s before the end"
+job=$(sbatch --parsable --array=0-1 --nodes=1 --time=60 --signal=B:USR1@100 --output="$room/job-%A_%a.log" \
   scripts/slurm/train.sbatch "${small[@]}" train.num_steps="$limited_steps" run.dir="$room/run")
-finish "$job" 1800
+SECONDS=0
+for _ in $(seq 1200); do
+  [ "$(steps "$room/run-seed0")" -ge 6 ] && [ "$(steps "$room/run-seed1")" -ge 6 ] && break
+  sleep 1
+done
+# Two or three minutes from here, of every attempt: however slow two starts are, each saves a step
+scontrol update JobId="$job" TimeLimit=$((SECONDS / 60 + 3))
+finish "$job" 3600
 for seed in 0 1; do
   grep -h '^\[' "$room/job-${job}_$seed.log"
   grep -q 'attempt 2\]' "$room/job-${job}_$seed.log" || fail "seed $seed was not requeued: set STEPS higher"

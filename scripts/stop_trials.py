@@ -193,9 +193,9 @@ def signalled_all(name: str, folder: Path) -> Trial:
     return train.end()
 
 
-def stopped(title: str, for_s: float = 0.0) -> Callable[[str, Path], Trial]:
+def stopped(title: str, for_s: float = 0.0, *overrides: str) -> Callable[[str, Path], Trial]:
     def case(name: str, folder: Path) -> Trial:
-        train = Train(name, folder, "checkpoint.every=2")
+        train = Train(name, folder, "checkpoint.every=2", *overrides)
         driver = psutil.Process(train.process.pid)
         victim = driver if title == "driver" else train.find(title)
         victim.suspend()
@@ -289,6 +289,9 @@ CASES: dict[str, Callable[[str, Path], Trial]] = {
     "a rollout worker is stopped": stopped("ray::RolloutWorker"),
     "a reward worker is stopped": stopped("ray::RewardWorker"),
     "a learner is stopped": stopped("ray::LearnerWorker"),
+    "one of two learner ranks is stopped": stopped(
+        "ray::LearnerWorker", 0.0, "learner.world_size=2"
+    ),
     "Ray's raylet is stopped": stopped("raylet"),
     "Ray's gcs server is stopped": stopped("gcs_server"),
     "the driver is stopped for 60 s": stopped("driver", 60.0),
@@ -304,7 +307,7 @@ CASES: dict[str, Callable[[str, Path], Trial]] = {
 def table(trials: list[Trial]) -> str:
     lines = ["| what happens | what it says | steps | saved | seconds |", "|---|---|---|---|---|"]
     for trial in trials:
-        said = "<br>".join(line.replace("|", "\\|").strip()[:160] for line in trial.said[:12])
+        said = "<br>".join(line.replace("|", "\\|").strip() for line in trial.said)
         saved = ", ".join(map(str, trial.saved[-2:])) or "–"
         problems = f" **{'; '.join(trial.problems)}**" if trial.problems else ""
         lines.append(

@@ -33,14 +33,14 @@ def show(plan: "Planned") -> None:
         console.print(_table("one GPU of an engine", _rows(found.engine), ("", "GiB")))
         console.print(f"its cache holds {found.cached_sequences:,} sequences of full length")
     if plan.time is not None:
-        _show_time(console, plan.time)
+        _show_time(console, plan.time, plan.config.checkpoint.grace_s)
     else:
         console.print("no seconds: this card's rates are not known (--gpu NAME takes another's)")
     for line in _verdicts(plan):
         console.print(line)
 
 
-def _show_time(console: Any, time: "Forecast") -> None:
+def _show_time(console: Any, time: "Forecast", grace_s: float) -> None:
     rows = [
         (stage, f"{seconds:.3g}", f"{seconds / time.step_s:.0%}")
         for stage, seconds in time.seconds.items()
@@ -58,6 +58,11 @@ def _show_time(console: Any, time: "Forecast") -> None:
         f"{time.evaluation_s:.3g} s\n"
         f"{time.checkpoints} checkpoints of {time.checkpoint_bytes / 1e9:.3g} GB: training waits "
         f"{time.checkpoint_wait_s:.2g} s for each ({time.checkpoint_s:.3g} s to the disk)"
+    )
+    short = f", too short: set checkpoint.grace_s={time.grace_s}" if grace_s < time.grace_s else ""
+    console.print(
+        f"stopped by a signal it saves its last step: {time.checkpoint_s:.3g} s, twice that while "
+        f"another checkpoint is written, of checkpoint.grace_s={grace_s:g}{short}"
     )
     console.print("assumed:")
     for line in time.assumptions:

@@ -25,7 +25,7 @@ class SyncConfig:
     transfer: str = "auto"
     """How weights travel: `nccl` (vLLM's built-in engine, between GPUs), `ipc` (vLLM's, inside GPUs
     that engines and learners share), `object_store` (Ray's shared memory, any machine), `auto`
-    picks by device and placement."""
+    picks by device, placement and model."""
     canary_sequences: int = 4
     """Sequences whose log-probabilities are compared after every sync, 128 tokens in all."""
     canary_threshold: float = 0.02

@@ -76,7 +76,8 @@ class CheckpointConfig:
     grace_s: float = 20.0
     """Seconds in which a run that is stopped (Ctrl-C, SIGTERM, SIGUSR1) may save its last whole
     step, counted from the signal; with some seconds for its actors it should end before what sent
-    the signal kills it (Slurm and Kubernetes wait 30 s by default). 0 saves nothing."""
+    the signal kills it (Slurm and Kubernetes wait 30 s by default). `mgsrl plan` says what a run
+    needs. 0 saves nothing."""
 
     def validate(self) -> None:
         at_least("checkpoint.grace_s", self.grace_s, 0.0)

@@ -16,7 +16,7 @@ import ray
 
 from mgsrl.cluster.logs import Log, last_lines
 from mgsrl.cluster.placement import Seat
-from mgsrl.cluster.preflight import choose_device
+from mgsrl.cluster.preflight import choose_device, usable_cores
 from mgsrl.cluster.wait import get, short_reason, timed_out
 from mgsrl.data.packing import PackedBatch
 from mgsrl.errors import InvariantError, LearnerDiedError, MgsrlError, StorageError, WorkerDiedError
@@ -277,4 +277,4 @@ def _deaths(refs: Sequence[Any], limit_s: float) -> dict[int, Exception]:
 def _threads(world_size: int) -> int:
     """CPU threads per rank when the ranks spread evenly over the machines."""
     machines = max(1, sum(1 for node in ray.nodes() if node["Alive"]))
-    return max(1, (os.cpu_count() or 1) // -(-world_size // machines))
+    return max(1, usable_cores() // -(-world_size // machines))

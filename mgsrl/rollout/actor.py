@@ -18,7 +18,8 @@ import torch
 
 from mgsrl.cluster.placement import Seat
 from mgsrl.cluster.pool import ActorPool
-from mgsrl.config.model_facts import model_facts
+from mgsrl.cluster.preflight import usable_cores
+from mgsrl.config.model_facts import ModelFacts, model_facts
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
 from mgsrl.config.rollout import ENGINES, RolloutConfig
 from mgsrl.errors import ConfigError, InvariantError, UserError
@@ -140,7 +141,11 @@ class RolloutWorker:
 
 
 def check_engine(
-    config: RolloutConfig, device: str | None = None, *, colocated: bool = False
+    config: RolloutConfig,
+    device: str | None = None,
+    *,
+    colocated: bool = False,
+    facts: ModelFacts | None = None,
 ) -> type[Engine]:
     """The engine's class, unless it cannot start here. Imports nothing heavy; takes no time.
 
@@ -148,6 +153,7 @@ def check_engine(
         device: `"cpu"` or `"cuda"` where the workers will compute; None when it is not known yet
             (then what depends on it is left for `rollout_pools`).
         colocated: it will share the learners' GPUs.
+        facts: of the policy, where they are known.
 
     Raises:
         ConfigError: there is no such engine, a library that it needs is missing, or
@@ -155,25 +161,35 @@ def check_engine(
     """
     engine = rollout_engine(config.engine)
     if device is not None:
-        transfer_of(config, device, colocated=colocated)
+        transfer_of(config, device, colocated=colocated, facts=facts)
     engine.check(device)
     return engine
 
 
-def transfer_of(config: RolloutConfig, device: str, *, colocated: bool = False) -> str:
-    """`choose_transfer`, where `auto` is the object store for engines that know no other.
+def transfer_of(
+    config: RolloutConfig,
+    device: str,
+    *,
+    colocated: bool = False,
+    facts: ModelFacts | None = None,
+) -> str:
+    """`choose_transfer`, where `auto` is the object store for engines that know no other, or lose
+    weights of the policy by it.
 
     Raises:
-        ConfigError: also where the engine does not know the one that is asked for.
+        ConfigError: also where it is such a one that is asked for.
     """
     transfer = choose_transfer(config.sync.transfer, device, colocated=colocated)
-    if transfer == "object_store" or getattr(rollout_engine(config.engine), transfer):
+    engine = rollout_engine(config.engine)
+    lost = engine.lost_in_transfer(facts) if facts is not None else ""
+    if transfer == "object_store" or (getattr(engine, transfer) and not lost):
         return transfer
     if config.sync.transfer != "auto":
+        why = f", by which {lost} would stay as they were before training" if lost else ""
         raise ConfigError(
             f"rollout.engine={config.engine} does not take weights by {transfer.upper()}.",
             expected="rollout.sync.transfer=auto or object_store",
-            found=f"rollout.sync.transfer={transfer}",
+            found=f"rollout.sync.transfer={transfer}{why}",
             todo="set rollout.sync.transfer=auto",
         )
     return "object_store"
@@ -204,8 +220,7 @@ def cpu_threads(
         hidden = model_facts(model_path, trust_remote_code=trust_remote_code).hidden_size
         if hidden is not None and hidden < SMALL_HIDDEN_SIZE:
             return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // max(1, workers_per_machine))
+    return max(1, usable_cores() // max(1, workers_per_machine))
 
 
 def worker_environment(spec: EngineSpec) -> dict[str, str]:
@@ -234,8 +249,14 @@ def rollout_pools(
     config = spec.config
     engine = check_engine(config, spec.device, colocated=spec.sleeps)
     path = resolve_model_path(spec.model_path, "policy.path", POCKET_POLICY)
-    engine.check_model(model_facts(path, trust_remote_code=spec.trust_remote_code), spec.device)
-    located = replace(config, engine=ENGINES.located(config.engine))
+    facts = model_facts(path, trust_remote_code=spec.trust_remote_code)
+    engine.check_model(facts, spec.device)
+    transfer = transfer_of(config, spec.device, colocated=spec.sleeps, facts=facts)
+    located = replace(
+        config,
+        engine=ENGINES.located(config.engine),
+        sync=replace(config.sync, transfer=transfer),
+    )
     spec = replace(spec, model_path=path, config=located)
     if config.assignment == "shared":
         sizes = {"rollout": config.num_workers}

@@ -96,6 +96,11 @@ class Engine(ABC):
     def check_model(cls, facts: ModelFacts, device: str | None) -> None:
         """ConfigError when it cannot serve such a policy on `device`."""
 
+    @classmethod
+    def lost_in_transfer(cls, facts: ModelFacts) -> str:
+        """Weights of such a policy, in words, that its NCCL and IPC transfers would not change."""
+        return ""
+
     @classmethod  # noqa: B027  nothing to refuse
     def check_memory(cls, config: RolloutConfig, device: str, memory_gib: float) -> None:
         """ConfigError when it would take more than the machine's memory."""

@@ -25,7 +25,9 @@ NOT_REFRESHED = {
     "MiMoV2FlashForCausalLM": "its attention sinks",
 }
 """Architecture -> what vLLM's loader writes past its own reload, so that an update is lost."""
-
+LOST_IN_TRANSFER = {"GptOssForCausalLM": "its experts and attention sinks"}
+"""The same, where our own receiver writes them (`vllm_receiver.load_in_place`), and the engines of
+vLLM's NCCL and CUDA IPC transfers do not."""
 NOT_ON_A_CPU = {
     "DeepseekV2ForCausalLM": "it computes other log-probabilities from equal weights",
     "DeepseekV3ForCausalLM": "it does not start",
@@ -78,6 +80,11 @@ def check_model(facts: ModelFacts, device: str | None) -> None:
             )
     if device == "cpu" and facts.head_width is not None:
         _check_heads(facts.head_width)
+
+
+def lost_in_transfer(facts: ModelFacts) -> str:
+    """See `Engine.lost_in_transfer`."""
+    return " and ".join(filter(None, map(LOST_IN_TRANSFER.get, facts.architectures)))
 
 
 def _check_architectures(names: Sequence[str]) -> None:

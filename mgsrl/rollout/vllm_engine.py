@@ -29,7 +29,7 @@ from mgsrl.config.rollout import RolloutConfig
 from mgsrl.errors import ConfigError, InvariantError
 from mgsrl.rollout.decoding import Decoder
 from mgsrl.rollout.engine import Engine, EngineSpec, check_fits, check_request
-from mgsrl.rollout.support import check_libraries, check_model
+from mgsrl.rollout.support import check_libraries, check_model, lost_in_transfer
 from mgsrl.sync.backend import choose_transfer
 from mgsrl.sync.fingerprint import Seen, over_ranks
 from mgsrl.types import FinishReason, GenerationRequest, Rollout, Sampling
@@ -89,6 +89,7 @@ class VllmEngine(Engine):
     environment = staticmethod(vllm_environment)
     check = staticmethod(check_libraries)
     check_model = staticmethod(check_model)
+    lost_in_transfer = staticmethod(lost_in_transfer)
 
     @classmethod
     def check_memory(cls, config: RolloutConfig, device: str, memory_gib: float) -> None:

@@ -8,8 +8,11 @@ With `alpha = 0` no training rate `r_d` is left in it, and inside one module the
 closed form, `w_d = mean_e |g_e| / |g_d|`. So the update is a sum of D directions of equal length,
 which is about as long as the plain sum: it needs no other learning rate.
 
-Left out: `alpha` above 0 (it compares losses, which GRPO's are not made for) and GradNorm's second
-optimizer.
+It does not ask what a gradient is made of: of a domain whose groups are all dead in a step the KL's
+and the entropy bonus's are left, and they are scaled up to full length (noise likewise).
+
+Left out: `alpha` above 0 (it compares losses, which GRPO's are not made for), GradNorm's second
+optimizer, and a cap on the weights.
 """
 
 import torch

@@ -59,7 +59,7 @@ def build(
     """Start the actors (inside a Ray session), yield the run, stop the actors."""
     num_gpus, placement = _placement(config, console)
     device = choose_device(config.learner.device, num_gpus)
-    engine = check_engine(config.rollout, device, colocated=placement.colocated)
+    engine = check_engine(config.rollout, device, colocated=placement.colocated, facts=plan.facts)
     runs: list[Run] = []  # the pools know the run before it is built
     with ExitStack() as stack:
         seats = place(placement, wanted_gpus(config), device, config.rollout.start_limit_s)
@@ -198,14 +198,16 @@ def _publisher(
     turns: Choreography,
     console: Console,
 ) -> Publisher:
-    transfer = transfer_of(config.rollout, learners.device, colocated=turns.shared)
+    transfer = transfer_of(
+        config.rollout, learners.device, colocated=turns.shared, facts=plan.facts
+    )
     return Publisher(
         sampler,
         learners,
         replace(config.rollout.sync, transfer=transfer),
         rounds="bfloat16" in (config.learner.dtype, config.rollout.dtype),
         note=console.note,
-        max_tokens=min(MAX_TOKENS, (plan.positions or MAX_TOKENS + 1) - 1),
+        max_tokens=min(MAX_TOKENS, (plan.facts.positions or MAX_TOKENS + 1) - 1),
         turns=turns,
     )
 

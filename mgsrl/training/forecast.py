@@ -7,6 +7,7 @@ Stages are those of the metrics `time/<stage>`. What is assumed is in `Forecast.
 Left out: start-up, evaluations' scoring, workers that die, rewards of servers elsewhere.
 """
 
+import math
 import random
 import re
 from dataclasses import dataclass
@@ -75,6 +76,12 @@ class Forecast:
     @property
     def step_s(self) -> float:
         return sum(self.seconds.values()) - self.hidden
+
+    @property
+    def grace_s(self) -> float:
+        """The least `checkpoint.grace_s` for a run of this size: a checkpoint that is being written
+        when the signal comes, that of the last step after it, and a fifth more."""
+        return 10 * math.ceil(2 * 1.2 * self.checkpoint_s / 10)
 
     @property
     def hours(self) -> float:

@@ -35,8 +35,8 @@ class Plan:
     """What is known before any actor starts."""
 
     model_path: str
-    positions: int | None
-    """The policy's context in tokens; None where nothing limits it."""
+    facts: ModelFacts
+    """What the policy's configuration says."""
     special_tokens: tuple[str, ...]
     """The policy's; reward models must not see them."""
     prompts: Mapping[str, list[Prompt]]
@@ -86,7 +86,7 @@ def plan(config: Config) -> Plan:
     sharing = sharing_note(config.learner.share_prompts, facts.not_packed)
     return Plan(
         model_path=model_path,
-        positions=facts.positions,
+        facts=facts,
         special_tokens=tuple(tokenizer.all_special_tokens),
         prompts=prompts,
         heldout=heldout,

@@ -22,6 +22,8 @@ from mgsrl.errors import (
 )
 from mgsrl.files.hashed import facts_of
 from mgsrl.learner.group import LearnerGroup, collective_timed_out, rank_environment
+from mgsrl.learner.group import _threads as learner_threads
+from mgsrl.rollout.actor import cpu_threads
 from tests.learner.parts import Case, make_batch, make_spec
 
 pytestmark = pytest.mark.ray_cluster
@@ -39,6 +41,14 @@ def group(session: None, tiny_model: Path) -> Iterator[LearnerGroup]:
     learners = LearnerGroup(make_spec(tiny_model, Case(zero_stage=2), 2))
     yield learners
     learners.stop()
+
+
+def test_threads_share_the_cores_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a cpuset fewer than the machine has; engines beside learners count the same."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True}])
+    assert learner_threads(2) == cpu_threads("a/hub-id", 2) == 2
 
 
 def _listening(pid: int) -> set[str]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from mgsrl.config import RolloutConfig
+from mgsrl.config import RolloutConfig, SyncConfig
 from mgsrl.config.model_facts import model_facts
 from mgsrl.errors import ConfigError
 from mgsrl.rollout import support
-from mgsrl.rollout.actor import rollout_pools
+from mgsrl.rollout.actor import check_engine, rollout_pools, transfer_of
 from mgsrl.rollout.engine import EngineSpec
 from mgsrl.rollout.support import check_model, cpu_head_widths, served_architectures
 
@@ -62,6 +62,28 @@ def test_weights_that_cannot_be_refreshed(tiny_model: Path, tmp_path: Path) -> N
     path = changed(tiny_model, tmp_path, architectures=["MiMoV2ForCausalLM"])
     with pytest.raises(ConfigError, match="attention sinks would stay as they were"):
         check_model(model_facts(path), "cpu")
+
+
+@pytest.mark.parametrize(("transfer", "colocated"), [("nccl", False), ("ipc", True)])
+def test_weights_that_only_the_object_store_refreshes(
+    transfer: str, colocated: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    facts = model_facts(changed(tiny_model, tmp_path, architectures=["GptOssForCausalLM"]))
+    plain = model_facts(str(tiny_model))
+    asked = RolloutConfig(sync=SyncConfig(transfer=transfer))
+    for config in (RolloutConfig(), asked):
+        assert transfer_of(config, "cuda", colocated=colocated, facts=plain) == transfer
+    found = transfer_of(RolloutConfig(), "cuda", colocated=colocated, facts=facts)
+    assert found == "object_store"
+    with pytest.raises(ConfigError, match=r"(?s)experts and attention sinks.*transfer=auto"):
+        check_engine(asked, "cuda", colocated=colocated, facts=facts)
+
+
+def test_pools_ask_with_the_policy(tiny_model: Path, tmp_path: Path) -> None:
+    path = changed(tiny_model, tmp_path, architectures=["GptOssForCausalLM"])
+    asked = RolloutConfig(sync=SyncConfig(transfer="ipc"))
+    with pytest.raises(ConfigError, match="experts and attention sinks"):
+        rollout_pools(EngineSpec(asked, path, 64, "cuda", sleeps=True), {"math": 1})
 
 
 @pytest.mark.parametrize("name", sorted(support.NOT_ON_A_CPU))

@@ -27,6 +27,12 @@ def test_the_table_is_what_the_simulation_gives(method: str) -> None:
             assert lengths[row, column].item() == pytest.approx(float(length), abs=0.003)
 
 
+def test_the_table_of_weights_is_what_the_simulation_gives() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for line in conflict_noise.weights_table():
+        assert line in text
+
+
 def test_the_average_lets_as_little_through_as_the_gate_and_misses_less() -> None:
     smoothed, gate = (
         conflict_noise.rates(method)[0] for method in ("pcgrad_smoothed", "gate=reliable")

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -68,6 +70,23 @@ def test_what_is_skipped_says_why() -> None:
     assert named == set(report.NAMES)
     learner = [s for s in report.sections("cuda", False).values() if s.part == "a"]
     assert all(not section.needs for section in learner)
+
+
+def test_it_ends_within_eight_minutes_whatever_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = 0.0
+
+    class Hanging:
+        start = staticmethod(lambda *_: SimpleNamespace(kill=lambda: None))
+
+        def finish(self, section: str, process: object, limit_s: float) -> list[dict[str, Any]]:
+            nonlocal over
+            over += limit_s
+            return []
+
+    monkeypatch.setattr(report, "time", SimpleNamespace(perf_counter=lambda: over))
+    options = argparse.Namespace(device="cuda", quick=False, only=None)
+    report.run_sections(options, Hanging())  # type: ignore[arg-type]
+    assert 440 < over < 480
 
 
 @pytest.mark.slow

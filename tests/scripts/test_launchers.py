@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mgsrl.config.compose import compose_config
+from mgsrl.config.compose import compose_config, list_choices
 from mgsrl.training.places import wanted_gpus
 from tests.documented import ROOT
 
@@ -48,6 +48,18 @@ def test_the_run_of_the_manifest_uses_the_gpus_of_its_workers() -> None:
     (head,) = CLUSTER["headGroupSpec"]["template"]["spec"]["containers"]
     assert "nvidia.com/gpu" not in head["resources"]["limits"]
     assert CLUSTER["rayVersion"] == metadata.version("ray")
+
+
+def test_the_launchers_wait_for_what_recipes_save() -> None:
+    recipes = [compose_config([f"experiment={name}"]) for name in list_choices("experiment")]
+    asked = max(config.checkpoint.grace_s for config in recipes)
+    slurm = (ROOT / "scripts/slurm/train.sbatch").read_text()
+    ends = re.findall(r"--signal=B:USR1@(\d+)", slurm)
+    hooks = re.findall(r"timeout=(\d+)", MANIFEST.read_text())
+    pods = [group["template"]["spec"]["terminationGracePeriodSeconds"] for group in PODS]
+    for text, limits in ((slurm, ends), (JOB["spec"]["entrypoint"], [*hooks, *pods])):
+        (grace_s,) = re.findall(r"checkpoint\.grace_s=(\d+)", text)
+        assert asked <= int(grace_s) <= min(map(int, limits)) - 30
 
 
 @pytest.mark.parametrize("group", PODS, ids=["head", "workers"])

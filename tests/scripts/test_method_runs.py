@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
+import cell_inputs
 import method_runs
 from method_list import DOMAINS, FAMILIES, METHODS, SEEDS, STEPS
 
@@ -111,6 +112,19 @@ def run_folder(folder: Path, *, status: str = "finished", steps: int = STEPS) ->
     for name, rows in (("evaluations", evaluations), ("metrics", metrics)):
         text = "".join(json.dumps(each) + "\n" for each in rows)
         (folder / f"{name}.jsonl").write_text(text)
+
+
+def test_a_trial_run_is_no_teacher(tmp_path: Path) -> None:
+    singles = [f"single_{domain}" for domain in DOMAINS]
+    for single in singles:
+        run_folder(tmp_path / f"{single}-seed0", steps=2 if single == "single_chat" else STEPS)
+    with pytest.raises(MissingPathError, match="add --arms single_chat: they are run first"):
+        method_runs.plan(tmp_path, ["mopd"], [0], [])
+    mopd = method_runs.plan(tmp_path, ["mopd", "single_chat"], [0], [])[-1]
+    assert not cell_inputs.ready(mopd, tmp_path, singles)
+    (trial,) = method_runs.plan(tmp_path, ["mopd"], [0], ["train.num_steps=2"])
+    assert cell_inputs.ready(trial, tmp_path, singles)
+    assert not cell_inputs.ready(trial, tmp_path, singles, STEPS)
 
 
 def test_rows_are_those_of_whole_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,15 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "stop_trials.py"
+sys.path.insert(0, str(SCRIPT.parent))
+
+
+def test_the_table_shows_all_that_a_run_said() -> None:
+    """The command to go on with is a long line, and the last but one."""
+    stop_trials = pytest.importorskip("stop_trials", reason="the scripts are not beside the tests")
+    said = [f"{number}: mgsrl train {'key=value ' * 40}end" for number in range(20)]
+    table = stop_trials.table([stop_trials.Trial("Ctrl-C", said)])
+    assert all(line in table for line in said)
 
 
 @pytest.mark.ray_cluster
