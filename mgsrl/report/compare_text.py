@@ -157,7 +157,9 @@ def _runs(c: Comparison) -> str:
         for name, run in c.runs
     ]
     rows += [
-        [e.name, MISSING, f"not there: {why}"] for e in c.arms for why in e.arm.absent.values()
+        [e.name, MISSING, f"not finished: {folder} ({why})"]
+        for e in c.arms
+        for folder, why in e.arm.absent.items()
     ]
     return f"## Runs\n\n{table(['arm', 'seed', 'command'], rows)}"
 

@@ -23,10 +23,9 @@ BySeed = dict[int, float]
 
 @dataclass(frozen=True)
 class CommonSteps:
-    """Where runs can be compared: the steps that all those have that came to their end.
+    """Where runs can be compared: the steps that all of them have.
 
-    A killed run narrows nothing (its last evaluation may be that of step 0), nor does one whose
-    evaluations are lost; they count where they have what is compared.
+    One whose evaluations are lost narrows nothing: it counts where it has what is compared.
     """
 
     training: int
@@ -167,9 +166,8 @@ def by_arm(runs: Sequence[tuple[str, RunData]]) -> list[ArmRuns]:
 
 def common_steps(runs: Sequence[RunData]) -> CommonSteps:
     """The steps at which `runs` are compared."""
-    ended = [run for run in runs if run.record.get("status", "finished") == "finished"]
-    lasts = [max(run.steps, default=0) for run in ended or runs]
-    scored = {run.name: {r.step for r in run.evaluations} for run in ended or runs}
+    lasts = [max(run.steps, default=0) for run in runs]
+    scored = {run.name: {r.step for r in run.evaluations} for run in runs}
     evaluated = [steps for steps in scored.values() if steps]
     shared = sorted(set.intersection(*evaluated)) if evaluated else []
     return CommonSteps(

@@ -10,6 +10,7 @@ from mgsrl.cli import main
 from mgsrl.errors import ConfigError
 from mgsrl.files.jsonl import jsonable
 from mgsrl.obs.evaluation_log import read_evaluations
+from mgsrl.obs.run_record import finish_run_record, read_run_record
 from mgsrl.report import compare_figures
 from mgsrl.report.comparable import check_comparable
 from mgsrl.report.compare import Entry, comparison, write_comparison
@@ -192,11 +193,39 @@ def test_of_nothing_but_gaps_there_is_a_page_too(tmp_path):
     assert html.count("nothing can be said") == 2
 
 
-def test_a_killed_run_does_not_count_in_the_scores(tmp_path, run_dirs):
-    killed = make_run(tmp_path / "killed", steps=2, seed=9, strategy="mgs", finished=False)
-    found = compared(*run_dirs, killed)
-    assert found.arms[0].average.n == 2
-    assert "2 of 30 steps are logged." in found.runs[2][1].missing
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("running", "still going on or killed after 2 steps"),
+        ("failed", "failed after 2 steps: no memory"),
+    ],
+)
+def test_a_run_that_is_not_finished_counts_nowhere(tmp_path, run_dirs, status, words):
+    """Its costs and curves are those of other steps; beside finished runs it is a gap."""
+    begun = make_run(tmp_path / "begun", steps=2, seed=9, strategy="mgs", finished=False)
+    if status != "running":
+        finish_run_record(begun, status=status, last_step=2, error="no memory")
+    whole, found = compared(*run_dirs), compared(*run_dirs, begun)
+    arm, same = found.arms[0], whole.arms[0]
+    assert arm.average.n == 2
+    assert arm.arm.seeds == [0, 1]
+    assert arm.cost == same.cost
+    assert arm.conflict_rate == same.conflict_rate
+    assert arm.curve("reward/math") == same.curve("reward/math")
+    assert list(arm.curve("reward/math")) == [1, 2, 3, 4]
+    assert arm.arm.absent == {"begun": words}
+    assert f"Not finished, and nowhere counted: begun ({words})." in found.remarks
+    assert "(mgs: 2, mixed: 2)" in " ".join(found.remarks)
+    assert f"| mgs | – | not finished: begun ({words}) |" in markdown(found)
+
+
+def test_runs_of_which_none_is_finished_are_compared_with_a_remark(tmp_path):
+    folders = [tmp_path / name for name in ("mgs", "mixed")]
+    for folder in folders:
+        make_run(folder, steps=2, strategy=folder.name, layers=1, finished=False)
+    found = compared(*folders)
+    assert [len(each.arm.runs) for each in found.arms] == [1, 1]
+    assert any("None of the runs is finished" in remark for remark in found.remarks)
 
 
 def test_a_run_whose_evaluations_are_lost_hides_no_others(tmp_path, run_dirs):
