@@ -134,7 +134,8 @@ def _cost(c: Comparison) -> str:
     rows = [[each.name, *cost_cells(each)] for each in c.arms]
     about = (
         "Means over seeds. Whole run: with start-up and evaluations. Tokens: of the responses "
-        "trained on. Share of surgery: of the time of steps."
+        "trained on. GPU-hours: GPUs that learners, engines and reward models took, times the "
+        "whole run. Share of surgery: of the time of steps."
     )
     return f"## Cost of a run\n\n{table(head, rows)}\n\n{about}"
 

@@ -243,9 +243,13 @@ def _surgery_share(run: RunData) -> float:
 
 
 def _gpus(run: RunData) -> float:
-    """GPUs that a run's learners and engines occupied; NaN where its record does not say."""
+    """GPUs that a run's learners, engines and reward models took; NaN where its record does not
+    say. (That of an older version says it of learners and engines alone.)"""
     placement, engines = run.record.get("placement") or {}, run.record.get("engines") or {}
-    if "learner_ranks" not in placement:
+    if "gpus" in placement:
+        return float(placement["gpus"])
+    rewards = [value for key, value in run.settings.items() if key.endswith(".reward.num_gpus")]
+    if "learner_ranks" not in placement or any(rewards):
         return math.nan
     learners = placement["learner_ranks"] if "cuda" in str(engines.get("learner")) else 0
     width = run.setting("rollout.tensor_parallel_size", 1)

@@ -116,6 +116,21 @@ def test_every_number_is_that_of_its_seeds(run_dirs):
     assert read["arms"]["mgs"]["cost"]["gpu_hours"]["mean"] == 0
 
 
+def test_gpu_hours_are_those_of_reward_models_too(run_dirs, tmp_path):
+    """As the record says; one of an older version knows nothing of reward models."""
+    own, older = (Path(shutil.copytree(run_dirs[0], tmp_path / name)) for name in ("own", "older"))
+    for folder, gpus in ((own, {"gpus": 6.5}), (older, {})):
+        record = read_run_record(folder)
+        record["engines"]["learner"] = "deepspeed zero 2, cuda"
+        record["placement"] |= gpus | {"learner_ranks": 4}
+        record["sessions"][-1]["seconds"] = 1800.0
+        (folder / "run.json").write_text(json.dumps(record))
+    assert compared(own, run_dirs[2]).arms[0].cost.gpu_hours.mean == 3.25
+    assert compared(older, run_dirs[2]).arms[0].cost.gpu_hours.mean == 2
+    rewarded = changed(older, tmp_path / "rewarded", "num_gpus: 0.0", "num_gpus: 0.5")
+    assert compared(rewarded, run_dirs[2]).arms[0].cost.gpu_hours.n == 0
+
+
 @pytest.fixture
 def three(run_dirs, tmp_path):
     """mgs and mixed with seeds 0, 1 and 2, whose scores a test can set."""
