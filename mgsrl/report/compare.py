@@ -24,9 +24,15 @@ from mgsrl.report.comparable import (
     strategy_settings,
     told_apart,
 )
-from mgsrl.report.compare_text import command_of, cost_cells, markdown, p_text, runs_text
+from mgsrl.report.compare_text import (
+    command_of,
+    cost_cells,
+    markdown,
+    p_text,
+    runs_text,
+    worst_text,
+)
 from mgsrl.report.comparison import ArmSummary, Comparison
-from mgsrl.report.evaluation_matrix import evaluation_matrix
 from mgsrl.report.extra import need_drawing
 from mgsrl.report.load import RunData, read_run_data, short_paths
 from mgsrl.report.render import is_own_page, render
@@ -255,27 +261,10 @@ def _context(found: Comparison, folder: Path) -> dict[str, Any]:
         "window": WINDOW,
         "colours": colour,
         "figures": drawn,
-        "matrices": _matrices(found),
+        "matrices": found.matrices,
         "p_text": p_text,
+        "worst_text": worst_text,
         "runs_text": runs_text,
         "cost_cells": cost_cells,
         "command_of": command_of,
     }
-
-
-def _matrices(found: Comparison) -> Mapping[str, Any]:
-    """Of each arm, where it was evaluated more than once."""
-    if len(found.common.evaluated) < 2:
-        return {}
-    made = {}
-    for each in found.arms:
-        if each.arm.runs:
-            trained: dict[int, set[str]] = {}
-            for run in each.arm.runs:
-                for row in run.metrics:
-                    here = {d for d in found.domains if f"reward/{d}" in row}
-                    trained.setdefault(row["step"], set()).update(here)
-            threshold = float("inf")  # an alarm is one run's; these are means
-            results = each.matrix_results()
-            made[each.name] = evaluation_matrix(results, found.domains, threshold, trained)
-    return made

@@ -269,12 +269,13 @@ def _has_holes(steps: Sequence[int]) -> bool:
 
 def dump(value: Any) -> str:
     """Compact JSON for showing small records: floats with four digits."""
-    return json.dumps(_rounded(value), ensure_ascii=False)
+    return json.dumps(rounded(value), ensure_ascii=False)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """`value` with all floats in it cut to four digits."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list) else value
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value

@@ -7,6 +7,7 @@ their mean.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from zlib import crc32
@@ -129,6 +130,15 @@ class ArmRuns:
         """The smallest gain of `domains`: rewards of domains have no common scale, but what
         training did to the domain that it served least has a sign."""
         return self.by_seed(lambda run: _whole_min([self._gain(run, d) for d in domains]))
+
+    def worst_domains(self, domains: Sequence[str]) -> dict[str, int]:
+        """Domain -> in how many seeds it gained least, most first; of equal gains each counts."""
+        gains = {domain: self.gain(domain) for domain in domains}
+        found = Counter[str]()
+        for seed in self.seeds:
+            least = _whole_min([gains[domain][seed] for domain in domains])
+            found.update(domain for domain in domains if gains[domain][seed] == least)
+        return dict(found.most_common())
 
     def forgotten(self, domain: str) -> BySeed:
         """How far the last common evaluation is below the best of the common ones."""

@@ -562,6 +562,55 @@ def test_a_metric_that_some_steps_lack_has_no_line_there(run_dirs, tmp_path):
     )
 
 
+def test_what_the_page_draws_over_time_is_in_the_json(run_dirs, tmp_path):
+    (tmp_path / "runs").mkdir()
+    copies = [Path(shutil.copytree(path, tmp_path / "runs" / path.name)) for path in run_dirs]
+    found = compared(*[evaluated(path, 0, 2, 3, 4) for path in copies])
+    mgs = jsonable(found.as_json())["arms"]["mgs"]
+    assert mgs["domains"]["math"]["over_time"]["3"]["mean"] == pytest.approx(0.03)
+    shares = [f"surgery/projected_share/{d}" for d in DOMAINS]
+    assert {"surgery/conflict_rate", *shares, *(f"reward/{d}" for d in DOMAINS)} <= set(
+        mgs["curves"]
+    )
+    for name, written in mgs["curves"].items():
+        curve = found.arms[0].curve(name)
+        assert (written["n"], written["steps"]) == (2, list(curve)), name
+        for column in ("mean", "low", "high"):
+            expected = [getattr(e, column) for e in curve.values()]
+            assert written[column] == pytest.approx(expected, rel=1e-3), name
+    one = jsonable(compared(copies[0], copies[2]).as_json())["arms"]["mgs"]["curves"]
+    assert one["reward/math"]["low"] == [None] * 4
+
+
+def test_a_long_curve_is_written_with_some_of_its_points(monkeypatch, unequal):
+    monkeypatch.setattr("mgsrl.report.comparison.MOST_POINTS", 4)
+    curves = compared(*unequal).as_json()["arms"]["mgs"]["curves"]
+    assert curves["reward/math"]["steps"] == [1, 11, 20, 30]
+
+
+def test_the_text_has_the_matrix_and_names_the_worst_domain(run_dirs, tmp_path):
+    copies = [Path(shutil.copytree(path, tmp_path / path.name)) for path in run_dirs]
+    for path in copies:
+        evaluated(path, 0, 2, 3, 4)
+    scored(copies[0], math=0.3, chat=0.2)
+    scored(copies[1], math=0.3, chat=0.2)
+    scored(copies[2], math=0.3)
+    scored(copies[3], chat=0.3, instruction_following=0.2)
+    found = compared(*copies)
+    text = markdown(found)
+    assert "| mgs | 0 | 2 | 3 | 4 |" in text
+    assert "| math | 0.100 ± 0.000 | 0.020 ± 0.000 | 0.030 ± 0.000 | **0.300 ± 0.000** |" in text
+    mgs, mixed = found.arms
+    assert mgs.worst_domains == {"instruction_following": 2}
+    assert mixed.worst_domains == {"chat": 1, "instruction_following": 1, "math": 1}
+    assert mgs.contrasts["worst"]
+    html = page(found, tmp_path / "out")
+    assert '<span class="error">instruction_following</span>' in html
+    assert "−0.060 (−0.060 to −0.060), instruction_following |" in text
+    assert "chat 1, instruction_following 1, math 1" in html
+    assert found.as_json()["arms"]["mgs"]["worst_gain"]["domains"] == mgs.worst_domains
+
+
 def test_runs_of_one_seed_are_no_repetitions(run_dirs, tmp_path):
     again = Path(shutil.copytree(run_dirs[0], tmp_path / "again"))
     found = compared(*run_dirs, again)
