@@ -57,6 +57,19 @@ class Placement:
     def name(self) -> str:
         return "colocated" if self.colocated else "disjoint"
 
+    def taken(self, wanted: Wanted, device: str) -> float:
+        """GPUs that the run has while it lasts: engines that share have none beside the learners',
+        and reward models that find room there none either.
+
+        Args:
+            device: `cpu` or `cuda`, where learners and engines compute.
+        """
+        if device == "cpu":
+            return wanted.rewards
+        if not self.colocated:
+            return wanted.disjoint
+        return wanted.ranks + (wanted.rewards if self.share == 1 else 0.0)
+
 
 @dataclass(frozen=True)
 class Seat:

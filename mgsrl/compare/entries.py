@@ -1,18 +1,16 @@
 """What a comparison's folder holds, for its page: runs that ended well, and why others are gaps.
 
 A run that is not finished is not looked at, whatever it logged: its arm's curves and costs would be
-those of other steps.
+those of other steps. (`report.compare` holds the same of runs that are given by their folders.)
 """
 
 from pathlib import Path
 from typing import Any
 
 from mgsrl.compare.cells import last_step, read_plan
-from mgsrl.errors import shortened
 from mgsrl.obs.run_record import read_run_record
 from mgsrl.report.compare import Comparison, Entry, comparison, write_comparison
-
-LONGEST_ERROR = 200
+from mgsrl.report.load import not_finished
 
 
 def cell_entries(folder: Path) -> tuple[list[Entry], set[str]]:
@@ -45,11 +43,7 @@ def _absent(run_dir: Path, cell: dict[str, Any]) -> str:
         return "its run.json cannot be read"
     if record.get("status") == "finished":
         return ""
-    steps = f" after {step} steps" if (step := last_step(run_dir)) else ""
+    step = last_step(run_dir)
     if cell.get("error"):
-        return f"failed{steps}: {cell['error']}"
-    if not record:
-        return "not begun"
-    sessions = record.get("sessions") or [{}]
-    error = shortened(" ".join(str(sessions[-1].get("error") or "").split()), LONGEST_ERROR)
-    return f"{record.get('status', 'not finished')}{steps}{f': {error}' if error else ''}"
+        return f"failed{f' after {step} steps' if step else ''}: {cell['error']}"
+    return not_finished(record, step) if record else "not begun"

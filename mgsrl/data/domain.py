@@ -1,5 +1,8 @@
 """All training prompts of one domain: its source, its extra sources, and how they share a step."""
 
+import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import replace
 
 from mgsrl.config import DomainConfig, SourceConfig
@@ -67,3 +70,14 @@ def load_prompts(
     templates.count(counted_as).skipped += rows.num_skipped
     prompts = [templates.prompt(name, row, counted_as, encoded[row.id]) for row in rows]
     return [prompt for prompt in prompts if prompt is not None]
+
+
+def rows_digest(prompts: Iterable[Prompt]) -> str:
+    """What tells rows from others of the same name: over ids, conversations and what rewards are
+    given, in their order; not over tokens, which are the template's and the day's. 16 hex digits
+    of SHA-256."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        row = [prompt.id, prompt.messages, dict(prompt.reference)]
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()[:16]

@@ -30,6 +30,8 @@ PACKAGES = (
 )
 FACTS = ("versions", "git", "hardware", "plugins", "engines", "placement", "data")
 """What a record says of a session beside its course."""
+HELD_OUT = " (held out)"
+"""Behind a domain's name in `data`: its held-out rows."""
 GIT_LIMIT_S = 10.0
 ROOM = 4000
 """Blanks after the record, so that it can be ended on a full disk."""
@@ -98,7 +100,8 @@ def write_run_record(
         engines: what generates, trains, scores and carries weights, e.g.
             `{"rollout": "vllm", "learner": "deepspeed zero 2, cpu", "transfer": "object_store"}`.
         placement: where: numbers of workers and ranks, GPUs each, as JSON-able values.
-        data: what became of the rows of every source: kept, cut, left out.
+        data: what became of the rows of every source: kept, cut, left out, and a digest of those
+            that are used.
     """
     record = _known(run_dir)
     facts = {"engines": dict(engines), "placement": dict(placement), "data": dict(data or {})}

@@ -3,19 +3,22 @@
 Strategies are `strategy.*`, `surgery.*` and `algo.whiten_per_domain`. Beside them runs may differ
 in what changes no number, or only by rounding (as for resuming, `config/resume.py`), and in the
 axes of a planned comparison. What decides how they are measured must be the same even there. That
-two paths are equal says little: the prompts and weights behind them are compared where a checkpoint
-has their fingerprints. Left out: the versions of code and libraries, which are remarked upon.
+two paths are equal says little: rows, weights and users' code behind them are compared where
+`run.json` or a checkpoint has their digests (older runs have fewer: what one of them lacks is not
+compared with it). Left out: the versions of libraries and of our own code, which are remarked upon.
 """
 
 import json
+import re
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from mgsrl.config.resume import FREE_KEYS, LAYOUT_KEYS, key_pattern, names
+from mgsrl.config.resume import FREE_KEYS, LAYOUT_KEYS, PROMPT_KEYS, key_pattern, names
 from mgsrl.errors import ConfigError, nearest, shortened
+from mgsrl.obs.run_record import HELD_OUT
 from mgsrl.report.load import RunData, short_paths
 
 STRATEGY_KEYS = ("strategy.", "surgery.", "algo.whiten_per_domain")
@@ -32,6 +35,7 @@ LONGEST = 60
 BEFORE = 10
 """Characters shown before the first that differs, of values that are longer."""
 ABSENT = "–"
+_FREE = [*(key for key in FREE_KEYS if key not in COMPARED), *OWN_KEYS]
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def check_comparable(
     Raises:
         ConfigError: they differ in other keys, or an entry of `allow` is no key.
     """
-    free = key_pattern([*(k for k in FREE_KEYS if k not in COMPARED), *OWN_KEYS])
+    free = key_pattern(_FREE)
     strategy, layout = key_pattern(STRATEGY_KEYS), key_pattern(LAYOUT_KEYS)
     measuring = key_pattern(MEASURING_KEYS)
     found = differing_settings(runs)
@@ -126,7 +130,7 @@ def differing_settings(runs: Sequence[RunData]) -> list[Differing]:
         values = [str(config.get(key, ABSENT)) for config in flat]
         if len(set(values)) > 1:
             found.append(Differing(key, dict(zip(known, values, strict=True))))
-    return found + _behind_paths(runs, {each.key for each in found})
+    return found + _behind_paths(runs)
 
 
 def strategy_settings(run: RunData) -> dict[str, str]:
@@ -146,18 +150,53 @@ def told_apart(values: Iterable[str]) -> dict[str, str]:
     return shown if len(set(shown.values())) == len(texts) else {t: t for t in texts}
 
 
-def _behind_paths(runs: Sequence[RunData], known: Collection[str]) -> list[Differing]:
-    """Prompts and weights that differ, of paths that do not."""
-    by_key: dict[str, dict[str, str]] = {}
-    for run in runs:
-        for key, value in _fingerprints(run).items():
-            by_key.setdefault(key, {})[str(run.run_dir)] = value
-    different = {key: each for key, each in by_key.items() if len(set(each.values())) > 1}
-    return [
-        Differing(key, values)
-        for key, values in different.items()
-        if not any(name == key or name.startswith(f"{key}.") for name in known)
-    ]
+def _behind_paths(runs: Sequence[RunData]) -> list[Differing]:
+    """Rows, weights and users' code that differ between runs whose settings of them do not."""
+    silent = key_pattern([*_FREE, *LAYOUT_KEYS])
+    found: dict[str, dict[str, str]] = {}
+    for look in (_recorded, _fingerprints):
+        alike: dict[tuple[str, str], dict[str, str]] = {}
+        for run in runs:
+            loud = {k: str(v) for k, v in run.settings.items() if not silent.match(k)}
+            for key, value in look(run).items():
+                decided = {k: v for k, v in loud.items() if names(_deciding(key), k)}
+                alike.setdefault((key, str(decided)), {})[str(run.run_dir)] = value
+        for (key, _), values in alike.items():
+            if len(set(values.values())) > 1:
+                found.setdefault(key, {}).update(values)
+    return [Differing(key, values) for key, values in found.items()]
+
+
+def _deciding(key: str) -> list[str]:
+    """The settings, or records of them, that decide what is behind `key`."""
+    found = [key]
+    if row := re.match(r"(domains\.[^.]+)\.(source|extra_sources|heldout)", key):
+        found += [*PROMPT_KEYS, f"{row[1]}.reward", f"{row[1]}.chat_template_kwargs"]
+        found += ["evaluate.prompts_per_domain"] if row[2] == "heldout" else []
+    return found
+
+
+def _recorded(run: RunData) -> dict[str, str]:
+    """Key -> what is behind it, from `run.json`: rows of data, and plug-ins that make numbers. The
+    package's own files are left out: other versions of it are remarked upon."""
+    found: dict[str, str] = {}
+    with suppress(TypeError, AttributeError, KeyError):
+        for source, facts in (run.record.get("data") or {}).items():
+            if digest := facts.get("digest"):
+                found[_source_key(source)] = f"rows {digest}"
+        silent = run.setting("trackers.also") or ()
+        for name, facts in (run.record.get("plugins") or {}).items():
+            if not name.startswith("mgsrl.") and name not in silent:
+                found[f"plugins.{name}"] = f"code {facts['sha256'][:12]}"
+    return found
+
+
+def _source_key(source: str) -> str:
+    """The configuration key of a source, as `run.json` and the mixture call it."""
+    if source.endswith(HELD_OUT):
+        return f"domains.{source.removesuffix(HELD_OUT)}.heldout"
+    domain, _, more = source.partition("/")
+    return f"domains.{domain}.{f'extra_sources.{more}' if more else 'source'}"
 
 
 def _fingerprints(run: RunData) -> dict[str, str]:
@@ -168,9 +207,7 @@ def _fingerprints(run: RunData) -> dict[str, str]:
         places = sorted(stored, key=lambda p: p.stat().st_mtime)
         state = json.loads(places[-1].read_text(encoding="utf-8")) if places else {}
         for source, cursor in (state.get("mixture") or {}).items():
-            domain, _, more = source.partition("/")
-            key = f"domains.{domain}.{f'extra_sources.{more}' if more else 'source'}"
-            found[key] = f"prompts {cursor['digest']}"
+            found[_source_key(source)] = f"prompts {cursor['digest']}"
         models = {"policy.path": state.get("policy"), **(state.get("reward_models") or {})}
         for key, model in models.items():
             if model:

@@ -2,7 +2,8 @@
 
 The seed is the unit of replication: intervals and tests are over seeds, paired by seed against one
 arm, the baseline. Runs that differ in more than strategy and seed are refused, or compared with a
-mark that no reader misses. Runs that should be there and are not are gaps, never guesses.
+mark that no reader misses. Runs that should be there and are not are gaps, never guesses; so are,
+beside finished ones, those that are not finished: their costs and curves are those of other steps.
 Left out: anything interactive (the figures are inline SVG).
 """
 
@@ -23,9 +24,15 @@ from mgsrl.report.comparable import (
     strategy_settings,
     told_apart,
 )
-from mgsrl.report.compare_text import command_of, cost_cells, markdown, p_text, runs_text
+from mgsrl.report.compare_text import (
+    command_of,
+    cost_cells,
+    markdown,
+    p_text,
+    runs_text,
+    worst_text,
+)
 from mgsrl.report.comparison import ArmSummary, Comparison
-from mgsrl.report.evaluation_matrix import evaluation_matrix
 from mgsrl.report.extra import need_drawing
 from mgsrl.report.load import RunData, read_run_data, short_paths
 from mgsrl.report.render import is_own_page, render
@@ -74,9 +81,12 @@ def comparison(
     check_entries(entries)
     called = short_paths(entry.dir for entry in entries)
     there = [entry for entry in entries if not entry.absent]
-    runs = {e.dir: replace(read_run_data(e.dir), name=called[e.dir]) for e in there}
-    verdict = check_comparable(list(runs.values()), allow, declared)
-    names = _names([(entry.arm, runs[entry.dir]) for entry in there], verdict)
+    found = {e.dir: replace(read_run_data(e.dir), name=called[e.dir]) for e in there}
+    verdict = check_comparable(list(found.values()), allow, declared)
+    names = _names([(entry.arm, found[entry.dir]) for entry in there], verdict)
+    runs = {folder: run for folder, run in found.items() if not run.unfinished} or found
+    gaps = {folder: run.unfinished for folder, run in found.items() if folder not in runs}
+    entries = [replace(e, absent=e.absent or gaps.get(e.dir, "")) for e in entries]
     arms = by_arm([(names[folder], run) for folder, run in runs.items()])
     arms = _with_gaps(arms, entries, names, called)
     chosen = _baseline(arms, baseline)
@@ -181,7 +191,7 @@ def _with_gaps(
 ) -> list[ArmRuns]:
     """`arms`, with what is not there of them, and those of which no run is there, in the order of
     the entries. A gap belongs to the arm that its plan's other runs of the same name are in."""
-    of_plan = {(e.dir.parent, e.arm): names[e.dir] for e in reversed(entries) if not e.absent}
+    of_plan = {(e.dir.parent, e.arm): names[e.dir] for e in reversed(entries) if e.dir in names}
     found, order = {arm.name: arm for arm in arms}, dict[str, ArmRuns]()
     common = arms[0].common if arms else common_steps(())
     for entry in entries:
@@ -216,11 +226,13 @@ def _remarks(arms: Sequence[ArmRuns]) -> list[str]:
     found = []
     absent = [f"{name} ({why})" for arm in arms for name, why in arm.absent.items()]
     if absent:
-        found.append(f"Not there, and nowhere counted: {'; '.join(absent)}.")
+        found.append(f"Not finished, and nowhere counted: {'; '.join(absent)}.")
     few = [f"{arm.name}: {len(arm.seeds)}" for arm in arms if len(arm.seeds) < FEW_SEEDS]
     if few:
         found.append(f"Too few seeds to tell a difference from luck ({', '.join(few)}).")
     runs = [run for arm in arms for run in arm.runs]
+    if runs and all(run.unfinished for run in runs):
+        found.append("None of the runs is finished: all numbers are those of what they logged.")
     unscored = [run.name for run in runs if not run.evaluations]
     if 0 < len(unscored) < len(runs):
         names = ", ".join(unscored)
@@ -249,27 +261,10 @@ def _context(found: Comparison, folder: Path) -> dict[str, Any]:
         "window": WINDOW,
         "colours": colour,
         "figures": drawn,
-        "matrices": _matrices(found),
+        "matrices": found.matrices,
         "p_text": p_text,
+        "worst_text": worst_text,
         "runs_text": runs_text,
         "cost_cells": cost_cells,
         "command_of": command_of,
     }
-
-
-def _matrices(found: Comparison) -> Mapping[str, Any]:
-    """Of each arm, where it was evaluated more than once."""
-    if len(found.common.evaluated) < 2:
-        return {}
-    made = {}
-    for each in found.arms:
-        if each.arm.runs:
-            trained: dict[int, set[str]] = {}
-            for run in each.arm.runs:
-                for row in run.metrics:
-                    here = {d for d in found.domains if f"reward/{d}" in row}
-                    trained.setdefault(row["step"], set()).update(here)
-            threshold = float("inf")  # an alarm is one run's; these are means
-            results = each.matrix_results()
-            made[each.name] = evaluation_matrix(results, found.domains, threshold, trained)
-    return made

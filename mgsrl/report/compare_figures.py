@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mgsrl.report.comparison import ArmSummary, Comparison, Curve
+from mgsrl.report.comparison import HARM, RATES, ArmSummary, Comparison, Curve
 from mgsrl.report.curves import MAX_MARKERS, legend_columns, one_legend, raw, step_axis
 from mgsrl.report.style import DOMAIN_COLOURS, INK, as_label, panels, svg
 from mgsrl.report.verdicts import AVERAGE, WORST
@@ -24,8 +24,6 @@ MOST_RAW = 6
 """Arms up to which single training batches are drawn (of more they hide everything), and bands are
 more than a hint."""
 GREY = "#888888"
-RATES = ("surgery/conflict_rate", "surgery/reliable_conflict_rate")
-HARM = "surgery/probe/harm"
 SHARE_OF = {**dict.fromkeys(RATES, "share of (module, pair)"), HARM: "share of ordered pairs"}
 LEGEND_LINE = 0.2
 """Inches."""

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from mgsrl.report.comparison import ArmSummary, Comparison
-from mgsrl.report.render import MISSING, number, percent, signed
+from mgsrl.report.evaluation_matrix import Cell
+from mgsrl.report.render import MISSING, number, percent, plus_minus, signed
 from mgsrl.report.tables import seconds_text
 from mgsrl.report.verdicts import AVERAGE, WORST, Contrast
 from mgsrl.statistics.seeds import Estimate
@@ -13,7 +14,7 @@ def markdown(c: Comparison) -> str:
     """The whole text."""
     title = f"# {runs_text(len(c.runs))} compared"
     parts = [title, _mark(c), *_sentences(c), _scores(c), _against(c)]
-    parts += [_forgetting(c), _conflicts(c), _cost(c), _runs(c)]
+    parts += [_over_time(c), _forgetting(c), _conflicts(c), _cost(c), _runs(c)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -40,6 +41,12 @@ def p_text(contrast: Contrast | None) -> str:
     if contrast is None or contrast.corrected_p != contrast.corrected_p:
         return MISSING
     return f"{contrast.corrected_p:.3f}" if contrast.corrected_p >= 0.001 else "< 0.001"
+
+
+def worst_text(each: ArmSummary) -> str:
+    """The domain that gained least; of several, in how many seeds each did."""
+    found = each.worst_domains
+    return next(iter(found)) if len(found) == 1 else ", ".join(f"{d} {n}" for d, n in found.items())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -70,12 +77,15 @@ def _scores(c: Comparison) -> str:
             str(each.average.n),
             *(interval(each.after[d]) for d in c.domains),
             interval(each.average),
-            change(each.worst),
+            ", ".join(filter(None, [change(each.worst), worst_text(each)])),
         ]
         for each in c.arms
     ]
     step = "" if c.common.last is None else f" after step {c.common.last}"
-    about = "Mean over seeds (95 % interval). Worst gain: of the domain that gained least."
+    about = (
+        "Mean over seeds (95 % interval). Worst gain: of the domain that gained least in each run, "
+        "and which that was (where it was not the same one, in how many seeds)."
+    )
     return f"## Held-out reward{step}\n\n{table(head, rows)}\n\n{about}"
 
 
@@ -100,6 +110,33 @@ def _contrast(each: ArmSummary, key: str) -> str:
     contrast = each.contrasts[key]
     text = change(contrast.difference)
     return text if contrast.difference.n < 2 else f"{text}, p {p_text(contrast)}"
+
+
+def _over_time(c: Comparison) -> str:
+    """Domain x time, a table per arm."""
+    tables = []
+    for name, matrix in c.matrices.items():
+        rows = [[domain, *map(_cell, cells)] for domain, cells in matrix.rows.items()]
+        if matrix.trained:
+            labels = [matrix.trained.get(step, MISSING) for step in matrix.steps]
+            rows.insert(0, ["trained before", *labels])
+        tables.append(table([name, *map(str, matrix.steps)], rows))
+    if not tables:
+        return ""
+    left = max(matrix.left_out for matrix in c.matrices.values())
+    more = f" {left} evaluations between these are in comparison.json." if left else ""
+    about = (
+        "Columns are steps; means over seeds with their standard errors over seeds. Bold: the "
+        f"domain's best.{more}"
+    )
+    return "\n\n".join(["## Held-out reward over time", *tables, about])
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return MISSING
+    text = f"{number(cell.result.mean)} {plus_minus(cell.result.standard_error)}".strip()
+    return f"**{text}**" if cell.best else text
 
 
 def _forgetting(c: Comparison) -> str:
@@ -134,7 +171,8 @@ def _cost(c: Comparison) -> str:
     rows = [[each.name, *cost_cells(each)] for each in c.arms]
     about = (
         "Means over seeds. Whole run: with start-up and evaluations. Tokens: of the responses "
-        "trained on. Share of surgery: of the time of steps."
+        "trained on. GPU-hours: GPUs that learners, engines and reward models took, times the "
+        "whole run. Share of surgery: of the time of steps."
     )
     return f"## Cost of a run\n\n{table(head, rows)}\n\n{about}"
 
@@ -157,7 +195,9 @@ def _runs(c: Comparison) -> str:
         for name, run in c.runs
     ]
     rows += [
-        [e.name, MISSING, f"not there: {why}"] for e in c.arms for why in e.arm.absent.values()
+        [e.name, MISSING, f"not finished: {folder} ({why})"]
+        for e in c.arms
+        for folder, why in e.arm.absent.items()
     ]
     return f"## Runs\n\n{table(['arm', 'seed', 'command'], rows)}"
 

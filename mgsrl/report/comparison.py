@@ -14,7 +14,8 @@ from mgsrl.obs.evaluation_log import EvalResult
 from mgsrl.obs.run_record import session_seconds
 from mgsrl.report.comparable import Differing
 from mgsrl.report.curves import smooth
-from mgsrl.report.load import RunData
+from mgsrl.report.evaluation_matrix import Matrix, evaluation_matrix, spread
+from mgsrl.report.load import RunData, rounded
 from mgsrl.report.strategies import ArmRuns, CommonSteps
 from mgsrl.report.tables import WARM_UP_STEPS, finite_mean
 from mgsrl.report.verdicts import Contrast
@@ -22,6 +23,11 @@ from mgsrl.statistics.seeds import Estimate, estimate
 
 FORMAT = 1
 HOUR = 3600.0
+RATES = ("surgery/conflict_rate", "surgery/reliable_conflict_rate")
+HARM = "surgery/probe/harm"
+BY_DOMAIN = ("reward", "surgery/reliability", "surgery/projected_share")
+MOST_POINTS = 100
+"""Of a curve in `comparison.json`: what is left out lies between, and was smoothed."""
 Curve = dict[int, Estimate]
 """Step -> estimate over seeds."""
 
@@ -78,6 +84,11 @@ class ArmSummary:
         return _over(self.arm.worst(self.domains))
 
     @cached_property
+    def worst_domains(self) -> dict[str, int]:
+        """Which gained least: domain -> in how many seeds."""
+        return self.arm.worst_domains(self.domains)
+
+    @cached_property
     def conflict_rate(self) -> Estimate:
         return _over(self.arm.over_steps("surgery/conflict_rate"))
 
@@ -124,6 +135,24 @@ class ArmSummary:
             for step in sorted(shared)
         }
 
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """By metric, of all that the page draws over steps (but held-out rewards)."""
+        names = [*RATES, HARM, *(f"{family}/{d}" for family in BY_DOMAIN for d in self.domains)]
+        drawn = {name: self.curve(name) for name in names}
+        return {name: curve for name, curve in drawn.items() if curve}
+
+    @cached_property
+    def matrix(self) -> Matrix:
+        """Held-out reward, domain x time, of an arm with runs."""
+        trained: dict[int, set[str]] = {}
+        for run in self.arm.runs:
+            for row in run.metrics:
+                here = {d for d in self.domains if f"reward/{d}" in row}
+                trained.setdefault(row["step"], set()).update(here)
+        threshold = math.inf  # an alarm is one run's; these are means
+        return evaluation_matrix(self.matrix_results(), self.domains, threshold, trained)
+
     def matrix_results(self) -> list[EvalResult]:
         """Means over seeds at the common evaluations, the error being over seeds."""
         found = []
@@ -156,6 +185,12 @@ class Comparison:
     @property
     def runs(self) -> list[tuple[str, RunData]]:
         return [(each.name, run) for each in self.arms for run in each.arm.runs]
+
+    @property
+    def matrices(self) -> dict[str, Matrix]:
+        """Arm -> held-out reward, domain x time; nothing without a second common evaluation."""
+        several = len(self.common.evaluated) > 1
+        return {each.name: each.matrix for each in self.arms if several and each.arm.runs}
 
     def as_json(self) -> dict[str, Any]:
         """What `comparison.json` holds; NaN stands for what is not known (null in the file)."""
@@ -192,12 +227,25 @@ def _arm_json(each: ArmSummary) -> dict[str, Any]:
             for d in each.domains
         },
         "average": {**_numbers(each.average), "by_seed": arm.average(each.domains)},
-        "worst_gain": {**_numbers(each.worst), "by_seed": arm.worst(each.domains)},
+        "worst_gain": {
+            **_numbers(each.worst),
+            "by_seed": arm.worst(each.domains),
+            "domains": each.worst_domains,
+        },
         "conflict_rate": _numbers(each.conflict_rate),
         "reliable_conflict_rate": _numbers(each.reliable_conflict_rate),
         "cost": {name: _numbers(getattr(each.cost, name)) for name in Cost.__dataclass_fields__},
         "against_baseline": {key: _contrast_json(c) for key, c in each.contrasts.items()},
+        "curves": {name: _curve_json(curve) for name, curve in each.curves.items()},
     }
+
+
+def _curve_json(curve: Curve) -> dict[str, Any]:
+    """In columns; all of its points are over the same seeds."""
+    steps = spread(list(curve), MOST_POINTS)
+    points = [curve[step] for step in steps]
+    ends = {name: [getattr(e, name) for e in points] for name in ("mean", "low", "high")}
+    return {"n": points[0].n, "steps": steps, **rounded(ends)}
 
 
 def _run_json(run: RunData) -> dict[str, Any]:
@@ -243,9 +291,13 @@ def _surgery_share(run: RunData) -> float:
 
 
 def _gpus(run: RunData) -> float:
-    """GPUs that a run's learners and engines occupied; NaN where its record does not say."""
+    """GPUs that a run's learners, engines and reward models took; NaN where its record does not
+    say. (That of an older version says it of learners and engines alone.)"""
     placement, engines = run.record.get("placement") or {}, run.record.get("engines") or {}
-    if "learner_ranks" not in placement:
+    if "gpus" in placement:
+        return float(placement["gpus"])
+    rewards = [value for key, value in run.settings.items() if key.endswith(".reward.num_gpus")]
+    if "learner_ranks" not in placement or any(rewards):
         return math.nan
     learners = placement["learner_ranks"] if "cuda" in str(engines.get("learner")) else 0
     width = run.setting("rollout.tensor_parallel_size", 1)

@@ -80,14 +80,19 @@ def evaluation_matrix(
         trained: training step (from 1) -> the domains in its batch.
     """
     every = sorted({r.step for r in results if math.isfinite(r.mean)})
-    last, count = len(every) - 1, min(limit, len(every))
-    steps = [every[round(i * last / max(count - 1, 1))] for i in range(count)]
+    steps = spread(every, limit)
     rows = {}
     for domain in domains:
         cells = _cells(results, domain, threshold)
         if cells:
             rows[domain] = [cells.get(step) for step in steps]
-    return Matrix(steps, rows, _trained(steps, domains, trained), len(every) - count)
+    return Matrix(steps, rows, _trained(steps, domains, trained), len(every) - len(steps))
+
+
+def spread(steps: Sequence[int], limit: int) -> list[int]:
+    """At most `limit` of some steps, chosen evenly, with the first and the last."""
+    last, count = len(steps) - 1, min(limit, len(steps))
+    return [steps[round(i * last / max(count - 1, 1))] for i in range(count)]
 
 
 def console_table(matrix: Matrix) -> Table:

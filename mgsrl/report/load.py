@@ -8,7 +8,7 @@ is the best).
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from yaml import YAMLError
 
 from mgsrl.config.compose import completed
 from mgsrl.config.typed import flattened
-from mgsrl.errors import ConfigError, MissingPathError
+from mgsrl.errors import ConfigError, MissingPathError, shortened
 from mgsrl.obs import evaluation_log, rollout_log, run_record, surgery_log
 from mgsrl.obs.evaluation_log import EvalResult
 from mgsrl.obs.health import watched
@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, YAMLError, OmegaConfBaseException)
 """What reading a damaged file can raise (JSON, UTF-8 and Arrow errors are ValueErrors)."""
+LONGEST_ERROR = 200
+"""Characters of a run's error in the words on why it is not finished."""
 
 
 @dataclass
@@ -67,6 +69,13 @@ class RunData:
         if self.record.get("status") == "finished":
             watch.finish()
         return [finding.line for finding in watch.findings.values()]
+
+    @property
+    def unfinished(self) -> str:
+        """Why it does not count beside finished runs: `interrupted after 20 steps: ...`; empty for
+        one that is finished, or of which nobody knows."""
+        status = self.record.get("status", "finished")
+        return "" if status == "finished" else not_finished(self.record, max(self.steps, default=0))
 
     @property
     def steps(self) -> list[int]:
@@ -139,6 +148,19 @@ def short_paths(paths: Iterable[Path]) -> dict[Path, str]:
             if times[own[-size:]] == 1 or size == len(own):
                 found.setdefault(path, str(Path(*own[-size:])))
     return found
+
+
+def not_finished(record: Mapping[str, Any], step: int) -> str:
+    """What the record of a run that is not finished says of it, in words.
+
+    Args:
+        step: the last that it logged.
+    """
+    status = str(record.get("status", "not finished"))
+    words = "still going on or killed" if status in ("starting", "running") else status
+    error = ((record.get("sessions") or [{}])[-1]).get("error")
+    text = shortened(" ".join(str(error or "").split()), LONGEST_ERROR)
+    return f"{words}{f' after {step} steps' if step else ''}{f': {text}' if text else ''}"
 
 
 def read_run_data(run_dir: Path) -> RunData:
@@ -247,12 +269,13 @@ def _has_holes(steps: Sequence[int]) -> bool:
 
 def dump(value: Any) -> str:
     """Compact JSON for showing small records: floats with four digits."""
-    return json.dumps(_rounded(value), ensure_ascii=False)
+    return json.dumps(rounded(value), ensure_ascii=False)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """`value` with all floats in it cut to four digits."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list) else value
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value

@@ -7,6 +7,7 @@ their mean.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from zlib import crc32
@@ -23,10 +24,9 @@ BySeed = dict[int, float]
 
 @dataclass(frozen=True)
 class CommonSteps:
-    """Where runs can be compared: the steps that all those have that came to their end.
+    """Where runs can be compared: the steps that all of them have.
 
-    A killed run narrows nothing (its last evaluation may be that of step 0), nor does one whose
-    evaluations are lost; they count where they have what is compared.
+    One whose evaluations are lost narrows nothing: it counts where it has what is compared.
     """
 
     training: int
@@ -131,6 +131,15 @@ class ArmRuns:
         training did to the domain that it served least has a sign."""
         return self.by_seed(lambda run: _whole_min([self._gain(run, d) for d in domains]))
 
+    def worst_domains(self, domains: Sequence[str]) -> dict[str, int]:
+        """Domain -> in how many seeds it gained least, most first; of equal gains each counts."""
+        gains = {domain: self.gain(domain) for domain in domains}
+        found = Counter[str]()
+        for seed in self.seeds:
+            least = _whole_min([gains[domain][seed] for domain in domains])
+            found.update(domain for domain in domains if gains[domain][seed] == least)
+        return dict(found.most_common())
+
     def forgotten(self, domain: str) -> BySeed:
         """How far the last common evaluation is below the best of the common ones."""
         return self.by_seed(lambda run: self._forgotten(run, domain))
@@ -167,9 +176,8 @@ def by_arm(runs: Sequence[tuple[str, RunData]]) -> list[ArmRuns]:
 
 def common_steps(runs: Sequence[RunData]) -> CommonSteps:
     """The steps at which `runs` are compared."""
-    ended = [run for run in runs if run.record.get("status", "finished") == "finished"]
-    lasts = [max(run.steps, default=0) for run in ended or runs]
-    scored = {run.name: {r.step for r in run.evaluations} for run in ended or runs}
+    lasts = [max(run.steps, default=0) for run in runs]
+    scored = {run.name: {r.step for r in run.evaluations} for run in runs}
     evaluated = [steps for steps in scored.values() if steps]
     shared = sorted(set.intersection(*evaluated)) if evaluated else []
     return CommonSteps(

@@ -99,7 +99,8 @@ def build(
         publisher = _publisher(config, plan, sampler, learners, turns, console)
         runs.append(_run(config, plan, publisher, scorer, console, checkpoint, models))
         stack.callback(runs[0].saver.close)  # first of all: the learners are writing it
-        _record(config, plan, publisher, placement, engine_facts)
+        num_gpus_taken = placement.taken(wanted_gpus(config), device)
+        _record(config, plan, publisher, placement, engine_facts, num_gpus_taken)
         yield runs[0]
 
 
@@ -330,6 +331,7 @@ def _record(
     publisher: Publisher,
     placement: Placement,
     engine_facts: list[dict[str, Any]],
+    num_gpus: float,
 ) -> None:
     write_run_record(
         Path(config.run.dir),
@@ -341,6 +343,7 @@ def _record(
         placement={
             "placement": placement.name,
             "why": placement.why,
+            "gpus": num_gpus,
             "rollout_workers": engine_facts,
             "assignment": config.rollout.assignment,
             "learner_ranks": config.learner.world_size,

@@ -10,11 +10,12 @@ from mgsrl.config import Config
 from mgsrl.config.algo import LOSSES, AlgoConfig
 from mgsrl.config.model_facts import ModelFacts, model_facts
 from mgsrl.config.surgery import SURGERY_METHODS
-from mgsrl.data.domain import load_prompts, source_weights, training_prompts
+from mgsrl.data.domain import load_prompts, rows_digest, source_weights, training_prompts
 from mgsrl.data.mixture import Mixture
 from mgsrl.data.templates import PromptTokenizer
 from mgsrl.learner.policy import load_tokenizer, packs_rows, resolve_policy, sharing_note
 from mgsrl.learner.spec import LearnerSpec
+from mgsrl.obs.run_record import HELD_OUT
 from mgsrl.obs.trackers import check_trackers
 from mgsrl.rewards.factory import check_reward, row_needs
 from mgsrl.rollout.actor import check_engine
@@ -54,7 +55,7 @@ class Plan:
     notes: tuple[str, ...]
     """What the user should know about the data."""
     data: Mapping[str, Any]
-    """What became of the rows of every source, for the record of the run."""
+    """What became of the rows of every source, and their digest, for the record of the run."""
 
 
 def plan(config: Config) -> Plan:
@@ -106,8 +107,18 @@ def plan(config: Config) -> Plan:
         teachers=dict(teachers.values()),
         packs_rows=packs_rows(config.learner.share_prompts, facts.not_packed, model_path),
         notes=(*templates.notes(), *filter(None, (turn, sharing, config.learner.size_note))),
-        data={name: asdict(counts) for name, counts in templates.counts.items()},
+        data=_data(templates, prompts, heldout),
     )
+
+
+def _data(
+    templates: PromptTokenizer,
+    prompts: Mapping[str, list[Prompt]],
+    heldout: Mapping[str, list[Prompt]],
+) -> dict[str, Any]:
+    rows = {**prompts, **{f"{name}{HELD_OUT}": each for name, each in heldout.items()}}
+    counts = templates.counts
+    return {name: asdict(counts[name]) | {"digest": rows_digest(rows[name])} for name in counts}
 
 
 def _located(algo: AlgoConfig, teachers: Mapping[str, tuple[str, str]]) -> AlgoConfig:
@@ -177,7 +188,7 @@ def _prompts(
                 source,
                 needs,
                 key=f"domains.{name}.heldout",
-                counted_as=f"{name} (held out)",
+                counted_as=f"{name}{HELD_OUT}",
             )
     return prompts, heldout
 

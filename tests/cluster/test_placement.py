@@ -71,6 +71,20 @@ def test_what_is_decided_fits(
     assert 0.5 <= found.share <= 1.0
 
 
+def test_a_run_takes_the_gpus_of_its_reward_models_too() -> None:
+    wanted = Wanted(ranks=4, engines=3, engine_gpus=1.0, tensor_parallel=1, rewards=0.5)
+    apart = decide("auto", wanted, 8, "cuda", None)
+    assert apart.taken(wanted, "cuda") == 7.5
+    beside = decide("auto", wanted, 5, "cuda", None)
+    assert (beside.colocated, beside.share) == (True, 1.0)
+    assert beside.taken(wanted, "cuda") == 4.5
+    inside = decide("auto", wanted, 4, "cuda", None)
+    assert (inside.colocated, inside.share) == (True, 0.5)
+    assert inside.taken(wanted, "cuda") == 4
+    on_cpu = decide("auto", wanted, 1, "cpu", None)  # of reward models alone
+    assert on_cpu.taken(wanted, "cpu") == 0.5
+
+
 def test_a_learner_that_an_engine_reads_has_no_expandable_segments(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -10,6 +10,7 @@ from mgsrl.cli import main
 from mgsrl.errors import ConfigError
 from mgsrl.files.jsonl import jsonable
 from mgsrl.obs.evaluation_log import read_evaluations
+from mgsrl.obs.run_record import finish_run_record, read_run_record
 from mgsrl.report import compare_figures
 from mgsrl.report.comparable import check_comparable
 from mgsrl.report.compare import Entry, comparison, write_comparison
@@ -115,6 +116,21 @@ def test_every_number_is_that_of_its_seeds(run_dirs):
     assert read["arms"]["mgs"]["cost"]["gpu_hours"]["mean"] == 0
 
 
+def test_gpu_hours_are_those_of_reward_models_too(run_dirs, tmp_path):
+    """As the record says; one of an older version knows nothing of reward models."""
+    own, older = (Path(shutil.copytree(run_dirs[0], tmp_path / name)) for name in ("own", "older"))
+    for folder, gpus in ((own, {"gpus": 6.5}), (older, {})):
+        record = read_run_record(folder)
+        record["engines"]["learner"] = "deepspeed zero 2, cuda"
+        record["placement"] |= gpus | {"learner_ranks": 4}
+        record["sessions"][-1]["seconds"] = 1800.0
+        (folder / "run.json").write_text(json.dumps(record))
+    assert compared(own, run_dirs[2]).arms[0].cost.gpu_hours.mean == 3.25
+    assert compared(older, run_dirs[2]).arms[0].cost.gpu_hours.mean == 2
+    rewarded = changed(older, tmp_path / "rewarded", "num_gpus: 0.0", "num_gpus: 0.5")
+    assert compared(rewarded, run_dirs[2]).arms[0].cost.gpu_hours.n == 0
+
+
 @pytest.fixture
 def three(run_dirs, tmp_path):
     """mgs and mixed with seeds 0, 1 and 2, whose scores a test can set."""
@@ -192,11 +208,39 @@ def test_of_nothing_but_gaps_there_is_a_page_too(tmp_path):
     assert html.count("nothing can be said") == 2
 
 
-def test_a_killed_run_does_not_count_in_the_scores(tmp_path, run_dirs):
-    killed = make_run(tmp_path / "killed", steps=2, seed=9, strategy="mgs", finished=False)
-    found = compared(*run_dirs, killed)
-    assert found.arms[0].average.n == 2
-    assert "2 of 30 steps are logged." in found.runs[2][1].missing
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("running", "still going on or killed after 2 steps"),
+        ("failed", "failed after 2 steps: no memory"),
+    ],
+)
+def test_a_run_that_is_not_finished_counts_nowhere(tmp_path, run_dirs, status, words):
+    """Its costs and curves are those of other steps; beside finished runs it is a gap."""
+    begun = make_run(tmp_path / "begun", steps=2, seed=9, strategy="mgs", finished=False)
+    if status != "running":
+        finish_run_record(begun, status=status, last_step=2, error="no memory")
+    whole, found = compared(*run_dirs), compared(*run_dirs, begun)
+    arm, same = found.arms[0], whole.arms[0]
+    assert arm.average.n == 2
+    assert arm.arm.seeds == [0, 1]
+    assert arm.cost == same.cost
+    assert arm.conflict_rate == same.conflict_rate
+    assert arm.curve("reward/math") == same.curve("reward/math")
+    assert list(arm.curve("reward/math")) == [1, 2, 3, 4]
+    assert arm.arm.absent == {"begun": words}
+    assert f"Not finished, and nowhere counted: begun ({words})." in found.remarks
+    assert "(mgs: 2, mixed: 2)" in " ".join(found.remarks)
+    assert f"| mgs | – | not finished: begun ({words}) |" in markdown(found)
+
+
+def test_runs_of_which_none_is_finished_are_compared_with_a_remark(tmp_path):
+    folders = [tmp_path / name for name in ("mgs", "mixed")]
+    for folder in folders:
+        make_run(folder, steps=2, strategy=folder.name, layers=1, finished=False)
+    found = compared(*folders)
+    assert [len(each.arm.runs) for each in found.arms] == [1, 1]
+    assert any("None of the runs is finished" in remark for remark in found.remarks)
 
 
 def test_a_run_whose_evaluations_are_lost_hides_no_others(tmp_path, run_dirs):
@@ -516,6 +560,55 @@ def test_a_metric_that_some_steps_lack_has_no_line_there(run_dirs, tmp_path):
     assert summary.conflict_rate.mean == pytest.approx(
         sum(row["surgery/conflict_rate"] for row in rows[:2]) / 2
     )
+
+
+def test_what_the_page_draws_over_time_is_in_the_json(run_dirs, tmp_path):
+    (tmp_path / "runs").mkdir()
+    copies = [Path(shutil.copytree(path, tmp_path / "runs" / path.name)) for path in run_dirs]
+    found = compared(*[evaluated(path, 0, 2, 3, 4) for path in copies])
+    mgs = jsonable(found.as_json())["arms"]["mgs"]
+    assert mgs["domains"]["math"]["over_time"]["3"]["mean"] == pytest.approx(0.03)
+    shares = [f"surgery/projected_share/{d}" for d in DOMAINS]
+    assert {"surgery/conflict_rate", *shares, *(f"reward/{d}" for d in DOMAINS)} <= set(
+        mgs["curves"]
+    )
+    for name, written in mgs["curves"].items():
+        curve = found.arms[0].curve(name)
+        assert (written["n"], written["steps"]) == (2, list(curve)), name
+        for column in ("mean", "low", "high"):
+            expected = [getattr(e, column) for e in curve.values()]
+            assert written[column] == pytest.approx(expected, rel=1e-3), name
+    one = jsonable(compared(copies[0], copies[2]).as_json())["arms"]["mgs"]["curves"]
+    assert one["reward/math"]["low"] == [None] * 4
+
+
+def test_a_long_curve_is_written_with_some_of_its_points(monkeypatch, unequal):
+    monkeypatch.setattr("mgsrl.report.comparison.MOST_POINTS", 4)
+    curves = compared(*unequal).as_json()["arms"]["mgs"]["curves"]
+    assert curves["reward/math"]["steps"] == [1, 11, 20, 30]
+
+
+def test_the_text_has_the_matrix_and_names_the_worst_domain(run_dirs, tmp_path):
+    copies = [Path(shutil.copytree(path, tmp_path / path.name)) for path in run_dirs]
+    for path in copies:
+        evaluated(path, 0, 2, 3, 4)
+    scored(copies[0], math=0.3, chat=0.2)
+    scored(copies[1], math=0.3, chat=0.2)
+    scored(copies[2], math=0.3)
+    scored(copies[3], chat=0.3, instruction_following=0.2)
+    found = compared(*copies)
+    text = markdown(found)
+    assert "| mgs | 0 | 2 | 3 | 4 |" in text
+    assert "| math | 0.100 ± 0.000 | 0.020 ± 0.000 | 0.030 ± 0.000 | **0.300 ± 0.000** |" in text
+    mgs, mixed = found.arms
+    assert mgs.worst_domains == {"instruction_following": 2}
+    assert mixed.worst_domains == {"chat": 1, "instruction_following": 1, "math": 1}
+    assert mgs.contrasts["worst"]
+    html = page(found, tmp_path / "out")
+    assert '<span class="error">instruction_following</span>' in html
+    assert "−0.060 (−0.060 to −0.060), instruction_following |" in text
+    assert "chat 1, instruction_following 1, math 1" in html
+    assert found.as_json()["arms"]["mgs"]["worst_gain"]["domains"] == mgs.worst_domains
 
 
 def test_runs_of_one_seed_are_no_repetitions(run_dirs, tmp_path):

@@ -209,6 +209,7 @@ def test_engines_that_sleep_while_learners_work_change_nothing(
     assert runs.trained(folder) == runs.trained(six_steps)
     record = json.loads((folder / "run.json").read_text())
     assert record["placement"]["placement"] == "colocated"
+    assert record["placement"]["gpus"] == 0
     assert record["engines"]["transfer"] == "object_store"
 
 

@@ -35,7 +35,8 @@ def test_what_became_of_the_rows_is_known_by_source(tmp_path: Path) -> None:
     path.write_text("\n".join(json.dumps(row) for row in rows))
     own = f"+domains.math.extra_sources={{own: {{kind: file, path: {path}, bad_rows: skip}}}}"
     ready = planned(own, "data.overlong=drop", "algo.prompts_per_domain=4")
-    assert ready.data["math/own"] == {"kept": 20, "truncated": 0, "dropped": 1, "skipped": 1}
+    counts = {"kept": 20, "truncated": 0, "dropped": 1, "skipped": 1}
+    assert {**ready.data["math/own"], "digest": None} == {**counts, "digest": None}
     assert ready.data["math"]["kept"] == 2000
     (note,) = ready.notes
     assert note == (
@@ -46,6 +47,22 @@ def test_what_became_of_the_rows_is_known_by_source(tmp_path: Path) -> None:
     assert sum(prompt.id.startswith("own/rows-") for prompt in batch) == 2
     with pytest.raises(DataError, match="fewer prompts than one step takes"):
         planned(own, "data.overlong=drop", "algo.prompts_per_domain=50")
+
+
+def test_rows_are_told_from_others_behind_the_same_path(tmp_path: Path) -> None:
+    """Held-out ones too, and by the answers that rewards are given."""
+    path = tmp_path / "rows.jsonl"
+    heldout = f"domains.math.heldout={{kind: file, path: {path}}}"
+
+    def digests(answer: int, *overrides: str) -> dict[str, str]:
+        path.write_text(json.dumps({"prompt": "1 + 1?", "answer": answer}) + "\n")
+        words = (heldout, "evaluate.prompts_per_domain=8", "algo.prompts_per_domain=4", *overrides)
+        return {name: facts["digest"] for name, facts in planned(*words).data.items()}
+
+    two, three = digests(2), digests(3)
+    assert {name for name in two if two[name] != three[name]} == {"math (held out)"}
+    assert digests(2, "policy.prompt_template=prompted", "seed=7") == two
+    assert len({*two.values()}) == len(two) == 6
 
 
 def test_a_domain_of_weight_0_is_not_even_read(tmp_path: Path) -> None:
