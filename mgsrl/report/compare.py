@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def check_page(folder: Path, force: bool) -> None:
 def _names(named: Sequence[tuple[str, RunData]], verdict: Verdict) -> dict[Path, str]:
     """The arm of each run. Where no name is given, it is what the strategy is called. Runs of one
     name are told apart by its settings, and by what else they differ in: two plans, or an edited
-    folder, may call different things the same."""
+    folder, may call different things the same. But each seed may have a teacher of its own."""
     settings = [strategy_settings(run) for _, run in named]
     labels = [name or str(run.setting("strategy.name", run.name)) for name, run in named]
     for differing in (*verdict.allowed, *verdict.declared):
@@ -173,9 +174,14 @@ def _names(named: Sequence[tuple[str, RunData]], verdict: Verdict) -> dict[Path,
             own[differing.key] = differing.values.get(str(run.run_dir), ABSENT)
     found = {}
     for (_, run), label, own in zip(named, labels, settings, strict=True):
-        same = [each for each, other in zip(settings, labels, strict=True) if other == label]
+        alike = [other == label for other in labels]
+        same = list(compress(settings, alike))
+        keys = {key for each in same for key in each}
+        seeds = [each.setting("seed") for _, each in compress(named, alike)]
+        if len(seeds) == len(set(seeds)):
+            keys = {key for key in keys if not key.endswith("algo.teacher")}
         parts = [label]
-        for key in sorted({key for each in same for key in each}):
+        for key in sorted(keys):
             shown = told_apart(each.get(key, ABSENT) for each in same)
             if len(shown) > 1:
                 parts.append(f"{key.rpartition('.')[2]}={shown[own.get(key, ABSENT)]}")

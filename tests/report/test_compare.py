@@ -331,6 +331,15 @@ def test_arms_of_one_name_with_other_settings_are_not_one_arm(tmp_path, run_dirs
     assert [list(each.arm.absent) for each in found.arms] == [["mgs-3"], ["mgs-2"], []]
 
 
+def test_a_teacher_for_each_seed_makes_one_arm(tmp_path, run_dirs):
+    other = changed(run_dirs[1], tmp_path / "mgs-1", "teacher: ''", "teacher: runs/math-seed1")
+    found = compared(run_dirs[0], other, run_dirs[2], declared={"algo.teacher"})
+    assert [each.name for each in found.arms] == ["mgs", "mixed"]
+    again = changed(run_dirs[1], tmp_path / "mgs-2", "teacher: ''", "teacher: runs/math-seed2")
+    found = compared(other, again, run_dirs[2], declared={"algo.teacher"})
+    assert len(found.arms) == 3, "two teachers of one seed"
+
+
 def test_strategies_of_one_name_are_told_apart(tmp_path, run_dirs):
     other = changed(run_dirs[1], tmp_path / "other", "order: random", "order: all")
     found = compared(run_dirs[0], other, run_dirs[2])
