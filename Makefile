@@ -12,6 +12,9 @@ BIN = $(VENV)/bin
 
 DOCS_VENV ?= $(VENV)-docs
 
+# Where it is set, each of a test's many processes compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup quickstart test test-slow lint image-lock reference capabilities docs clean
 
 help:
