@@ -87,7 +87,8 @@ def full_distribution(key: str, top_p: float) -> None:
         raise ConfigError(
             f"{key} must be 1 for training.",
             expected="1.0: the learner's log-probabilities are of the full distribution, "
-            "so a nucleus would bias every importance weight",
+            "so a nucleus would bias every importance weight (vLLM's return_sampling_mask, which "
+            "could undo that, wants Model Runner V2, hence Triton, and a top-k; it is not used)",
             found=str(top_p),
             todo=f"set {key}=1.0 and steer with temperature (evaluate.top_p may differ)",
         )

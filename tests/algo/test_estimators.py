@@ -62,6 +62,25 @@ def recorded(case: dict[str, Any]) -> tuple[list[RolloutGroup], list[list[int]]]
     return groups, [*places.values()]
 
 
+def both(case: dict[str, Any], column: str) -> tuple[list[float], list[float], int]:
+    """Our advantages of a recorded case, the reference's, and in how many groups these were put to
+    0: where there is nothing to compare, verl has what the batch's mean leaves."""
+    name = column.removesuffix(WITHOUT_STD)
+    groups, places = recorded(case)
+    ours = advantages(groups, name, normalize_std=not column.endswith(WITHOUT_STD))
+    theirs, silent = list[float](), 0
+    for group, members in zip(groups, places, strict=True):
+        wanted = [case["advantages"][column][i] for i in members]
+        kinds = zip(*((each.score for each in r.components) for r in group.rewards), strict=True)
+        tells = any(map(tell_apart, kinds)) if name == "gdpo" else group.is_live
+        if name in ("reinforce_pp_baseline", "gdpo") and not tells:
+            assert len(set(wanted)) == 1
+            assert wanted[0] != 0
+            wanted, silent = [0.0] * len(wanted), silent + 1
+        theirs += wanted
+    return [each for group in ours for each in group], theirs, silent
+
+
 @pytest.mark.parametrize(
     ("case", "column"),
     [
@@ -71,21 +90,9 @@ def recorded(case: dict[str, Any]) -> tuple[list[RolloutGroup], list[list[int]]]
     ],
 )
 def test_equals_verl_and_the_authors_in_float64(case: dict[str, Any], column: str) -> None:
-    name = column.removesuffix(WITHOUT_STD)
-    groups, places = recorded(case)
-    ours = advantages(groups, name, normalize_std=not column.endswith(WITHOUT_STD))
-    silent = 0
-    for group, found, members in zip(groups, ours, places, strict=True):
-        wanted = [case["advantages"][column][i] for i in members]
-        kinds = zip(*((each.score for each in r.components) for r in group.rewards), strict=True)
-        tells = any(map(tell_apart, kinds)) if name == "gdpo" else group.is_live
-        if name in ("reinforce_pp_baseline", "gdpo") and not tells:
-            # Nothing to compare in it: 0 here, in verl what the batch's mean leaves.
-            assert len(set(wanted)) == 1
-            assert wanted[0] != 0
-            wanted, silent = [0.0] * len(wanted), silent + 1
-        assert found == pytest.approx(wanted, abs=1e-9, rel=0)
-    assert silent > 0 or name not in ("reinforce_pp_baseline", "gdpo")
+    ours, theirs, silent = both(case, column)
+    assert ours == pytest.approx(theirs, abs=1e-9, rel=0)
+    assert silent > 0 or column not in ("reinforce_pp_baseline", "gdpo")
 
 
 def test_every_estimator_is_compared_with_its_reference() -> None:

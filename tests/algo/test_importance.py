@@ -21,6 +21,7 @@ from mgsrl.algo.losses import domain_stats, grpo_loss
 from mgsrl.config.algo import IMPORTANCE_LEVELS, IMPORTANCE_MASKS, MASK_BOUNDS, AlgoConfig, own_algo
 from mgsrl.config.compose import compose_config
 from mgsrl.errors import ConfigError
+from mgsrl.types import DomainStats
 from tests.algo.test_losses import AGGREGATION_OF, PLAIN, make_batch, totals_of
 from tests.oracle import published_file
 
@@ -38,33 +39,37 @@ def tensor(values: Any) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("case", "agg"), CASES)
-def test_weights_loss_gradient_and_metrics_equal_verl(case: dict[str, Any], agg: str) -> None:
+def computed(case: dict[str, Any], agg: str) -> tuple[Tensor, float, Tensor, DomainStats]:
+    """Our weights of a case, loss and gradient as verl divides them, and the metrics."""
     given = {name: tensor(values) for name, values in DATA["inputs"][case["input"]].items()}
     mask, kept = given["response_mask"], tensor(case["mask"])
     config = AlgoConfig(kl_coef=0.0, aggregation=AGGREGATION_OF[agg], **case["ours"])
     config.validate()
     old, rollout = (given[name] * mask for name in ("old_log_prob", "rollout_log_prob"))
     found = importance_weight(old, rollout, mask > 0, config)
-    torch.testing.assert_close(
-        found.weight_BL * mask, tensor(case["weights"]), rtol=1e-13, atol=1e-14
-    )
 
     logp = given["log_prob"].requires_grad_()
     batch = make_batch(mask, given["advantages"][:, 0], given["rollout_log_prob"])
     output = grpo_loss(logp, batch, totals_of(mask), config, old_logprobs_BL=given["old_log_prob"])
     output.loss.backward()
+    assert logp.grad is not None
     # Rejected tokens leave verl's denominators and stay in ours; IcePop's stay in both.
     count = (lambda m: m.sum()) if agg == "token-mean" else (lambda m: m.any(-1).sum())
     scale = (count(mask) / count(kept)).item()
+    stats = domain_stats({k: v.item() for k, v in output.sums.items()}, config)
+    return found.weight_BL * mask, output.loss.item() * scale, logp.grad * scale, stats
+
+
+@pytest.mark.parametrize(("case", "agg"), CASES)
+def test_weights_loss_gradient_and_metrics_equal_verl(case: dict[str, Any], agg: str) -> None:
+    weights, value, grad, stats = computed(case, agg)
+    torch.testing.assert_close(weights, tensor(case["weights"]), rtol=1e-13, atol=1e-14)
     # verl adds 1e-8 to the lengths where it takes means over sequences.
     atol = 5e-8 if agg == "seq-mean-token-mean" else 1e-12
     theirs = case["losses"][agg]
-    assert output.loss.item() * scale == pytest.approx(theirs["value"], abs=atol)
-    gradient = tensor(theirs["grad_log_prob"])
-    torch.testing.assert_close(logp.grad * scale, gradient, rtol=1e-12, atol=atol)
+    assert value == pytest.approx(theirs["value"], abs=atol)
+    torch.testing.assert_close(grad, tensor(theirs["grad_log_prob"]), rtol=1e-12, atol=atol)
 
-    stats = domain_stats({k: v.item() for k, v in output.sums.items()}, config)
     # verl adds 1e-8 to counts and means.
     assert stats.mismatch_kl == pytest.approx(case["k3_kl"], rel=1e-8)
     if case["masked_fraction"] is not None:

@@ -61,7 +61,7 @@ def test_strategies_differ_only_in_schedule_and_surgery() -> None:
         (["strategy=single", "strategy.domain_order=[mth]"], ["math"]),
         (["algo.samples_per_prompt=1"], [">= 2"]),
         (["algo.samples_per_prompt=many"], ["samples_per_prompt", "many"]),
-        (["rollout.top_p=0.9"], ["1.0"]),
+        (["rollout.top_p=0.9"], ["1.0", "return_sampling_mask"]),
         (["rollout.engine=vlm"], ["vllm"]),
         (["surgery.method=pcgrd"], ["pcgrad"]),
         (["surgery.granularity=modul"], ["module"]),

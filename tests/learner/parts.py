@@ -27,6 +27,10 @@ from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
 DOMAINS = ("math", "chat", "instructions")
 SELF = "self"
 TEMPERATURES = {"math": 0.7, "chat": 1.0, "instructions": 1.3}
+LIMIT = 16
+Groups = dict[str, list[RolloutGroup]]
+Scored = Callable[[Groups], Groups]
+"""Gives groups their advantages; without one they are drawn."""
 
 
 def make_groups(
@@ -68,15 +72,16 @@ def make_batch(
     halves: bool = False,
     *,
     silent: Sequence[str] = (),
+    scored: Scored = dict,
     **packing: Any,
 ) -> PackedBatch:
-    groups = make_groups(vocab_size, seed, silent)
+    groups = scored(make_groups(vocab_size, seed, silent))
     return pack(
         {domain: groups[domain] for domain in domains},
         Packing(
             micro_batch_size=micro_batch_size,
             world_size=world_size,
-            max_response_length=16,
+            max_response_length=LIMIT,
             temperatures=TEMPERATURES,
             **{"share_prompts": True, **packing},
         ),
@@ -243,6 +248,7 @@ def textbook(
     num_steps: int,
     module_of: dict[str, str],
     adapters: dict[str, torch.Tensor] | None = None,
+    scored: Scored = dict,
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
     """(weights, gradient norms) after `num_steps`, all in float64; with `adapters` (their initial
     values by name) these are the weights."""
@@ -263,19 +269,18 @@ def textbook(
     )
     norms, dead = [], dead_group_weights(case)
     for step in range(num_steps):
-        groups = make_groups(model.config.vocab_size, step, case.silent)
+        groups = scored(make_groups(model.config.vocab_size, step, case.silent))
         samples = {
             d: list(_samples(groups[d], TEMPERATURES[d], dead.get(d, 1.0))) for d in case.domains
         }
-        num_tokens = sum(len(s[1]) * s[5] for domain, rows in samples.items() for s in rows)
+        rows = [sample for of_domain in samples.values() for sample in of_domain]
+        sizes = (sum(len(s[1]) * s[5] for s in rows), sum(s[5] for s in rows))
         old = {d: [_logprobs(model, s)[0].detach() for s in samples[d]] for d in case.domains}
         for _ in range(case.updates_per_batch):
             vectors = {}
             for domain in case.domains:
-                loss = _loss(
-                    model, frozen, samples[domain], old[domain], algo_of(case, model_path, domain)
-                )
-                loss = loss / num_tokens
+                algo = algo_of(case, model_path, domain)
+                loss = _loss(model, frozen, samples[domain], old[domain], algo, sizes)
                 grads = torch.autograd.grad(loss, list(params.values()))
                 vectors[domain] = dict(zip(params, grads))
             method = "none" if case.measure_only else case.method
@@ -345,8 +350,11 @@ def importance(
     return weight * kept, kept
 
 
-def _loss(model: Any, frozen: Any, samples: Any, old: Any, algo: AlgoConfig) -> torch.Tensor:
-    total = torch.zeros((), dtype=torch.float64)
+def _loss(
+    model: Any, frozen: Any, samples: Any, old: Any, algo: AlgoConfig, sizes: tuple[float, float]
+) -> torch.Tensor:
+    """A domain's part; `sizes` are the batch's tokens and sequences."""
+    total, (num_tokens, num_sequences) = torch.zeros((), dtype=torch.float64), sizes
     for sample, old_logp in zip(samples, old):
         advantage = sample[3]
         logp, entropy = _logprobs(model, sample)
@@ -357,10 +365,17 @@ def _loss(model: Any, frozen: Any, samples: Any, old: Any, algo: AlgoConfig) -> 
         weight, _ = importance(old_logp, sample[2], algo)
         ratio, bounds = (logp - old_logp).exp(), (1 - algo.clip_low, 1 + algo.clip_high)
         surrogate = -torch.minimum(ratio * advantage, ratio.clamp(*bounds) * advantage)
+        if algo.loss == "cispo":
+            surrogate = -ratio.detach().clamp(*bounds) * advantage * logp
         # Clamped as in the published recipe's trainer (see algo/kl.py).
         kl = ((ref - logp).exp() - (ref - logp) - 1).clamp(0, 10)
         loss = weight * surrogate + algo.kl_coef * kl - algo.entropy_coef * entropy
-        total = total + sample[5] * loss.sum()
+        over = {
+            "token_mean": num_tokens,
+            "sequence_mean": len(logp) * num_sequences,
+            "sequence_sum_norm": LIMIT * num_sequences,
+        }
+        total = total + sample[5] * loss.sum() / over[algo.aggregation]
     return total
 
 

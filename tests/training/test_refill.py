@@ -1,26 +1,32 @@
 """Prompts in the place of those whose groups are dead."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from operator import attrgetter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mgsrl.config.algo import AlgoConfig
 from mgsrl.config.compose import compose_config
 from mgsrl.errors import ConfigError
 from mgsrl.training.plan import check_parts
 from mgsrl.training.refill import all_drawn, refill
+from mgsrl.training.run import Run
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup
 
 LIVE = attrgetter("is_live")
 ROLLOUT = Rollout("r", (1,), (-1.0,), "", "stop", 0)
 
 
-def group(domain: str, name: str, live: bool) -> RolloutGroup:
+def group(domain: str, name: str, live: bool, version: int = 0) -> RolloutGroup:
     rewards = (Reward(0.0), Reward(1.0 if live else 0.0))
-    return RolloutGroup(Prompt(name, domain, (), (1,)), (ROLLOUT, ROLLOUT), rewards)
+    rollout = replace(ROLLOUT, weight_version=version)
+    return RolloutGroup(Prompt(name, domain, (), (1,)), (rollout, rollout), rewards)
 
 
 class Source:
@@ -91,6 +97,52 @@ def test_without_more_prompts_it_ends_too() -> None:
     after, _ = refill(groups, {"math": 100}, source := Source({"math": [False]}), LIVE)
     assert after == groups
     assert len(source.asked) == 2
+
+
+class Ahead:
+    """A sampler with the rollouts of two later steps under way; what it makes is dead, then live,
+    and of the weights of its day."""
+
+    def __init__(self) -> None:
+        self.outstanding = {3: None, 4: None}
+        self.did: list[tuple[str, int]] = []
+        self._lives = iter([False, True])
+
+    def wait(self, step: int, _: Any) -> None:
+        self.did.append(("wait", step))
+
+    def rollout(self, prompts: Any, step: int, _: Any) -> dict[str, list[RolloutGroup]]:
+        self.did.append(("rollout", step))
+        return {
+            domain: [group(domain, p.id, next(self._lives), version=step) for p in of]
+            for domain, of in prompts.items()
+        }
+
+
+@pytest.mark.parametrize("inflight", [False, True])
+def test_what_is_drawn_beside_rollouts_of_later_steps_is_of_this_step(inflight: bool) -> None:
+    """With its weights and after those that are under way, unless weights may change under way."""
+    sampler, names = Ahead(), iter(["b", "c"])
+    run: Any = SimpleNamespace(
+        step=2,
+        sampler=sampler,
+        inflight_updates=inflight,
+        algos={"math": AlgoConfig(refill=2)},
+        mixture=SimpleNamespace(
+            next_prompts=lambda quotas: {d: [Prompt(next(names), d, (), (1,))] for d in quotas}
+        ),
+        console=SimpleNamespace(progress=None),
+        stage=lambda _: nullcontext(),
+        score=lambda groups, few: groups,
+    )
+    run._finish_rollouts = lambda: Run._finish_rollouts(run)
+    ahead = [group("math", name, live, version=1) for name, live in (("a", False), ("z", True))]
+    after = Run.refill(run, {"math": ahead})
+    assert [g.prompt.id for g in after["math"]] == ["c", "z"]
+    assert [g.rollouts[0].weight_version for g in after["math"]] == [2, 1]
+    assert [g.prompt.id for g in run._drawn["math"]] == ["a", "z", "b", "c"]
+    waits = [] if inflight else [("wait", 3), ("wait", 4)]
+    assert sampler.did == [*waits, ("rollout", 2)] * 2
 
 
 def test_what_was_drawn_is_told_with_the_advantages_it_had() -> None:

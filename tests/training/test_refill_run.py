@@ -28,3 +28,23 @@ def test_dead_groups_are_replaced_and_a_stop_changes_nothing(tmp_path: Path) -> 
     train(later, *REFILL, "train.num_steps=3", f"resume={whole}/checkpoints/step_2")
     assert metrics(later) == rows[2:]
     assert trained(later, 3) == trained(whole, 3)
+
+
+def test_the_same_beside_rollouts_of_the_next_step(tmp_path: Path) -> None:
+    """What is drawn in a step is of its own weights, what it is drawn beside of those before."""
+    whole, later = tmp_path / "whole", tmp_path / "later"
+    ahead = (*REFILL, "rollout.staleness=1", "train.num_steps=4")
+    train(whole, *ahead, "checkpoint.keep=0")
+    rows = metrics(whole)
+    assert [row["staleness/chat"] for row in rows] == [0.0, 1.0, 1.0, 1.0], "it is not refilled"
+    refilled = [
+        row[f"staleness/{domain}"]
+        for row in rows[1:]
+        for domain in ("math", "instruction_following")
+        if row[f"drawn/{domain}"] > 1
+    ]
+    assert refilled, "none was dead: nothing is shown"
+    assert any(age < 1 for age in refilled), "no place was given to what was drawn"
+    train(later, *ahead, f"resume={whole}/checkpoints/step_2")
+    assert metrics(later) == rows[2:]
+    assert trained(later, 4) == trained(whole, 4)
