@@ -29,7 +29,15 @@ from mgsrl.obs.rewind import rewind_logs
 from mgsrl.obs.surgery_log import write_surgery
 from mgsrl.obs.trackers import JsonlTracker
 from mgsrl.report.page import build_report
-from mgsrl.surgery import SurgeryMemory, combine_, gramian, module_map, resolve
+from mgsrl.surgery import (
+    SurgeryMemory,
+    combine_,
+    gramian,
+    module_map,
+    reliability_of,
+    resolve,
+    whole_gramian,
+)
 from mgsrl.surgery.gramian import Piece, combine_into
 from mgsrl.surgery.step_probe import clip_factor, norms_of, step_weights, with_probe
 from mgsrl.surgery.step_trial import StepTrial
@@ -37,17 +45,18 @@ from mgsrl.types import StepProbe, SurgeryReport
 
 
 class SurgeryProbe:
-    """Keeps every domain's gradient apart until `step`: a float32 row of all parameters for each,
-    where the first parameter is (or on the CPU: `config.buffer_device`).
+    """Keeps every domain's gradient apart until `step`: a float32 row of all parameters for each
+    (two where reliability is measured), where the first parameter is (or on the CPU:
+    `config.buffer_device`).
 
     Args:
         parameters: `model.named_parameters()`; those without `requires_grad` are left out.
         domains: names, two or more, in the order of the report.
         folder: where `metrics.jsonl`, `surgery/` and the report go; None keeps nothing.
         config: method, granularity, order, patterns; `measure_only=True` leaves the trainer's
-            update alone. Reliability is not measured: it takes two gradients a domain. A method
-            with memory has it in `probe.memory`, whose `state_dict` belongs in the trainer's
-            checkpoints.
+            update alone. With `reliability.every` or `gate` a domain has two rows, one for each
+            half of its prompts (`take`). A method with memory has it in `probe.memory`, whose
+            `state_dict` belongs in the trainer's checkpoints.
         seed: of the projection orders, with the step.
         first_step: the number of the first step; what `folder` holds from there on is dropped, so
             that a trainer which resumes leaves no step twice.
@@ -84,31 +93,43 @@ class SurgeryProbe:
         self._parameters = list(trained.values())
         self._module_index = [self.modules.index(module_of[name]) for name in trained]
         self._seed = seed
-        self._rows_DN: Tensor | None = None
+        self._rows_RN: Tensor | None = None
+        self._prompts_D2 = [[0, 0] for _ in self.domains]
         self._tried: StepProbe | None = None
         self._tokens: dict[str, int] = {}
         self._log = None if folder is None else _open(Path(folder), first_step)
         self._folder = None if folder is None else Path(folder)
 
-    def take(self, domain: str, tokens: int | None = None) -> None:
+    def take(
+        self, domain: str, tokens: int | None = None, *, prompts: int = 0, half: int = 0
+    ) -> None:
         """Add what the domain's backward left in `.grad` to its row, and clear `.grad`.
 
         Args:
             tokens: that this backward trained on, for the domains' shares in the report.
+            prompts: that it was of, and
+            half: 0 or 1, which half of the domain's prompts these were. Needed where reliability is
+                measured: the update is the sum of both halves, their difference says how much of
+                it is noise, and only prompts that are independent tell.
 
         Raises:
-            ValueError: an unknown domain.
+            ValueError: an unknown domain or half.
         """
         if domain not in self.domains:
             raise ValueError(f"unknown domain {domain!r}; {nearest(domain, self.domains)}")
-        if self._rows_DN is None:
+        if half not in ((0, 1) if self.config.ever_measures else (0,)):
+            raise ValueError(f"half should be 0, or 1 where reliability is measured, found {half}")
+        count, at = len(self.domains), self.domains.index(domain)
+        if self._rows_RN is None:
             size = sum(parameter.numel() for parameter in self._parameters)
             on_cpu = self.config.buffer_device == "cpu"
             home = torch.device("cpu") if on_cpu else self._parameters[0].device
-            self._rows_DN = torch.zeros(len(self.domains), size, device=home)
+            rows = 2 * count if self.config.ever_measures else count
+            self._rows_RN = torch.zeros(rows, size, device=home)
         if tokens is not None:
             self._tokens[domain] = self._tokens.get(domain, 0) + tokens
-        row_N = self._rows_DN[self.domains.index(domain)]
+        self._prompts_D2[at][half] += prompts
+        row_N = self._rows_RN[half * count + at]
         for parameter, part in zip(self._parameters, self._parts(row_N)):
             if parameter.grad is not None:
                 part.add_(parameter.grad.flatten().to(part))
@@ -137,33 +158,38 @@ class SurgeryProbe:
         Raises:
             ValueError: nothing was taken yet, or a domain that has no loss.
         """
-        if self._rows_DN is None:
+        if self._rows_RN is None:
             raise ValueError("try_steps should follow take, found no gradient of any domain")
         if missing := set(self.domains) - set(held_back):
             raise ValueError(f"held_back should have every domain, found none of {sorted(missing)}")
-        pieces: list[Piece] = list(zip(self._module_index, self._parts(self._rows_DN)))
-        gram_MDD = gramian(pieces, len(self.modules))
-        if not torch.isfinite(gram_MDD).all():
+        pieces: list[Piece] = list(zip(self._module_index, self._parts(self._rows_RN)))
+        gram_MRR = gramian(pieces, len(self.modules))
+        if not torch.isfinite(gram_MRR).all():
             return None
+        halves = self._half_sizes()
+        found = reliability_of(gram_MRR, self.modules, halves, self.config) if halves else None
+        gram_MDD = whole_gramian(gram_MRR) if self.config.ever_measures else gram_MRR
         seed = step_seed(self._seed, self.last_step + 1)
         weights_SMD = step_weights(
-            gram_MDD, self.domains, self.config, seed, memory=self.memory.of(self.domains)
+            gram_MDD, self.domains, self.config, seed, found, self.memory.of(self.domains)
         )
         trial = StepTrial(
             self._parameters, optimizer, [held_back[domain] for domain in self.domains], seed
         )
-        found = []
+        rows_per_domain = len(self._rows_RN) // len(self.domains)
+        made = []
         with trial:
             for weights_MD, norm in zip(weights_SMD, norms_of(weights_SMD, gram_MDD), strict=True):
-                row_N = torch.zeros_like(self._rows_DN[0])
+                row_N = torch.zeros_like(self._rows_RN[0])
                 if torch.isfinite(weights_MD).all():
-                    combine_into(pieces, weights_MD, self._parts(row_N))
+                    weights_MR = weights_MD.repeat(1, rows_per_domain)
+                    combine_into(pieces, weights_MR, self._parts(row_N))
                     row_N.mul_(clip_factor(norm, max_grad_norm))
-                    found.append(trial.make(self._parts(row_N)))
+                    made.append(trial.make(self._parts(row_N)))
                 else:
                     nothing_D = torch.full((len(self.domains),), math.nan, dtype=torch.float64)
-                    found.append((nothing_D, nothing_D, math.nan))
-        change, predicted, norms = zip(*found, strict=True)
+                    made.append((nothing_D, nothing_D, math.nan))
+        change, predicted, norms = zip(*made, strict=True)
         self._tried = StepProbe(
             self.domains,
             torch.stack(change),
@@ -180,11 +206,18 @@ class SurgeryProbe:
         over; under `measure_only` it is the sum even so. After the optimizer's step `.grad` is to
         be cleared as ever: the first domain's backward would add to what is left there.
         """
-        if self._rows_DN is None:
+        if self._rows_RN is None:
             raise ValueError("step should follow take, found no gradient of any domain")
-        rows_DN = self._rows_DN
-        pieces: list[Piece] = list(zip(self._module_index, self._parts(rows_DN)))
-        report = self.record(gramian(pieces, len(self.modules)))
+        pieces: list[Piece] = list(zip(self._module_index, self._parts(self._rows_RN)))
+        gram_MRR = gramian(pieces, len(self.modules))
+        halves = self._half_sizes()
+        if self.config.ever_measures and not halves:
+            gram_MRR = whole_gramian(gram_MRR)
+        report = self.record(gram_MRR, halves)
+        rows_DN = self._rows_RN[: len(self.domains)]
+        if self.config.ever_measures:
+            rows_DN.add_(self._rows_RN[len(self.domains) :])
+            pieces = list(zip(self._module_index, self._parts(rows_DN)))
         if self.config.measure_only:
             for row_N in rows_DN[1:]:  # one after the other, as backward itself adds
                 rows_DN[0].add_(row_N)
@@ -193,15 +226,25 @@ class SurgeryProbe:
         for parameter, part in zip(self._parameters, self._parts(rows_DN[0])):
             wanted = report.problem is None or self.config.measure_only
             parameter.grad = part.view_as(parameter).to(parameter, copy=True) if wanted else None
-        rows_DN.zero_()
+        self._rows_RN.zero_()
+        self._prompts_D2 = [[0, 0] for _ in self.domains]
         return report
 
-    def record(self, gram_MDD: Tensor) -> SurgeryReport:
+    def _half_sizes(self) -> list[tuple[int, int]]:
+        """Prompts in the halves, by domain; nothing on a step that does not measure reliability."""
+        if not self.config.measures_reliability(self.last_step + 1):
+            return []
+        if not any(map(any, self._prompts_D2)):
+            raise ValueError("take should have prompts= and half= where reliability is measured")
+        return [(first, second) for first, second in self._prompts_D2]
+
+    def record(self, gram_MRR: Tensor, half_sizes: Sequence[tuple[int, int]] = ()) -> SurgeryReport:
         """Resolve and log a Gramian that the caller made; `step` calls it.
 
         Args:
-            gram_MDD: [M, D, D] inner products in the order of `modules` and `domains`, summed over
-                ranks.
+            gram_MRR: [M, D, D] inner products in the order of `modules` and `domains`, summed over
+                ranks; with `half_sizes` [M, 2 D, 2 D], all first halves, then all second ones.
+            half_sizes: prompts in the two halves, by domain.
 
         Returns:
             `weights_MD` [M, D] of the update (all 1 under `measure_only`), and what led to them.
@@ -209,7 +252,9 @@ class SurgeryProbe:
         self.last_step += 1
         seed = step_seed(self._seed, self.last_step)
         memory = self.memory.of(self.domains)
-        report = resolve(gram_MDD, self.domains, self.modules, self.config, seed, memory=memory)
+        report = resolve(
+            gram_MRR, self.domains, self.modules, self.config, seed, half_sizes, memory
+        )
         self.memory.keep(self.domains, report.memory)
         report, self._tried = with_probe(report, self._tried), None
         if self._log is not None and self._folder is not None:
@@ -245,13 +290,12 @@ def _check_supported(config: SurgeryConfig, domains: Sequence[str]) -> None:
             found=repr(config.protect),
             todo=f"correct the name ({nearest(config.protect, domains)})",
         )
-    if config.ever_measures or config.buffer_dtype != "float32":
+    if config.step_probe.every or config.buffer_dtype != "float32":
         raise ConfigError(
-            "A probe keeps one float32 gradient for each domain.",
-            expected="gate off, reliability.every 0, step_probe.every 0, buffer_dtype float32",
-            found=f"gate {config.gate}, reliability.every {config.reliability.every}, "
-            f"step_probe.every {config.step_probe.every}, buffer_dtype {config.buffer_dtype}",
-            todo="leave these out; `mgsrl.train` has them (and a probe has `try_steps`)",
+            "A probe keeps float32 gradients, and tries steps when it is told to.",
+            expected="step_probe.every 0, buffer_dtype float32",
+            found=f"step_probe.every {config.step_probe.every}, buffer_dtype {config.buffer_dtype}",
+            todo="leave these out; call `try_steps` on the steps that are to be tried",
         )
 
 

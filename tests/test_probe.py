@@ -18,6 +18,8 @@ import mgsrl
 from mgsrl.config import SurgeryConfig
 from mgsrl.config.surgery import ReliabilityConfig, StepProbeConfig
 from mgsrl.errors import ConfigError
+from mgsrl.learner.spec import step_seed
+from mgsrl.surgery import resolve
 from tests.report.synthetic import make_run
 
 PAGE = Path(__file__).parents[1] / "docs" / "python_api.md"
@@ -280,11 +282,56 @@ def test_mistakes_with_tried_steps(tmp_path: Path) -> None:
     assert probe.try_steps(optimizer, losses) is None
 
 
+@pytest.mark.parametrize("gate", ["off", "reliable"])
+def test_reliability_is_measured_of_two_halves(gate: str) -> None:
+    """As `resolve` does of the Gramian of all six half gradients; the update is of their sums."""
+    config = SurgeryConfig(gate=gate, reliability=ReliabilityConfig(every=2))
+    parameters = model()
+    probe = mgsrl.SurgeryProbe(parameters.items(), DOMAINS, config=config)
+    halves = torch.stack([random_gradients(1), random_gradients(2)])
+
+    def take_all() -> None:
+        for half in (0, 1):
+            for domain, own in zip(DOMAINS, halves[half], strict=True):
+                give(parameters, own)
+                probe.take(domain, prompts=3 + half, half=half)
+
+    for step in (1, 2):
+        take_all()
+        tried = probe.try_steps(
+            torch.optim.SGD(list(parameters.values()), lr=0.1),
+            {d: lambda: sum(p.sum() for p in parameters.values()) for d in DOMAINS},
+        )
+        report = probe.step()
+        update = torch.stack([p.grad for p in parameters.values() if p.grad is not None])
+        for p in parameters.values():
+            p.grad = None
+        assert tried is not None
+        assert tried.norm_S[0] == pytest.approx(0.1 * update.norm().item(), rel=1e-5)
+        assert (report.reliability is None) == (gate == "off" and step == 1)
+    rows_MRN = halves.flatten(0, 1).flatten(2).transpose(0, 1).double()
+    gram_MRR = rows_MRN @ rows_MRN.mT
+    order = [probe.modules.index(name) for name in dict.fromkeys(probe.modules)]
+    by_hand = resolve(
+        gram_MRR[order], DOMAINS, probe.modules, config, step_seed(0, 2), [(3, 4)] * 3
+    )
+    torch.testing.assert_close(report.weights_MD, by_hand.weights_MD)
+    for name, value in by_hand.scalars.items():
+        assert report.scalars[name] == pytest.approx(value, nan_ok=True, abs=1e-6), name
+
+
+def test_halves_without_prompts_are_a_mistake() -> None:
+    probe = mgsrl.SurgeryProbe(model().items(), DOMAINS, config=SurgeryConfig(gate="reliable"))
+    probe.take("math")
+    with pytest.raises(ValueError, match="prompts= and half="):
+        probe.step()
+    with pytest.raises(ValueError, match="half should be"):
+        mgsrl.SurgeryProbe(model().items(), DOMAINS).take("math", half=1)
+
+
 @pytest.mark.parametrize(
     "config",
     [
-        SurgeryConfig(gate="reliable"),
-        SurgeryConfig(reliability=ReliabilityConfig(every=5)),
         SurgeryConfig(step_probe=StepProbeConfig(every=5)),
         SurgeryConfig(buffer_dtype="bfloat16"),
         SurgeryConfig(method="pcgrid"),

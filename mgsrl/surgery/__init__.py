@@ -12,7 +12,7 @@ from mgsrl.surgery.methods import check_method, surgery_method
 from mgsrl.surgery.modules import module_map
 from mgsrl.surgery.reliability import measure_reliability, reliability_scalars, whole_gramian
 from mgsrl.surgery.report import effective_dimension, surgery_report
-from mgsrl.surgery.resolve import resolve
+from mgsrl.surgery.resolve import reliability_of, resolve
 from mgsrl.surgery.weights import surgery_coefficients, surgery_decision, surgery_weights
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "gramian",
     "measure_reliability",
     "module_map",
+    "reliability_of",
     "reliability_scalars",
     "resolve",
     "surgery_coefficients",

@@ -55,10 +55,7 @@ def resolve(
         return SurgeryReport(
             tuple(domains), tuple(modules), gram_MDD, no_weights_MD, {}, problem=problem
         )
-    found = None
-    if half_sizes:
-        kinds = [module_place(module)[0] for module in modules]
-        found = measure_reliability(gram_MRR, half_sizes, kinds, config.reliability.level)
+    found = reliability_of(gram_MRR, modules, half_sizes, config) if half_sizes else None
     decided = None
     try:
         decided = _decision(gram_MDD, domains, config, seed, found, memory)
@@ -77,6 +74,17 @@ def resolve(
         return report
     scalars = {**report.scalars, **reliability_scalars(domains, found)}
     return replace(report, scalars=scalars, reliability=found)
+
+
+def reliability_of(
+    gram_MRR: Tensor,
+    modules: Sequence[str],
+    half_sizes: Sequence[tuple[int, int]],
+    config: SurgeryConfig,
+) -> Reliability:
+    """See `measure_reliability`; arguments as those of `resolve`."""
+    kinds = [module_place(module)[0] for module in modules]
+    return measure_reliability(gram_MRR, half_sizes, kinds, config.reliability.level)
 
 
 def update_weights(
