@@ -95,6 +95,7 @@ class SurgeryProbe:
         self._seed = seed
         self._rows_RN: Tensor | None = None
         self._prompts_D2 = [[0, 0] for _ in self.domains]
+        self._taken = set[tuple[int, int]]()
         self._tried: StepProbe | None = None
         self._tokens: dict[str, int] = {}
         self._log = None if folder is None else _open(Path(folder), first_step)
@@ -113,12 +114,14 @@ class SurgeryProbe:
                 it is noise, and only prompts that are independent tell.
 
         Raises:
-            ValueError: an unknown domain or half.
+            ValueError: an unknown domain or half, or prompts that are no count.
         """
         if domain not in self.domains:
             raise ValueError(f"unknown domain {domain!r}; {nearest(domain, self.domains)}")
         if half not in ((0, 1) if self.config.ever_measures else (0,)):
             raise ValueError(f"half should be 0, or 1 where reliability is measured, found {half}")
+        if not isinstance(prompts, int) or prompts < 0:
+            raise ValueError(f"prompts should be a count, found {prompts!r}")
         count, at = len(self.domains), self.domains.index(domain)
         if self._rows_RN is None:
             size = sum(parameter.numel() for parameter in self._parameters)
@@ -129,6 +132,7 @@ class SurgeryProbe:
         if tokens is not None:
             self._tokens[domain] = self._tokens.get(domain, 0) + tokens
         self._prompts_D2[at][half] += prompts
+        self._taken.add((at, half))
         row_N = self._rows_RN[half * count + at]
         for parameter, part in zip(self._parameters, self._parts(row_N)):
             if parameter.grad is not None:
@@ -190,12 +194,8 @@ class SurgeryProbe:
                     nothing_D = torch.full((len(self.domains),), math.nan, dtype=torch.float64)
                     made.append((nothing_D, nothing_D, math.nan))
         change, predicted, norms = zip(*made, strict=True)
-        self._tried = StepProbe(
-            self.domains,
-            torch.stack(change),
-            torch.stack(predicted),
-            torch.tensor(norms, dtype=torch.float64),
-        )
+        norm_S = torch.tensor(norms, dtype=torch.float64)
+        self._tried = StepProbe(self.domains, torch.stack(change), torch.stack(predicted), norm_S)
         return self._tried
 
     def step(self) -> SurgeryReport:
@@ -228,14 +228,19 @@ class SurgeryProbe:
             parameter.grad = part.view_as(parameter).to(parameter, copy=True) if wanted else None
         self._rows_RN.zero_()
         self._prompts_D2 = [[0, 0] for _ in self.domains]
+        self._taken.clear()
         return report
 
     def _half_sizes(self) -> list[tuple[int, int]]:
         """Prompts in the halves, by domain; nothing on a step that does not measure reliability."""
         if not self.config.measures_reliability(self.last_step + 1):
             return []
-        if not any(map(any, self._prompts_D2)):
-            raise ValueError("take should have prompts= and half= where reliability is measured")
+        unknown = [self.domains[at] for at, half in self._taken if not self._prompts_D2[at][half]]
+        if unknown:
+            raise ValueError(
+                "take should have prompts= and half= where reliability is measured, found none "
+                f"for {', '.join(sorted(set(unknown)))}"
+            )
         return [(first, second) for first, second in self._prompts_D2]
 
     def record(self, gram_MRR: Tensor, half_sizes: Sequence[tuple[int, int]] = ()) -> SurgeryReport:

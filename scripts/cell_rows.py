@@ -31,7 +31,13 @@ def options_of(
         "--arms", nargs="*", metavar="ARM", choices=arms, default=list(arms), help="(all)"
     )
     parser.add_argument(
-        "--seeds", nargs="*", type=int, default=list(seeds), help="(all of each arm)"
+        "--seeds",
+        nargs="*",
+        metavar="N",
+        type=int,
+        choices=seeds,
+        default=list(seeds),
+        help="(all of each arm)",
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
     parser.add_argument("--folder", type=Path, default=folder, help="of the runs (%(default)s)")

@@ -122,15 +122,16 @@ def _interval(e: Estimate) -> str:
     return f"{e.mean:+.2f}" + ("" if math.isnan(e.low) else f" ({e.low:+.2f} to {e.high:+.2f})")
 
 
-def check(folder: Path) -> str:
-    """A line that says how many cells came to the numbers of `RESULTS`; one that did not ends it
-    (`joined`)."""
+def check(folder: Path) -> tuple[str, int]:
+    """How many cells of `folder` came to the numbers of `RESULTS`, in words and as a number; one
+    that did not ends it (`joined`)."""
     names = ("conflict", "arm", "seed")
     found = study_claims.rows_of(folder)
     known = {tuple(row[name] for name in names) for row in joined(RESULTS, [], names)}
     joined(RESULTS, found, names)
     again = sum(tuple(row[name] for name in names) in known for row in found)
-    return f"{again} cells came to the same numbers, to the bit; {len(found) - again} are new"
+    text = f"{again} cells came to the same numbers, to the bit; {len(found) - again} are new"
+    return (text if found else f"{folder} has no finished cell of the study"), again
 
 
 def write_docs(folder: Path) -> None:
@@ -155,6 +156,7 @@ def main() -> int:
         nargs="*",
         metavar="X",
         type=float,
+        choices=POSITIONS,
         default=list(POSITIONS),
         help="of the dial (0 0.5 1)",
     )
@@ -166,8 +168,9 @@ def main() -> int:
         write_docs(options.folder)
         return 0
     if options.check:
-        print(check(options.folder))
-        return 0
+        text, again = check(options.folder)
+        print(text)
+        return 0 if again else 1
     try:
         planned = plan(options)
         finished = run(planned, options.folder, options.seeds, options.jobs)

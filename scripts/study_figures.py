@@ -35,7 +35,9 @@ def figures_of(run_dir: Path) -> dict[str, Any]:
         if known:
             means[name] = round(fmean(known), DIGITS)
     timed = [step for step in steps if step.get("time/total") is not None]
-    tokens = sum(step.get("throughput/tokens_per_second", 0) * step["time/total"] for step in timed)
+    tokens = sum(
+        (step.get("throughput/tokens_per_second") or 0) * step["time/total"] for step in timed
+    )
     seconds = [step["time/total"] for step in timed]
     return {
         "means": means,
@@ -81,7 +83,9 @@ def _family(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
 def _cells(rows: Sequence[Row]) -> list[str]:
     def over(prefix: str) -> str:
         each = [_family(row, prefix).values() for row in rows]
-        return interval(estimate([max(values) / min(values) for values in each if min(values) > 0]))
+        return interval(
+            estimate([max(values) / min(values) for values in each if values and min(values) > 0])
+        )
 
     def spread(prefix: str) -> str:
         """From the least to the greatest domain or pair, each the mean over the seeds."""

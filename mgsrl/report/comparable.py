@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from mgsrl.config.resume import FREE_KEYS, LAYOUT_KEYS, PROMPT_KEYS, key_pattern, names
 from mgsrl.errors import ConfigError, nearest, shortened
@@ -179,16 +180,21 @@ def _deciding(key: str) -> list[str]:
 def _recorded(run: RunData) -> dict[str, str]:
     """Key -> what is behind it, from `run.json`: rows of data, and plug-ins that make numbers. The
     package's own files are left out: other versions of it are remarked upon."""
-    found: dict[str, str] = {}
-    with suppress(TypeError, AttributeError, KeyError):
-        for source, facts in (run.record.get("data") or {}).items():
-            if digest := facts.get("digest"):
-                found[_source_key(source)] = f"rows {digest}"
-        silent = run.setting("trackers.also") or ()
-        for name, facts in (run.record.get("plugins") or {}).items():
-            if not name.startswith("mgsrl.") and name not in silent:
-                found[f"plugins.{name}"] = f"code {facts['sha256'][:12]}"
-    return found
+    data, plugins = (run.record.get(key) or {} for key in ("data", "plugins"))
+    silent = run.setting("trackers.also") or ()
+    rows = {_source_key(name): _fact(facts, "digest", "rows") for name, facts in data.items()}
+    code = {
+        f"plugins.{name}": _fact(facts, "sha256", "code")
+        for name, facts in plugins.items()
+        if not name.startswith("mgsrl.") and name not in silent
+    }
+    return {key: value for key, value in (rows | code).items() if value}
+
+
+def _fact(facts: Any, name: str, of: str) -> str:
+    """Empty where it is not known: an older version's record, or a damaged one."""
+    value = facts.get(name) if isinstance(facts, dict) else None
+    return f"{of} {value[:16]}" if isinstance(value, str) else ""
 
 
 def _source_key(source: str) -> str:

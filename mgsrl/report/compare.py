@@ -8,6 +8,7 @@ Left out: anything interactive (the figures are inline SVG).
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -243,6 +244,7 @@ def _remarks(arms: Sequence[ArmRuns]) -> list[str]:
     if 0 < len(unscored) < len(runs):
         names = ", ".join(unscored)
         found.append(f"Without any evaluation ({names}): held-out scores are the other runs'.")
+    found += _lost_scores([run for run in runs if run.evaluations], arms)
     repeated = [arm.name for arm in arms if arm.repeated]
     if repeated:
         found.append(
@@ -250,6 +252,21 @@ def _remarks(arms: Sequence[ArmRuns]) -> list[str]:
             "repetitions, and count as one by their mean."
         )
     return found
+
+
+def _lost_scores(runs: Sequence[RunData], arms: Sequence[ArmRuns]) -> list[str]:
+    """A line on runs without a finite score of some domain that others have, at the step where
+    they are compared: these seeds count nowhere in it, and differences are of those that are left.
+    """
+    last = arms[0].common.last if arms else None
+    scored = {
+        run.name: {r.domain for r in run.evaluations if r.step == last and math.isfinite(r.mean)}
+        for run in runs
+    }
+    every = set().union(*scored.values())
+    lost = [f"{name}: {', '.join(sorted(every - own))}" for name, own in scored.items()]
+    lost = [line for line, own in zip(lost, scored.values(), strict=True) if own != every]
+    return [f"Without a score after step {last} ({'; '.join(lost)}): not counted."] if lost else []
 
 
 def _context(found: Comparison, folder: Path) -> dict[str, Any]:

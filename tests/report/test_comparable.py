@@ -93,7 +93,7 @@ def test_users_code_behind_equal_names_is_compared(tmp_path, run_dirs):
 
     pair = [with_code(i, "lab/mine.py:drop") for i in (0, 2)]
     key = "plugins.lab/mine.py:drop"
-    shown = rf"{re.escape(key)}: code 0{{12}} \(0\); code 2{{12}} \(1\)"
+    shown = rf"{re.escape(key)}: code 0{{16}} \(0\); code 2{{16}} \(1\)"
     with pytest.raises(ConfigError, match=shown) as told:
         compared(*pair)
     (words,) = re.findall(r"'(allow=.*)'", str(told.value))

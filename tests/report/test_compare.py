@@ -638,3 +638,13 @@ def test_runs_without_a_known_seed_are_paired_with_none(run_dirs, tmp_path):
     found = comparison([Entry(copies[0], "mgs"), Entry(copies[1], "mixed")])
     assert found.arms[0].contrasts["average"].difference.n == 0
     assert "no seed in common" in found.arms[0].sentence
+
+
+def test_a_score_that_is_lost_is_said(tmp_path, run_dirs):
+    """Its seed counts nowhere in the differences, which the page would not say."""
+    other = tmp_path / "mgs-1"
+    shutil.copytree(run_dirs[1], other)
+    scored(other, math=math.nan)
+    found = compared(run_dirs[0], other, *run_dirs[2:])
+    assert "Without a score after step 4 (mgs-1: math): not counted." in found.remarks
+    assert not any("Without a score" in remark for remark in compared(*run_dirs).remarks)

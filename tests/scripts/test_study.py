@@ -204,7 +204,10 @@ def test_cells_of_several_machines_are_put_together(
     new = [row | {"tokens": 7, "step_seconds": 2.0} for row in rows(mixed=[0.1, 0.2, 0.3])]
     monkeypatch.setattr(study_claims, "rows_of", lambda folder: new)
     assert study.known_rows(tmp_path) == [*new, before[0]]
-    assert study.check(tmp_path).startswith("2 cells came to the same numbers, to the bit; 1 are")
+    assert study.check(tmp_path)[0].startswith(
+        "2 cells came to the same numbers, to the bit; 1 are"
+    )
+    assert study.check(tmp_path)[1] == 2
     new[1]["step_seconds"] = 3.0
     study.write_rows(study.RESULTS, study.known_rows(tmp_path))
     new[1]["tokens"] = 8
