@@ -94,8 +94,7 @@ class SurgeryProbe:
         self._module_index = [self.modules.index(module_of[name]) for name in trained]
         self._seed = seed
         self._rows_RN: Tensor | None = None
-        self._prompts_D2 = [[0, 0] for _ in self.domains]
-        self._taken = set[tuple[int, int]]()
+        self._prompts: dict[tuple[str, int], int] = {}
         self._tried: StepProbe | None = None
         self._tokens: dict[str, int] = {}
         self._log = None if folder is None else _open(Path(folder), first_step)
@@ -131,8 +130,7 @@ class SurgeryProbe:
             self._rows_RN = torch.zeros(rows, size, device=home)
         if tokens is not None:
             self._tokens[domain] = self._tokens.get(domain, 0) + tokens
-        self._prompts_D2[at][half] += prompts
-        self._taken.add((at, half))
+        self._prompts[domain, half] = self._prompts.get((domain, half), 0) + prompts
         row_N = self._rows_RN[half * count + at]
         for parameter, part in zip(self._parameters, self._parts(row_N)):
             if parameter.grad is not None:
@@ -227,21 +225,19 @@ class SurgeryProbe:
             wanted = report.problem is None or self.config.measure_only
             parameter.grad = part.view_as(parameter).to(parameter, copy=True) if wanted else None
         self._rows_RN.zero_()
-        self._prompts_D2 = [[0, 0] for _ in self.domains]
-        self._taken.clear()
+        self._prompts = {}
         return report
 
     def _half_sizes(self) -> list[tuple[int, int]]:
         """Prompts in the halves, by domain; nothing on a step that does not measure reliability."""
         if not self.config.measures_reliability(self.last_step + 1):
             return []
-        unknown = [self.domains[at] for at, half in self._taken if not self._prompts_D2[at][half]]
-        if unknown:
+        if unknown := {domain for (domain, _), prompts in self._prompts.items() if not prompts}:
             raise ValueError(
                 "take should have prompts= and half= where reliability is measured, found none "
-                f"for {', '.join(sorted(set(unknown)))}"
+                f"for {', '.join(sorted(unknown))}"
             )
-        return [(first, second) for first, second in self._prompts_D2]
+        return [(self._prompts.get((d, 0), 0), self._prompts.get((d, 1), 0)) for d in self.domains]
 
     def record(self, gram_MRR: Tensor, half_sizes: Sequence[tuple[int, int]] = ()) -> SurgeryReport:
         """Resolve and log a Gramian that the caller made; `step` calls it.

@@ -127,10 +127,9 @@ def check(folder: Path) -> tuple[str, int]:
     that did not ends it (`joined`)."""
     names = ("conflict", "arm", "seed")
     found = study_claims.rows_of(folder)
-    known = {tuple(row[name] for name in names) for row in joined(RESULTS, [], names)}
-    joined(RESULTS, found, names)
-    again = sum(tuple(row[name] for name in names) in known for row in found)
-    text = f"{again} cells came to the same numbers, to the bit; {len(found) - again} are new"
+    new = len(joined(RESULTS, found, names)) - len(joined(RESULTS, [], names))
+    again = len(found) - new
+    text = f"{again} cells came to the same numbers, to the bit; {new} are new"
     return (text if found else f"{folder} has no finished cell of the study"), again
 
 

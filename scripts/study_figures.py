@@ -1,4 +1,4 @@
-"""Why the study's arms come out as they do: lengths, tokens, conflicts and cost of every run.
+"""Why the study's arms come out as they do: lengths, tokens and conflicts of every run.
 
 Means over the steps of a run, kept in its row of `docs/study.jsonl`; rows that were made before
 these figures were kept have none, and a table says of how many runs it is.
@@ -6,7 +6,7 @@ these figures were kept have none, and a table says of how many runs it is.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 from cell_rows import Row
@@ -26,7 +26,7 @@ DIGITS = 5
 
 
 def figures_of(run_dir: Path) -> dict[str, Any]:
-    """`means` over the steps by metric, all generated `tokens`, and `step_seconds` (median)."""
+    """`means` over the steps by metric, and all generated `tokens`."""
     steps = read_metrics(run_dir)
     names = [n for n in dict.fromkeys(n for step in steps for n in step) if _is_kept(n)]
     means = {}
@@ -38,12 +38,7 @@ def figures_of(run_dir: Path) -> dict[str, Any]:
     tokens = sum(
         (step.get("throughput/tokens_per_second") or 0) * step["time/total"] for step in timed
     )
-    seconds = [step["time/total"] for step in timed]
-    return {
-        "means": means,
-        "tokens": round(tokens),
-        "step_seconds": round(median(seconds), 3) if seconds else None,
-    }
+    return {"means": means, "tokens": round(tokens)}
 
 
 def _is_kept(name: str) -> bool:

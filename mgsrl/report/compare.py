@@ -264,8 +264,9 @@ def _lost_scores(runs: Sequence[RunData], arms: Sequence[ArmRuns]) -> list[str]:
         for run in runs
     }
     every = set().union(*scored.values())
-    lost = [f"{name}: {', '.join(sorted(every - own))}" for name, own in scored.items()]
-    lost = [line for line, own in zip(lost, scored.values(), strict=True) if own != every]
+    lost = [
+        f"{name}: {', '.join(sorted(every - own))}" for name, own in scored.items() if own != every
+    ]
     return [f"Without a score after step {last} ({'; '.join(lost)}): not counted."] if lost else []
 
 

@@ -3,6 +3,7 @@
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,6 +40,15 @@ SECONDS = {
     "sync": 0.25,
     "other": 0.2,
 }
+
+
+def make_runs(folder: Path, **options: Any) -> list[Path]:
+    """Two seeds of each of two strategies; `options` as of `make_run`."""
+    return [
+        make_run(folder / f"{name}-{seed}", seed=seed, strategy=name, layers=1, **options)
+        for name in ("mgs", "mixed")
+        for seed in range(2)
+    ]
 
 
 def make_run(

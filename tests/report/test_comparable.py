@@ -11,18 +11,13 @@ from mgsrl.compare.words import read_words
 from mgsrl.errors import ConfigError
 from mgsrl.obs.run_record import read_run_record
 from mgsrl.report.load import read_run_data
-from tests.report.synthetic import make_run
+from tests.report.synthetic import make_runs
 from tests.report.test_compare import compared
 
 
 @pytest.fixture(scope="module")
 def run_dirs(tmp_path_factory):
-    root = tmp_path_factory.mktemp("runs")
-    return [
-        make_run(root / f"{name}-{seed}", steps=1, seed=seed, strategy=name, layers=1)
-        for name in ("mgs", "mixed")
-        for seed in range(2)
-    ]
+    return make_runs(tmp_path_factory.mktemp("runs"), steps=1)
 
 
 def recorded(run_dir: Path, to: Path, **facts) -> Path:

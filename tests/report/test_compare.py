@@ -20,17 +20,12 @@ from mgsrl.report.load import read_run_data
 from mgsrl.report.strategies import ArmRuns, by_arm
 from mgsrl.report.style import panels
 from mgsrl.statistics.seeds import difference, estimate
-from tests.report.synthetic import DOMAINS, make_run
+from tests.report.synthetic import DOMAINS, make_run, make_runs
 
 
 @pytest.fixture(scope="module")
 def run_dirs(tmp_path_factory):
-    root = tmp_path_factory.mktemp("runs")
-    return [
-        make_run(root / f"{name}-{seed}", steps=4, seed=seed, strategy=name, layers=1)
-        for name in ("mgs", "mixed")
-        for seed in range(2)
-    ]
+    return make_runs(tmp_path_factory.mktemp("runs"), steps=4)
 
 
 def compared(*run_dirs: Path, **options) -> Comparison:
