@@ -167,7 +167,8 @@ class Textbook:
             for half in (0, 1)
         }
         self.sizes = {d: (len(own[0::2]), len(own[1::2])) for d, own in groups.items()}
-        self.tokens = sum(len(s[1]) for rows in self.samples.values() for s in rows)
+        rows = [sample for of_key in self.samples.values() for sample in of_key]
+        self.batch = (sum(len(s[1]) for s in rows), len(rows))
         self.old = {
             key: [parts._logprobs(self.model, s)[0].detach() for s in rows]
             for key, rows in self.samples.items()
@@ -176,8 +177,7 @@ class Textbook:
     def loss(self, model: Any, domain: str, half: int) -> torch.Tensor:
         key = domain, half
         algo = self.spec.algos[domain]
-        total = parts._loss(model, self.frozen, self.samples[key], self.old[key], algo)
-        return total / self.tokens
+        return parts._loss(model, self.frozen, self.samples[key], self.old[key], algo, self.batch)
 
     def gradient(self, domain: str, half: int) -> dict[str, torch.Tensor]:
         params = dict(self.model.named_parameters())

@@ -155,10 +155,11 @@ def exact() -> dict[str, torch.Tensor]:
     model = AutoModelForCausalLM.from_pretrained(POCKET, dtype=torch.float64)
     groups = make_groups(model.config.vocab_size)
     samples = {d: list(_samples(groups[d], TEMPERATURES[d])) for d in DOMAINS}
-    num_tokens = sum(len(s[1]) for rows in samples.values() for s in rows)
+    rows = [sample for of_domain in samples.values() for sample in of_domain]
+    sizes = (sum(len(s[1]) for s in rows), len(rows))
     for d in DOMAINS:
         old = [_logprobs(model, sample)[0].detach() for sample in samples[d]]
-        (_loss(model, model, samples[d], old, algo_of(Case(), POCKET)) / num_tokens).backward()
+        _loss(model, model, samples[d], old, algo_of(Case(), POCKET), sizes).backward()
     return {name: p.grad.reshape(-1) for name, p in model.named_parameters()}
 
 
