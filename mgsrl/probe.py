@@ -160,7 +160,7 @@ class SurgeryProbe:
         Raises:
             ValueError: nothing was taken yet, or a domain that has no loss.
         """
-        if self._rows_RN is None:
+        if self._rows_RN is None or not self._prompts:
             raise ValueError("try_steps should follow take, found no gradient of any domain")
         if missing := set(self.domains) - set(held_back):
             raise ValueError(f"held_back should have every domain, found none of {sorted(missing)}")
@@ -204,7 +204,7 @@ class SurgeryProbe:
         over; under `measure_only` it is the sum even so. After the optimizer's step `.grad` is to
         be cleared as ever: the first domain's backward would add to what is left there.
         """
-        if self._rows_RN is None:
+        if self._rows_RN is None or not self._prompts:
             raise ValueError("step should follow take, found no gradient of any domain")
         pieces: list[Piece] = list(zip(self._module_index, self._parts(self._rows_RN)))
         gram_MRR = gramian(pieces, len(self.modules))

@@ -7,6 +7,7 @@ cells can be run in pieces and on several machines.
 import argparse
 import json
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ TIMED = {"minutes", "step_seconds", "machine"}
 def options_of(
     doc: str, arms: Sequence[str], seeds: Sequence[int], folder: Path
 ) -> argparse.ArgumentParser:
-    """The options of a script that runs `arms`."""
-    parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
+    """The options of a script that runs `arms`, which `--help` names below its module's text."""
+    plain = argparse.RawDescriptionHelpFormatter
+    known = textwrap.fill(", ".join(arms), 95, initial_indent="arms: ", subsequent_indent="  ")
+    parser = argparse.ArgumentParser(description=doc, epilog=known, formatter_class=plain)
     parser.add_argument(
         "--arms", nargs="*", metavar="ARM", choices=arms, default=list(arms), help="(all)"
     )

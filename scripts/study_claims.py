@@ -24,6 +24,10 @@ ALL = tuple(arm for arm in ARMS if not arm.startswith("single_"))
 OTHERS = tuple(arm for arm in ALL if arm != "mixed")
 SURGERY = ("global", "layer", "mgs", "parameter")
 AVERAGED = tuple(f"{arm}_all" for arm in SURGERY)
+DRAWN = tuple(arm for arm in EVERY if arm != "mixed" and arm not in SINGLES)
+LINEAR = 0.03
+TICKS = (-1, -0.2, -0.03, 0, 0.03, 0.2)
+"""Of the picture, in standard deviations of the start policy's responses."""
 
 
 @dataclass(frozen=True)
@@ -193,15 +197,16 @@ def tables(rows: Rows, claims: Sequence[Claim] = CLAIMS) -> str:
 
 
 def draw(rows: Rows, path: Path) -> None:
-    """Every arm minus `mixed`, at every position, in the mean and in the worst domain."""
+    """Every arm minus `mixed`, at every position, in the mean and in the worst domain; beyond
+    `LINEAR` the axis is logarithmic, for some arms differ by a hundredth and some by a half."""
     from mgsrl.report.style import drawing, panels
 
     with drawing():
-        figure, axes = panels(6, columns=3, height=4.2, width=11)
+        figure, axes = panels(6, columns=3, height=5.6, width=11)
         places = [(measure, conflict) for measure in (MEAN, WORST) for conflict in POSITIONS]
         for i, (axis, (measure, conflict)) in enumerate(zip(axes, places, strict=True)):
             axis.axvline(0, color="#888888", lw=1)
-            for y, arm in enumerate(OTHERS):
+            for y, arm in enumerate(DRAWN):
                 found = contrast(rows, Claim(0, conflict, arm, "mixed", measure, -NONE, NONE))
                 if not found.n:
                     continue
@@ -212,7 +217,11 @@ def draw(rows: Rows, path: Path) -> None:
                     color="#3d85c6" if apart else "#8c8c8c", mfc=None if apart else "none",
                 )  # fmt: skip
             axis.set(title=f"conflict {conflict:g}", xlabel=f"{measure}, minus mixed")
-            axis.set_ylim(len(OTHERS) - 0.4, -0.6)
-            axis.set_yticks(range(len(OTHERS)), list(OTHERS) if i % 3 == 0 else [""] * len(OTHERS))
+            axis.set_xscale("symlog", linthresh=LINEAR, linscale=1)
+            axis.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+            axis.minorticks_off()
+            axis.grid(axis="x", color="#e5e5e5", lw=0.6)
+            axis.set_ylim(len(DRAWN) - 0.4, -0.6)
+            axis.set_yticks(range(len(DRAWN)), list(DRAWN) if i % 3 == 0 else [""] * len(DRAWN))
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110, facecolor="white")

@@ -4,6 +4,7 @@ Means over the steps of a run, kept in its row of `docs/study.jsonl`; rows that 
 these figures were kept have none, and a table says of how many runs it is.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -31,14 +32,18 @@ def figures_of(run_dir: Path) -> dict[str, Any]:
     names = [n for n in dict.fromkeys(n for step in steps for n in step) if _is_kept(n)]
     means = {}
     for name in names:
-        known = [step[name] for step in steps if step.get(name) is not None]
+        known = [step[name] for step in steps if _is_number(step.get(name))]
         if known:
             means[name] = round(fmean(known), DIGITS)
-    timed = [step for step in steps if step.get("time/total") is not None]
+    rates = [(step.get("throughput/tokens_per_second"), step.get("time/total")) for step in steps]
     tokens = sum(
-        (step.get("throughput/tokens_per_second") or 0) * step["time/total"] for step in timed
+        rate * seconds for rate, seconds in rates if _is_number(rate) and _is_number(seconds)
     )
     return {"means": means, "tokens": round(tokens)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _is_kept(name: str) -> bool:
@@ -85,7 +90,8 @@ def _cells(rows: Sequence[Row]) -> list[str]:
     def spread(prefix: str) -> str:
         """From the least to the greatest domain or pair, each the mean over the seeds."""
         each = [_family(row, prefix) for row in rows]
-        means = [fmean(values[key] for values in each if key in values) for key in each[0]]
+        keys = dict.fromkeys(key for values in each for key in values)
+        means = [fmean(values[key] for values in each if key in values) for key in keys]
         if not means:
             return MISSING
         ends = sorted({f"{value:+.2f}" for value in (min(means), max(means))}, key=float)
@@ -95,6 +101,7 @@ def _cells(rows: Sequence[Row]) -> list[str]:
         known = [row["means"][name] for row in rows if name in row["means"]]
         return f"{fmean(known):.0%}" if known else MISSING
 
+    tokens = [row["tokens"] for row in rows if row.get("tokens")]
     return [
         over(NORM),
         over(LENGTH),
@@ -103,5 +110,5 @@ def _cells(rows: Sequence[Row]) -> list[str]:
         spread(COSINE),
         spread(RELIABILITY),
         spread(PROJECTED),
-        f"{fmean(row['tokens'] for row in rows):,.0f}",
+        f"{fmean(tokens):,.0f}" if tokens else MISSING,
     ]

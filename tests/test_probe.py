@@ -125,6 +125,8 @@ def test_without_finite_gradients_there_is_no_update(measure_only: bool) -> None
         p.grad = None
     probe.take("math")
     assert probe.step().problem is None  # nothing of it is left
+    with pytest.raises(ValueError, match="step should follow take"):
+        probe.step()  # nothing was taken since
 
 
 def test_frozen_and_half_precision_parameters() -> None:

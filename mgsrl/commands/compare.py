@@ -71,7 +71,8 @@ def _complete(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list
 
 
 def run(options: argparse.Namespace) -> None:
-    from mgsrl.compare.words import read_words
+    from mgsrl.compare.entries import left_out
+    from mgsrl.compare.words import is_comparison, read_words
     from mgsrl.report.compare import comparison, default_folder, write_comparison
     from mgsrl.report.extra import need_drawing
     from mgsrl.training.lock import writable
@@ -96,6 +97,8 @@ def run(options: argparse.Namespace) -> None:
         folders.insert(0, folder)
     entries, declared = _entries(folders)
     found = comparison(entries, baseline=words.baseline, allow=words.allow, declared=declared)
+    for each in filter(is_comparison, folders):
+        found.remarks.extend(left_out(each, entries))
     folder = folder or default_folder(found, folders)
     with writable("compare.dir"):
         page = write_comparison(found, folder, force=options.force)

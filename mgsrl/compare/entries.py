@@ -4,6 +4,7 @@ A run that is not finished is not looked at, whatever it logged: its arm's curve
 those of other steps. (`report.compare` holds the same of runs that are given by their folders.)
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mgsrl.compare.cells import last_step, read_plan
 from mgsrl.obs.run_record import read_run_record
 from mgsrl.report.compare import Comparison, Entry, comparison, write_comparison
 from mgsrl.report.load import not_finished
+from mgsrl.report.strategies import some
 
 
 def cell_entries(folder: Path) -> tuple[list[Entry], set[str]]:
@@ -23,6 +25,20 @@ def cell_entries(folder: Path) -> tuple[list[Entry], set[str]]:
     return found, set(plan.get("differing") or ())
 
 
+def left_out(folder: Path, shown: Sequence[Entry]) -> list[str]:
+    """A line on the runs in a comparison's folder that are not among those `shown`: of an earlier
+    command, whose strategies, axes or seeds the last one did not name."""
+    there = {entry.dir.resolve() for entry in shown}
+    runs = sorted(path.parent for path in folder.glob("*/run.json"))
+    others = [run.name for run in runs if run.resolve() not in there]
+    return [
+        f"{folder.name} has {len(others)} more run{'s' * (len(others) > 1)} of an earlier command, "
+        f"not compared here ({some(others)}): a command with their strategies, axes and seeds as "
+        "well makes a page of all."
+        for _ in others[:1]
+    ]
+
+
 def compare_folder(folder: Path, *, baseline: str = "", allow: tuple[str, ...] = ()) -> Comparison:
     """Write the page of the cells in `folder` as they are now.
 
@@ -31,6 +47,7 @@ def compare_folder(folder: Path, *, baseline: str = "", allow: tuple[str, ...] =
     """
     entries, declared = cell_entries(folder)
     found = comparison(entries, baseline=baseline, allow=allow, declared=declared)
+    found.remarks.extend(left_out(folder, entries))
     write_comparison(found, folder)
     return found
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from mgsrl.errors import ConfigError, nearest
 from mgsrl.files.jsonl import jsonable, write_atomic
@@ -38,7 +39,7 @@ from mgsrl.report.comparison import ArmSummary, Comparison
 from mgsrl.report.extra import need_drawing
 from mgsrl.report.load import RunData, read_run_data, short_paths
 from mgsrl.report.render import is_own_page, render
-from mgsrl.report.strategies import ArmRuns, by_arm, common_steps
+from mgsrl.report.strategies import ArmRuns, by_arm, common_steps, some
 from mgsrl.report.verdicts import contrasts, sentence
 
 JSON, MARKDOWN, PAGE = "comparison.json", "comparison.md", "comparison.html"
@@ -47,6 +48,8 @@ FEW_SEEDS = 3
 LONGEST_NAME = 80
 MOST_NAMED = 6
 """Folders in a message."""
+MOST_SETTINGS = 4
+"""In the name of an arm; of more it has the first and a checksum."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,8 @@ def check_page(folder: Path, force: bool) -> None:
 def _names(named: Sequence[tuple[str, RunData]], verdict: Verdict) -> dict[Path, str]:
     """The arm of each run. Where no name is given, it is what the strategy is called. Runs of one
     name are told apart by its settings, and by what else they differ in: two plans, or an edited
-    folder, may call different things the same. But each seed may have a teacher of its own."""
+    folder, may call different things the same. But teachers that no two seeds share belong to
+    their seeds."""
     settings = [strategy_settings(run) for _, run in named]
     labels = [name or str(run.setting("strategy.name", run.name)) for name, run in named]
     for differing in (*verdict.allowed, *verdict.declared):
@@ -178,16 +182,32 @@ def _names(named: Sequence[tuple[str, RunData]], verdict: Verdict) -> dict[Path,
         alike = [other == label for other in labels]
         same = list(compress(settings, alike))
         keys = {key for each in same for key in each}
+        taught = {key for key in keys if key.endswith("algo.teacher")}
         seeds = [each.setting("seed") for _, each in compress(named, alike)]
-        if len(seeds) == len(set(seeds)):
-            keys = {key for key in keys if not key.endswith("algo.teacher")}
-        parts = [label]
+        keys -= taught if _each_its_own(same, seeds, sorted(taught)) else set()
+        parts = []
         for key in sorted(keys):
             shown = told_apart(each.get(key, ABSENT) for each in same)
             if len(shown) > 1:
                 parts.append(f"{key.rpartition('.')[2]}={shown[own.get(key, ABSENT)]}")
-        found[run.run_dir] = " ".join(parts)
+        if len(parts) > MOST_SETTINGS:
+            parts[MOST_SETTINGS:] = [f"and {len(parts) - MOST_SETTINGS} more", _checksum(parts)]
+        found[run.run_dir] = " ".join([label, *parts])
     return found
+
+
+def _each_its_own(
+    settings: Sequence[Mapping[str, str]], seeds: Sequence[Any], keys: Sequence[str]
+) -> bool:
+    """Whether there are several seeds, and no two of them share values of `keys`."""
+    of_values: dict[tuple[str, ...], set[Any]] = {}
+    for own, seed in zip(settings, seeds, strict=True):
+        of_values.setdefault(tuple(own.get(key, ABSENT) for key in keys), set()).add(seed)
+    return len(set(seeds)) > 1 and all(len(of_value) == 1 for of_value in of_values.values())
+
+
+def _checksum(parts: Sequence[str]) -> str:
+    return f"#{crc32(' '.join(parts).encode()) & 0xFFFF:04x}"
 
 
 def _with_gaps(
@@ -245,6 +265,7 @@ def _remarks(arms: Sequence[ArmRuns]) -> list[str]:
         names = ", ".join(unscored)
         found.append(f"Without any evaluation ({names}): held-out scores are the other runs'.")
     found += _lost_scores([run for run in runs if run.evaluations], arms)
+    found += _other_prompts(runs, arms)
     repeated = [arm.name for arm in arms if arm.repeated]
     if repeated:
         found.append(
@@ -268,6 +289,23 @@ def _lost_scores(runs: Sequence[RunData], arms: Sequence[ArmRuns]) -> list[str]:
         f"{name}: {', '.join(sorted(every - own))}" for name, own in scored.items() if own != every
     ]
     return [f"Without a score after step {last} ({'; '.join(lost)}): not counted."] if lost else []
+
+
+def _other_prompts(runs: Sequence[RunData], arms: Sequence[ArmRuns]) -> list[str]:
+    """A line on evaluations that are of other numbers of responses, where they are compared."""
+    last, by_domain = arms[0].common.last if arms else None, dict[str, dict[int, list[str]]]()
+    for run in runs:
+        for result in run.evaluations:
+            if result.step == last:
+                counts = by_domain.setdefault(result.domain, {})
+                counts.setdefault(result.num_samples, []).append(run.name)
+    return [
+        f"After step {last} the held-out scores of {domain} are not of the same responses: "
+        + "; ".join(f"{count} in {some(names)}" for count, names in counts.items())
+        + "."
+        for domain, counts in by_domain.items()
+        if len(counts) > 1
+    ]
 
 
 def _context(found: Comparison, folder: Path) -> dict[str, Any]:

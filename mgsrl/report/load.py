@@ -73,9 +73,15 @@ class RunData:
     @property
     def unfinished(self) -> str:
         """Why it does not count beside finished runs: `interrupted after 20 steps: ...`; empty for
-        one that is finished, or of which nobody knows."""
-        status = self.record.get("status", "finished")
-        return "" if status == "finished" else not_finished(self.record, max(self.steps, default=0))
+        one that is finished. Without a record it is, if it logged all of its steps, or if nobody
+        knows how many these are."""
+        status, last = self.record.get("status"), max(self.steps, default=0)
+        if status is not None:
+            return "" if status == "finished" else not_finished(self.record, last)
+        wanted = self.setting("train.num_steps")
+        if not isinstance(wanted, int) or last >= wanted:
+            return ""
+        return f"no readable run.json, and {last} of {wanted} steps are logged"
 
     @property
     def steps(self) -> list[int]:

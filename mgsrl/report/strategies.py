@@ -66,7 +66,7 @@ class CommonSteps:
         if self.last is None and self.first is not None:
             found.append(
                 f"After step {self.first} no step was evaluated in all runs"
-                f"{f' (not in {_some(self.early)})' if self.early else ''}, so held-out scores "
+                f"{f' (not in {some(self.early)})' if self.early else ''}, so held-out scores "
                 "are not compared: leave the shorter runs out, train all of them equally far, or "
                 "choose an evaluate.every that meets."
             )
@@ -78,7 +78,7 @@ class CommonSteps:
             by_length.setdefault(steps, []).append(name)
         found = []
         for steps, names in sorted(by_length.items(), reverse=True):
-            found.append(f"{steps} steps: {_some(names)}")
+            found.append(f"{steps} steps: {some(names)}")
         return "; ".join(found)
 
 
@@ -189,7 +189,8 @@ def common_steps(runs: Sequence[RunData]) -> CommonSteps:
     )
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Names as a remark has them."""
     return ", ".join(names) if len(names) <= MAX_NAMED else f"{len(names)} runs"
 
 

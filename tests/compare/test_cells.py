@@ -171,6 +171,26 @@ def test_many_seeds_and_long_names_are_read(tmp_path: Path) -> None:
     assert max(map(len, places)) <= LONGEST_NAME + len("-seed0")
 
 
+def test_runs_of_an_earlier_command_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that is filled by several commands: its page has the cells of the last one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mgs", "global_surgery", "mixed"):
+        cells = plan_cells(Path("c"), [Arm(name, (f"strategy={name}",), (0, 1))])
+        for cell in cells:
+            finished(cell)
+        write_plan(Path("c"), cells, {})
+    assert main(["compare", "c"]) == 0
+    text = Path("c/comparison.md").read_text()
+    assert (
+        "c has 4 more runs of an earlier command, not compared here (global_surgery-seed0," in text
+    )
+    assert main(["compare", "c", "c/mgs-seed0", "c/mgs-seed1", "compare.dir=c"]) == 0
+    assert "c has 2 more runs" in Path("c/comparison.md").read_text()
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

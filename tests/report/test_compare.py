@@ -331,8 +331,34 @@ def test_a_teacher_for_each_seed_makes_one_arm(tmp_path, run_dirs):
     found = compared(run_dirs[0], other, run_dirs[2], declared={"algo.teacher"})
     assert [each.name for each in found.arms] == ["mgs", "mixed"]
     again = changed(run_dirs[1], tmp_path / "mgs-2", "teacher: ''", "teacher: runs/math-seed2")
-    found = compared(other, again, run_dirs[2], declared={"algo.teacher"})
-    assert len(found.arms) == 3, "two teachers of one seed"
+    alone = compared(other, again, run_dirs[2], declared={"algo.teacher"})
+    assert len(alone.arms) == 3, "two teachers of one seed, and no other seed"
+    both = compared(run_dirs[0], other, again, run_dirs[2], declared={"algo.teacher"})
+    assert [each.name for each in both.arms] == ["mgs", "mixed"]
+    assert any("mgs: some runs have the same seed" in remark for remark in both.remarks)
+
+
+def test_teachers_that_seeds_share_are_arms(tmp_path, run_dirs):
+    taught = [
+        changed(run, tmp_path / f"{run.name}-{name}", "teacher: ''", f"teacher: runs/{name}")
+        for name in "ab"
+        for run in run_dirs[:2]
+    ]
+    found = compared(*taught, run_dirs[2], declared={"algo.teacher"})
+    names = [each.name for each in found.arms]
+    assert names == ["mgs teacher=runs/a", "mgs teacher=runs/b", "mixed"]
+
+
+def test_of_many_settings_a_name_has_some(tmp_path, run_dirs):
+    other = Path(shutil.copytree(run_dirs[1], tmp_path / "other"))
+    text = re.sub(r"(?m)^  (clip\w*|dual_clip|\w*coef): [\d.]+$", r"  \1: 0.77",
+                  (other / "config.yaml").read_text())  # fmt: skip
+    (other / "config.yaml").write_text(text)
+    found = compared(run_dirs[0], other, run_dirs[2], allow=["algo"])
+    assert len(found.allowed) > 4
+    one, two = (each.name for each in found.arms[:2])
+    assert re.fullmatch(rf"mgs( \w+=\S+){{4}} and {len(found.allowed) - 4} more #\w{{4}}", one)
+    assert one != two
 
 
 def test_strategies_of_one_name_are_told_apart(tmp_path, run_dirs):
@@ -501,11 +527,30 @@ def test_a_run_without_scores_takes_them_from_no_other(run_dirs, tmp_path):
     assert "After step 0 no step was evaluated in all runs (not in torn)" in remarks[0]
 
 
+def test_a_cut_run_whose_record_is_damaged_is_a_gap(run_dirs, tmp_path):
+    """Of a whole one all that counts is there (the next test)."""
+    cut = make_run(tmp_path / "cut", steps=2, seed=9, strategy="mgs", finished=False)
+    (cut / "run.json").write_text("{")
+    found = compared(cut, *run_dirs)
+    words = "no readable run.json, and 2 of 30 steps are logged"
+    assert [each.arm.absent for each in found.arms if each.arm.absent] == [{"cut": words}]
+
+
+def test_scores_of_other_numbers_of_responses_are_said(run_dirs, tmp_path):
+    other = Path(shutil.copytree(run_dirs[0], tmp_path / "other"))
+    rows = [json.loads(line) for line in (other / "evaluations.jsonl").open()]
+    lines = [json.dumps(row | {"num_samples": 7}) + "\n" for row in rows]
+    (other / "evaluations.jsonl").write_text("".join(lines))
+    remarks = "\n".join(compared(other, *run_dirs[1:]).remarks)
+    assert "held-out scores of math are not of the same responses: 7 in other;" in remarks
+    assert "of the same responses" not in "\n".join(compared(*run_dirs).remarks)
+
+
 @pytest.mark.parametrize("damage", ['{"sessions": [5]}', '{"git": 5}', "[]", '{"sessions": [{"se'])
 def test_a_damaged_record_is_said_and_not_fatal(run_dirs, tmp_path, damage):
-    copy = Path(shutil.copytree(run_dirs[0], tmp_path / "copy"))
+    copy = changed(run_dirs[0], tmp_path / "copy", "num_steps: 30", "num_steps: 4")
     (copy / "run.json").write_text(damage)
-    found = compared(copy, run_dirs[2])
+    found = compared(copy, run_dirs[2], allow=["train.num_steps"])
     assert found.runs[0][1].missing[0].startswith("run.json cannot be read")
     assert found.as_json()["arms"]["mgs"]["cost"]["seconds"]["n"] == 0
 

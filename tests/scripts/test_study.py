@@ -137,6 +137,7 @@ def test_rows_are_read_off_the_runs(tmp_path: Path) -> None:
         {"step": i, "grad_norm/commas": norm, "time/total": 2.5, "throughput/tokens_per_second": 10}
         for i, norm in ((1, 1.0), (2, 3.0))
     ]
+    steps.append({"step": 3, "grad_norm/commas": None, "time/total": None})  # of a step without
     metrics = tmp_path / "conflict-1" / "gradvac-seed0" / "metrics.jsonl"
     metrics.write_text("".join(json.dumps(step) + "\n" for step in steps))
     run_folder(tmp_path / "conflict-1" / "bandit-seed0", before=0.25, after=0.5, step=2)  # cut
