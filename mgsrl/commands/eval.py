@@ -286,14 +286,16 @@ def _positions(path: str, checkpoint: Path | None) -> int:
 
 def _output(options: argparse.Namespace, tasks: "Sequence[Task]", model: str) -> Path:
     """The folder to write, which must hold nothing that is read."""
-    output = shared_folder(options.output or Path("evals") / _short_name(options.model), "--output")
+    named = options.output or Path("evals") / evaluation_name(options.model)
+    output = shared_folder(named, "--output")
     data = [task.test.file for task in tasks if task.test and task.test.file]
     given = [options.baseline, options.judge_config, options.reward_model]
     not_an_input(output, "--output", [model, *data, *filter(None, given)])
     return output
 
 
-def _short_name(model: str) -> str:
+def evaluation_name(model: str) -> str:
+    """What the folder of an evaluation is called where `--output` names none."""
     path = Path(os.path.expanduser(model))
     if (path / "manifest.json").is_file():  # runs/NAME/checkpoints/step_N
         return f"{path.resolve().parent.parent.name}-{path.name}"

@@ -5,10 +5,8 @@ judge and baseline; the figures of the page are those of `mgsrl plan`. The slow 
 policy of the bundled shape answer and train.
 """
 
-import argparse
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,42 +16,40 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from mgsrl.cli import _parser, main
-from mgsrl.commands.eval import plan
 from mgsrl.config import Config
 from mgsrl.config.compose import compose_config
-from mgsrl.config.model_path import ASSETS, POCKET_POLICY
 from mgsrl.config.typed import plain
 from mgsrl.data.sources import load_rows
-from mgsrl.evaluate.runner import Evaluation
 from mgsrl.report.comparable import check_comparable
 from mgsrl.report.load import RunData
 from mgsrl.rewards.factory import row_needs
 from mgsrl.training.estimate import estimate
 from mgsrl.training.plan import schedule_of
-from tests.documented import ROOT, commands
+from tests.documented import ROOT
 from tests.evaluate.judge_server import judge_server
+from tests.scripts.reproduction import (
+    DIR,
+    JUDGE,
+    LINES,
+    ROWS,
+    TABLE,
+    TEXT,
+    lines,
+    planned,
+    prepared,
+)
 from tests.training.runs import SMALL
 
-PAGE = ROOT / "scripts" / "reproduce.md"
-TEXT = PAGE.read_text(encoding="utf-8")
-DIR, JUDGE = "runs/qwen_math_chat-mgs-seed0", "https://api.openai.com/v1"
-LINES = [
-    tuple(word.replace("$seed", "0").replace("$run", DIR) for word in words)
-    for _, words in commands([PAGE])
-]
-"""Of a loop the first round."""
-ROWS = 300
-"""Of each set to train with: 250 of Nemotron's are held out."""
 H100_GIB = 79.1
 
 
-def lines(*begin: str) -> list[tuple[str, ...]]:
-    return [words for words in LINES if words[: len(begin)] == begin]
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with prepared(tmp_path_factory.mktemp("reproduce")) as folder:
+        yield folder
 
 
 @cache
@@ -61,94 +57,11 @@ def configuration(words: tuple[str, ...]) -> Config:
     return compose_config([word for word in words if "=" in word])
 
 
-def constrained(number: int) -> dict[str, Any]:
-    return {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"keyword": None}]}
-
-
-STAND_INS: dict[str, Any] = {
-    "simplerl": lambda n: {
-        "prompt": [{"role": "user", "content": "another model's template"}],
-        "question": f"{n} + 1?",
-        "reward_model": {"ground_truth": "" if n == 7 else str(n + 1), "style": "rule"},
-    },
-    "wildchat_if": lambda n: {
-        "data_source": "wildchat-if",
-        "prompt": [{"role": "user", "content": f"Hello {n}?"}],
-        "ability": "chat",
-        "reward_model": {"style": "model"},
-        "extra_info": {"index": n % 5, "split": "train"},
-    },
-    "nemotron_if": lambda n: {
-        "input": [{"role": "user", "content": f"Write {n} words. Use no commas."}],
-        "args": {
-            "instruction_id_list": ["punctuation:no_comma"],
-            "instruction_kwargs": [{"num_bullets": None}],
-            "task": "instruction_following",
-        },
-        "license": "odc-by",
-        "system_prompt": "detailed thinking off",
-    },
-    "math500": lambda n: {"problem": f"{n}?", "answer": str(n), "unique_id": "a", "level": 1},
-    "gsm8k": lambda n: {"question": f"{n}?", "answer": f"so\n#### {n}"},
-    "aime24": lambda n: {"id": n, "problem": f"{n}?", "answer": f"{n:03}", "year": "2024"},
-    "ifbench": lambda n: {"key": str(n), "prompt": f"Write {n} words.", **constrained(n)},
-    "wildbench": lambda n: {
-        "session_id": f"s{n}",
-        "conversation_input": [{"role": "user", "content": f"Hi {n}", "language": "English"}],
-        "references": {"gpt-4": "Hello."},
-        "checklist": ["Is it polite?"],
-    },
-    "alpaca_eval": lambda n: {
-        "instruction": f"Name {n} trees.",
-        "output": "Oak.",
-        "generator": "gpt4_1106_preview",
-    },
-}
-"""Name -> a row as the published file has it."""
-WRITING = {
-    "1": {"writing_prompt": "A scene. <SEED> 1000 words.", "seed_modifiers": ["Rain.", "Snow."]},
-    "2": {"writing_prompt": "No seeds."},
-}
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A clone's root after section 2 of the page: everything is prepared."""
-    folder = tmp_path_factory.mktemp("reproduce")
-    for name in ("configs", "scripts"):
-        (folder / name).symlink_to(ROOT / name)
-    for name in ("wildchat-if_train.parquet", "wildchat-if_val.parquet"):
-        rows = pyarrow.Table.from_pylist([STAND_INS["wildchat_if"](n) for n in range(ROWS)])
-        pyarrow.parquet.write_table(rows, folder / name)
-    (folder / "creative_writing_prompts_v3.json").write_text(json.dumps(WRITING))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MGSRL_DATA", raising=False)
-        for words in lines("mgsrl", "data", "prepare"):
-            assert main([*words[1:], *local_copy(words[3])]) == 0, words
-        (script,) = lines("python")
-        subprocess.run([sys.executable, *script[1:]], check=True, timeout=60)
-        shutil.copytree(ASSETS / POCKET_POLICY, folder / DIR)
-        shape = json.loads((folder / DIR / "config.json").read_text())
-        long = json.dumps(shape | {"max_position_embeddings": 32_768})
-        (folder / DIR / "config.json").write_text(long)
-        yield folder
-
-
-def local_copy(name: str) -> list[str]:
-    """`--from FILE` for a set of the hub; nothing for one whose file the page itself names."""
-    if name == "wildchat_if":
-        return []
-    file = Path(f"{name}.published.jsonl")
-    text = "".join(json.dumps(STAND_INS[name](number)) + "\n" for number in range(ROWS))
-    file.write_text(text)
-    return ["--from", str(file)]
-
-
 def test_the_page_is_read() -> None:
     assert len(lines("mgsrl", "data", "prepare")) == 11
     assert len(lines("mgsrl", "train")) == 14
     assert len(lines("mgsrl", "eval")) == 5
+    assert len(lines("mgsrl", "compare")) == len(lines(*TABLE)) == 3
     assert {words[0] for words in LINES} == {"mgsrl", "python", "sbatch"}
     known = {("train",), ("eval",), ("doctor",), ("compare",), ("data", "prepare")}
     known.add(("data", "inspect"))
@@ -159,10 +72,11 @@ def test_the_page_is_read() -> None:
     assert configuration(doctor).policy.path == "Qwen/Qwen2.5-7B"
 
 
-def test_every_run_of_the_tables_is_compared_once() -> None:
+@pytest.mark.parametrize("program", [("mgsrl", "compare"), TABLE], ids=" ".join)
+def test_every_run_of_the_tables_is_compared_once(program: tuple[str, ...]) -> None:
     trained = {c.run.dir: c for c in map(configuration, lines("mgsrl", "train"))}
     compared: list[str] = []
-    for words in lines("mgsrl", "compare"):
+    for words in lines(*program):
         globs = [word for word in words[2:] if "=" not in word]
         rows = [name for name in trained if any(fnmatch(name, glob) for glob in globs)]
         check_comparable([RunData(Path(name), plain(trained[name])) for name in rows])
@@ -345,11 +259,6 @@ def test_what_differs_can_be_chosen() -> None:
 # --- evaluations ----------------------------------------------------------------------------------
 
 
-def planned(words: tuple[str, ...], *more: str) -> tuple[argparse.Namespace, Evaluation]:
-    options = _parser().parse_args([*words[1:], *more])
-    return options, plan(options)[0]
-
-
 def test_every_evaluation_reads_its_rows_judge_and_baseline(workspace: Path) -> None:
     seen: dict[str, Any] = {}
     for words in lines("mgsrl", "eval"):
@@ -404,6 +313,11 @@ def test_every_evaluation_is_made(workspace: Path, capsys: pytest.CaptureFixture
     named = re.findall(r"(?m)^\| [^|]+ \| `(\w+(?:@\d)?)`[^|]* \| [^|]+ \|$", TEXT)
     assert len(named) == 6
     assert set(named) <= {metric for metrics in found.values() for metric in metrics}
+    command = [sys.executable, *TABLE[1:], DIR, "--baseline", "mgs"]
+    table = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=True)
+    (row,) = re.findall(r"(?m)^\| mgs \|.*$", table.stdout)
+    assert "| 50.0, n 1 |" in row  # both of WildBench and of Creative Writing
+    assert "–" not in row
 
 
 @pytest.mark.slow
