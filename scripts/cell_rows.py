@@ -77,7 +77,8 @@ def joined(path: Path, new: Iterable[Row], keys: Sequence[str]) -> list[Row]:
     for row in new:
         cell = tuple(row[key] for key in keys)
         old = by_cell.get(cell, row)
-        if other := [key for key in old.keys() - TIMED if key in row and old[key] != row[key]]:
+        keys_of_both = (old.keys() & row.keys()) - TIMED
+        if other := [key for key in keys_of_both if not _same(old[key], row[key])]:
             raise SystemExit(
                 f"{', '.join(map(str, cell))} was run again and came to other numbers than "
                 f"{path.name} has ({', '.join(sorted(other))}): {row} instead of {old}. Equal "
@@ -85,6 +86,11 @@ def joined(path: Path, new: Iterable[Row], keys: Sequence[str]) -> list[Row]:
             )
         by_cell[cell] = old | row
     return list(by_cell.values())
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal as they are written: what is not known (NaN) is the same as itself."""
+    return json.dumps(a) == json.dumps(b)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

@@ -5,7 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +84,7 @@ def read(word: Path, evals: Path) -> Evaluated:
         results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         weights = Path(results["model"]["path"])
         scores = {name: _score(results["tasks"].get(name), name) for name in BENCHMARKS}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{folder / RESULTS} is damaged.",
             expected="what mgsrl eval writes",
@@ -100,8 +100,11 @@ def read(word: Path, evals: Path) -> Evaluated:
 
 def _score(task: Mapping[str, Any] | None, name: str) -> float:
     benchmark = BENCHMARKS[name]
-    value = None if task is None else task["metrics"].get(benchmark.metric, {}).get("value")
-    return math.nan if value is None else benchmark.factor * value + benchmark.plus
+    metric = None if task is None else task["metrics"].get(benchmark.metric)
+    if metric is None or metric["value"] is None:
+        return math.nan
+    int(metric["n"]), int(task["prompts"])  # both are read again, in the notes
+    return benchmark.factor * float(metric["value"]) + benchmark.plus
 
 
 def _is_run(folder: Path) -> bool:
@@ -117,15 +120,22 @@ def _whose(name: str, run: RunData | None) -> tuple[str, str, int]:
         return arm, arm.rpartition("-")[2] if match else name, seed
     strategy = str(run.setting("strategy.name", arm))
     arm = arm if match else f"{run.setting('run.name', name)}-{strategy}"
-    return arm, strategy, int(run.setting("seed", seed))
+    own = run.setting("seed", seed)
+    return arm, strategy, own if type(own) is int else seed
 
 
 def by_arm(found: Sequence[Evaluated], baseline: str) -> dict[str, list[Evaluated]]:
-    """By arm, called by its strategy where no other arm has the same; the baseline first.
+    """By arm, called by its strategy where no other arm has the same; the baseline first. Runs of
+    folders with one name are several arms where their strategies differ.
 
     Raises:
         ConfigError: there is no such baseline.
     """
+    several = Counter(arm for arm, _ in {(each.arm, each.strategy) for each in found})
+    found = [
+        replace(each, arm=f"{each.arm} {each.strategy}") if several[each.arm] > 1 else each
+        for each in found
+    ]
     strategies = {each.arm: each.strategy for each in found}
     times = Counter([*strategies.values(), *strategies])
     names = {arm: arm if times[own] > 1 else own for arm, own in strategies.items()}

@@ -62,7 +62,7 @@ def row_of(run_dir: Path, arm: str, seed: int) -> Row:
 def signal_of(surgery: pd.DataFrame) -> dict[str, list[float]]:
     """Of each domain, summed up over steps and modules: the squared norm of its gradient, and what
     of that is no noise; below 0 by chance where there is little."""
-    own = surgery[surgery.domain_a == surgery.domain_b]
+    own = surgery[(surgery.domain_a == surgery.domain_b) & surgery.reliability.notna()]
     parts = own.assign(signal=own.inner * own.reliability).groupby("domain_a")
     sums = parts[["inner", "signal"]].sum()
     return {d: [float(sums[key][d]) for key in ("inner", "signal")] for d in DOMAINS}
@@ -70,8 +70,9 @@ def signal_of(surgery: pd.DataFrame) -> dict[str, list[float]]:
 
 def pairs_of(surgery: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Of each pair of domains: the sum of the products of their gradients, and the shares of (step,
-    module) in which the product is negative and in which that stands out of the noise."""
-    found = {}
+    module) in which the product is negative and in which that stands out of the noise. Of steps
+    whose noise was measured, as `signal_of`."""
+    surgery, found = surgery[surgery.stands_out.notna()], {}
     for a, b in PAIRS:
         of = surgery[surgery.domain_a.isin((a, b)) & surgery.domain_b.isin((a, b))]
         of = of[of.domain_a != of.domain_b]
@@ -86,11 +87,13 @@ def pairs_of(surgery: pd.DataFrame) -> dict[str, dict[str, float]]:
 def known_rows(folder: Path) -> list[Row]:
     """Those of `RESULTS`, and those of the finished runs in `folder`."""
     cells = (read_plan(folder).get("cells") or {}) if folder.is_dir() else {}
-    new = [
-        row_of(folder / name, cell["arm"], cell["seed"])
-        for name, cell in cells.items()
-        if is_finished(folder / name)
-    ]
+    finished = {name: cell for name, cell in cells.items() if is_finished(folder / name)}
+    new = [row_of(folder / name, cell["arm"], cell["seed"]) for name, cell in finished.items()]
+    if lost := [f"{r['arm']} seed {r['seed']}" for r in new if not (r["before"] and r["after"])]:
+        raise SystemExit(
+            f"{', '.join(lost)}: held-out rewards before or after training are missing. Remove the "
+            f"run's folder from {folder} and run it again, or take {folder}/cells.json's cell out."
+        )
     rows = joined(RESULTS, new, ("arm", "seed"))
     for seed in {row["seed"] for row in rows}:
         began = {tuple(row["before"].values()) for row in rows if row["seed"] == seed}

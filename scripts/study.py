@@ -21,15 +21,17 @@ from pathlib import Path
 import study_claims
 import study_figures
 import study_inputs
-from cell_rows import Row, against, joined, options_of, write_rows
+from cell_inputs import run_of
+from cell_rows import Row, against, is_finished, joined, options_of, write_rows
 from pages import write_between
-from study_arms import ARMS, EVERY, LATER, MERGED, POSITIONS, seeds_of
+from study_arms import ARMS, EVERY, LATER, MERGED, POSITIONS, place, seeds_of
 from study_claims import MEAN, WORST
 
-from mgsrl.compare.cells import Arm, Cell, standing
-from mgsrl.compare.entries import compare_folder
+from mgsrl.compare.cells import Arm, Cell, differing_keys
+from mgsrl.compare.entries import cell_entries
 from mgsrl.compare.runner import run_cells
 from mgsrl.errors import UserError
+from mgsrl.report.compare import Entry, comparison, write_comparison
 from mgsrl.statistics.seeds import Estimate, estimate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,13 +73,24 @@ def run(
     return finished
 
 
-def compare(planned: Mapping[float, Sequence[Cell]]) -> None:
-    """Write the page of every position; its gaps are named."""
-    for cells in planned.values():
-        trained = [cell for cell in cells if cell.arm not in MERGED]
-        if sum(standing(cell).state == "finished" for cell in trained) > 1:
-            baseline = BASELINE if any(cell.arm == BASELINE for cell in trained) else ""
-            compare_folder(trained[0].dir.parent, baseline=baseline)
+def compare(planned: Mapping[float, Sequence[Cell]], options: argparse.Namespace) -> None:
+    """Write the page of every position, of all its finished runs: earlier calls' arms and seeds,
+    too. Gaps of what is planned now are named."""
+    for position, cells in planned.items():
+        folder = place(options.folder, position, BASELINE)
+        arms = {
+            arm: tuple(s for s in seeds_of(arm) if is_finished(run_of(folder, arm, s)))
+            for arm in EVERY
+            if arm not in MERGED
+        }
+        there = [Arm(a, (ARMS | LATER)[a], seeds) for a, seeds in arms.items() if seeds]
+        known = study_inputs.plan_position(options.folder, position, there, options.overrides)
+        gaps = [e for e in cell_entries(folder)[0] if e.absent] if cells else []
+        entries = [*(Entry(cell.dir, cell.arm) for cell in known), *gaps]
+        if len(known) > 1:
+            baseline = BASELINE if arms[BASELINE] else ""
+            axes = differing_keys(known)
+            write_comparison(comparison(entries, baseline=baseline, declared=axes), folder)
 
 
 def known_rows(folder: Path) -> list[Row]:
@@ -173,7 +186,7 @@ def main() -> int:
     try:
         planned = plan(options)
         finished = run(planned, options.folder, options.seeds, options.jobs)
-        compare(planned)
+        compare(planned, options)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -62,13 +62,15 @@ def effects(probes: pd.DataFrame) -> pd.DataFrame:
     return found.assign(curvature=found.change - found.predicted)
 
 
-def kinds(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of each kind of effect."""
+def kinds(probes: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each kind of effect; the last is that of a whole step."""
+    found, whole = effects(probes), probes[probes.trial == "resolved"]
     own = found[found.trial == "own"]
     return {
         "own step, own loss": own[own.of == own.on],
         "own step, others' losses": own[own.of != own.on],
         "resolved step": found[found.trial == "resolved"],
+        "resolved step with momentum": whole.assign(curvature=whole.change - whole.predicted),
     }
 
 
@@ -81,7 +83,7 @@ def table(folder: Path) -> str:
     for position, cells in plan(folder).items():
         for arm in ARMS:
             done = [c for c in cells if c.arm == arm and standing(c).state == "finished"]
-            runs = [kinds(effects(load_run(cell.dir).step_probes)) for cell in done]
+            runs = [kinds(load_run(cell.dir).step_probes) for cell in done]
             for kind in runs[0] if runs else ():
                 columns = [
                     estimate([float(run[kind][column].mean()) / UNIT for run in runs])

@@ -74,6 +74,7 @@ def run(options: argparse.Namespace) -> None:
     from mgsrl.compare.entries import left_out
     from mgsrl.compare.words import is_comparison, read_words
     from mgsrl.report.compare import comparison, default_folder, write_comparison
+    from mgsrl.report.compare_text import sentences
     from mgsrl.report.extra import need_drawing
     from mgsrl.training.lock import writable
 
@@ -102,8 +103,7 @@ def run(options: argparse.Namespace) -> None:
     folder = folder or default_folder(found, folders)
     with writable("compare.dir"):
         page = write_comparison(found, folder, force=options.force)
-    for arm in found.arms:
-        print(f"- {arm.sentence}")
+    print(sentences(found))
     print(f"comparison: {page.resolve()}")
     if failed := [outcome.cell.name for outcome in outcomes if not outcome.finished]:
         raise CellsFailedError(
@@ -127,7 +127,7 @@ def _entries(folders: Sequence[Path]) -> tuple[list["Entry"], set[str]]:
             declared |= keys
         else:
             check_run_folder(folder)
-            entries.append(Entry(folder))
+            entries.append(Entry(folder, axes=()))
     return entries, declared
 
 
@@ -139,7 +139,7 @@ def _planned(
     from mgsrl.config.compose import compose_config
     from mgsrl.config.typed import plain
     from mgsrl.report.comparable import check_axes, check_comparable
-    from mgsrl.report.compare import Entry, check_baseline, check_entries, check_page
+    from mgsrl.report.compare import Entry, axes_of, check_baseline, check_entries, check_page
     from mgsrl.report.load import RunData, read_run_data
 
     def compose(overrides: Sequence[str]) -> "Config":
@@ -160,7 +160,13 @@ def _planned(
     first = {cell.arm: cell for cell in reversed(cells)}.values()
     planned = [RunData(cell.dir, plain(cell.config)) for cell in first]
     there = [read_run_data(entry.dir) for entry in entries if not entry.absent]
-    check_comparable([*there, *planned], words.allow, declared)
+    axes = {**{str(run.run_dir): differing for run in planned}, **axes_of(entries)}
+    check_comparable([*there, *planned], words.allow, declared, axes)
+    if there:
+        called = [str(run.setting("strategy.name", run.name)) for run in there]
+        names = [*(arm.name for arm in arms), *(entry.arm for entry in entries), *called]
+        parts = [name for name in names if f"{words.baseline} ".startswith(f"{name} ")]
+        check_baseline(words.baseline, [words.baseline] if parts else names)
     print(f"{len(cells)} runs ({len(arms)} arm{'s' * (len(arms) > 1)}) in {folder}")
     return cells, folder
 

@@ -14,6 +14,7 @@ became of every attempt. `entries.compare_folder` makes the page.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -58,8 +59,12 @@ class Arm:
     def folder(self) -> str:
         """The name as the beginning of a folder's."""
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.")
-        if len(name) <= LONGEST_NAME:
-            return name
+        return name if len(name) <= LONGEST_NAME else self.marked
+
+    @property
+    def marked(self) -> str:
+        """`folder` with a checksum of the name."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.")
         return f"{name[: LONGEST_NAME - 9]}-{crc32(self.name.encode()):08x}"
 
 
@@ -119,6 +124,8 @@ def plan_cells(
             `folder` holds cells of another plan.
     """
     _check_arms(arms, common)
+    alike = Counter(arm.folder for arm in arms)
+    names = {arm.name: arm.folder if alike[arm.folder] == 1 else arm.marked for arm in arms}
     files = [("--config", file), ("--config-dir", config_folder)]
     words = tuple(str(word) for pair in files if pair[1] is not None for word in pair)
     day = read_plan(folder).get("date") or date.today().isoformat()
@@ -130,7 +137,7 @@ def plan_cells(
             overrides = (*overrides, f"policy.date={spelled(day)}")
             base.policy.date = day
         for seed in arm.seeds:
-            place = folder / f"{arm.folder}-seed{seed}"
+            place = folder / f"{names[arm.name]}-seed{seed}"
             own = (f"seed={seed}", f"run.dir={spelled(str(place))}")
             config = replace(base, seed=seed, run=replace(base.run, dir=str(place)))
             cell = Cell(arm.name, seed, place, (*overrides, *own), config, words)
@@ -211,7 +218,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         why = "" if _is_plan(found) else "something that is no plan"
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         why = one_line(error)
     if why:
         raise DataError(
@@ -236,8 +243,10 @@ def _is_plan(found: Any) -> bool:
     cells, differing = found.get("cells", {}), found.get("differing", [])
     return (
         isinstance(differing, list)
+        and all(isinstance(key, str) for key in differing)
         and isinstance(cells, dict)
         and all(isinstance(cell, dict) for cell in cells.values())
+        and not any("\0" in name for name in cells)
     )
 
 
@@ -280,9 +289,9 @@ def _check_arms(arms: Sequence[Arm], common: Sequence[str]) -> None:
                 found=word,
                 todo="give seeds=[...] and compare.dir=DIR instead; what was stopped goes on",
             )
-    folders = [arm.folder for arm in arms]
+    names = [arm.name for arm in arms]
     for arm in arms:
-        twice = folders.count(arm.folder) > 1 or len(set(arm.seeds)) < len(arm.seeds)
+        twice = names.count(arm.name) > 1 or len(set(arm.seeds)) < len(arm.seeds)
         if not all(type(seed) is int and 0 <= seed <= LARGEST for seed in arm.seeds):
             raise ConfigError(
                 "A seed cannot be used.",
@@ -294,7 +303,7 @@ def _check_arms(arms: Sequence[Arm], common: Sequence[str]) -> None:
             raise ConfigError(
                 f"The arm {arm.name!r} cannot be told from others by its folder.",
                 expected="a name of its own with letters or digits, and each seed once",
-                found=f"{arm.folder}, seeds {list(arm.seeds)}, among {', '.join(folders)}",
+                found=f"{arm.name}, seeds {list(arm.seeds)}, among {', '.join(names)}",
                 todo="rename it, or leave one of them out",
             )
 

@@ -18,11 +18,11 @@ from mgsrl.report.strategies import some
 def cell_entries(folder: Path) -> tuple[list[Entry], set[str]]:
     """A run of every cell in `cells.json`, and the keys in which the plan has them differ."""
     plan = read_plan(folder)
-    found = []
+    axes, found = set(plan.get("differing") or ()), []
     for name, cell in (plan.get("cells") or {}).items():
         absent = _absent(folder / name, cell)
-        found.append(Entry(folder / name, str(cell.get("arm", name)), absent))
-    return found, set(plan.get("differing") or ())
+        found.append(Entry(folder / name, str(cell.get("arm", name)), absent, axes))
+    return found, axes
 
 
 def left_out(folder: Path, shown: Sequence[Entry]) -> list[str]:
@@ -31,10 +31,10 @@ def left_out(folder: Path, shown: Sequence[Entry]) -> list[str]:
     there = {entry.dir.resolve() for entry in shown}
     runs = sorted(path.parent for path in folder.glob("*/run.json"))
     others = [run.name for run in runs if run.resolve() not in there]
+    name, number = folder.resolve().name, f"{len(others)} more run{'s' * (len(others) > 1)}"
     return [
-        f"{folder.name} has {len(others)} more run{'s' * (len(others) > 1)} of an earlier command, "
-        f"not compared here ({some(others)}): a command with their strategies, axes and seeds as "
-        "well makes a page of all."
+        f"{name} has {number} of an earlier command, not compared here ({some(others)}): a command "
+        "with their strategies, axes and seeds as well makes a page of all."
         for _ in others[:1]
     ]
 

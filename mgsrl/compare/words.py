@@ -81,7 +81,8 @@ def read_words(texts: Sequence[str]) -> Words:
         if key == f"{AXES}strategy":
             key, text = "strategies", f"strategies={rest}"
         folder = os.path.expanduser(text)
-        if not equals or os.path.isdir(folder):  # `Path.is_dir` fails for what is too long
+        removes = text.startswith("~") and folder == text  # a key, and nobody's home
+        if (not equals and not removes) or os.path.isdir(folder):  # `Path` fails for long ones
             words.folders.append(Path(folder))
             continue
         if key in own:

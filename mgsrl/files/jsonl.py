@@ -43,8 +43,9 @@ def write_atomic(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place at the end of the block; gone if that fails."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """A file beside `path` that takes its place at the end of the block; gone if that fails. Two
+    processes that write one file (a comparison's page) each have their own."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         temporary.replace(path)

@@ -54,12 +54,12 @@ Scalars = dict[str, float]
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The steps of metrics.jsonl, ascending and each once.
+    """The steps of metrics.jsonl, ascending and each once; a line that is of no step is left out.
 
     Raises:
-        json.JSONDecodeError: a damaged line that is not the last.
+        DataError: a damaged line that is not the last.
     """
-    rows = {row["step"]: row for row in read_rows(run_dir / FILE) if "step" in row}
+    rows = {row["step"]: row for row in read_rows(run_dir / FILE) if type(row.get("step")) is int}
     return [rows[step] for step in sorted(rows)]
 
 

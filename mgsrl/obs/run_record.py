@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from mgsrl.config.typed import LARGEST
 from mgsrl.errors import DataError, NewerVersionError, shortened
 from mgsrl.files.jsonl import jsonable, write_atomic
 
@@ -205,12 +206,16 @@ def read_run_record(run_dir: Path) -> dict[str, Any]:
         ValueError: it cannot be read, or is no record.
     """
     path = run_dir / FILE
-    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if not _is_record(record):
+    try:
+        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found = "" if _is_record(record) else shortened(json.dumps(record))
+    except RecursionError as error:
+        found = str(error)
+    if found:
         raise DataError(
             f"{path} is damaged.",
             expected="a record of sessions, as mgsrl writes it",
-            found=shortened(json.dumps(record)),
+            found=found,
             todo="restore the file from a copy, or remove it",
         )
     return dict(record)
@@ -223,10 +228,28 @@ def _is_record(record: Any) -> bool:
     sessions = record.get("sessions", [])
     facts = [record.get(name, {}) for name in FACTS]
     return all(isinstance(each, dict) for each in [*facts, *sessions]) and all(
-        isinstance(session.get("command", []), list)
-        and isinstance(session.get("seconds", 0.0), int | float)
+        _is_words(session.get("command", []))
+        and _is_number(session.get("seconds", 0.0))
+        and all(_is_time(session.get(name)) for name in ("started", "finished"))
         for session in sessions
     )
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (type(value) is int and abs(value) < LARGEST)
+
+
+def _is_time(value: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        return bool(datetime.fromisoformat(value))
+    except (ValueError, TypeError):
+        return False
 
 
 def check_record_version(run_dir: Path) -> None:
@@ -258,6 +281,12 @@ def _sessions(record: dict[str, Any]) -> list[dict[str, Any]]:
     if not sessions:
         sessions.append({})
     return sessions
+
+
+def was_killed(record: Mapping[str, Any]) -> bool:
+    """Whether nobody knows how long some session took, since its end was never recorded."""
+    sessions = record.get("sessions", [])
+    return any("seconds" not in s and not s.get("finished") for s in sessions)
 
 
 def session_seconds(record: Mapping[str, Any]) -> float:

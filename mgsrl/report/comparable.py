@@ -10,17 +10,18 @@ compared with it). Left out: the versions of libraries and of our own code, whic
 
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mgsrl.config.resume import FREE_KEYS, LAYOUT_KEYS, PROMPT_KEYS, key_pattern, names
 from mgsrl.errors import ConfigError, nearest, shortened
 from mgsrl.obs.run_record import HELD_OUT
-from mgsrl.report.load import RunData, short_paths
+from mgsrl.report.load import UNREADABLE, RunData, short_paths
 
 STRATEGY_KEYS = ("strategy.", "surgery.", "algo.whiten_per_domain")
 MEASURING_KEYS = ("evaluate.", "domains.*.heldout", "domains.*.reward")
@@ -68,13 +69,18 @@ class Verdict:
 
 
 def check_comparable(
-    runs: Sequence[RunData], allow: Sequence[str] = (), declared: Collection[str] = ()
+    runs: Sequence[RunData],
+    allow: Sequence[str] = (),
+    declared: Collection[str] = (),
+    axes: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Verdict:
     """Compare the settings of `runs`.
 
     Args:
         allow: keys (a record is all below it) in which they may differ all the same.
         declared: keys in which the plan itself has them differ.
+        axes: folder of a run -> those of `declared` that are of its own plan, where there are
+            several plans, or runs of none; the others' values have to be among theirs.
 
     Raises:
         ConfigError: they differ in other keys, or an entry of `allow` is no key.
@@ -84,14 +90,14 @@ def check_comparable(
     measuring = key_pattern(MEASURING_KEYS)
     found = differing_settings(runs)
     _check_allow(allow, runs, found)
-    refused, allowed, axes, rounding = [], [], [], []
+    refused, allowed, chosen, rounding = [], [], [], []
     for each in found:
         if free.match(each.key):
             continue
         if names(allow, each.key):
             allowed.append(each)
-        elif each.key in declared and not measuring.match(each.key):
-            axes.append(each)
+        elif _is_axis(each, declared, axes) and not measuring.match(each.key):
+            chosen.append(each)
         elif layout.match(each.key):
             rounding.append(each.key)
         elif not strategy.match(each.key):
@@ -104,7 +110,16 @@ def check_comparable(
         remarks.append(
             f"Nobody knows whether {_some(unknown)} can be compared: their settings cannot be read."
         )
-    return Verdict(allowed, [d for d in axes if not strategy.match(d.key)], remarks + _code(runs))
+    chosen = [each for each in chosen if not strategy.match(each.key)]
+    return Verdict(allowed, chosen, remarks + _code(runs))
+
+
+def _is_axis(
+    each: Differing, declared: Collection[str], axes: Mapping[str, Collection[str]]
+) -> bool:
+    values = each.values.items()
+    planned = {value for folder, value in values if each.key in axes.get(folder, declared)}
+    return each.key in declared and planned >= set(each.values.values())
 
 
 def check_axes(declared: Collection[str], allow: Sequence[str]) -> None:
@@ -208,7 +223,7 @@ def _source_key(source: str) -> str:
 def _fingerprints(run: RunData) -> dict[str, str]:
     """Key -> what is behind it, from the newest checkpoint; what cannot be read is left out."""
     found: dict[str, str] = {}
-    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+    with suppress(*UNREADABLE):
         stored = (run.run_dir / "checkpoints").glob("step_*/state.json")
         places = sorted(stored, key=lambda p: p.stat().st_mtime)
         state = json.loads(places[-1].read_text(encoding="utf-8")) if places else {}

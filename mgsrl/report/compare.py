@@ -20,6 +20,7 @@ from zlib import crc32
 
 from mgsrl.errors import ConfigError, nearest
 from mgsrl.files.jsonl import jsonable, write_atomic
+from mgsrl.obs.run_record import was_killed
 from mgsrl.report.comparable import (
     ABSENT,
     Verdict,
@@ -37,7 +38,7 @@ from mgsrl.report.compare_text import (
 )
 from mgsrl.report.comparison import ArmSummary, Comparison
 from mgsrl.report.extra import need_drawing
-from mgsrl.report.load import RunData, read_run_data, short_paths
+from mgsrl.report.load import UNREADABLE, RunData, read_run_data, short_paths
 from mgsrl.report.render import is_own_page, render
 from mgsrl.report.strategies import ArmRuns, by_arm, common_steps, some
 from mgsrl.report.verdicts import contrasts, sentence
@@ -61,6 +62,8 @@ class Entry:
     """Empty: called by what its configuration says."""
     absent: str = ""
     """Why it is not to be looked at."""
+    axes: Collection[str] | None = None
+    """Keys in which its plan has runs differ; None: all those that any plan has."""
 
 
 def comparison(
@@ -87,7 +90,7 @@ def comparison(
     called = short_paths(entry.dir for entry in entries)
     there = [entry for entry in entries if not entry.absent]
     found = {e.dir: replace(read_run_data(e.dir), name=called[e.dir]) for e in there}
-    verdict = check_comparable(list(found.values()), allow, declared)
+    verdict = check_comparable(list(found.values()), allow, declared, axes_of(entries))
     names = _names([(entry.arm, found[entry.dir]) for entry in there], verdict)
     runs = {folder: run for folder, run in found.items() if not run.unfinished} or found
     gaps = {folder: run.unfinished for folder, run in found.items() if folder not in runs}
@@ -128,11 +131,30 @@ def write_comparison(found: Comparison, folder: Path, *, force: bool = False) ->
 
 
 def default_folder(found: Comparison, folders: Sequence[Path]) -> Path:
-    """Where the comparison of `folders` goes: into the only one, or `runs/compare-ARMS`."""
+    """Where the comparison of `folders` goes: into the only one, or `runs/compare-ARMS`, with a
+    checksum where other runs' comparison is there."""
     if len(folders) == 1:
         return folders[0]
     names = "-".join(each.name for each in found.arms)
-    return Path("runs") / f"compare-{re.sub(r'[^A-Za-z0-9._-]+', '-', names)[:LONGEST_NAME]}"
+    place = Path("runs") / f"compare-{re.sub(r'[^A-Za-z0-9._-]+', '-', names)[:LONGEST_NAME]}"
+    runs = sorted(str(run.run_dir) for _, run in found.runs)
+    if _compared_in(place) in (None, runs):
+        return place
+    return place.with_name(f"{place.name}-{crc32(' '.join(runs).encode()):08x}")
+
+
+def _compared_in(folder: Path) -> list[str] | None:
+    """The runs of the comparison in a folder; None where nobody knows of any."""
+    try:
+        arms = json.loads((folder / JSON).read_text(encoding="utf-8"))["arms"].values()
+        return sorted(run for arm in arms for run in arm["runs"])
+    except UNREADABLE:
+        return None
+
+
+def axes_of(entries: Sequence[Entry]) -> dict[str, Collection[str]]:
+    """Folder of a run -> the axes of its plan, where these are known."""
+    return {str(entry.dir): entry.axes for entry in entries if entry.axes is not None}
 
 
 def check_entries(entries: Sequence[Entry]) -> None:
@@ -266,6 +288,8 @@ def _remarks(arms: Sequence[ArmRuns]) -> list[str]:
         found.append(f"Without any evaluation ({names}): held-out scores are the other runs'.")
     found += _lost_scores([run for run in runs if run.evaluations], arms)
     found += _other_prompts(runs, arms)
+    if killed := [run.name for run in runs if not run.unfinished and was_killed(run.record)]:
+        found.append(f"Killed and gone on: {some(killed)}. How long they took is not known.")
     repeated = [arm.name for arm in arms if arm.repeated]
     if repeated:
         found.append(

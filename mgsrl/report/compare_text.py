@@ -13,7 +13,7 @@ from mgsrl.statistics.seeds import Estimate
 def markdown(c: Comparison) -> str:
     """The whole text."""
     title = f"# {runs_text(len(c.runs))} compared"
-    parts = [title, _mark(c), *_sentences(c), _scores(c), _against(c)]
+    parts = [title, _mark(c), sentences(c), _scores(c), _against(c)]
     parts += [_over_time(c), _forgetting(c), _conflicts(c), _cost(c), _runs(c)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -62,18 +62,26 @@ def _mark(c: Comparison) -> str:
         + ", ".join(f"{value} ({who})" for value, who in each.groups.items())
         for each in c.allowed
     ]
-    return "\n".join(f"> {note}" for note in [*notes, *c.remarks])
+    return "\n".join(f"> {' '.join(note.split())}" for note in [*notes, *c.remarks])
 
 
-def _sentences(c: Comparison) -> list[str]:
-    return ["\n".join(f"- {each.sentence}" for each in c.arms)]
+def marked(c: Comparison, each: ArmSummary) -> str:
+    """The name of an arm, with a mark where it is not on equal terms with the others."""
+    return f"{each.name} †" if c.allowed else each.name
+
+
+def sentences(c: Comparison) -> str:
+    """What can be said of each arm, as a list."""
+    keys = ", ".join(each.key for each in c.allowed)
+    first = [f"- Not on equal terms, by request: the runs differ in {keys}."] if keys else []
+    return "\n".join([*first, *(f"- {each.sentence}" for each in c.arms)])
 
 
 def _scores(c: Comparison) -> str:
     head = ["arm", "seeds", *c.domains, "average", "worst gain"]
     rows = [
         [
-            each.name,
+            marked(c, each),
             str(each.average.n),
             *(interval(each.after[d]) for d in c.domains),
             interval(each.average),
@@ -95,7 +103,7 @@ def _against(c: Comparison) -> str:
     for each in c.arms:
         if each.contrasts:
             cells = [_contrast(each, key) for key in keys]
-            rows.append([each.name, str(each.contrasts[AVERAGE].difference.n), *cells])
+            rows.append([marked(c, each), str(each.contrasts[AVERAGE].difference.n), *cells])
     if not rows:
         return ""
     head = ["arm", "pairs", "average", *c.domains, "worst gain"]

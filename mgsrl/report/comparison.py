@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mgsrl.obs.evaluation_log import EvalResult
-from mgsrl.obs.run_record import session_seconds
+from mgsrl.obs.run_record import session_seconds, was_killed
 from mgsrl.report.comparable import Differing
 from mgsrl.report.curves import smooth
 from mgsrl.report.evaluation_matrix import Matrix, evaluation_matrix, spread
@@ -37,7 +37,7 @@ class Cost:
     """Of one run, as means over seeds."""
 
     seconds: Estimate
-    """Of all sessions that ended, start-up and evaluations included."""
+    """Of all sessions, start-up and evaluations included; of runs none of which was killed."""
     step_seconds: Estimate
     """Of a training step, the first one left out."""
     tokens: Estimate
@@ -108,10 +108,10 @@ class ArmSummary:
     def cost(self) -> Cost:
         by_seed = self.arm.by_seed
         return Cost(
-            _over(by_seed(lambda run: session_seconds(run.record) or math.nan)),
+            _over(by_seed(_seconds)),
             _over(self.arm.over_steps("time/total", WARM_UP_STEPS + 1)),
             _over(by_seed(_tokens)),
-            _over(by_seed(lambda run: _gpus(run) * session_seconds(run.record) / HOUR)),
+            _over(by_seed(lambda run: _gpus(run) * _seconds(run) / HOUR)),
             _over(by_seed(_surgery_share)),
         )
 
@@ -280,6 +280,11 @@ def _over(by_seed: Mapping[int, float]) -> Estimate:
     return estimate(list(by_seed.values()))
 
 
+def _seconds(run: RunData) -> float:
+    """Of all sessions; NaN where one of them was killed, for nobody knows how long it took."""
+    return math.nan if was_killed(run.record) else session_seconds(run.record) or math.nan
+
+
 def _tokens(run: RunData) -> float:
     rates, seconds = run.series("throughput/tokens_per_second"), run.series("time/total")
     return _sum([rate * s for rate, s in zip(rates, seconds, strict=True)])
@@ -294,14 +299,15 @@ def _gpus(run: RunData) -> float:
     """GPUs that a run's learners, engines and reward models took; NaN where its record does not
     say. (That of an older version says it of learners and engines alone.)"""
     placement, engines = run.record.get("placement") or {}, run.record.get("engines") or {}
-    if "gpus" in placement:
+    if type(placement.get("gpus")) in (int, float):
         return float(placement["gpus"])
+    ranks, workers = placement.get("learner_ranks"), placement.get("rollout_workers") or []
     rewards = [value for key, value in run.settings.items() if key.endswith(".reward.num_gpus")]
-    if "learner_ranks" not in placement or any(rewards):
+    known = isinstance(workers, list) and all(isinstance(each, dict) for each in workers)
+    if type(ranks) is not int or not known or any(rewards):
         return math.nan
-    learners = placement["learner_ranks"] if "cuda" in str(engines.get("learner")) else 0
+    learners = ranks if "cuda" in str(engines.get("learner")) else 0
     width = run.setting("rollout.tensor_parallel_size", 1)
-    workers = placement.get("rollout_workers") or []
     rollouts = width * sum(str(w.get("device", "cpu")) != "cpu" for w in workers)
     colocated = placement.get("placement") == "colocated"
     return float(max(learners, rollouts) if colocated else learners + rollouts)

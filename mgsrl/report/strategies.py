@@ -39,14 +39,21 @@ class CommonSteps:
     early: tuple[str, ...] = ()
     """Those with none after `first`."""
 
+    lacking: tuple[str, ...] = ()
+    """Those without the last evaluation, where all are equally long."""
+    without_steps: tuple[str, ...] = ()
+    """Those that logged none that can be read: they narrow nothing."""
+
     @property
     def first(self) -> int | None:
-        return self.evaluated[0] if self.evaluated else None
+        """None when they share none but the last."""
+        alone = len(self.evaluated) == 1 and self.last is not None
+        return self.evaluated[0] if self.evaluated and not alone else None
 
     @property
     def last(self) -> int | None:
-        """None when they share none after `first`."""
-        return self.evaluated[-1] if len(self.evaluated) > 1 else None
+        """None when they share none after training began."""
+        return self.evaluated[-1] if self.evaluated and self.evaluated[-1] > 0 else None
 
     @property
     def remarks(self) -> list[str]:
@@ -63,6 +70,15 @@ class CommonSteps:
                 f"Held-out scores are those at step {self.last}, the last evaluation that all of "
                 "them have, not those at each run's end."
             )
+        if self.lacking and self.last is not None:
+            found.append(
+                f"Held-out scores are those at step {self.last}: {some(self.lacking)} "
+                f"{'has' if len(self.lacking) == 1 else 'have'} no later evaluation."
+            )
+        if self.without_steps:
+            found.append(f"Without any training step ({some(self.without_steps)}).")
+        if self.last is not None and self.first is None:
+            found.append("Gains are not known: the start was not evaluated in all runs.")
         if self.last is None and self.first is not None:
             found.append(
                 f"After step {self.first} no step was evaluated in all runs"
@@ -106,7 +122,7 @@ class ArmRuns:
         found: dict[int, list[float]] = {}
         for run in self.runs:
             seed = run.setting("seed")
-            if not isinstance(seed, int):  # of no other run, of this arm or another
+            if type(seed) is not int:  # of no other run, of this arm or another
                 seed = -1 - crc32(str(run.run_dir).encode())
             found.setdefault(seed, []).append(value(run))
         return {seed: finite_mean(values) for seed, values in found.items()}
@@ -176,16 +192,22 @@ def by_arm(runs: Sequence[tuple[str, RunData]]) -> list[ArmRuns]:
 
 def common_steps(runs: Sequence[RunData]) -> CommonSteps:
     """The steps at which `runs` are compared."""
-    lasts = [max(run.steps, default=0) for run in runs]
+    logged = [run for run in runs if run.steps]
+    lasts = [max(run.steps) for run in logged]
     scored = {run.name: {r.step for r in run.evaluations} for run in runs}
     evaluated = [steps for steps in scored.values() if steps]
     shared = sorted(set.intersection(*evaluated)) if evaluated else []
+    unequal = len(set(lasts)) > 1
+    latest = max((max(steps) for steps in evaluated), default=0)
+    late = {name: latest in steps for name, steps in scored.items() if steps}
     return CommonSteps(
         training=min(lasts, default=0),
         evaluated=tuple(shared),
-        lengths=tuple((run.name, max(run.steps, default=0)) for run in runs),
-        unequal=len(set(lasts)) > 1,
+        lengths=tuple((run.name, max(run.steps)) for run in logged),
+        unequal=unequal,
         early=tuple(name for name, steps in scored.items() if steps and max(steps) in shared[:1]),
+        lacking=() if unequal else tuple(name for name, there in late.items() if not there),
+        without_steps=tuple(run.name for run in runs if logged and not run.steps),
     )
 
 

@@ -79,7 +79,7 @@ def sentence(
     """What the data allow to say of an arm; `alone`: there is no other."""
     name, base = arm.name, baseline.name
     if not arm.runs:
-        return f"{name}: no run of it is there, so nothing can be said."
+        return f"{name}: no finished run of it is there, so nothing can be said."
     if alone:
         return f"{name} is the only arm, so it is compared with nothing."
     if arm is baseline:
@@ -89,8 +89,10 @@ def sentence(
     if arm.common.last is None:
         return f"{name}: the runs share no evaluation after the first, so nothing can be said."
     if found.n == 0:
-        mine = any(map(math.isfinite, _values(arm, against)))
-        which = f"no seed in common with {base}" if mine else "no finished seed with all domains"
+        domains = [k.removeprefix("domain/") for k in against if k.startswith("domain/")]
+        lacking = [each.name for each in (arm, baseline) if not _has_all(each, domains)]
+        which = f"no finished seed of {' and '.join(lacking)} has scores of all domains"
+        which = which if lacking else f"no seed in common with {base}"
         return f"{name}: {which}, so nothing can be said."
     if found.n == 1:
         return (
@@ -100,9 +102,8 @@ def sentence(
     return " ".join([_main(name, base, main), *_others(against)])
 
 
-def _values(arm: ArmRuns, against: Mapping[str, Contrast]) -> list[float]:
-    domains = [key.removeprefix("domain/") for key in against if key.startswith("domain/")]
-    return list(arm.average(domains).values())
+def _has_all(arm: ArmRuns, domains: Sequence[str]) -> bool:
+    return any(map(math.isfinite, arm.average(domains).values()))
 
 
 def _main(name: str, base: str, main: Contrast) -> str:

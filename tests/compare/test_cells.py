@@ -156,7 +156,9 @@ def test_runs_that_are_there_must_be_comparable_with_those_that_are_planned(
     assert main(words) == 2
     assert "algo.kl_coef: 0.0 (mgs-seed0); 0.005 (mixed-seed0)" in capsys.readouterr().err
     assert not Path("c").exists()
-    assert main([*words, "algo.kl_coef=0"]) == 0
+    assert main([*words, "algo.kl_coef=0", "compare.baseline=mixt"]) == 2
+    assert "compare.baseline is no arm" in capsys.readouterr().err
+    assert main([*words, "algo.kl_coef=0", "compare.baseline=mgs"]) == 0
 
 
 def test_many_seeds_and_long_names_are_read(tmp_path: Path) -> None:
@@ -169,6 +171,17 @@ def test_many_seeds_and_long_names_are_read(tmp_path: Path) -> None:
     places = [cell.dir.name for cell in plan_cells(tmp_path, arms)]
     assert len(set(places)) == 2
     assert max(map(len, places)) <= LONGEST_NAME + len("-seed0")
+
+
+def test_values_that_one_folder_s_name_has_are_told_apart(tmp_path: Path) -> None:
+    """Of names that have a folder of their own the folder stays what it was."""
+    words = read_words(["strategies=[mgs]", "axes.policy.path=[a/b,a-b,c]", "~domains.chat"])
+    assert (words.common, words.folders) == (["~domains.chat"], [])
+    cells = plan_cells(tmp_path, words.arms(), ["train.num_steps=3"])
+    names = sorted({cell.name.partition("-seed")[0] for cell in cells})
+    assert len(names) == 3
+    assert names[-1] == "mgs-path-c"
+    assert all(re.fullmatch(r"mgs-path-a-b-\w{8}", name) for name in names[:2])
 
 
 def test_runs_of_an_earlier_command_are_said(
@@ -196,6 +209,9 @@ def test_runs_of_an_earlier_command_are_said(
     [
         ('{"cells": {', "cannot be read"),
         ('{"cells": []}', "no plan"),
+        ('{"differing": [[1]]}', "no plan"),
+        ('{"cells": {"a\\u0000b": {}}}', "no plan"),
+        ("[" * 100_000, "cannot be read"),
         ('{"cells": {"mgs-seed0": 5}}', "no plan"),
         ('{"format": 99}', "newer version"),
     ],

@@ -191,7 +191,7 @@ def test_a_run_that_is_not_there_is_a_gap(run_dirs, tmp_path):
     text = markdown(found)
     assert [each.name for each in found.arms] == ["mgs", "mixed", "sequential"]
     assert found.arms[0].average.n == 2
-    assert "sequential: no run of it is there, so nothing can be said." in text
+    assert "sequential: no finished run of it is there, so nothing can be said." in text
     assert "mgs-2 (failed: no memory)" in text
     gap = jsonable(found.as_json())["arms"]["sequential"]["domains"]["math"]["after"]
     assert gap == {"n": 0, "mean": None, "low": None, "high": None, "sd": None}

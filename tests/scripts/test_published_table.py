@@ -241,7 +241,23 @@ def test_a_run_without_results_is_refused(capsys: pytest.CaptureFixture[str]) ->
     assert "mgsrl eval --model runs/a-mixed-seed0" in said
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model": {"path": "m"}, "tasks": []}'])
+def test_runs_of_one_name_with_other_strategies_are_two_arms(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [
+        run("a/try-seed0", 60, "strategy=mgs", math500=1),
+        run("b/try-seed1", 60, "strategy=mixed", math500=0),
+    ]
+    for word in words:
+        source = Path("evals") / word.parent.name / word.name
+        shutil.move(source, Path("evals") / f"{word.parent.name}-{word.name}")
+    given = [Path("evals") / f"{word.parent.name}-{word.name}" for word in words]
+    assert set(tables(made(capsys, *given))[0]) == {"mgs", "mixed"}
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", "[" * 100_000, '{"model": {"path": "m"}, "tasks": []}']
+)
 def test_damaged_results_are_refused(capsys: pytest.CaptureFixture[str], text: str) -> None:
     file = evaluated("a-mixed-seed0", math500=1) / "results.json"
     file.write_text(text)

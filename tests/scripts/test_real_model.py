@@ -13,7 +13,7 @@ import pandas as pd
 import real_model
 import real_model_data
 from brief_answer import score
-from cell_rows import write_rows
+from cell_rows import joined, write_rows
 
 from mgsrl.compare.cells import differing_keys, plan_cells
 from mgsrl.compare.words import read_words
@@ -178,6 +178,10 @@ def test_a_pair_s_cosine_is_that_of_the_sums_without_noise() -> None:
     rows = [{"pairs": pairs, "signal": signal}] * 3
     assert [real_model.cosine(rows, a, b) for a, b in real_model.PAIRS] == [-1.0, 0.5, 0.0]
     assert real_model.reliability(rows, "math") == 0.5
+    silent = table.assign(step=3, inner=9.0, reliability=None, stands_out=None)
+    both = pd.concat([table, silent.astype({"reliability": float})])
+    assert real_model.pairs_of(both) == pairs, "a step whose noise was not measured"
+    assert real_model.signal_of(both) == signal
     noise = [{"pairs": pairs, "signal": signal | {"chat": [16.0, -1.0]}}]
     assert math.isnan(real_model.cosine(noise, "math", "chat"))
 
@@ -214,6 +218,12 @@ def test_runs_of_a_seed_that_began_with_other_weights_are_refused(
     monkeypatch.setattr(real_model, "RESULTS", tmp_path / "rows.jsonl")
     write_rows(real_model.RESULTS, rows)
     assert len(real_model.known_rows(tmp_path / "none")) == 2
+    unknown = rows[0] | {"pairs": {"math and chat": {"stands_out": math.nan}}}
+    write_rows(real_model.RESULTS, [unknown, rows[1]])
+    assert len(joined(real_model.RESULTS, [unknown], ("arm", "seed"))) == 2, "no other number"
+    write_rows(real_model.RESULTS, rows)
+    with pytest.raises(SystemExit, match="came to other numbers"):
+        joined(real_model.RESULTS, [rows[1] | {"after": {}}], ("arm", "seed"))
     rows[1]["before"] = rows[1]["before"] | {"math": 0.5}
     write_rows(real_model.RESULTS, rows)
     with pytest.raises(SystemExit, match="seed 0 did not begin with the same weights"):

@@ -24,7 +24,7 @@ def probes() -> pd.DataFrame:
 
 
 def test_momentum_is_taken_off_and_what_is_beyond_first_order_is_told_apart() -> None:
-    found = study_probe.kinds(study_probe.effects(probes()))
+    found = study_probe.kinds(probes())
     means = {
         kind: [rows[column].mean() for column in ("predicted", "curvature", "change")]
         for kind, rows in found.items()
@@ -32,6 +32,7 @@ def test_momentum_is_taken_off_and_what_is_beyond_first_order_is_told_apart() ->
     assert means["own step, own loss"] == pytest.approx([-2.0, 0.125, -1.875])
     assert means["own step, others' losses"] == pytest.approx([0.25, 0.125, 0.375])
     assert means["resolved step"] == pytest.approx([0.0, 0.0, 0.0])
+    assert means["resolved step with momentum"] == pytest.approx([-0.5, -0.5, -1.0])
 
 
 def test_what_is_run_is_probed_at_every_position(tmp_path: Path) -> None:
