@@ -13,6 +13,7 @@ from typing import Any
 from cell_rows import Row
 from study_arms import EVERY, POSITIONS
 
+from mgsrl.files.jsonl import is_number
 from mgsrl.obs.metrics import read_metrics
 from mgsrl.report.compare_text import interval
 from mgsrl.report.render import MISSING
@@ -32,18 +33,18 @@ def figures_of(run_dir: Path) -> dict[str, Any]:
     names = [n for n in dict.fromkeys(n for step in steps for n in step) if _is_kept(n)]
     means = {}
     for name in names:
-        known = [step[name] for step in steps if _is_number(step.get(name))]
+        known = [step[name] for step in steps if _is_known(step.get(name))]
         if known:
             means[name] = round(fmean(known), DIGITS)
     rates = [(step.get("throughput/tokens_per_second"), step.get("time/total")) for step in steps]
     tokens = sum(
-        rate * seconds for rate, seconds in rates if _is_number(rate) and _is_number(seconds)
+        rate * seconds for rate, seconds in rates if _is_known(rate) and _is_known(seconds)
     )
     return {"means": means, "tokens": round(tokens)}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _is_known(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def _is_kept(name: str) -> bool:

@@ -10,8 +10,9 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from mgsrl.config.typed import LARGEST
 from mgsrl.errors import DataError
 
 
@@ -26,6 +27,11 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, Iterable):
         return [jsonable(item) for item in value]
     return str(value)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of a file is a number that a float can hold (true and false are none)."""
+    return isinstance(value, float) or (type(value) is int and abs(value) <= LARGEST)
 
 
 def dump_line(row: Mapping[str, Any]) -> str:

@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mgsrl.config.typed import LARGEST
 from mgsrl.errors import DataError, shortened
-from mgsrl.files.jsonl import dump_line, read_rows, write_atomic
+from mgsrl.files.jsonl import dump_line, is_number, read_rows, write_atomic
 
 FILE = "evaluations.jsonl"
 
@@ -66,11 +65,7 @@ def _from_row(row: Mapping[str, Any]) -> EvalResult:
         f.name: math.nan if row.get(f.name) is None else row[f.name] for f in fields(EvalResult)
     }
     step, domain, *numbers = values.values()
-    known = all(
-        isinstance(number, float) or (type(number) is int and abs(number) < LARGEST)
-        for number in numbers
-    )
-    if not (type(step) is int and isinstance(domain, str) and known):
+    if not (type(step) is int and isinstance(domain, str) and all(map(is_number, numbers))):
         raise DataError(
             f"{FILE} is damaged.",
             expected="a step, the name of a domain and numbers in every line",

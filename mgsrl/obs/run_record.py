@@ -19,9 +19,8 @@ from typing import Any
 
 import psutil
 
-from mgsrl.config.typed import LARGEST
 from mgsrl.errors import DataError, NewerVersionError, shortened
-from mgsrl.files.jsonl import jsonable, write_atomic
+from mgsrl.files.jsonl import is_number, jsonable, write_atomic
 
 FILE = "run.json"
 FORMAT = 1
@@ -229,7 +228,7 @@ def _is_record(record: Any) -> bool:
     facts = [record.get(name, {}) for name in FACTS]
     return all(isinstance(each, dict) for each in [*facts, *sessions]) and all(
         _is_words(session.get("command", []))
-        and _is_number(session.get("seconds", 0.0))
+        and is_number(session.get("seconds", 0.0))
         and all(_is_time(session.get(name)) for name in ("started", "finished"))
         for session in sessions
     )
@@ -237,10 +236,6 @@ def _is_record(record: Any) -> bool:
 
 def _is_words(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (type(value) is int and abs(value) < LARGEST)
 
 
 def _is_time(value: Any) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from omegaconf import OmegaConf
@@ -20,8 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mgsrl.config.compose import completed
-from mgsrl.config.typed import LARGEST, flattened
+from mgsrl.config.typed import flattened
 from mgsrl.errors import ConfigError, MissingPathError, shortened
+from mgsrl.files.jsonl import is_number
 from mgsrl.obs import evaluation_log, rollout_log, run_record, surgery_log
 from mgsrl.obs.evaluation_log import EvalResult
 from mgsrl.obs.health import watched
@@ -103,7 +104,7 @@ class RunData:
     def series(self, name: str) -> list[float]:
         """Metric `name` at each of `steps`; NaN where it is missing or was not finite."""
         values = [row.get(name) for row in self.metrics]
-        return [float(v) if _is_number(v) else math.nan for v in values]
+        return [float(v) if is_number(v) else math.nan for v in values]
 
     def family(self, prefix: str) -> list[str]:
         """What follows `prefix/` in the metric names, in order of first appearance."""
@@ -199,10 +200,6 @@ def read_run_data(run_dir: Path) -> RunData:
     )
     run.missing += _gaps(run)
     return run
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < LARGEST)
 
 
 class _Reader:
