@@ -88,10 +88,10 @@ HOSTILE = [
 def test_hostile_responses_are_judged_within_a_second(id_: str) -> None:
     bound = bind(id_, draw(id_, random.Random(0)))
     for text in HOSTILE:
-        started = time.process_time()
+        started = time.thread_time()
         with contextlib.suppress(CannotDecideError):
             assert isinstance(bound.follows(text), bool)
-        assert time.process_time() - started < 1, repr(text[:20])
+        assert time.thread_time() - started < 1, repr(text[:20])
 
 
 EMPTY = ["", " ", "\n", " \n\t\n", "\u200b", ".", "\ufeff", "\r\n", "\x00", "**", "\n\n.\n\n"]

@@ -62,9 +62,9 @@ HOSTILE = ["?!", ". ", "\n", " \n", "* ", "'", '"', "([", "Question 1", "the ", 
 def test_hostile_text_takes_linear_time(id_: str) -> None:
     bound = bind(id_, EXAMPLES[id_][0].kwargs)
     for unit in HOSTILE:
-        started = time.process_time()
+        started = time.thread_time()
         follows(bound, unit * (100_000 // len(unit)) + "x", reading=OFFICIAL)
-        assert time.process_time() - started < 2, unit
+        assert time.thread_time() - started < 2, unit
 
 
 # --- what the released checkers are made of -------------------------------------------------------

@@ -246,17 +246,17 @@ HOSTILE = [
 def test_hostile_text_takes_linear_time(id_: str) -> None:
     bound = bind(id_, EXAMPLES[id_][0].kwargs)
     for text in HOSTILE:
-        started = time.process_time()
+        started = time.thread_time()
         with contextlib.suppress(CannotDecideError):
             follows(bound, text)
-        assert time.process_time() - started < 5, repr(text[:20])
+        assert time.thread_time() - started < 5, repr(text[:20])
 
 
 def test_a_phrase_that_begins_often_and_never_ends_takes_linear_time() -> None:
     bound = bind("copy:repeat_phrase", {"phrase": "the quick end", "small_n": 1})
-    started = time.process_time()
+    started = time.thread_time()
     assert not bound.follows("the " * 250_000)
-    assert time.process_time() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def test_repeated_phrases_are_those_of_the_published_pattern() -> None:
