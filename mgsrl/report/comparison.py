@@ -111,7 +111,7 @@ class ArmSummary:
             _over(by_seed(_seconds)),
             _over(self.arm.over_steps("time/total", WARM_UP_STEPS + 1)),
             _over(by_seed(_tokens)),
-            _over(by_seed(lambda run: _gpus(run) * _seconds(run) / HOUR)),
+            _over(by_seed(_gpu_hours)),
             _over(by_seed(_surgery_share)),
         )
 
@@ -283,6 +283,12 @@ def _over(by_seed: Mapping[int, float]) -> Estimate:
 def _seconds(run: RunData) -> float:
     """Of all sessions; NaN where one of them was killed, for nobody knows how long it took."""
     return math.nan if was_killed(run.record) else session_seconds(run.record) or math.nan
+
+
+def _gpu_hours(run: RunData) -> float:
+    """0 without GPUs, however long it took."""
+    gpus = _gpus(run)
+    return gpus * _seconds(run) / HOUR if gpus else 0.0
 
 
 def _tokens(run: RunData) -> float:
