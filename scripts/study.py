@@ -73,10 +73,10 @@ def run(
     return finished
 
 
-def compare(planned: Mapping[float, Sequence[Cell]], options: argparse.Namespace) -> None:
+def compare(options: argparse.Namespace) -> None:
     """Write the page of every position, of all its finished runs: earlier calls' arms and seeds,
     too. Gaps of what is planned now are named."""
-    for position, cells in planned.items():
+    for position in options.positions:
         folder = place(options.folder, position, BASELINE)
         arms = {
             arm: tuple(s for s in seeds_of(arm) if is_finished(run_of(folder, arm, s)))
@@ -85,7 +85,7 @@ def compare(planned: Mapping[float, Sequence[Cell]], options: argparse.Namespace
         }
         there = [Arm(a, (ARMS | LATER)[a], seeds) for a, seeds in arms.items() if seeds]
         known = study_inputs.plan_position(options.folder, position, there, options.overrides)
-        gaps = [e for e in cell_entries(folder)[0] if e.absent] if cells else []
+        gaps = [entry for entry in cell_entries(folder)[0] if entry.absent]
         entries = [*(Entry(cell.dir, cell.arm) for cell in known), *gaps]
         if len(known) > 1:
             baseline = BASELINE if arms[BASELINE] else ""
@@ -186,7 +186,7 @@ def main() -> int:
     try:
         planned = plan(options)
         finished = run(planned, options.folder, options.seeds, options.jobs)
-        compare(planned, options)
+        compare(options)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

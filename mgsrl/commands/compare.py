@@ -165,8 +165,8 @@ def _planned(
     if there:
         called = [str(run.setting("strategy.name", run.name)) for run in there]
         names = [*(arm.name for arm in arms), *(entry.arm for entry in entries), *called]
-        parts = [name for name in names if f"{words.baseline} ".startswith(f"{name} ")]
-        check_baseline(words.baseline, [words.baseline] if parts else names)
+        if not any(f"{words.baseline} ".startswith(f"{name} ") for name in names):
+            check_baseline(words.baseline, names)
     print(f"{len(cells)} runs ({len(arms)} arm{'s' * (len(arms) > 1)}) in {folder}")
     return cells, folder
 

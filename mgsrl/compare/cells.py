@@ -58,14 +58,16 @@ class Arm:
     @property
     def folder(self) -> str:
         """The name as the beginning of a folder's."""
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.")
-        return name if len(name) <= LONGEST_NAME else self.marked
+        return self._plain if len(self._plain) <= LONGEST_NAME else self.marked
 
     @property
     def marked(self) -> str:
         """`folder` with a checksum of the name."""
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.")
-        return f"{name[: LONGEST_NAME - 9]}-{crc32(self.name.encode()):08x}"
+        return f"{self._plain[: LONGEST_NAME - 9]}-{crc32(self.name.encode()):08x}"
+
+    @property
+    def _plain(self) -> str:
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.")
 
 
 @dataclass(frozen=True)

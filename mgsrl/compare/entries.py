@@ -31,11 +31,12 @@ def left_out(folder: Path, shown: Sequence[Entry]) -> list[str]:
     there = {entry.dir.resolve() for entry in shown}
     runs = sorted(path.parent for path in folder.glob("*/run.json"))
     others = [run.name for run in runs if run.resolve() not in there]
+    if not others:
+        return []
     name, number = folder.resolve().name, f"{len(others)} more run{'s' * (len(others) > 1)}"
     return [
         f"{name} has {number} of an earlier command, not compared here ({some(others)}): a command "
         "with their strategies, axes and seeds as well makes a page of all."
-        for _ in others[:1]
     ]
 
 
