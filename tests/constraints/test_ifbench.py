@@ -5,7 +5,7 @@ import itertools
 import json
 import random
 import re
-import time
+from functools import partial
 
 import pytest
 
@@ -17,8 +17,10 @@ from mgsrl.constraints import (
     parse_reference,
     validate_reference,
 )
+from mgsrl.constraints.check import BoundConstraint
 from mgsrl.errors import DataError
 from tests.oracle import published_file, published_rows
+from tests.timing import takes_under
 
 IDS = [id_ for id_, entry in REGISTRY.items() if "ifbench" in entry.check.__module__]
 REQUEST = 'Name a tree that grows in "Reykjavík"; say why it does, and how old it can be there.'
@@ -88,10 +90,12 @@ HOSTILE = [
 def test_hostile_responses_are_judged_within_a_second(id_: str) -> None:
     bound = bind(id_, draw(id_, random.Random(0)))
     for text in HOSTILE:
-        started = time.thread_time()
-        with contextlib.suppress(CannotDecideError):
-            assert isinstance(bound.follows(text), bool)
-        assert time.thread_time() - started < 1, repr(text[:20])
+        assert takes_under(1, partial(judge, bound, text)), repr(text[:20])
+
+
+def judge(bound: BoundConstraint, text: str) -> None:
+    with contextlib.suppress(CannotDecideError):
+        assert isinstance(bound.follows(text), bool)
 
 
 EMPTY = ["", " ", "\n", " \n\t\n", "\u200b", ".", "\ufeff", "\r\n", "\x00", "**", "\n\n.\n\n"]
