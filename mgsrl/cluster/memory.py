@@ -26,7 +26,7 @@ MAX_LIVE = 1_000_000_000
 """Parameters that DeepSpeed's ZeRO 3 keeps gathered at once (its default)."""
 PREFETCH = 50_000_000
 """Parameters that it gathers ahead in one piece, before they are copied apart (its default)."""
-LOGITS = {False: 1 << 25, True: 1 << 27}
+LOGITS = {False: 1 << 26, True: 1 << 27}
 """Logits that the learner holds at once in fp32, on a CPU and on a GPU."""
 CONTEXT = round(0.8 * GIB)
 """CUDA, cuBLAS and compiled kernels of one process."""
