@@ -27,7 +27,8 @@ MAX_LIVE = 1_000_000_000
 PREFETCH = 50_000_000
 """Parameters that it gathers ahead in one piece, before they are copied apart (its default)."""
 LOGITS = {False: 1 << 26, True: 1 << 27}
-"""Logits that the learner holds at once in fp32, on a CPU and on a GPU."""
+"""Logits that the learner holds at once in fp32, on a CPU and on a GPU (measurements:
+`learner/forward.py`)."""
 CONTEXT = round(0.8 * GIB)
 """CUDA, cuBLAS and compiled kernels of one process."""
 LIBRARIES = {False: round(0.15 * GIB), True: round(0.2 * GIB)}

@@ -18,10 +18,11 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+from mgsrl.cluster.memory import LOGITS
 from mgsrl.learner.attention import PackedRow, use_packed_attention
 from mgsrl.types import RowLayout
 
-CHUNK_ELEMENTS = {"cpu": 1 << 26, "cuda": 1 << 27}
+CHUNK_ELEMENTS = {"cpu": LOGITS[False], "cuda": LOGITS[True]}
 """Logits held at once (256 MiB on a CPU, 512 MiB on a GPU, in fp32). Forward and backward of 500
 positions, 49k words, width 576 on 2 cores took 4.8, 2.4, 1.9, 1.8, 1.6 and 1.7 processor seconds in
 fp32 with 2^20, 2^22, 2^23, 2^24, 2^25 and 2^26, and 11.8, 3.1, 2.1, 2.0, 1.8 and 1.8 in bfloat16;

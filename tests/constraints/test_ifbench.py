@@ -11,13 +11,13 @@ import pytest
 
 from mgsrl.constraints import (
     REGISTRY,
+    BoundConstraint,
     CannotDecideError,
     bind,
     follows,
     parse_reference,
     validate_reference,
 )
-from mgsrl.constraints.check import BoundConstraint
 from mgsrl.errors import DataError
 from tests.oracle import published_file, published_rows
 from tests.timing import takes_under
