@@ -82,13 +82,29 @@ class ActorPool:
         ]
 
     def wait_ready(self) -> list[Any]:
-        """Wait until every actor is up; returns what their `ready()` returned."""
-        return get(
-            [handle.ready.remote() for handle in self.handles],
-            self._start_limit_s,
-            f"the {self.name} workers to start",
-            self._start_key,
-        )
+        """Wait until every actor is up; returns what their `ready()` returned.
+
+        One that is killed as it starts is made anew, but `on_restart` is not called: it is to send
+        what nobody has got yet. What its constructor raises would be raised again, and is not.
+        """
+        starting = {handle.ready.remote(): slot for slot, handle in enumerate(self.handles)}
+        facts: list[Any] = [None] * len(starting)
+        limit_s, what = self._start_limit_s, f"the {self.name} workers to start"
+        end = time.monotonic() + limit_s
+        while starting:
+            up = ray.wait(list(starting), timeout=max(0.0, end - time.monotonic()))[0]
+            if not up:
+                problem = f"waited {limit_s:.0f} s for {what}; it did not come"
+                raise timed_out(problem, self._start_key)
+            slot = starting.pop(up[0])
+            try:
+                facts[slot] = get(up[0], limit_s, what, self._start_key)
+            except WorkerDiedError as error:
+                if getattr(error.__cause__, "actor_init_failed", False):
+                    raise
+                facts[slot] = self._restart(slot, error, send=False)
+                end = time.monotonic() + limit_s  # nobody looked after the others meanwhile
+        return facts
 
     @property
     def _start_key(self) -> str:
@@ -163,8 +179,8 @@ class ActorPool:
         """Make the actor behind `handle` anew, dead or not."""
         self._restart(self.handles.index(handle), reason)
 
-    def _restart(self, slot: int, reason: Exception) -> None:
-        """Replace the actor of one slot.
+    def _restart(self, slot: int, reason: Exception, *, send: bool = True) -> Any:
+        """Replace the actor of one slot; returns what its `ready()` returned.
 
         A death during the restart itself counts like any other, so a worker that cannot come
         up ends the run after `max_restarts` tries.
@@ -178,10 +194,10 @@ class ActorPool:
             try:
                 what = f"{self.name} worker {slot} to restart"
                 ready = self.handles[slot].ready.remote()
-                get(ready, self._start_limit_s, what, self._start_key)
-                if self.on_restart is not None:
+                facts = get(ready, self._start_limit_s, what, self._start_key)
+                if send and self.on_restart is not None:
                     self.on_restart(self.handles[slot])
-                return
+                return facts
             except (WorkerDiedError, WaitTimeoutError) as error:
                 reason = error
 

@@ -194,11 +194,10 @@ class LearnerGroup:
         return self._each(method, [args] * self.world_size, what)
 
     def _first(self, method: str, *args: Any) -> Any:
-        ref = getattr(self.handles[0], method).remote(*args)
-        return get(ref, self._limit_s, f"{method} on learner 0", LIMIT_KEY)
+        return self._each(method, [args])[0]
 
     def _each(self, method: str, args: Sequence[tuple[Any, ...]], what: str = "") -> list[Any]:
-        """`method` on every rank with its own arguments; results by rank.
+        """`method` on every rank that has arguments, the first ones; results by rank.
 
         Whatever goes wrong on one rank ends all of them: they cannot go on without it.
         """

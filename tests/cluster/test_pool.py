@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,8 +19,7 @@ pytestmark = pytest.mark.ray_cluster
 KEY = "test.limit_s"
 
 
-@ray.remote(num_cpus=0)
-class Squarer:
+class Plain:
     def __init__(self) -> None:
         self.restored = False
 
@@ -49,6 +49,16 @@ class Squarer:
 
     def refuse(self) -> None:
         raise UserError("bad input")
+
+
+Squarer = ray.remote(num_cpus=0)(Plain)
+
+
+@ray.remote(num_cpus=0)
+class Slow(Plain):
+    def ready(self) -> dict[str, int]:
+        time.sleep(60)
+        return super().ready()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,6 +114,64 @@ def test_a_dead_or_stuck_worker_loses_nothing(method: str, tmp_path: object) -> 
     calls = [handle.square.remote(1) for handle in pool.handles]
     restored = [done for _, done in get(calls, 30, "squares", KEY)]
     assert restored == [count == 1 for count in pool.restarts], "the new worker got no state"
+    pool.stop()
+
+
+@ray.remote(num_cpus=0)
+class Starter(Plain):
+    """Dies, or fails, in its constructor as long as there are less than `times` marks."""
+
+    def __init__(self, folder: str, times: int, kind: str) -> None:
+        super().__init__()
+        marks = len(os.listdir(folder))
+        if marks < times:
+            open(f"{folder}/{marks}", "w").close()
+            if kind == "raise":
+                raise RuntimeError("no such architecture")
+            os._exit(1)
+
+
+def _starting(folder: Path, times: int, kind: str = "die") -> ActorPool:
+    return ActorPool(
+        "test",
+        lambda slot: Squarer.remote() if slot else Starter.remote(str(folder), times, kind),
+        2,
+        key="test",
+        start_limit_s=60,
+        on_restart=lambda handle: get(handle.restore.remote(), 30, "restore", KEY),
+    )
+
+
+def test_a_worker_that_is_killed_as_it_starts_is_made_anew(tmp_path: Path) -> None:
+    pool, notes = _starting(tmp_path, 2), list[str]()
+    pool.note = notes.append
+    pids = [facts["pid"] for facts in pool.wait_ready()]
+    assert pids == [get(handle.ready.remote(), 30, "pid", KEY)["pid"] for handle in pool.handles]
+    assert pool.restarts == [2, 0]
+    assert [note.startswith("test worker 0 is replaced") for note in notes] == [True, True]
+    calls = [handle.square.remote(3) for handle in pool.handles]
+    assert get(calls, 30, "squares", KEY) == [(9, False)] * 2  # nothing was to be sent
+    pool.stop()
+
+
+@pytest.mark.parametrize(
+    ("times", "kind", "message", "tries"),
+    [(9, "die", "died 4 times within 100 steps", 4), (9, "raise", "no such architecture", 1)],
+)
+def test_a_start_that_cannot_go_well_is_given_up(
+    tmp_path: Path, times: int, kind: str, message: str, tries: int
+) -> None:
+    pool = _starting(tmp_path, times, kind)
+    with pytest.raises(WorkerDiedError, match=message):
+        pool.wait_ready()
+    assert len(os.listdir(tmp_path)) == tries
+    pool.stop()
+
+
+def test_a_start_that_takes_too_long_is_told(tmp_path: Path) -> None:
+    pool = ActorPool("test", lambda slot: Slow.remote(), 1, key="test", start_limit_s=0.5)
+    with pytest.raises(WaitTimeoutError, match=r"for the test workers(.|\n)*test\.start_limit_s"):
+        pool.wait_ready()
     pool.stop()
 
 

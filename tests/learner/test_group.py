@@ -151,6 +151,19 @@ def test_an_error_on_one_rank_does_not_leave_the_other_waiting(
     assert learners.handles == []
 
 
+@pytest.mark.slow
+def test_what_only_rank_0_is_asked_ends_all_too(session: None, tiny_model: Path) -> None:
+    """So it is where it dies before the ranks have met."""
+    import psutil
+
+    learners = LearnerGroup(make_spec(tiny_model, Case(), 2))
+    for process in filter(_is_learner, psutil.Process().children(recursive=True)):
+        os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(LearnerDiedError, match="during node_address"):
+        learners._first("node_address")
+    assert learners.handles == []
+
+
 def _is_learner(process: Any) -> bool:
     if process.status() == "zombie":
         return False
