@@ -160,3 +160,12 @@ def disk_problem(error: BaseException) -> str | None:
         return None
     name = getattr(error, "filename", None)
     return f"{os.strerror(number)}{f': {name}' if name else ''}"
+
+
+def file_problem(error: BaseException) -> str | None:
+    """As `disk_problem`, of what reads and writes files: any OSError is then the disk's answer (a
+    file system on a network or in user space has many), but for what an actor raised: Ray's error
+    is of its kind too, and may be of a socket."""
+    of_actor = any(kind.__module__.split(".")[0] == "ray" for kind in type(error).__mro__)
+    of_file = isinstance(error, OSError) and not of_actor
+    return disk_problem(error) or (one_line(error) if of_file else None)

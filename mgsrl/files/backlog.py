@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 
-from mgsrl.errors import disk_problem, one_line
+from mgsrl.errors import file_problem
 
 
 class Backlog:
@@ -40,7 +40,7 @@ class Backlog:
                 write()
             except OSError as error:
                 if not self._told:
-                    problem = disk_problem(error) or one_line(error)
+                    problem = file_problem(error)
                     self._note(
                         f"{what} could not be written: {problem}; training goes on, and what the "
                         "run logs is kept in memory until the disk takes it"

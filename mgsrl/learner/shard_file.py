@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from mgsrl.cluster.preflight import free_memory_gib, machine_memory_gib
-from mgsrl.errors import disk_problem
+from mgsrl.errors import file_problem
 from mgsrl.files.hashed import FileFacts, hashed_file
 
 PIECE = 1 << 26
@@ -109,7 +109,7 @@ class ShardFile:
             return None
         if self._error is None:
             return Written(self._files)
-        problem = disk_problem(self._error)
+        problem = file_problem(self._error)
         if problem is None:
             raise self._error
         return Written({}, problem)

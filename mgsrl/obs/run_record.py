@@ -153,6 +153,11 @@ def has_checkpoint(run_dir: Path) -> bool:
     return bool(_sessions(_known(run_dir))[-1].get("last_checkpoint"))
 
 
+def status_of(run_dir: Path) -> str | None:
+    """How the run stands by its record; None where there is none that can be read."""
+    return _known(run_dir).get("status")
+
+
 def went_on_from(run_dir: Path) -> tuple[str, int] | None:
     """The last checkpoint that the user named to go on from, and its step, where the run that went
     on from it has a checkpoint of its own and is what the folder holds; else None."""

@@ -27,7 +27,7 @@ from mgsrl.errors import (
     MissingPathError,
     NewerVersionError,
     StorageError,
-    disk_problem,
+    file_problem,
 )
 from mgsrl.evaluate.pareto import RULE, BestStep
 from mgsrl.files.hashed import FileFacts, sync
@@ -99,7 +99,7 @@ class Draft:
             self.abandon()
             problem = error.reason if isinstance(error, CheckpointError) else None
             if not isinstance(error, MgsrlError):
-                problem = disk_problem(error)
+                problem = file_problem(error)
             if problem is None:
                 raise
             what = f"checkpoint {self.step} could not be written"

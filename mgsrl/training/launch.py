@@ -14,9 +14,9 @@ from mgsrl.cluster.session import ray_session
 from mgsrl.config import Config
 from mgsrl.config.compose import config_from_yaml, config_to_yaml
 from mgsrl.config.resume import Change, other_data_allowed, resume_changes
-from mgsrl.errors import RayDiedError, disk_problem, one_line
+from mgsrl.errors import RayDiedError, file_problem
 from mgsrl.obs.console import Console
-from mgsrl.obs.run_record import begin_run_record, changed_plugins
+from mgsrl.obs.run_record import begin_run_record, changed_plugins, status_of
 from mgsrl.plugins import plugin_files
 from mgsrl.report.extra import INSTALL, can_draw
 from mgsrl.report.page import build_report
@@ -57,7 +57,7 @@ def launch(config: Config, command: Sequence[str] = ()) -> None:
         config.policy.date = config.policy.date or date.today().isoformat()
         for note in notes:
             print(note)
-        if checkpoint is not None and checkpoint.step >= config.train.num_steps:
+        if checkpoint is not None and _is_finished(folder, checkpoint, config.train.num_steps):
             bring_back_config(folder, checkpoint)
             print(f"{folder} is finished ({checkpoint.step} steps); resume=never starts it anew")
         else:
@@ -67,12 +67,19 @@ def launch(config: Config, command: Sequence[str] = ()) -> None:
     print(f"done in {(time.monotonic() - begin) / 60:.1f} min; {report}")
 
 
+def _is_finished(folder: Path, checkpoint: Checkpoint, num_steps: int) -> bool:
+    """Whether nothing is left to do. A run that was stopped behind its last step, in its last
+    evaluation, still has that; one whose `run.json` is gone counts as one that ended."""
+    beyond = checkpoint.step - num_steps
+    return beyond > 0 or (beyond == 0 and status_of(folder) in (None, "finished"))
+
+
 def _report(folder: Path) -> str:
     """Where the report is, or why there is none: the run is done all the same."""
     try:
         return f"report: {build_report(folder).resolve()}" if can_draw() else NO_REPORT
     except OSError as error:
-        return f"report not written: {disk_problem(error) or one_line(error)}"
+        return f"report not written: {file_problem(error)}"
 
 
 def _train(

@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from mgsrl.cluster import signals
 from mgsrl.config import CheckpointConfig
-from mgsrl.errors import MgsrlError, StorageError, disk_problem, one_line
+from mgsrl.errors import MgsrlError, StorageError, file_problem, one_line
 from mgsrl.files.hashed import sync
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.obs.console import Console
@@ -156,8 +156,8 @@ class Saver:
         except Exception as error:  # after Ctrl-C `close` completes it
             self._draft = None
             problem = str(error) if isinstance(error, StorageError) else None
-            if problem is None and isinstance(error, OSError):
-                problem = disk_problem(error)
+            if problem is None:
+                problem = file_problem(error)
             if problem is None or step == self.num_steps:
                 raise
             newest = checkpoint_steps(self.folder / "checkpoints")[-1:]

@@ -15,6 +15,9 @@ import pytest
 import torch
 
 from mgsrl.errors import ConfigError
+from mgsrl.files.jsonl import rewrite
+from mgsrl.obs.evaluation_log import read_evaluations
+from mgsrl.obs.run_record import finish_run_record, status_of
 from mgsrl.training.export import export_model
 from scripts.resume_trials import ROOT, differences
 from tests.capabilities import of_run
@@ -165,6 +168,23 @@ def test_a_finished_run_says_so_and_another_configuration_is_refused(six_steps: 
     process = runs.start(six_steps, "train.num_steps=6", "strategy=mixed")
     assert process.wait(timeout=60) == 2
     assert "surgery.method: 'pcgrad' -> 'none'" in six_steps.with_suffix(".log").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_in_its_last_evaluation_makes_it(
+    six_steps: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(six_steps, folder)
+    evaluations = read_evaluations(six_steps)
+    assert max(result.step for result in evaluations) == 6
+    rewrite(folder / "evaluations.jsonl", lambda row: row["step"] < 6)
+    finish_run_record(folder, status="interrupted", last_step=6)
+    output = runs.train(folder, "train.num_steps=6")
+    assert "is finished" not in output
+    assert read_evaluations(folder) == evaluations
+    assert runs.metrics(folder) == runs.metrics(six_steps)
+    assert status_of(folder) == "finished"
 
 
 @of_run("killed workers are replaced")
