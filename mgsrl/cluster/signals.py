@@ -172,6 +172,11 @@ def insisted() -> bool:
     return len(_signals) > 1
 
 
+def presses() -> bool:
+    """Whether a signal waits for the release, and did so for half of the time that it may."""
+    return _waits and time.monotonic() - _first_at > _limit_s / 2
+
+
 def stopped_by() -> str:
     """Which signal a KeyboardInterrupt came from."""
     return _name(_signals[0]) if _signals else "Ctrl-C"

@@ -9,25 +9,28 @@ from mgsrl.obs.evaluation_log import FILE as EVALUATIONS
 from mgsrl.obs.metrics import FILE as METRICS
 
 
-def rewind_logs(run_dir: Path, *, next_step: int, weight_version: int) -> list[str]:
-    """Drop what is logged under `next_step` (the next step to be run and logged) or later, and what
-    a process that was killed left of a line; the latter is returned, in words.
-
-    Evaluations are numbered by the version of the weights: those of versions above
-    `weight_version` (the restored one) are of weights that no longer exist, and go.
-    """
-    torn = [
+def torn_logs(run_dir: Path) -> list[str]:
+    """In words: what a process that was killed left of a line, and `rewind_logs` drops."""
+    return [
         f"{name} ended within a line (the process that wrote it was killed): {size} bytes are "
         "dropped"
         for name in (METRICS, EVALUATIONS)
         if (size := torn_bytes(run_dir / name))
     ]
+
+
+def rewind_logs(run_dir: Path, *, next_step: int, weight_version: int) -> None:
+    """Drop what is logged under `next_step` (the next step to be run and logged) or later, and
+    lines that are not whole.
+
+    Evaluations are numbered by the version of the weights: those of versions above
+    `weight_version` (the restored one) are of weights that no longer exist, and go.
+    """
     rewrite(run_dir / METRICS, lambda row: row.get("step", -1) < next_step)
     rewrite(run_dir / EVALUATIONS, lambda row: row.get("step", -1) <= weight_version)
     for step, part in _parts(run_dir):
         if step >= next_step:
             part.unlink()
-    return torn
 
 
 def last_logged_step(run_dir: Path) -> int:

@@ -133,11 +133,17 @@ class Dispatcher:
                 self._renew(desk)
                 desk.give(share)
 
-    def receive(self, step: int, on_rollouts: Callable[[Sequence[Rollout]], None]) -> None:
+    def receive(
+        self,
+        step: int,
+        on_rollouts: Callable[[Sequence[Rollout]], None],
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Wait until all requests of `step` are answered.
 
         Args:
             on_rollouts: given all that comes, of any step.
+            give_up: asked once a second; true ends the wait.
 
         Raises:
             WorkerDiedError: a worker died more often than `rollout.max_restarts`.
@@ -145,7 +151,7 @@ class Dispatcher:
         """
         for desk in self._desks:
             desk.heard = time.monotonic()
-        while waiting := [desk for desk in self._desks if desk.has(step)]:
+        while (waiting := [desk for desk in self._desks if desk.has(step)]) and not give_up():
             for desk in waiting:
                 self._renew(desk)
             calls = {desk.ask(step): desk for desk in waiting}

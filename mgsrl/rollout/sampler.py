@@ -162,8 +162,17 @@ class Sampler:
                 self.lengths[domain] = old + LENGTH_WEIGHT * (mean - old)
         return groups
 
-    def wait(self, step: int, on_progress: OnProgress | None = None) -> None:
-        """Wait until all of a step's responses are made, and keep them for `collect`."""
+    def wait(
+        self,
+        step: int,
+        on_progress: OnProgress | None = None,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Wait until all of a step's responses are made, and keep them for `collect`.
+
+        Args:
+            give_up: asked once a second; true ends the wait.
+        """
         submission = self.outstanding[step]
 
         def keep(rollouts: Sequence[Rollout]) -> None:
@@ -172,7 +181,7 @@ class Sampler:
                 on_progress(len(submission.made), submission.total)
 
         keep([])  # what came while nobody waited for it
-        self._dispatcher.receive(step, keep)
+        self._dispatcher.receive(step, keep, give_up)
 
     def gather(self) -> dict[int, Submission]:
         """All that is outstanding, with the responses that are made by now."""

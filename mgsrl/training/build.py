@@ -40,11 +40,12 @@ from mgsrl.training.evaluation import Evaluation
 from mgsrl.training.fingerprint import Models
 from mgsrl.training.joined import check_cluster
 from mgsrl.training.journal import Journal
-from mgsrl.training.places import choose_placement, wanted_gpus
+from mgsrl.training.places import choose_placement, same_device, wanted_gpus
 from mgsrl.training.plan import Plan
 from mgsrl.training.publisher import Publisher
 from mgsrl.training.run import Run
 from mgsrl.training.saver import Saver
+from mgsrl.training.skips import SkipWatch
 from mgsrl.types import Sampling
 
 
@@ -58,7 +59,7 @@ def build(
 ) -> Iterator[Run]:
     """Start the actors (inside a Ray session), yield the run, stop the actors."""
     num_gpus, placement = _placement(config, console)
-    device = choose_device(config.learner.device, num_gpus)
+    device = same_device(config.learner.device, num_gpus, checkpoint)
     engine = check_engine(config.rollout, device, colocated=placement.colocated, facts=plan.facts)
     runs: list[Run] = []  # the pools know the run before it is built
     with ExitStack() as stack:
@@ -80,7 +81,7 @@ def build(
         stack.callback(sampler.stop)
         for pool in (*sampler.distinct_pools, *scorer.reward_pools):
             pool.note = console.note
-        turns = _turns(config, placement, sampler, console)
+        turns, engine_facts = _turns(config, placement, sampler, console)
         with console.stage(
             f"starting learners, rollout and reward workers side by side{engine.hint}"
         ):
@@ -93,7 +94,7 @@ def build(
         stack.callback(learners.stop)
         turns.admit(learners)
         with console.stage("waiting for rollout workers"):
-            engine_facts = sampler.wait_ready()
+            engine_facts = engine_facts or sampler.wait_ready()
         with console.stage("waiting for reward workers"):
             scorer.wait_ready()
         publisher = _publisher(config, plan, sampler, learners, turns, console)
@@ -128,19 +129,19 @@ def _engines(config: RolloutConfig, *, takes_checkpoints: bool) -> Engines:
 
 def _turns(
     config: Config, placement: Placement, sampler: Sampler, console: Console
-) -> Choreography:
-    """With engines that share the learners' GPUs loaded and asleep: each measures what is free of
-    its GPU, so that no learner may be loading there."""
+) -> tuple[Choreography, list[dict[str, Any]]]:
+    """With engines that share the learners' GPUs loaded and asleep, and what they said: each
+    measures what is free of its GPU, so that no learner may be loading there."""
     if not placement.colocated:
-        return Choreography()
+        return Choreography(), []
     engine = rollout_engine(config.rollout.engine)
     turns = Choreography(
         sampler, sleep_level=engine.sleep_level, offload=config.learner.offload_during_rollout
     )
     with console.stage(f"starting rollout workers{engine.hint}, which sleep at first"):
-        sampler.wait_ready()
+        facts = sampler.wait_ready()
         turns.learn()
-    return turns
+    return turns, facts
 
 
 def _scorer(config: Config, plan: Plan) -> Scorer:
@@ -247,6 +248,7 @@ def _run(
         algos=config.algos,
         updates_per_batch=config.algo.updates_per_batch,
         surgery=config.surgery,
+        skips=SkipWatch(console.note, config.train.max_skipped_steps),
         saver=_saver(config, publisher, evaluation, first_checkpoint_bytes(config, models)),
         packing=Packing(
             micro_batch_size=config.learner.micro_batch_size,
@@ -269,7 +271,6 @@ def _run(
         keeps_ahead=checkpoint is None or not _is_another(config, checkpoint),
         staleness=config.rollout.staleness,
         inflight_updates=config.rollout.inflight_updates,
-        max_skipped_steps=config.train.max_skipped_steps,
     )
 
 

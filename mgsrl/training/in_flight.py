@@ -62,6 +62,18 @@ def read_in_flight(folder: Path, mixture: Mixture, *, responses: bool = True) ->
     return ahead
 
 
+def as_submissions(ahead: Ahead, samples: int) -> dict[int, Submission]:
+    """What was read and not asked for yet, to be written again.
+
+    Args:
+        samples: responses per prompt.
+    """
+    return {
+        step: Submission(prompts, samples, {rollout.request_id: rollout for rollout in made})
+        for step, (prompts, made) in ahead.items()
+    }
+
+
 def _tuples(value: Any) -> Any:
     """JSON's lists as the records have them."""
     if isinstance(value, dict):

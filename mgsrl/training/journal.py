@@ -12,7 +12,7 @@ from mgsrl.obs.completions import console_table, sampled_completions
 from mgsrl.obs.console import Console
 from mgsrl.obs.health import HealthWatch, watched
 from mgsrl.obs.metrics import read_metrics
-from mgsrl.obs.rewind import last_logged_step, rewind_logs
+from mgsrl.obs.rewind import last_logged_step, rewind_logs, torn_logs
 from mgsrl.obs.rollout_log import FOLDER as ROLLOUTS
 from mgsrl.obs.rollout_log import write_rollouts
 from mgsrl.obs.surgery_log import FOLDER as SURGERY
@@ -48,12 +48,12 @@ class Journal:
             next_step: the first step that will be logged.
             weight_version: evaluations of later versions go; -1 when there is no checkpoint.
         """
-        logged = last_logged_step(self.folder)
-        torn = rewind_logs(self.folder, next_step=next_step, weight_version=weight_version)
-        for line in torn:
+        for line in torn_logs(self.folder):
             self.console.note(line)
+        # The logs go back last: killed before, the next process still tells wandb of those steps.
+        self.trackers = self.open_trackers(next_step, last_logged_step(self.folder))
+        rewind_logs(self.folder, next_step=next_step, weight_version=weight_version)
         self.health = watched(read_metrics(self.folder))
-        self.trackers = self.open_trackers(next_step, logged)
 
     def log_step(
         self,

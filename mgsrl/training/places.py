@@ -9,6 +9,7 @@ from mgsrl.config import Config
 from mgsrl.errors import ConfigError
 from mgsrl.rollout.actor import gpus_per_worker, transfer_of
 from mgsrl.rollout.engine import rollout_engine, sleep_verbs_missing
+from mgsrl.training.checkpoint import Checkpoint
 
 
 def choose_placement(config: Config, num_gpus: int) -> Placement:
@@ -131,3 +132,22 @@ def rollout_workers(config: Config) -> int:
     if config.rollout.assignment == "shared":
         return config.rollout.num_workers
     return sum(domain.num_workers for domain in config.domains.values())
+
+
+def same_device(wanted: str, num_gpus: int, checkpoint: Checkpoint | None) -> str:
+    """Where the run computes, which `auto` does not change under way: to whom lost a GPU, days on a
+    CPU are no going on.
+
+    Raises:
+        ConfigError: `auto` finds another device than the checkpoint was written with.
+    """
+    device = choose_device(wanted, num_gpus)
+    before = checkpoint.state.get("device", device) if checkpoint else device
+    if wanted == "auto" and device != before:
+        raise ConfigError(
+            f"The run computed on {before}, and would go on on {device}.",
+            expected=f"learner.device=auto to find {before} again",
+            found=f"{num_gpus} GPUs",
+            todo=f"see to the GPUs, or say learner.device={device} if it is meant",
+        )
+    return device

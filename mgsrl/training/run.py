@@ -16,7 +16,7 @@ from mgsrl.cluster import signals
 from mgsrl.config import AlgoConfig, SurgeryConfig
 from mgsrl.data.mixture import Mixture
 from mgsrl.data.packing import PackedBatch, Packing, pack
-from mgsrl.errors import AbstentionError, InvariantError, NoUpdateError
+from mgsrl.errors import AbstentionError, InvariantError, LearnerDiedError
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.obs.console import Console
 from mgsrl.obs.metrics import oldest_version, staleness_metrics, step_scalars
@@ -31,12 +31,13 @@ from mgsrl.training.checkpoint import Checkpoint, checkpoint_steps, set_others_a
 from mgsrl.training.choreography import Choreography
 from mgsrl.training.evaluation import Evaluation
 from mgsrl.training.fingerprint import Models
-from mgsrl.training.in_flight import Ahead, read_in_flight
+from mgsrl.training.in_flight import Ahead, as_submissions, read_in_flight
 from mgsrl.training.journal import Journal
 from mgsrl.training.publisher import Publisher
 from mgsrl.training.refill import all_drawn, refill
 from mgsrl.training.saver import Boundary, Saver
 from mgsrl.training.schedule import Schedule
+from mgsrl.training.skips import SkipWatch
 from mgsrl.types import DomainStats, RolloutGroup, StepProbe, StepStats, SurgeryReport
 
 Groups = Mapping[str, Sequence[RolloutGroup]]
@@ -61,6 +62,7 @@ class Run:
     """By domain."""
     updates_per_batch: int
     surgery: SurgeryConfig
+    skips: SkipWatch
     saver: Saver
     packing: Packing
     console: Console
@@ -76,8 +78,6 @@ class Run:
     """Steps that rollouts may be ahead of the learners."""
     inflight_updates: bool = False
     """Whether weights may change while a response is made."""
-    max_skipped_steps: int = 0
-    """Steps in a row without an update after which the run stops; 0 never."""
     step: int = 0
     timers: StageTimers = field(default_factory=StageTimers)
     _packed: Mapping[str, float] = field(default_factory=dict)
@@ -86,9 +86,6 @@ class Run:
     """All groups of the step where some may be passed over, else none."""
     _in_step: int = 0
     """The step under way, counted from 1; `step` moves on before the weights are published."""
-    _skipped: int = 0
-    _skips_told: bool = False
-    """Steps in a row without an update."""
     _boundary: Boundary | None = None
     """The last whole step, as long as the learners hold its weights."""
     _ahead: Ahead = field(default_factory=dict)
@@ -139,7 +136,7 @@ class Run:
             if self.adaptive is not None and "curriculum" in self.checkpoint.state:
                 self.adaptive.restore(self.checkpoint.state["curriculum"])
             self.step = self.checkpoint.step
-            self._skipped = self.checkpoint.state.get("skipped", 0)
+            self.skips.in_a_row = self.checkpoint.state.get("skipped", 0)
             self._ahead = read_in_flight(
                 self.checkpoint.path, self.mixture, responses=self.keeps_ahead
             )
@@ -240,14 +237,15 @@ class Run:
 
     def settle_rollouts(self) -> None:
         """Wait for the rollouts that were begun with the weights before this step's update, unless
-        these may change under way."""
+        these may change under way, or the run is told to end: then the step is to be saved in time,
+        and what is not made is made by who goes on."""
         self.publisher.version = self.step  # what a worker that is made anew meanwhile gets
         self._finish_rollouts()
 
     def _finish_rollouts(self) -> None:
         if not self.inflight_updates:
             for step in self.sampler.outstanding:
-                self.sampler.wait(step, self.console.progress)
+                self.sampler.wait(step, self.console.progress, signals.presses)
 
     def update(self) -> StepStats:
         """The learners' step. From here to its logs a signal waits: they would not tell of it."""
@@ -320,7 +318,7 @@ class Run:
         self.journal.log_step(self.step, scalars, groups, report, losses)
         if self.adaptive is not None:
             self.adaptive.observe(self.step - 1, drawn or groups, report)
-        self._watch_skips(outcomes)
+        self.skips.see(self.step, outcomes)
         self._boundary = self._whole_step()
         signals.release()
         self.evaluate_if_due()
@@ -346,32 +344,18 @@ class Run:
         self._restarts = totals
         return new
 
-    def _watch_skips(self, outcomes: Sequence[StepStats]) -> None:
-        """Say why updates are skipped, once in a row; too many in a row end the run."""
-        reasons = [update.reason for update in outcomes if update.skipped]
-        if reasons and not self._skips_told:
-            what = "" if len(outcomes) == 1 else f"{len(reasons)} of {len(outcomes)} updates of "
-            self.console.note(f"{what}step {self.step} skipped: {reasons[0]}")
-        self._skips_told = bool(reasons)
-        self._skipped = self._skipped + 1 if len(reasons) == len(outcomes) else 0
-        if self.max_skipped_steps and self._skipped >= self.max_skipped_steps:
-            raise NoUpdateError(
-                f"{self._skipped} steps in a row had no finite update to make (the last: "
-                f"{reasons[0]}).\n"
-                "  to do:    lower learner.optimizer.lr, or go on from an older checkpoint "
-                "(resume=PATH); train.max_skipped_steps sets the limit"
-            )
-
     def _whole_step(self) -> Boundary:
         state = {
             "mixture": self.mixture.state(),
             "rewards": self.scorer.state(),
             "response_lengths": dict(self.sampler.lengths),
-            "skipped": self._skipped,
+            "skipped": self.skips.in_a_row,
+            "device": self.learners.device,
             **({"curriculum": self.adaptive.state()} if self.adaptive else {}),
             **self.models.state(),
         }
-        return Boundary(self.step, state, dict(self.sampler.outstanding))
+        waiting = as_submissions(self._ahead, self.sampler.samples_per_prompt)
+        return Boundary(self.step, state, self.sampler.outstanding | waiting)
 
     def save_checkpoint(self) -> None:
         """Of the step just done; in the background, if so configured."""
@@ -391,8 +375,10 @@ class Run:
         if not self.learners.handles:
             return None
         self.saver.settle()
-        boundary = self._boundary
-        if boundary is None or boundary.step in checkpoint_steps(self.folder / "checkpoints"):
+        boundary, saved = self._boundary, checkpoint_steps(self.folder / "checkpoints")
+        if boundary is None and self.step > max(saved, default=0):
+            raise LearnerDiedError("an update is under way, so the learners hold no whole step")
+        if boundary is None or boundary.step in saved:
             return None
         self.turns.end()
         self.saver.save_now(boundary)

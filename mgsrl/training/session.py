@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 
 from mgsrl.cluster.again import run_again
 from mgsrl.cluster.signals import stopped_by, stopping
-from mgsrl.errors import MgsrlError, RayDiedError, one_line
+from mgsrl.errors import MgsrlError, RayDiedError, UserError, WorkerDiedError, one_line
 from mgsrl.obs.run_record import finish_run_record, record_restart
 from mgsrl.training.restart import Restarts
 from mgsrl.training.run import Run
@@ -78,6 +78,8 @@ class Session:
             self._record(error)
             if lost and death is not None:
                 raise RayDiedError(death) from error  # an actor's loss is only its consequence
+            if heals and isinstance(error, UserError):  # for want of a machine: nobody's mistake
+                raise WorkerDiedError(str(error)) from error
             raise
 
     @property

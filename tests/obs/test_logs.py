@@ -15,7 +15,7 @@ from mgsrl.obs.evaluation_log import (
     best_text,
     read_evaluations,
 )
-from mgsrl.obs.rewind import rewind_logs
+from mgsrl.obs.rewind import rewind_logs, torn_logs
 from mgsrl.obs.rollout_log import read_rollouts, stored_steps, write_rollouts
 from mgsrl.obs.surgery_log import read_surgery, write_surgery
 from mgsrl.types import Reliability, StepProbe
@@ -221,10 +221,11 @@ def test_rewind_takes_back_every_log(tmp_path):
         write_surgery(tmp_path, step, surgery_report())
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "loss/ma')
-    (torn,) = rewind_logs(tmp_path, next_step=4, weight_version=3)
+    (torn,) = torn_logs(tmp_path)
     assert torn.startswith("metrics.jsonl ended within a line")
     assert "20 bytes are dropped" in torn
-    assert not rewind_logs(tmp_path, next_step=4, weight_version=3)
+    rewind_logs(tmp_path, next_step=4, weight_version=3)
+    assert not torn_logs(tmp_path)
     assert [r["step"] for r in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     assert [r.step for r in read_evaluations(tmp_path)] == [0, 3]
     assert list(stored_steps(tmp_path)) == [1, 2, 3]

@@ -36,7 +36,7 @@ class Ahead:
         self.furthest: list[tuple[int, ...]] = []
         self.made: set[int] = set()
 
-    def wait(self, step: int, _: Any) -> None:
+    def wait(self, step: int, *_: Any) -> None:
         self.made.add(step)
 
     def submit(self, prompts: dict[str, list[Prompt]], step: int, made: Any = ()) -> None:

@@ -54,7 +54,7 @@ class Engines:
             for domain, of_domain in prompts.items()
         }
 
-    def wait(self, step: int, _: Any) -> None:
+    def wait(self, step: int, *_: Any) -> None:
         self.outstanding[step].result()
 
     def collect(self, step: int, _: Any) -> dict[str, list[RolloutGroup]]:

@@ -5,6 +5,7 @@ signal comes in turn; whole runs are in `test_faults_run.py`.
 """
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,12 @@ import pytest
 
 from mgsrl.cluster import signals
 from mgsrl.config import AlgoConfig, CheckpointConfig, StrategyConfig, SurgeryConfig
+from mgsrl.errors import LearnerDiedError
 from mgsrl.training.interrupt import last_step_saved
 from mgsrl.training.loop import train
 from mgsrl.training.run import Run
 from mgsrl.training.schedule import make_schedule
+from mgsrl.training.skips import SkipWatch
 from mgsrl.types import Prompt, Reward, Rollout, RolloutGroup, StepStats
 from tests.training.test_ahead import mixture
 
@@ -57,7 +60,7 @@ class Parts:
 
     def _run(self, staleness: int) -> Any:
         class Sampler:
-            distinct_pools = ()
+            distinct_pools, samples_per_prompt = (), 2
             busy_share = staticmethod(lambda: 0.0)
 
             def __init__(self, parts: Parts) -> None:
@@ -113,7 +116,7 @@ class Parts:
                 score=score, shaped_rewards=shape, state=lambda: self.scored, reward_pools=()
             ),
             learners=SimpleNamespace(
-                handles=[1],
+                handles=[1], device="cpu",
                 load_batch=told("load"),
                 accumulate=told("accumulate"),
                 resolve_conflicts=told("resolve"),
@@ -132,7 +135,7 @@ class Parts:
             console=SimpleNamespace(stage=stage, progress=None, note=lambda _: None),
             algos={"math": AlgoConfig(), "chat": AlgoConfig()},
             updates_per_batch=1,
-            surgery=SurgeryConfig(),
+            surgery=SurgeryConfig(), skips=SkipWatch(print),
             models=SimpleNamespace(state=dict),
         )  # fmt: skip
 
@@ -176,3 +179,44 @@ def test_what_is_saved_is_the_last_whole_step(
     assert last == WHEN - 1 if place in BEFORE else last == WHEN
     assert parts.saved == [kept[last]]
     assert not signals._held
+
+
+@pytest.mark.usefixtures("heard")
+def test_a_run_that_must_end_does_not_wait_for_the_next_steps_rollouts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They may take minutes, and the learners hold no other whole step meanwhile."""
+    parts = Parts(monkeypatch, "update", 1)
+    parts.run.saver.config.grace_s = 1.0
+
+    def wait(step: int, progress: Any, give_up: Callable[[], bool]) -> None:
+        begin = time.monotonic()
+        while signals.stopping() and not give_up():
+            assert time.monotonic() - begin < 10
+            time.sleep(0.01)
+
+    monkeypatch.setattr(parts.run.sampler, "wait", wait)
+    with pytest.raises(KeyboardInterrupt), last_step_saved(parts.run):
+        train(parts.run)
+    assert parts.logged[-1] == WHEN
+    assert [boundary.step for boundary in parts.saved] == [WHEN]
+
+
+def test_what_a_checkpoint_held_beyond_todays_staleness_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The cursors are beyond these prompts: nobody would draw them again in this epoch."""
+    run = Parts(monkeypatch, "nowhere", 1).run
+    rollout = Rollout("5/math/p/0", (1,), (-1.0,), "", "stop", 3)
+    run._ahead = {5: ({"math": [Prompt("p", "math", (), (1,))]}, [rollout])}
+    boundary = run._whole_step()
+    assert boundary.ahead[5].made == {"5/math/p/0": rollout}
+    assert [prompt.id for prompt in boundary.ahead[5].prompts["math"]] == ["p"]
+
+
+def test_a_step_that_cannot_be_saved_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Parts(monkeypatch, "nowhere", 0).run
+    assert run.save_last_step() is None  # there is none
+    run.step = 1
+    with pytest.raises(LearnerDiedError, match="no whole step"):
+        run.save_last_step()

@@ -9,10 +9,11 @@ from mgsrl.cluster.hardware import GPUS, Hardware
 from mgsrl.config.compose import compose_config
 from mgsrl.errors import ConfigError
 from mgsrl.training import machine
+from mgsrl.training.checkpoint import Checkpoint
 from mgsrl.training.estimate import check_sharing
 from mgsrl.training.forecast import Lengths
 from mgsrl.training.machine import check_fits
-from mgsrl.training.places import choose_placement, use_all, wanted_gpus
+from mgsrl.training.places import choose_placement, same_device, use_all, wanted_gpus
 from mgsrl.training.planned import plan_run
 
 MINE = """
@@ -149,3 +150,27 @@ def test_plan_says_how_idle_gpus_would_work() -> None:
     assert plan["idle_gpus"] == 8
     plan = plan_run(compose_config(recipe + plan["use_all"]), two_nodes, Lengths(None, None))
     assert plan.record()["idle_gpus"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "num_gpus", "before", "device"),
+    [
+        ("auto", 0, None, "cpu"),
+        ("auto", 8, "cuda", "cuda"),
+        ("auto", 0, "cuda", None),
+        ("auto", 8, "cpu", None),
+        ("cpu", 8, "cuda", "cpu"),  # said, and shown as a change of the configuration
+        ("auto", 8, "of an older version", "cuda"),
+    ],
+)
+def test_auto_does_not_change_the_device_under_way(
+    wanted: str, num_gpus: int, before: str | None, device: str | None
+) -> None:
+    state = {} if before is None or before.startswith("of") else {"device": before}
+    checkpoint = Checkpoint(Path("step_3"), 3, state)
+    if device is None:
+        with pytest.raises(ConfigError, match=f"computed on {before}(.|\n)*learner.device="):
+            same_device(wanted, num_gpus, checkpoint)
+    else:
+        assert same_device(wanted, num_gpus, checkpoint) == device
+    assert same_device("auto", 1, None) == "cuda"

@@ -108,7 +108,7 @@ class Ahead:
         self.did: list[tuple[str, int]] = []
         self._lives = iter([False, True])
 
-    def wait(self, step: int, _: Any) -> None:
+    def wait(self, step: int, *_: Any) -> None:
         self.did.append(("wait", step))
 
     def rollout(self, prompts: Any, step: int, _: Any) -> dict[str, list[RolloutGroup]]:

@@ -227,6 +227,17 @@ def test_a_session_goes_on_until_its_restarts_are_used_up(tmp_path: Path) -> Non
     session.begin_again()  # no process of the command's own: it stays
 
 
+def test_what_is_refused_for_want_of_a_machine_is_nobodys_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher that hears of a mistake (exit code 2) would not try again."""
+    run_record.begin_run_record(tmp_path, first_step=0)
+    session = Session(tmp_path, 0, 0.0, restarts(tmp_path, most=0), [].append, resume="auto")
+    monkeypatch.setattr(session.restarts, "may_heal", lambda *_, **__: True)
+    with pytest.raises(WorkerDiedError, match="8 GPUs"), session.recorded(), session.recorded():
+        raise ConfigError("It needs 8 GPUs.", expected="8", found="4", todo="fewer")
+
+
 @pytest.mark.parametrize("death", [None, "Ray's raylet died"])
 def test_a_run_that_was_told_to_stop_does_not_begin_again(
     death: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,12 +1,11 @@
 """What is said of skipped updates, and when a run ends by them."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 
 from mgsrl.errors import NoUpdateError
-from mgsrl.training.run import Run
+from mgsrl.training.skips import SkipWatch
 from mgsrl.types import StepStats
 
 MADE = StepStats(0.5, 1e-6, skipped=False)
@@ -15,15 +14,9 @@ SKIPPED = StepStats(math.nan, 1e-6, skipped=True, reason="a gradient is not fini
 
 def watch(*steps: list[StepStats], limit: int = 0) -> list[str]:
     notes: list[str] = []
-    run = SimpleNamespace(
-        step=0,
-        _skipped=0,
-        _skips_told=False,
-        max_skipped_steps=limit,
-        console=SimpleNamespace(note=notes.append),
-    )
-    for run.step, outcomes in enumerate(steps, start=1):
-        Run._watch_skips(run, outcomes)  # type: ignore[arg-type]
+    skips = SkipWatch(notes.append, limit)
+    for step, outcomes in enumerate(steps, start=1):
+        skips.see(step, outcomes)
     return notes
 
 

@@ -8,6 +8,7 @@ import torch
 
 from mgsrl.config import SurgeryConfig, TrackersConfig
 from mgsrl.obs.console import Console
+from mgsrl.obs.rewind import last_logged_step
 from mgsrl.obs.surgery_log import write_surgery
 from mgsrl.obs.tracker import TrackedRun, Trackers
 from mgsrl.obs.trackers import TensorBoardTracker
@@ -22,6 +23,27 @@ def journal_in(folder: Path) -> tuple[Journal, io.StringIO]:
     console = Console(False, 9, file=shown)
     journal = Journal(folder, console, SurgeryConfig(), TrackersConfig(), lambda *_: Trackers([]))
     return journal, shown
+
+
+def test_a_process_that_is_killed_while_trackers_open_leaves_the_logs(tmp_path: Path) -> None:
+    """The next one has to tell wandb, too, that steps are done again."""
+    journal, _ = journal_in(tmp_path)
+    seen = list[int]()
+
+    def killed(_: int, last_step: int) -> Trackers:
+        seen.append(last_step)
+        raise KeyboardInterrupt
+
+    for step in (1, 2, 3):
+        write_surgery(tmp_path, step, report_of(1.0, 2.0))
+    journal.open_trackers = killed
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            journal.open(2, 1)
+    assert seen == [3, 3]
+    journal.open_trackers = lambda *_: Trackers([])
+    journal.open(2, 1)
+    assert last_logged_step(tmp_path) == 1
 
 
 def report_of(*norms: float) -> SurgeryReport:
