@@ -97,7 +97,7 @@ def test_a_job_is_requeued_at_its_time_limit_and_goes_on(
         done = runs.steps_done(run)
         assert 1 <= done < steps
         assert (tmp_path / "scontrol.log").read_text() == f"requeue {JOB}\n"
-        assert f"requeued, to go on from step {done}" in log
+        assert f"requeued, to go on from step_{done}\n" in log
         assert "--exclude=n1" in (tmp_path / "srun.log").read_text()
         _nothing_is_left()
 
@@ -105,7 +105,7 @@ def test_a_job_is_requeued_at_its_time_limit_and_goes_on(
         code = job.wait(timeout=400)
         log = (tmp_path / "job.log").read_text()
         assert code == 0, log
-        assert f"attempt 2] 2 nodes (n[1-2]), 0 GPUs ; {run}, step {done}" in log
+        assert f"attempt 2] 2 nodes (n[1-2]), 0 GPUs ; {run}\n" in log
         assert [row["step"] for row in runs.metrics(run)] == list(range(1, steps + 1))
         record = json.loads((run / "run.json").read_text())
         assert [session["first_step"] for session in record["sessions"]] == [0, done]
