@@ -21,7 +21,8 @@ NO_RAY_DEVICES = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 
 GUESTS = 0.5
 """Of a shared GPU, at most, for reward models that have none of their own; any of the GPUs can
-take all of them."""
+take all of them. Less where there are several: Ray fills one GPU with two halves, and so with two
+learner ranks."""
 
 
 @dataclass(frozen=True)
@@ -143,16 +144,24 @@ def _colocated(wanted: Wanted, num_gpus: int, device: str, why: str) -> Placemen
         return Placement(True, f"{why}; on the CPU only the turns are kept")
     if wanted.ranks + wanted.rewards <= num_gpus:
         return Placement(True, why)
-    share = round(1 - wanted.rewards, 4)
-    if wanted.ranks <= num_gpus and wanted.rewards <= GUESTS:
+    share = share_beside(wanted.rewards, wanted.ranks)
+    if wanted.ranks <= num_gpus and share is not None:
         return Placement(True, why, share)
     raise ConfigError(
         "The run asks for more GPUs than there are, even if engines share the learners'.",
         expected=f"at most {num_gpus} GPUs",
         found=f"{wanted.ranks} for learners and engines, {wanted.rewards:g} for reward workers",
-        todo="lower learner.world_size, or the num_gpus of rewards (of half a GPU or less in all "
-        "they find room), or join a larger cluster with cluster.address=HOST:PORT",
+        todo="lower learner.world_size, or the num_gpus of rewards (they find room with less than "
+        "half a GPU in all, or half of the only one), or join a larger cluster with "
+        "cluster.address=HOST:PORT",
     )
+
+
+def share_beside(rewards: float, ranks: int) -> float | None:
+    """Of a GPU, what a learner rank and an engine have where all reward models together take
+    `rewards` of any one of the ranks' GPUs; None where that leaves too little."""
+    share = round(1 - rewards, 4)
+    return share if share > 1 - GUESTS or (share == 1 - GUESTS and ranks == 1) else None
 
 
 class Seats:

@@ -15,7 +15,7 @@ from mgsrl.cluster.memory import (
     learner_memory,
     resting_bytes,
 )
-from mgsrl.cluster.placement import GUESTS
+from mgsrl.cluster.placement import share_beside
 from mgsrl.cluster.preflight import choose_device
 from mgsrl.config import Config
 from mgsrl.config.model_path import POCKET_POLICY, resolve_model_path
@@ -66,7 +66,8 @@ class Estimate:
     @property
     def gpus(self) -> float:
         rewards = sum(place.count * place.gpus_each for place in self.places[2:])
-        guests = rewards if self.turns is not None and rewards <= GUESTS else 0.0
+        inside = self.turns is not None and share_beside(rewards, self.places[0].count)
+        guests = rewards if inside else 0.0
         return sum(place.count * place.gpus_each for place in self.places) - guests
 
 

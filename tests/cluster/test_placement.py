@@ -68,7 +68,8 @@ def test_what_is_decided_fits(
     assert asked == "colocated" or wanted.disjoint > gpus
     left = gpus - ranks if found.share == 1.0 else 1 - found.share
     assert wanted.rewards <= left + 1e-9
-    assert 0.5 <= found.share <= 1.0
+    assert found.share <= 1.0
+    assert found.share > 0.5 or (found.share, ranks) == (0.5, 1)  # no two ranks on one GPU
 
 
 def test_a_run_takes_the_gpus_of_its_reward_models_too() -> None:
@@ -78,11 +79,23 @@ def test_a_run_takes_the_gpus_of_its_reward_models_too() -> None:
     beside = decide("auto", wanted, 5, "cuda", None)
     assert (beside.colocated, beside.share) == (True, 1.0)
     assert beside.taken(wanted, "cuda") == 4.5
-    inside = decide("auto", wanted, 4, "cuda", None)
-    assert (inside.colocated, inside.share) == (True, 0.5)
-    assert inside.taken(wanted, "cuda") == 4
+    few = Wanted(ranks=4, engines=3, engine_gpus=1.0, tensor_parallel=1, rewards=0.4)
+    inside = decide("auto", few, 4, "cuda", None)
+    assert (inside.colocated, inside.share) == (True, 0.6)
+    assert inside.taken(few, "cuda") == 4
     on_cpu = decide("auto", wanted, 1, "cpu", None)  # of reward models alone
     assert on_cpu.taken(wanted, "cpu") == 0.5
+
+
+def test_half_a_gpu_is_left_only_where_there_is_one() -> None:
+    """Of several Ray would fill one with the halves of two ranks."""
+    alone = decide("auto", Wanted(1, 1, 1.0, 1, 0.5), 1, "cuda", None)
+    assert (alone.colocated, alone.share) == (True, 0.5)
+    several = Wanted(4, 4, 1.0, 1, 0.5)
+    with pytest.raises(ConfigError, match="more GPUs than there are") as told:
+        decide("colocated", several, 4, "cuda", None)
+    assert "less than half a GPU in all" in str(told.value)
+    assert not decide("auto", several, 4, "cuda", None).colocated  # too few are told elsewhere
 
 
 def test_a_learner_that_an_engine_reads_has_no_expandable_segments(
