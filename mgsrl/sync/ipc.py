@@ -4,6 +4,8 @@ A thin wrapper with the verbs of `object_store`, for engines that share the lear
 `IPCTrainerWeightTransferEngine` packs the weights into one buffer on each learner rank's GPU, a
 bucket at a time, and sends its CUDA handle; the engine on that GPU copies from the same memory.
 Every learner rank packs all weights, so an engine split over several GPUs finds them on each.
+PyTorch frees what a rank exported once an engine has opened it: every rank has to have one on its
+GPU, and all get every publication (`training/places.py`, `training/publisher.py`).
 
 The handles go to the engines as arguments of Ray calls between the run's own actors. vLLM's route
 for HTTP, a pickle in a text field behind VLLM_ALLOW_INSECURE_SERIALIZATION=1, is not used, and the

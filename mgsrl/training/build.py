@@ -13,7 +13,6 @@ import ray
 
 from mgsrl.algo.losses import only_advantages_teach
 from mgsrl.cluster.placement import Placement, Seat, place
-from mgsrl.cluster.preflight import choose_device
 from mgsrl.config import Config, RolloutConfig
 from mgsrl.config.compose import config_from_yaml, config_to_yaml
 from mgsrl.config.resume import resume_changes
@@ -40,7 +39,7 @@ from mgsrl.training.evaluation import Evaluation
 from mgsrl.training.fingerprint import Models
 from mgsrl.training.joined import check_cluster
 from mgsrl.training.journal import Journal
-from mgsrl.training.places import choose_placement, same_device, wanted_gpus
+from mgsrl.training.places import choose_placement, placed_rollout, same_device, wanted_gpus
 from mgsrl.training.plan import Plan
 from mgsrl.training.publisher import Publisher
 from mgsrl.training.run import Run
@@ -58,9 +57,9 @@ def build(
     models: Models,
 ) -> Iterator[Run]:
     """Start the actors (inside a Ray session), yield the run, stop the actors."""
-    num_gpus, placement = _placement(config, console)
-    device = same_device(config.learner.device, num_gpus, checkpoint)
-    engine = check_engine(config.rollout, device, colocated=placement.colocated, facts=plan.facts)
+    device, placement = _placement(config, checkpoint, console)
+    rollout = placed_rollout(config, device, colocated=placement.colocated)
+    engine = check_engine(rollout, device, colocated=placement.colocated, facts=plan.facts)
     runs: list[Run] = []  # the pools know the run before it is built
     with ExitStack() as stack:
         seats = place(placement, wanted_gpus(config), device, config.rollout.start_limit_s)
@@ -74,7 +73,7 @@ def build(
         sampler = _sampler(
             config,
             plan,
-            _engine_spec(config, plan, device, placement),
+            _engine_spec(replace(config, rollout=rollout), plan, device, placement),
             seats.engines,
             send_weights=lambda handle: runs[0].publisher.republish(handle),
         )
@@ -105,16 +104,20 @@ def build(
         yield runs[0]
 
 
-def _placement(config: Config, console: Console) -> tuple[int, Placement]:
-    """The GPUs there are, which of a cluster are known only now, and who shares one."""
+def _placement(
+    config: Config, checkpoint: Checkpoint | None, console: Console
+) -> tuple[str, Placement]:
+    """Where learners and engines compute (a cluster's GPUs are known only now), and who shares a
+    GPU."""
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    device = same_device(config.learner.device, num_gpus, checkpoint)
     placement = choose_placement(config, num_gpus)
     if config.cluster.address != "local":
         with console.stage("looking at the machines of the cluster"):
             check_cluster(config, console.show, console.note)
-    if choose_device(config.learner.device, num_gpus) == "cuda" or placement.colocated:
+    if device == "cuda" or placement.colocated:
         console.note(f"placement: {placement.name} ({placement.why})")
-    return num_gpus, placement
+    return device, placement
 
 
 def _engines(config: RolloutConfig, *, takes_checkpoints: bool) -> Engines:
@@ -200,9 +203,8 @@ def _publisher(
     turns: Choreography,
     console: Console,
 ) -> Publisher:
-    transfer = transfer_of(
-        config.rollout, learners.device, colocated=turns.shared, facts=plan.facts
-    )
+    rollout = placed_rollout(config, learners.device, colocated=turns.shared)
+    transfer = transfer_of(rollout, learners.device, colocated=turns.shared, facts=plan.facts)
     return Publisher(
         sampler,
         learners,

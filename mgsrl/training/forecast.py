@@ -27,7 +27,7 @@ from mgsrl.rollout.dispatch import Order
 from mgsrl.rollout.dispatch import deal as deal_orders
 from mgsrl.training.estimate import Estimate
 from mgsrl.training.machine import weights_gib
-from mgsrl.training.places import rollout_workers
+from mgsrl.training.places import placed_rollout, rollout_workers
 from mgsrl.types import GenerationRequest, Prompt, Rollout, Sampling
 
 DISK_GBS = 1.0
@@ -355,7 +355,8 @@ class _Forecaster:
         size = BYTES[config.learner.dtype] * self.found.shape.parameters
         seconds = ring.seconds(rates, size) if config.learner.zero_stage == 3 else 0.0
         shared = self.found.turns is not None
-        transfer = transfer_of(config.rollout, self.found.device, colocated=shared)
+        rollout = placed_rollout(config, self.found.device, colocated=shared)
+        transfer = transfer_of(rollout, self.found.device, colocated=shared)
         sent = BYTES[config.rollout.dtype] * self.found.shape.parameters
         if transfer == "object_store":
             rate = roofline.STORE_GBS * GB if self.on_gpu else rates.memory / 4

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mgsrl.cluster.placement import Placement, Wanted, decide
 from mgsrl.cluster.preflight import check_resources, choose_device
-from mgsrl.config import Config
+from mgsrl.config import Config, RolloutConfig
 from mgsrl.errors import ConfigError
 from mgsrl.rollout.actor import gpus_per_worker, transfer_of
 from mgsrl.rollout.engine import rollout_engine, sleep_verbs_missing
@@ -113,6 +114,16 @@ def obstacle_to_sharing(config: Config, device: str) -> ConfigError | None:
             todo="lower rollout.num_workers or rollout.tensor_parallel_size, or raise "
             "learner.world_size",
         )
+    if slots < wanted.ranks and rollout.sync.transfer == "ipc":
+        return ConfigError(
+            "CUDA IPC is for as many engines as learner ranks: what a rank exports and no engine "
+            "opens stays in its GPU's memory.",
+            expected=f"{wanted.ranks} GPUs for engines, or rollout.sync.transfer=auto",
+            found=f"{wanted.engines} engines of {wanted.tensor_parallel} GPUs, "
+            f"rollout.sync.transfer=ipc, learner.world_size={wanted.ranks}",
+            todo="set rollout.sync.transfer=auto (Ray's object store), or raise "
+            "rollout.num_workers",
+        )
     if rollout.num_gpus is not None:
         return ConfigError(
             "rollout.num_gpus is of an engine with GPUs of its own.",
@@ -125,6 +136,21 @@ def obstacle_to_sharing(config: Config, device: str) -> ConfigError | None:
     except ConfigError as error:
         return error
     return None
+
+
+def placed_rollout(config: Config, device: str, *, colocated: bool) -> RolloutConfig:
+    """`rollout`, where `sync.transfer=auto` is the object store if some learner rank has no engine
+    on its GPU: what it exports by CUDA IPC is freed only after an engine has opened it.
+
+    Args:
+        device: `cpu` or `cuda`, where learners and engines compute.
+        colocated: engines share the learners' GPUs.
+    """
+    rollout, wanted = config.rollout, wanted_gpus(config)
+    alone = wanted.engines * wanted.tensor_parallel < wanted.ranks
+    if not (colocated and device == "cuda" and alone and rollout.sync.transfer == "auto"):
+        return rollout
+    return replace(rollout, sync=replace(rollout.sync, transfer="object_store"))
 
 
 def rollout_workers(config: Config) -> int:

@@ -77,10 +77,13 @@ class Publisher:
 
     def republish(self, handle: Any) -> None:
         """A rollout worker was replaced: send it the learners' version, and prove that too."""
-        self._connect([handle])
-        if self.learners.publish(self.version):
+        # By CUDA IPC to all: what a learner rank exports is freed once its own engine opened it.
+        handles = self.sampler.handles if self.sync.transfer == "ipc" else [handle]
+        self._connect(handles)
+        lost = self.learners.publish(self.version)
+        if any(handles[position] is handle for position in lost):
             raise WorkerDiedError("the new rollout worker died while weights were sent to it")
-        self._check_canary([handle])
+        self._check_canary([handle])  # others that died are found by whoever needs them
 
     def _connect(self, handles: Sequence[Any]) -> None:
         if handles != self._connected:

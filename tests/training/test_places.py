@@ -8,12 +8,19 @@ import torch
 from mgsrl.cluster.hardware import GPUS, Hardware
 from mgsrl.config.compose import compose_config
 from mgsrl.errors import ConfigError
+from mgsrl.rollout.actor import transfer_of
 from mgsrl.training import machine
 from mgsrl.training.checkpoint import Checkpoint
 from mgsrl.training.estimate import check_sharing
 from mgsrl.training.forecast import Lengths
 from mgsrl.training.machine import check_fits
-from mgsrl.training.places import choose_placement, same_device, use_all, wanted_gpus
+from mgsrl.training.places import (
+    choose_placement,
+    placed_rollout,
+    same_device,
+    use_all,
+    wanted_gpus,
+)
 from mgsrl.training.planned import plan_run
 
 MINE = """
@@ -81,6 +88,26 @@ def test_split_engines_share_as_many_gpus_as_there_are_ranks() -> None:
     config.placement = "auto"  # sharing would not help
     with pytest.raises(ConfigError, match="asks for more GPUs than there are"):
         choose_placement(config, 3)
+
+
+def test_cuda_ipc_is_for_an_engine_on_every_learner_rank() -> None:
+    """What a rank exports and nobody opens would stay in its GPU's memory."""
+    shares = ["placement=colocated", "learner.device=cuda", "learner.world_size=4"]
+    for workers, found in ((2, "object_store"), (4, "ipc")):
+        config = compose_config([*shares, f"rollout.num_workers={workers}"])
+        assert choose_placement(config, 4).colocated
+        rollout = placed_rollout(config, "cuda", colocated=True)
+        assert transfer_of(rollout, "cuda", colocated=True) == found
+        assert config.rollout.sync.transfer == "auto"  # what is recorded of the run
+        config.rollout.sync.transfer = "ipc"
+        if found == "ipc":
+            assert choose_placement(config, 4).colocated
+            continue
+        with pytest.raises(ConfigError, match="no engine opens stays") as told:
+            choose_placement(config, 4)
+        assert "rollout.sync.transfer=auto" in str(told.value)
+    apart = compose_config([*shares[1:], "rollout.num_workers=2"])
+    assert placed_rollout(apart, "cuda", colocated=False) is apart.rollout
 
 
 def test_memory_is_asked_for_before_a_start(monkeypatch: pytest.MonkeyPatch) -> None:

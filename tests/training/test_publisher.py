@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mgsrl.cluster.session import ray_session
 from mgsrl.config import ClusterConfig, RolloutConfig, SyncConfig
-from mgsrl.errors import EngineMismatchError, StaleWeightsError
+from mgsrl.errors import EngineMismatchError, StaleWeightsError, WorkerDiedError
 from mgsrl.learner.group import LearnerGroup
 from mgsrl.learner.spec import Engines
 from mgsrl.rollout.actor import rollout_pools
@@ -154,3 +155,34 @@ def test_what_is_not_seen_is_said() -> None:
     assert note is not None
     assert note.startswith("9 of 16 parameters are compared bit for bit")
     assert note.endswith("layer.4.A_log and 2 more")
+
+
+class Resender(Publisher):
+    """Records whom it connects and whom the canary looks at."""
+
+    calls: list[Any]
+
+    def _connect(self, handles: Any) -> None:
+        self.calls.append(list(handles))
+
+    def _check_canary(self, handles: Any) -> None:
+        self.calls.append(list(handles))
+
+
+@pytest.mark.parametrize("transfer", ["nccl", "ipc", "object_store"])
+def test_a_new_worker_gets_its_weights_by_cuda_ipc_together_with_all(transfer: str) -> None:
+    """Else the ranks of the others would export memory that nobody opens. No GPU: who is called."""
+    old, dead, new = object(), object(), object()
+    lost: list[int] = []
+    sampler: Any = SimpleNamespace(handles=[old, dead, new])
+    learners: Any = SimpleNamespace(publish=lambda version: lost)
+    publisher = Resender(sampler, learners, SyncConfig(transfer), rounds=False, note=print)
+    publisher.calls = []
+    everybody = transfer == "ipc"
+    if everybody:
+        lost.append(1)  # somebody else's death is found by whoever needs that worker
+    publisher.republish(new)
+    assert publisher.calls == [[old, dead, new] if everybody else [new], [new]]
+    lost[:] = [2 if everybody else 0]
+    with pytest.raises(WorkerDiedError, match="the new rollout worker died"):
+        publisher.republish(new)
