@@ -8,6 +8,7 @@ overlapping the copies with anything; they run at the speed of the bus (12 bytes
 0.7 s for 1.5B).
 """
 
+import time
 from collections.abc import Iterable
 
 import torch
@@ -18,6 +19,9 @@ from mgsrl.learner.reference import Reference
 
 PIECE = 1 << 28
 """Bytes of one host buffer; PyTorch rounds pinned ones up to a power of two."""
+ROOM_WITHIN_S, LOOK_AGAIN_S = 30.0, 0.5
+"""How long there may be too little memory to take back: that of an engine that was killed is free
+only when its process has ended."""
 
 
 class Parking:
@@ -61,12 +65,25 @@ class Parking:
         self.park([each for each in state if each.device == weights[0].device], keep=weights)
 
     def bring_back(self) -> None:
-        """Take memory again for what was parked, and fill it."""
-        for storage, size in self._away:
-            storage.resize_(size)
+        """Take memory again for what was parked, and fill it.
+
+        Raises:
+            torch.OutOfMemoryError: for `ROOM_WITHIN_S` there was too little. What is left is
+                brought back by the next call.
+        """
+        end = time.monotonic() + ROOM_WITHIN_S
+        while self._away:
+            storage, size = self._away[-1]
+            try:
+                storage.resize_(size)
+            except torch.OutOfMemoryError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(LOOK_AGAIN_S)
+                continue
             for piece, part in zip(self._host[storage._cdata], _bytes(storage).split(PIECE)):
                 part.copy_(piece)
-        self._away = []
+            self._away.pop()
 
 
 def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:

@@ -105,7 +105,8 @@ class Choreography:
             raise failed
 
     def end(self) -> None:
-        """The run is over, wherever it stood: no more engines, the learners have their state."""
+        """The run is over, wherever it stood: no more engines, the learners have their state (they
+        wait for the memory of engines that are about to end, `Parking.bring_back`)."""
         if self._sampler is not None and self._learners is not None:
             self._sampler.stop()
             self._learners.resume()

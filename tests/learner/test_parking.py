@@ -42,6 +42,33 @@ def test_views_are_filled_again(sizes: list[int], piece: int, data: Any) -> None
         parking.PIECE = old
 
 
+@pytest.mark.parametrize("patience", [30.0, -1.0])
+def test_memory_that_a_dying_engine_still_holds_is_waited_for(
+    patience: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "ROOM_WITHIN_S", patience)
+    monkeypatch.setattr(parking, "LOOK_AGAIN_S", 0.001)
+    tensors = [torch.randn(size) for size in (5, 7, 9)]
+    before = [tensor.clone() for tensor in tensors]
+    lent = Parking()
+    lent.park(tensors)
+    refusals, resize = [False, True, True, False, True], torch.UntypedStorage.resize_
+
+    def scarce(storage: torch.UntypedStorage, size: int) -> None:
+        if refusals and refusals.pop(0):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        resize(storage, size)
+
+    monkeypatch.setattr(torch.UntypedStorage, "resize_", scarce)
+    for refused in range(3 if patience < 0 else 0):  # nothing is lost by being refused
+        with pytest.raises(torch.OutOfMemoryError):
+            lent.bring_back()
+        assert sum(tensor.untyped_storage().nbytes() > 0 for tensor in tensors) == 1 + refused // 2
+    lent.bring_back()
+    assert not refusals
+    assert all(torch.equal(*pair) for pair in zip(tensors, before))
+
+
 CASES = {
     "stage0": Case(zero_stage=0),
     "stage1": Case(zero_stage=1),
