@@ -52,6 +52,12 @@ def prepare_process(rank: int, world_size: int, device: str, num_threads: int) -
     )
 
 
+def free_cache(device: torch.device) -> None:
+    """Give the GPU back what PyTorch's allocator keeps for later; nothing on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def listen(host: str) -> socket.socket:
     """A listening socket on a free port of `host`, for rank 0's side of the rendezvous."""
     server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

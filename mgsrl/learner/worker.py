@@ -42,14 +42,7 @@ from mgsrl.sync.backend import WeightLine
 from mgsrl.sync.fingerprint import Published
 from mgsrl.sync.publication import Publication
 from mgsrl.sync.source import WeightSource
-from mgsrl.types import (
-    BatchTotals,
-    DomainStats,
-    MicroBatch,
-    StepProbe,
-    StepStats,
-    SurgeryReport,
-)
+from mgsrl.types import BatchTotals, DomainStats, MicroBatch, StepProbe, StepStats, SurgeryReport
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -75,6 +68,7 @@ class LearnerWorker:
         self._report: SurgeryReport | None = None
         self._half_sizes: Mapping[str, tuple[int, int]] = {}
         self._parking = Parking()
+        self._resting = False
         self._line: WeightLine | None = None
         self._saving: ShardFile | None = None
 
@@ -341,7 +335,10 @@ class LearnerWorker:
         """
         if self._line is None:
             raise InvariantError("publish should follow connect_rollouts")
-        return self._line.publish(version)
+        lost = self._line.publish(version)
+        if self._resting:  # the engine on this GPU takes the rest of it next
+            runtime.free_cache(self._rank.device)
+        return lost
 
     def rest(self) -> None:
         """Free what only learning needs (`learner.offload_during_rollout`); publishing goes on."""
@@ -349,12 +346,13 @@ class LearnerWorker:
         if self._spec.learner.offload_during_rollout:
             frozen = filter(None, (self.reference, *self.teachers.models))
             self._parking.park_learner(self.layout, self.policy, frozen)
-        if self._rank.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._resting = True
+        runtime.free_cache(self._rank.device)
 
     def resume(self) -> None:
         """Be able to learn again after `rest`."""
         self._parking.bring_back()
+        self._resting = False
 
     # ---- state -----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ models on GPUs, the memory of an engine of one's own.
 from dataclasses import dataclass, replace
 
 from mgsrl.cluster.memory import (
+    CONTEXT,
     ENGINE_ASLEEP,
     GIB,
     Load,
@@ -109,7 +110,10 @@ def estimate(
         rest = resting_bytes(learner, offload=config.learner.offload_during_rollout)
         turns = {
             "the learner's turn": learner.peak[1] + ENGINE_ASLEEP,
-            "the engine's turn": rest + int(config.rollout.gpu_memory_utilization * gpu_gib * GIB),
+            # vLLM measures after its context is there: it is no part of the utilization.
+            "the engine's turn": rest
+            + CONTEXT
+            + int(config.rollout.gpu_memory_utilization * gpu_gib * GIB),
         }
     return Estimate(
         device=device,
@@ -138,7 +142,7 @@ def check_sharing(config: Config, gpu_gib: float, share: float = 1.0) -> None:
     if not too_much:
         return
     rest = resting_bytes(found.learner, offload=config.learner.offload_during_rollout)
-    free = max(0.0, (room - rest) / (gpu_gib * GIB))
+    free = max(0.0, (room - rest - CONTEXT) / (gpu_gib * GIB))
     raise ConfigError(
         "A learner rank and an engine do not fit on one GPU, even by turns.",
         expected=f"at most {room / GIB:.1f} GiB in each turn",

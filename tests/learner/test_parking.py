@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgsrl.config.policy import LoraConfig
-from mgsrl.learner import parking
+from mgsrl.learner import parking, runtime
 from mgsrl.learner.layout import holder
 from mgsrl.learner.parking import Parking
+from mgsrl.learner.worker import LearnerWorker
 from tests.learner.parts import Case, make_batch, make_spec, one_step, spawn, whole_weights
 
 
@@ -67,6 +69,25 @@ def test_memory_that_a_dying_engine_still_holds_is_waited_for(
     lent.bring_back()
     assert not refusals
     assert all(torch.equal(*pair) for pair in zip(tensors, before))
+
+
+def test_a_publish_leaves_a_shared_gpu_to_the_engine(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the allocator keeps of a publish is given back where an engine waits for its cache."""
+    calls: list[str] = []
+    rank = runtime.Rank(0, 1, torch.device("cpu"))
+    monkeypatch.setattr(runtime, "prepare_process", lambda *args: rank)
+    monkeypatch.setattr(runtime, "free_cache", lambda device: calls.append("free"))
+    learner: Any = LearnerWorker(make_spec(tiny_model, CASES["stage0"], 1), 0, 1, "cpu")
+    learner.grads = SimpleNamespace(release=lambda: calls.append("release"))
+    learner._line = SimpleNamespace(publish=lambda version: calls.append("publish") or [version])
+    assert learner.publish(3) == [3]
+    learner.rest()
+    assert learner.publish(4) == [4]
+    learner.resume()
+    learner.publish(5)
+    assert calls == ["publish", "release", "free", "publish", "free", "publish"]
 
 
 CASES = {

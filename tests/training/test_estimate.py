@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_said_with_a_change_that_makes_it_fit(
         ("--gpu-gib", "55"): "surgery.buffer_dtype=bfloat16",
         ("--gpu", "RTX4090-24GB"): "learner.world_size=16",
         ("--gpu", "RTX4090-24GB", "--nodes", "1"): "learner.offload_optimizer=true",
-        ("--nodes", "1", "--gpus-per-node", "5"): "rollout.gpu_memory_utilization=0.65",
+        ("--nodes", "1", "--gpus-per-node", "5"): "rollout.gpu_memory_utilization=0.55",
         ("--nodes", "1", "--gpus-per-node", "4"): "learner.world_size=2 rollout.num_workers=1 ",
     }.items():
         assert main(["plan", "+experiment=qwen_mgs", *words]) == 2
