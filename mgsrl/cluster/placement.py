@@ -23,6 +23,8 @@ GUESTS = 0.5
 """Of a shared GPU, at most, for reward models that have none of their own; any of the GPUs can
 take all of them. Less where there are several: Ray fills one GPU with two halves, and so with two
 learner ranks."""
+PARTS = 10_000
+"""Of a GPU, in which Ray counts."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +258,8 @@ def spots(
             [Spot(0, (bundle,), 1.0) for bundle in ranks],
             [Spot(1, (bundle,), wanted.engine_gpus) for bundle in engines],
         )
-    (order,), half, parallel = orders, round(placement.share / 2, 4), wanted.tensor_parallel
+    (order,), parallel = orders, wanted.tensor_parallel
+    half = round(placement.share * PARTS) // 2 / PARTS  # not more: both have to fit
     return (
         [Spot(0, (bundle,), half) for bundle in order],
         [

@@ -16,8 +16,10 @@ from mgsrl.cluster.placement import (
     Seats,
     Wanted,
     decide,
+    groups_of,
     place,
     shareable_memory,
+    spots,
 )
 from mgsrl.errors import ConfigError
 
@@ -96,6 +98,18 @@ def test_half_a_gpu_is_left_only_where_there_is_one() -> None:
         decide("colocated", several, 4, "cuda", None)
     assert "less than half a GPU in all" in str(told.value)
     assert not decide("auto", several, 4, "cuda", None).colocated  # too few are told elsewhere
+
+
+@given(st.integers(0, 4999), st.integers(1, 4), st.data())
+def test_both_halves_of_a_share_fit(guests: int, ranks: int, data: Any) -> None:
+    """In the ten-thousandths in which Ray counts, and to which it rounds."""
+    wanted = Wanted(ranks, data.draw(st.integers(1, ranks)), 1.0, 1, guests / 10_000)
+    found = decide("colocated", wanted, ranks, "cuda", None)
+    ((bundle, *_),) = groups_of(found, wanted)
+    learners, engines = spots(found, wanted, [list(range(ranks))])
+    asked = sum(round(spot.gpus * 10_000) for spot in (learners[0], engines[0]))
+    assert 0 <= round(bundle["GPU"] * 10_000) - asked <= 1
+    assert all(spot.gpus == round(spot.gpus, 4) for spot in (*learners, *engines))
 
 
 def test_a_learner_that_an_engine_reads_has_no_expandable_segments(
