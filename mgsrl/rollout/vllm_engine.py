@@ -221,6 +221,7 @@ class VllmEngine(Engine):
         )
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self.llm.shutdown_weight_transfer_engine()  # else a former NCCL group keeps its memory
         self.llm.init_weight_transfer_engine({"init_info": init_info})
 
     def start_weight_update(self) -> None:

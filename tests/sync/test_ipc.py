@@ -40,12 +40,26 @@ def test_the_engines_verbs() -> None:
     takes(LLM.wake_up, "self", tags=list(PARTS))
     assert set(PARTS) == SLEEP_TAGS
     takes(LLM.init_weight_transfer_engine, "self", {"init_info": {}})
+    takes(LLM.shutdown_weight_transfer_engine, "self")
     takes(LLM.start_weight_update, "self")
     takes(LLM.update_weights, "self", {"update_info": {}})
     takes(LLM.finish_weight_update, "self", "7")
     fields = {field.name: field for field in dataclasses.fields(EngineArgs)}
     assert fields["enable_sleep_mode"].default is False
     assert "weight_transfer_config" in fields
+
+
+def test_the_worker_lets_go_of_a_former_group() -> None:
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
+    from vllm.v1.worker.gpu_worker import Worker
+
+    freed: list[str] = []
+    engine: Any = object.__new__(NCCLWeightTransferEngine)
+    engine.model_update_group = SimpleNamespace(destroy=lambda: freed.append("group"))
+    worker: Any = SimpleNamespace(weight_transfer_engine=engine, _weight_update_active=False)
+    for _ in range(2):  # the first time there may be none
+        Worker.shutdown_weight_transfer_engine(worker)
+    assert freed == ["group"]
 
 
 def test_the_worker_takes_what_the_actor_hands_on() -> None:
