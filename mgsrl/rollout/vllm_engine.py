@@ -170,6 +170,8 @@ class VllmEngine(Engine):
             worker_extension_cls="mgsrl.sync.vllm_receiver.WorkerExtension",
             **memory,
         )
+        if sleeps:
+            self.llm.collective_rpc("keep_unpublished")
 
     def stream(self) -> Self:
         return self

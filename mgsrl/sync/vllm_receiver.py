@@ -31,6 +31,10 @@ LOADED_IN_PLACE = ("GptOssRoutedExperts", "OAIAttention", "VocabParallelEmbeddin
 """Layers that are written where they are, see `load_in_place`: their loader copies by itself, or
 (embeddings) they are large and nothing is packed: a second copy would cost as much as the rest."""
 
+UNPUBLISHED = ("e_score_correction_bias",)
+"""Last part of the names of parameters that are buffers in transformers (the routing bias of
+DeepSeek-V3, GLM-4-MoE, ...): no publish has them, and no training moves them."""
+
 
 @dataclass
 class ObjectStoreInitInfo(WeightTransferInitInfo):
@@ -139,10 +143,19 @@ class WorkerExtension:
     """Methods added to vLLM's worker (`worker_extension_cls`), called by `collective_rpc`."""
 
     model_runner: Any
+    model_config: Any
 
     def probe_parameters(self, version: int, published: list[str]) -> list[Seen]:
         """See `probe_model`."""
         return probe_model(self.model_runner.get_model(), version, published)
+
+    def keep_unpublished(self) -> None:
+        """Have vLLM keep what no publish would bring back through a sleep of level 2: of itself it
+        keeps buffers alone. Named here, since it refuses names that a model does not have."""
+        names = [name for name, _ in self.model_runner.get_model().named_parameters()]
+        self.model_config.sleep_preserve_parameter_names = [
+            name for name in names if name.rpartition(".")[2] in UNPUBLISHED
+        ]
 
 
 if "object_store" not in WeightTransferEngineFactory._registry:

@@ -46,6 +46,7 @@ def test_the_engines_verbs() -> None:
     takes(LLM.finish_weight_update, "self", "7")
     fields = {field.name: field for field in dataclasses.fields(EngineArgs)}
     assert fields["enable_sleep_mode"].default is False
+    assert "sleep_preserve_parameter_names" in fields  # read when an engine falls asleep
     assert "weight_transfer_config" in fields
 
 
@@ -60,6 +61,31 @@ def test_the_worker_lets_go_of_a_former_group() -> None:
     for _ in range(2):  # the first time there may be none
         Worker.shutdown_weight_transfer_engine(worker)
     assert freed == ["group"]
+
+
+def test_what_no_publish_brings_back_is_kept_through_a_deep_sleep() -> None:
+    """The routing bias of DeepSeek-V3, GLM-4-MoE, ...: a buffer of transformers', a parameter of
+    vLLM's, which keeps the parameters that its configuration names."""
+    from vllm.v1.worker.gpu_worker import Worker
+
+    from mgsrl.sync.vllm_receiver import WorkerExtension
+
+    gate = torch.nn.Linear(3, 4, bias=False)
+    plain, routed = torch.nn.Sequential(torch.nn.Linear(2, 3)), torch.nn.Sequential(gate)
+    gate.e_score_correction_bias = torch.nn.Parameter(torch.randn(4))
+    for model, names in ((plain, []), (routed, ["0.e_score_correction_bias"])):
+        worker: Any = SimpleNamespace(
+            model_runner=SimpleNamespace(get_model=lambda model=model: model),
+            model_config=SimpleNamespace(sleep_preserve_parameter_names=None),
+            get_draft_model=lambda: None,
+        )
+        worker._get_sleep_parameters = lambda model: dict(model.named_parameters())
+        WorkerExtension.keep_unpublished(worker)
+        assert worker.model_config.sleep_preserve_parameter_names == names
+        Worker._save_sleep_parameters(worker, model)  # refuses what it does not find
+        worker.model_config.sleep_preserve_parameter_names = ["0.of_another_model"]
+        with pytest.raises(ValueError, match="No parameter matches"):
+            Worker._save_sleep_parameters(worker, model)
 
 
 def test_the_worker_takes_what_the_actor_hands_on() -> None:
