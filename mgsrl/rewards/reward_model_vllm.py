@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from mgsrl.cluster.preflight import vllm_for_gpus
+from mgsrl.config.model_facts import cache_per_token
 from mgsrl.errors import ConfigError
 from mgsrl.rewards import reward_model_torch
 from mgsrl.rewards.reward_model_torch import cannot_load, not_a_reward_model
 
 GPU_MEMORY_SHARE = 0.9
 """Of a whole GPU; a worker with a part of one takes that part of it."""
-CPU_KV_CACHE_BYTES = 1 << 28
+TOKENS_AT_ONCE = 8192
+KV_CACHE_BYTES = 1 << 28
+"""At least, where the cache's size is given."""
 CPU_BLOCK_SIZE = 32
 
 
@@ -34,23 +37,14 @@ class Classifier(reward_model_torch.Classifier):
         if not any(name.endswith("ForSequenceClassification") for name in names):
             # vLLM would make an embedding model of it.
             raise not_a_reward_model(folder, f"architectures={names}")
-        memory: dict[str, Any] = {
-            "gpu_memory_utilization": GPU_MEMORY_SHARE * min(1.0, num_gpus),
-            "dtype": "bfloat16",
-        }
-        if num_gpus == 0:
-            memory = {
-                "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES,
-                "block_size": CPU_BLOCK_SIZE,
-                "dtype": "float32",
-            }
+        tokens = max(TOKENS_AT_ONCE, self.max_length)
         try:
             self.model = LLM(
                 model=folder,
                 runner="pooling",
                 max_model_len=self.max_length,
                 max_num_seqs=self.batch_size,
-                max_num_batched_tokens=max(8192, self.max_length),
+                max_num_batched_tokens=tokens,
                 tensor_parallel_size=parallel,
                 distributed_executor_backend="uni" if parallel == 1 else "mp",
                 enforce_eager=num_gpus == 0,
@@ -58,7 +52,7 @@ class Classifier(reward_model_torch.Classifier):
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
                 trust_remote_code=self.trust_remote_code,
-                **memory,
+                **memory_arguments(network, num_gpus, tokens + self.max_length),
             )
         except (OSError, ValueError) as error:
             raise cannot_load(folder, error) from error
@@ -74,6 +68,25 @@ class Classifier(reward_model_torch.Classifier):
             use_tqdm=False,
         )
         return [float(output.outputs.probs[0]) for output in outputs]
+
+
+def memory_arguments(network: Any, num_gpus: float, tokens: int) -> dict[str, Any]:
+    """vLLM's arguments for one worker.
+
+    Args:
+        network: the model's own configuration.
+        tokens: that the cache has to hold: those of one step, and a sequence begun before it.
+    """
+    arguments: dict[str, Any] = {"dtype": "bfloat16"}
+    if num_gpus > 0:
+        arguments["gpu_memory_utilization"] = GPU_MEMORY_SHARE * min(1.0, num_gpus)
+    else:
+        arguments = {"dtype": "float32", "block_size": CPU_BLOCK_SIZE}
+    if num_gpus < 1:
+        # On a part of a GPU vLLM would take what others there load meanwhile for its own.
+        per_token = (cache_per_token(network.get_text_config()) or 0) * (2 if num_gpus else 4)
+        arguments["kv_cache_memory_bytes"] = max(KV_CACHE_BYTES, tokens * per_token)
+    return arguments
 
 
 def _check_build(num_gpus: float) -> None:

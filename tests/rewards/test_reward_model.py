@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 from mgsrl.cluster import preflight
 from mgsrl.config.reward import RewardConfig
@@ -16,6 +21,7 @@ from mgsrl.errors import ConfigError, MissingPathError, UserError
 from mgsrl.rewards.protocol import Response, RewardItem, Surroundings
 from mgsrl.rewards.reward_model import RewardModel
 from mgsrl.rewards.reward_model_torch import load_model
+from mgsrl.rewards.reward_model_vllm import memory_arguments
 from tests.rewards.loaded import loaded, worker
 
 PROMPT = ({"role": "user", "content": "Name a fruit."},)
@@ -194,6 +200,19 @@ def test_a_vllm_for_gpus_is_refused_without_one(
     monkeypatch.setattr(preflight, "installed", {"vllm": "0.32.0"}.get)
     with pytest.raises(ConfigError, match=r"(?s)only does on GPUs.*backend=transformers"):
         load(classifier, backend="vllm")
+
+
+def test_vllm_workers_on_one_gpu_measure_nothing() -> None:
+    """Each is given the size of its cache: else it would take for its own what the other loads."""
+    llama_8b = LlamaConfig(num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8)
+    small = LlamaConfig(num_hidden_layers=2, hidden_size=64, num_attention_heads=2)
+    tokens = 8192 + 4096
+    half = memory_arguments(llama_8b, 0.5, tokens)
+    assert half["kv_cache_memory_bytes"] == tokens * 2**17
+    assert half["gpu_memory_utilization"] == pytest.approx(0.45)
+    assert memory_arguments(small, 0.5, tokens)["kv_cache_memory_bytes"] == 2**28
+    assert memory_arguments(llama_8b, 0.0, tokens)["kv_cache_memory_bytes"] == tokens * 2**18
+    assert "kv_cache_memory_bytes" not in memory_arguments(llama_8b, 1.0, tokens)  # it is alone
 
 
 def test_accelerates_auto_gives_the_same(classifier: Path, model: RewardModel) -> None:
