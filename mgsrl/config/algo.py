@@ -137,7 +137,8 @@ class AlgoConfig:
     responses all got the same reward (DAPO, arXiv 2503.14476); 0 keeps them."""
     dead_group_weight: float = 1.0
     """Weight, from 0 to 1, of a group that teaches nothing (all advantages are 0) in the loss and
-    its denominators: 1 keeps it, 0 drops it, what is between counts its tokens for less."""
+    its denominators: 1 keeps it, 0 drops it, what is between counts its tokens for less. A step
+    without any other keeps them."""
     updates_per_batch: int = 1
     """Optimizer steps per batch of rollouts. The old log-probabilities are those of the first and
     cost no forward pass of their own."""

@@ -11,7 +11,7 @@ pass is made), and the backward pass, two thirds of the work, would have added z
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -93,7 +93,8 @@ def pack(
     Responses whose reward abstained, responses without a token, with `mask_overlong` those that
     were cut at the token limit, and those of dead groups of weight 0 are left out: they count in no
     denominator, and those of other weights by them. A domain in which nothing is left is absent on
-    all ranks.
+    all ranks. Where dead groups are all that there is, they are packed with weight 1: it is what
+    the batch's means come to as their weight goes to 0, and the step has its KL.
 
     Args:
         groups: scored groups with advantages, by domain.
@@ -109,8 +110,11 @@ def pack(
     half_sizes: dict[str, tuple[int, int]] = {}
     sequences: list[Sample] = []
     all_steps: list[_Step] = []
-    for domain, domain_groups in groups.items():
-        prompts = _trainable(domain, domain_groups, packing)
+    trainable = {domain: _trainable(domain, of, packing) for domain, of in groups.items()}
+    if not any(trainable.values()) and packing.dead_group_weights:
+        whole = replace(packing, dead_group_weights={})
+        trainable = {domain: _trainable(domain, of, whole) for domain, of in groups.items()}
+    for domain, prompts in trainable.items():
         if not prompts:
             continue
         parts = [prompts[0::2], prompts[1::2]] if halves else [prompts]

@@ -256,6 +256,23 @@ def test_dead_groups_count_by_their_weight(weight: float, both: bool) -> None:
     assert sum(mask.sum().item() for mask in masks) == pytest.approx(result.totals.num_tokens)
 
 
+@pytest.mark.parametrize("weights", [{"math": 0.0, "chat": 0.0}, {"math": 0.0, "chat": 0.25}])
+@pytest.mark.parametrize("halves", [False, True])
+def test_dead_groups_alone_are_packed_whole(weights: dict[str, float], halves: bool) -> None:
+    """Else nothing would be left of the step, and its KL could not be trained on."""
+    dead = replace(group("math", 2, 2, [4, 1, -2]), advantages=(0.0,) * 3)
+    silent = replace(group("math", 1, 2, [-4, -1]), advantages=(0.0,) * 2)
+    groups = {"math": [dead, silent], "chat": [silent]}
+    options = Packing(2, 2, 8, {"math": 1.0, "chat": 1.0})
+    result = pack(groups, replace(options, dead_group_weights=weights), halves=halves)
+    whole = pack(groups, options, halves=halves)
+    assert result.domains == ("math",), "what abstained is left out nevertheless"
+    assert sequences(result) == sequences(whole)
+    assert (result.totals, result.half_sizes) == (whole.totals, whole.half_sizes)
+    assert result.totals.num_tokens == 5
+    assert pack({"math": [silent]}, replace(options, dead_group_weights=weights)).domains == ()
+
+
 def test_dtypes_and_temperature() -> None:
     micro = packed({"chat": [(2, [3, 2])]}, 4, 1).per_rank[0]["chat"][0]
     assert micro.token_ids_T.dtype == torch.int64

@@ -1,4 +1,4 @@
-"""Dynamic sampling in real runs: what is drawn, and going on after a stop."""
+"""Dead groups in real runs: what is drawn in their places, and a step that has no others."""
 
 from pathlib import Path
 
@@ -48,3 +48,12 @@ def test_the_same_beside_rollouts_of_the_next_step(tmp_path: Path) -> None:
     train(later, *ahead, f"resume={whole}/checkpoints/step_2")
     assert metrics(later) == rows[2:]
     assert trained(later, 4) == trained(whole, 4)
+
+
+def test_a_step_of_dead_groups_alone_does_not_end_the_run(tmp_path: Path) -> None:
+    """All rewards are 0; that it is packed as with weight 1 is `tests/data/test_packing.py`'s."""
+    alike = ("strategy=single", "strategy.domain_order=[math]", "domains.math.reward.weight=0")
+    train(tmp_path / "run", *alike, "algo.dead_group_weight=0", "train.num_steps=2")
+    rows = metrics(tmp_path / "run")
+    assert [(row["live_groups/math"], row["skipped"]) for row in rows] == [(0, 0), (0, 0)]
+    assert rows[1]["kl/math"] >= 0
