@@ -261,8 +261,8 @@ class AlgoConfig:
 def own_algo(shared: AlgoConfig, own: Mapping[str, Any], key: str) -> AlgoConfig:
     """`shared` with a domain's own keys over it.
 
-    A domain with another loss has that loss's defaults of the keys that one loss alone reads, and
-    one with another mask its bounds.
+    A domain with another loss has that loss's defaults of the keys that one loss alone reads, one
+    with another mask its bounds, and one that is to have no teacher none of the weights beside it.
 
     Args:
         key: where the own keys stand, for messages.
@@ -292,4 +292,6 @@ def own_algo(shared: AlgoConfig, own: Mapping[str, Any], key: str) -> AlgoConfig
     if "importance_mask" in own:
         bounds = ("importance_low", "importance_high")
         values |= {name: None for name in bounds if name not in own}
+    if "teacher" in own and not own["teacher"]:
+        values |= {name: 1.0 for name in ("teacher_coef", "reward_coef") if name not in own}
     return read_config(AlgoConfig, values, key)

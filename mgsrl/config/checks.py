@@ -38,6 +38,7 @@ def check_config(config: Config) -> None:
     _check_domains(config)
     for name, domain in config.domains.items():
         config.algo_of(name).validate(f"domains.{name}.algo" if domain.algo else "algo")
+    _check_teachers(config)
     check_mixture(config.data, config.domains)
     check_curriculum(config.data, config.domains, config.strategy.together(config.domains))
     _check_overlong(config)
@@ -83,6 +84,32 @@ def _check_domains(config: Config) -> None:
             found=f"{fixed_steps}",
             todo="raise train.num_steps or shorten strategy.phases",
         )
+
+
+def _check_teachers(config: Config) -> None:
+    """Weights beside a teacher, in every domain that is trained. What is set for all domains is
+    refused if one of them would not heed it, unless that one says that it has no teacher."""
+    algos = config.algos
+    taught = any(algo.teacher for algo in algos.values())
+    for name, algo in algos.items():
+        for coef in ("teacher_coef", "reward_coef"):
+            here, value = f"domains.{name}.algo.{coef}", getattr(algo, coef)
+            key = here if coef in config.domains[name].algo else f"algo.{coef}"
+            if not algo.teacher and value != 1:
+                raise ConfigError(
+                    f"{key} is a weight beside a teacher, and domain {name!r} has none.",
+                    expected=f"domains.{name}.algo.teacher beside it",
+                    found=f"{key}={value:g}",
+                    todo=f"set {here if taught else key}=1, or name a teacher "
+                    f"(domains.{name}.algo.teacher=PATH)",
+                )
+            if algo.teacher and coef == "teacher_coef" and value == 0:
+                raise ConfigError(
+                    f"{key} is 0: nothing is distilled from the teacher of domain {name!r}.",
+                    expected="a number above 0 beside a teacher",
+                    found=f"{key}=0 teacher={algo.teacher}",
+                    todo=f"set {here}=1, or leave the teacher out",
+                )
 
 
 def _check_overlong(config: Config) -> None:

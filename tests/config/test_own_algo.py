@@ -80,3 +80,52 @@ def test_a_taught_domain_has_no_dead_groups() -> None:
     taught = ["domains.math.algo.teacher=pocket", "domains.math.algo.dead_group_weight=0.5"]
     with pytest.raises(ConfigError, match=r"domains\.math\.algo\.teacher teaches every response"):
         compose_config(taught)
+
+
+TAUGHT = [f"domains.{name}.algo.teacher=pocket" for name in ("math", "chat")]
+THIRD = "domains.instruction_following.algo"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["algo.reward_coef=0"], r"algo\.reward_coef is.*'math' has none(?s:.*)set algo\.r"),
+        (["algo.teacher_coef=0.5"], r"^algo\.teacher_coef is a weight beside a teacher"),
+        (
+            ["domains.chat.algo.reward_coef=0"],
+            r"domains\.chat\.algo\.reward_coef is.*'chat' has none",
+        ),
+        (
+            [*TAUGHT, "algo.reward_coef=0"],
+            rf"^algo\.reward_coef is.*'instruction_following' has none(?s:.*)set {THIRD}\.rew",
+        ),
+        (
+            ["algo.teacher=pocket", f"{THIRD}.teacher=''", f"{THIRD}.reward_coef=0"],
+            rf"{THIRD}\.reward_coef is a weight",
+        ),
+        (["algo.teacher=pocket", "algo.teacher_coef=0"], r"^algo\.teacher_coef is 0"),
+        ([*TAUGHT, "domains.chat.algo.teacher_coef=0"], r"of domain 'chat'(?s:.*)leave the teach"),
+    ],
+)
+def test_weights_beside_a_teacher_are_heeded(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        compose_config(overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "coefs"),
+    [
+        ([], [1, 1, 1]),
+        (["algo.teacher=pocket", "algo.reward_coef=0"], [0, 0, 0]),
+        ([*TAUGHT, f"{THIRD}.teacher=pocket", "algo.reward_coef=0"], [0, 0, 0]),
+        ([*TAUGHT, "algo.reward_coef=0", f"{THIRD}.reward_coef=1"], [0, 0, 1]),
+        (["algo.teacher=pocket", "algo.reward_coef=0", f"{THIRD}.teacher=''"], [0, 0, 1]),
+        ([*TAUGHT, "algo.reward_coef=0", "strategy.domain_order=[math,chat]"], [0, 0]),
+    ],
+)
+def test_one_weight_for_all_is_taken_where_all_have_a_teacher(
+    overrides: list[str], coefs: list[float]
+) -> None:
+    """Or where one is told to have none, or is not trained."""
+    algos = compose_config(overrides).algos
+    assert [algo.reward_coef for algo in algos.values()] == coefs
