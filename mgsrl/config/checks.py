@@ -40,7 +40,12 @@ def check_config(config: Config) -> None:
         config.algo_of(name).validate(f"domains.{name}.algo" if domain.algo else "algo")
     _check_teachers(config)
     check_mixture(config.data, config.domains)
-    check_curriculum(config.data, config.domains, config.strategy.together(config.domains))
+    together = [
+        [name for name in names if config.domains[name].weight > 0]
+        for names in config.strategy.together(config.domains)
+    ]
+    check_curriculum(config.data, together)
+    _check_protect(config.surgery.protect, together)
     _check_overlong(config)
     _check_token_budget(config)
     _check_devices(config)
@@ -110,6 +115,17 @@ def _check_teachers(config: Config) -> None:
                     found=f"{key}=0 teacher={algo.teacher}",
                     todo=f"set {here}=1, or leave the teacher out",
                 )
+
+
+def _check_protect(protected: str, together: list[list[str]]) -> None:
+    """`together`: the domains that each phase trains."""
+    if protected and not any(protected in names and len({*names}) > 1 for names in together):
+        raise ConfigError(
+            "surgery.protect guards a domain against those that are trained beside it.",
+            expected=f"a phase of {protected} and another domain, both with a weight above 0",
+            found="; then ".join(", ".join(names) or "none" for names in together),
+            todo="leave surgery.protect out, or train domains together (strategy=mgs)",
+        )
 
 
 def _check_overlong(config: Config) -> None:

@@ -189,20 +189,17 @@ def check_mixture(data: DataConfig, domains: dict[str, DomainConfig]) -> None:
         )
 
 
-def check_curriculum(
-    data: DataConfig, domains: dict[str, DomainConfig], together: list[list[str]]
-) -> None:
+def check_curriculum(data: DataConfig, together: list[list[str]]) -> None:
     """Raise `ConfigError` for a curriculum that has nothing to share.
 
     Args:
-        together: the domains of each phase.
+        together: the domains that each phase trains, those of weight 0 left out.
     """
-    trained = [[name for name in names if domains[name].weight > 0] for names in together]
-    if data.curriculum.adapts and max(map(len, trained)) < 2:
+    if data.curriculum.adapts and max(map(len, together)) < 2:
         raise ConfigError(
             f"data.curriculum={data.curriculum.kind} shares a step among domains.",
             expected="two domains or more with a weight above 0 in some phase",
-            found="; then ".join(", ".join(names) or "none" for names in trained),
+            found="; then ".join(", ".join(names) or "none" for names in together),
             todo="set data.curriculum=steps, or train domains together "
             "(strategy=mixed or strategy=mgs)",
         )

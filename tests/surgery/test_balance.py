@@ -288,6 +288,31 @@ def test_an_unknown_domain_cannot_be_protected() -> None:
         compose_config(["surgery.protect=maths"])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        (["strategy.domain_order=[chat,instruction_following]"], "chat, instruction_following"),
+        (["domains.math.weight=0"], "chat, instruction_following"),
+        (["domains.chat.weight=0", "domains.instruction_following.weight=0"], "math"),
+        (["strategy=sequential", "surgery.method=pcgrad"], "math; then chat; then instruction_fol"),
+        (["strategy.phases=[{domains:[math]},{domains:[chat]}]"], "math; then chat"),
+    ],
+)
+def test_a_domain_that_is_trained_alone_cannot_be_protected(
+    overrides: list[str], found: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"surgery\.protect guards(?s:.*)found: +{found}"):
+        compose_config(["surgery.protect=math", *overrides])
+
+
+@pytest.mark.parametrize(
+    "phases", ["[{domains:[chat]},{domains:[math,chat]}]", "[{domains:[math,chat]}]"]
+)
+def test_one_phase_beside_others_is_enough(phases: str) -> None:
+    words = ["surgery.protect=math", f"strategy.phases={phases}", "domains.chat.weight=0.5"]
+    assert compose_config(words).surgery.protect == "math"
+
+
 def test_who_cannot_project_cannot_protect() -> None:
     for method in ("pcgrad", "pcgrad_smoothed", "gradvac"):
         check_method(SurgeryConfig(method=method, protect="math", gate="reliable"))
