@@ -162,6 +162,13 @@ class RewardConfig(ScoreConfig):
         seconds(f"{key}.call_limit_s", self.call_limit_s)
         at_least(f"{key}.overlong_buffer", self.overlong_buffer, 0)
         at_least(f"{key}.overlong_penalty", self.overlong_penalty, 0.0)
+        if self.overlong_penalty not in (0.0, 1.0) and not self.overlong_buffer:
+            raise ConfigError(
+                f"{key}.overlong_penalty grows over overlong_buffer tokens, and there are none.",
+                expected=f"{key}.overlong_buffer above 0 beside it",
+                found=f"{key}.overlong_penalty={self.overlong_penalty:g} {key}.overlong_buffer=0",
+                todo=f"set {key}.overlong_buffer=16, or {key}.overlong_penalty=1",
+            )
         for name, score in self.extra.items():
             plain_name(f"{key}.extra", name)
             score.validate(f"{key}.extra.{name}")

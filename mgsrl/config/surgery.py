@@ -1,8 +1,9 @@
 """How the domains' gradients are combined (Modular Gradient Surgery, arXiv 2602.02301)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from mgsrl.config.require import at_least, one_of, within
+from mgsrl.errors import ConfigError
 from mgsrl.plugins import Registry
 
 SURGERY_METHODS = Registry(
@@ -137,6 +138,23 @@ class SurgeryConfig:
         within("surgery.pcgrad_smoothed.level", self.pcgrad_smoothed.level, 1e-6, 0.5)
         within("surgery.alarm_dominance", self.alarm_dominance, 0.0, 1.0)
         within("surgery.alarm_projected", self.alarm_projected, 0.0, 1.0)
+        self._check_read()
+
+    def _check_read(self) -> None:
+        """Raise ConfigError for a key that is set and that only another method reads."""
+        for method, settings in (
+            ("gradvac", self.gradvac),
+            ("pcgrad_smoothed", self.pcgrad_smoothed),
+        ):
+            for item in fields(settings):
+                key, value = f"surgery.{method}.{item.name}", getattr(settings, item.name)
+                if self.method != method and value != item.default:
+                    raise ConfigError(
+                        f"{key} is read by surgery.method={method} only.",
+                        expected=f"surgery.method={method} beside it",
+                        found=f"surgery.method={self.method} {key}={value:g}",
+                        todo=f"set {key}={item.default}, or surgery.method={method}",
+                    )
 
     def settings(self, method: str) -> GradVacConfig | SmoothingConfig | None:
         """The keys of one method alone, if it has any."""

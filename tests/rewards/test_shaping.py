@@ -279,6 +279,7 @@ def test_gates_see_the_raw_score() -> None:
         ({"clip": [1.0, 1.0]}, "clip"),
         ({"overlong_buffer": -1}, "overlong_buffer"),
         ({"overlong_penalty": -1.0}, "overlong_penalty"),
+        ({"overlong_penalty": 2.0}, "overlong_penalty grows over overlong_buffer tokens"),
         ({"extra": {"own": ScoreConfig()}}, "extra"),
         ({"extra": {"x": ScoreConfig(kind="http")}}, r"extra\.x\.url"),
         ({"options": RewardModelConfig("pocket", backend="tensorflow")}, "backend"),

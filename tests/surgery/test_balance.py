@@ -1,6 +1,7 @@
 """Equal norms, GradVac, smoothed PCGrad and the guard of one domain, against textbooks."""
 
 import itertools
+from contextlib import nullcontext
 from dataclasses import replace
 from statistics import NormalDist
 
@@ -311,6 +312,17 @@ def test_a_domain_that_is_trained_alone_cannot_be_protected(
 def test_one_phase_beside_others_is_enough(phases: str) -> None:
     words = ["surgery.protect=math", f"strategy.phases={phases}", "domains.chat.weight=0.5"]
     assert compose_config(words).surgery.protect == "math"
+
+
+@pytest.mark.parametrize("method", ["pcgrad", "gradvac", "pcgrad_smoothed", "mine.py:drop"])
+@pytest.mark.parametrize("key", ["gradvac.beta", "pcgrad_smoothed.beta", "pcgrad_smoothed.level"])
+def test_a_key_that_only_another_method_reads_is_refused(method: str, key: str) -> None:
+    owner, _, name = key.partition(".")
+    config = SurgeryConfig(method=method)
+    setattr(getattr(config, owner), name, 0.5)
+    refused = pytest.raises(ConfigError, match=rf"surgery\.{key} is read by.*method={owner} only")
+    with nullcontext() if method == owner else refused:
+        config.validate()
 
 
 def test_who_cannot_project_cannot_protect() -> None:
