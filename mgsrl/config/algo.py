@@ -134,7 +134,8 @@ class AlgoConfig:
     arXiv 2503.14476); they count in the advantages of the others."""
     refill: int = 0
     """Dynamic sampling: how often a step draws new prompts of a domain in the place of those whose
-    responses all got the same reward (DAPO, arXiv 2503.14476); 0 keeps them."""
+    advantages are all 0, as where all responses got the same reward (DAPO, arXiv 2503.14476); 0
+    keeps them."""
     dead_group_weight: float = 1.0
     """Weight, from 0 to 1, of a group that teaches nothing (all advantages are 0) in the loss and
     its denominators: 1 keeps it, 0 drops it, what is between counts its tokens for less. A step

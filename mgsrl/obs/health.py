@@ -19,6 +19,9 @@ DOMAIN_PATIENCE = 10
 NEARLY_ALL = 0.99
 TEACHES_NOTHING = frozenset({"skipped", "no_signal", "no_gradient", "no_learning_rate"})
 
+ALIKE = "the rewards of a group are all equal (with best_of_group: its two best)"
+"""What leaves a group without advantages; the scalars do not tell which estimator it is."""
+
 Row = Mapping[str, float | None]
 """The scalars of a step; None or NaN stands for what is not finite."""
 
@@ -126,20 +129,20 @@ def _why(row: Row, domains: Sequence[str]) -> str:
         return "every reward abstained (`error` in rollouts/ says why)"
     if _all_cut(row, domains):
         return (
-            "nearly every response is cut at the token limit, and the rewards of a group are all "
-            "equal; raise rollout.max_new_tokens"
+            f"nearly every response is cut at the token limit, and {ALIKE}; raise "
+            "rollout.max_new_tokens"
         )
     if all(row.get(f"format_ok/{d}") == 0 for d in domains):
         return (
-            "no response holds a complete <response> block, and the rewards of a group are all "
-            "equal; see rollouts/ and policy.prompt_template"
+            f"no response holds a complete <response> block, and {ALIKE}; see rollouts/ and "
+            "policy.prompt_template"
         )
     rewards = [value for d in domains if math.isfinite(value := row.get(f"reward/{d}") or 0.0)]
     means = ", ".join(f"{reward:.3f}" for reward in rewards)
     return (
-        f"the rewards of a group are all equal (mean {means}); see rollouts/: prompts that are too "
-        "hard or too easy, or a reward that tells nothing apart; change them, or raise "
-        "algo.samples_per_prompt or rollout.temperature"
+        f"{ALIKE}, mean {means}; see rollouts/: prompts that are too hard or too easy, or a reward "
+        "that tells nothing apart; change them, or raise algo.samples_per_prompt or "
+        "rollout.temperature"
     )
 
 

@@ -1,11 +1,12 @@
 """Dynamic sampling: other prompts in the place of those that tell nothing.
 
-A group whose responses all got the same reward tells most estimators of advantages nothing. Its
-place is given to a new prompt of the same domain, as often as `algo.refill` says, until the domain
-has its quota of live groups (DAPO's dynamic sampling, arXiv 2503.14476). Each domain fills its own
-places, so the domains' shares of a batch are those of the mixture, however many of a domain's
-groups are dead: the ratio-preserving sampler of MT-GRPO (arXiv 2602.05547). What is still dead
-after the last draw stays, so that a batch has the same size at every step.
+A group whose responses all got the same reward tells most estimators of advantages nothing (to
+`best_of_group` one whose two best are equal, too): all its advantages are 0. Its place is given to
+a new prompt of the same domain, as often as `algo.refill` says, until the domain has its quota of
+live groups (DAPO's dynamic sampling, arXiv 2503.14476). Each domain fills its own places, so the
+domains' shares of a batch are those of the mixture, however many of a domain's groups are dead: the
+ratio-preserving sampler of MT-GRPO (arXiv 2602.05547). What is still dead after the last draw
+stays, so that a batch has the same size at every step.
 
 Left out: more prompts than needed at once, in the hope that enough are live (the engines would
 make fewer, larger batches; responses of live groups would be thrown away).

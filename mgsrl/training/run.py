@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from mgsrl.algo.advantages import compared, estimator
+from mgsrl.algo.advantages import estimator, tells
 from mgsrl.cluster import signals
 from mgsrl.config import AlgoConfig, SurgeryConfig
 from mgsrl.data.mixture import Mixture
@@ -228,10 +228,8 @@ class Run:
                 return self.score(new, few=True)
 
         draws = {domain: algo.refill for domain, algo in self.algos.items()}
-        parts = {domain: estimator(algo.advantage) for domain, algo in self.algos.items()}
-        groups, drawn = refill(
-            groups, draws, draw, lambda group: compared(group.rewards, parts[group.prompt.domain])
-        )
+        ask = {domain: (estimator(algo.advantage), algo) for domain, algo in self.algos.items()}
+        groups, drawn = refill(groups, draws, draw, lambda g: tells(g, *ask[g.prompt.domain]))
         self._drawn = drawn if any(draws.values()) else {}
         return groups
 

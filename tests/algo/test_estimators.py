@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgsrl.algo.advantages import check_advantages, with_advantages
+from mgsrl.algo.advantages import check_advantages, estimator, tells, with_advantages
 from mgsrl.config.algo import ADVANTAGES, AlgoConfig
 from mgsrl.config.compose import compose_config
 from mgsrl.config.reward import RewardConfig, ScoreConfig
@@ -119,6 +119,28 @@ def test_the_best_of_a_group_gets_what_it_adds_and_equals_add_nothing() -> None:
     groups = [make_group([0.25, None, 1.0, 0.5]), make_group([1.0, 1.0, 0.0])]
     found = advantages(groups, "best_of_group", normalize_std=False)
     assert found == [[0.0, 0.0, 0.5, 0.0], [0.0, 0.0, 0.0]]
+
+
+@given(
+    st.lists(st.none() | st.integers(0, 3), min_size=1, max_size=6),
+    st.sampled_from(["grpo", "rloo", "maxrl", "best_of_group"]),
+)
+@settings(deadline=None)
+def test_a_group_tells_something_if_an_advantage_is_not_0(
+    values: list[float | None], name: str
+) -> None:
+    """What refilling goes by is what the packing and the metric see."""
+    group, config = make_group(values), AlgoConfig(advantage=name)
+    assert tells(group, estimator(name), config) is any(advantages([group], name)[0])
+
+
+@pytest.mark.parametrize("name", ADVANTAGES.members)
+def test_two_best_tell_all_but_one_estimator_something(name: str) -> None:
+    scores = [[1.0], [1.0], [0.0], [0.0]]
+    group = make_group([1.0, 1.0, 0.0, 0.0], None, [1.0], scores)
+    config = AlgoConfig(advantage=name)
+    assert tells(group, estimator(name), config) is (name != "best_of_group")
+    assert any(advantages([group], name)[0]) is (name != "best_of_group")
 
 
 def test_without_a_group_baseline_alike_groups_teach_too() -> None:

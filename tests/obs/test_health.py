@@ -28,7 +28,7 @@ def row(**changes):
 
 DEAD = {"live_groups": 0.0, "reward": 0.0}
 CAUSES = [
-    (DEAD, "rewards of a group are all equal (mean 0.000, 0.000)"),
+    (DEAD, "all equal (with best_of_group: its two best), mean 0.000, 0.000;"),
     ({**DEAD, "cut_at_limit": 1.0}, "cut at the token limit"),
     ({**DEAD, "abstained": 1.0, "reward": math.nan}, "every reward abstained"),
     ({**DEAD, "format_ok": 0.0}, "no response holds a complete <response> block"),
@@ -97,7 +97,8 @@ def test_a_domain_that_teaches_nothing_is_named_also_across_steps_without_it():
     for step in range(1, 2 * DOMAIN_PATIENCE + 1):
         lines += watch.step(step, without if step % 2 else saturated)
     (line,) = lines
-    assert "chat teaches nothing: the rewards of a group are all equal (mean 1.000)" in line
+    assert "chat teaches nothing: the rewards of a group are all equal" in line
+    assert ", mean 1.000;" in line
     assert line.startswith(f"steps 2–{2 * DOMAIN_PATIENCE}: ")
 
 

@@ -145,6 +145,28 @@ def test_what_is_drawn_beside_rollouts_of_later_steps_is_of_this_step(inflight: 
     assert sampler.did == [*waits, ("rollout", 2)] * 2
 
 
+def test_what_is_silent_to_the_estimator_is_refilled() -> None:
+    """Two best responses are one too many for `best_of_group`, and none for `grpo`."""
+
+    def of(name: str, *values: float) -> RolloutGroup:
+        rewards = tuple(map(Reward, values))
+        return RolloutGroup(Prompt(name, "math", (), (1,)), (ROLLOUT,) * len(values), rewards)
+
+    for advantage, kept in (("grpo", "two best"), ("best_of_group", "one best")):
+        run: Any = SimpleNamespace(
+            step=0,
+            algos={"math": AlgoConfig(advantage=advantage, refill=1)},
+            mixture=SimpleNamespace(next_prompts=lambda _: {"math": [Prompt("b", "math", (), ())]}),
+            sampler=SimpleNamespace(rollout=lambda *_: {"math": [of("one best", 1, 0, 0, 0)]}),
+            console=SimpleNamespace(progress=None),
+            stage=lambda _: nullcontext(),
+            score=lambda groups, few: groups,
+            _finish_rollouts=lambda: None,
+        )
+        (group,) = Run.refill(run, {"math": [of("two best", 1, 1, 0, 0)]})["math"]
+        assert group.prompt.id == kept
+
+
 def test_what_was_drawn_is_told_with_the_advantages_it_had() -> None:
     taught = replace(group("math", "new", True), advantages=(-1.0, 1.0))
     drawn = {"math": [group("math", "old", False), group("math", "new", True)]}

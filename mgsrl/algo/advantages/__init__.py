@@ -191,6 +191,18 @@ def compared(rewards_G: Sequence[Reward], part: Part) -> bool:
     return any(tell_apart([each.score for each in component_G]) for component_G in components)
 
 
+def tells(group: RolloutGroup, part: Part, config: AlgoConfig) -> bool:
+    """Whether a scored group teaches anything: one of its advantages will be other than 0.
+
+    An estimator may be silent about a group that is `compared` (`best_of_group`, of equally good
+    best responses). Of one that is `over_batch` the batch's mean decides, which is not known yet:
+    then what is compared tells.
+    """
+    if says(part, "over_batch"):
+        return compared(group.rewards, part)
+    return any(group_advantages(group.rewards, part, config, group.rollouts))
+
+
 def with_advantages(
     groups_by_domain: Mapping[str, Sequence[RolloutGroup]],
     algos: AlgoConfig | Mapping[str, AlgoConfig],
