@@ -4,6 +4,7 @@ The keys of one kind stand beside its class (`rewards/math_verifier.py`: `MathCo
 these keys in YAML: `{kind: math, time_limit_s: 3, clip: [0, 1]}`. `REWARDS` knows the kinds.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -93,6 +94,15 @@ class ScoreConfig:
         # it has loaded the kind.
         return read_config, (type(self), plain(self))
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """What the score lies between: 0 and 1, unless `clip` has other ends that are finite."""
+        low, high = self.clip or (-math.inf, math.inf)
+        return (
+            low if math.isfinite(low) else min(0.0, high),
+            high if math.isfinite(high) else max(1.0, low),
+        )
+
     def validate(self, key: str) -> None:
         one_of(f"{key}.missing_tag", self.missing_tag, MISSING_TAG)
         at_least(f"{key}.standardise_memory", self.standardise_memory, 2)
@@ -151,6 +161,17 @@ class RewardConfig(ScoreConfig):
     def is_composite(self) -> bool:
         """Whether it adds up two or more scores."""
         return self.num_added > 1
+
+    @property
+    def least(self) -> float:
+        """The least it can be of scores between 0 and 1, or where a finite `clip` ends; as if
+        nothing were standardised."""
+        scores = self.scores.values()
+        total = sum(min(score.weight * end for end in score.ends) for score in scores)
+        if self.require_format or any(score.gate is not None for score in scores):
+            total = min(total, 0.0)
+        overlong = self.overlong_penalty if self.overlong_buffer else 0.0
+        return total + min(self.format_bonus, 0.0) - overlong
 
     def validate(self, key: str) -> None:
         super().validate(key)

@@ -299,6 +299,41 @@ def test_negative_rewards_are_refused_with_their_domain() -> None:
     check_advantages(AlgoConfig(), {"math": RewardConfig(standardise=True)})
 
 
+@pytest.mark.parametrize(
+    ("reward", "least"),
+    [
+        (RewardConfig(overlong_buffer=8), -1),
+        (RewardConfig(overlong_buffer=8, clip=[-math.inf, 0.5]), -1),
+        (RewardConfig(overlong_buffer=8, overlong_penalty=2.0, clip=[1.0, 3.0]), -1),
+        (RewardConfig(overlong_buffer=8, clip=[1.0, 3.0], require_format=True), -1),
+        (RewardConfig(overlong_buffer=8, clip=[1.0, 3.0], gate=0.5), -1),
+        (RewardConfig(clip=[-0.5, 1.0]), -0.5),
+        (RewardConfig(weight=-2.0), -2),
+        (RewardConfig(format_bonus=-0.25), -0.25),
+        (RewardConfig(extra={"long": ScoreConfig(weight=-0.1, clip=[0.0, 5.0])}), -0.5),
+        (RewardConfig(extra={"long": ScoreConfig(weight=-0.1, clip=[2.0, math.inf])}), -0.2),
+        (RewardConfig(), 0),
+        (RewardConfig(overlong_buffer=8, overlong_penalty=0.0), 0),
+        (RewardConfig(overlong_buffer=8, clip=[1.0, 3.0]), 0),
+        (RewardConfig(overlong_buffer=8, clip=[2.0, math.inf]), 1),
+        (RewardConfig(clip=[-math.inf, 0.5], weight=0.5, require_format=True), 0),
+        (RewardConfig(weight=-1.0, clip=[-2.0, 0.0]), 0),
+        (RewardConfig(clip=[-1.0, 1.0], weight=0.0, format_bonus=1.0), 0),
+    ],
+)
+def test_rewards_that_can_be_negative_are_refused_before_a_run(
+    reward: RewardConfig, least: float
+) -> None:
+    assert reward.least == pytest.approx(least)
+    config = AlgoConfig(advantage="maxrl")
+    if least < 0:
+        with pytest.raises(ConfigError, match=rf"domain 'math'(?s:.*)found: +{least:g} for some"):
+            check_advantages(config, {"math": reward})
+    else:
+        check_advantages(config, {"math": reward})
+    check_advantages(AlgoConfig(), {"math": reward})
+
+
 @pytest.mark.parametrize("name", ADVANTAGES.members)
 def test_what_whitens_is_not_whitened_twice(name: str) -> None:
     config = AlgoConfig(advantage=name, whiten_per_domain=True)

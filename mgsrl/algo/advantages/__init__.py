@@ -111,6 +111,9 @@ def check_advantages(
         for name, score in reward.scores.items():
             if says(part, "nonnegative") and score.standardise and score.weight != 0:
                 raise _negative(part, domain, f"standardise=true of its score {name!r}")
+        if says(part, "nonnegative") and reward.least < 0:
+            found = f"{reward.least:g} for some scores from 0 to 1, or within `clip`"
+            raise _negative(part, domain, found)
 
 
 def _no_components(part: Part, domain: str) -> ConfigError:
@@ -130,8 +133,8 @@ def _negative(part: Part, domain: str, found: str) -> ConfigError:
         f"{KEY}={part.name} needs rewards of 0 or more, and domain {domain!r} has negative ones.",
         expected="0 or more, after clip, standardise and the length penalty",
         found=found,
-        todo=f"clip it ('domains.{domain}.reward.clip=[0,1]'), leave standardise and "
-        f"overlong_buffer out, or set {KEY}=grpo",
+        todo=f"clip it ('domains.{domain}.reward.clip=[0,1]'), leave standardise, overlong_buffer "
+        f"and negative weights out, or set {KEY}=grpo",
     )
 
 
