@@ -47,6 +47,15 @@ READ_BY = {
     "tau_negative": "sapo",
 }
 """Keys that one of our losses reads and no other; a loss of the user's own may read any."""
+NOT_FOR = {
+    "rloo": ("normalize_std",),
+    "maxrl": ("normalize_std",),
+    "reinforce_pp": ("normalize_std", "whiten_per_domain"),
+    "reinforce_pp_baseline": ("normalize_std", "whiten_per_domain"),
+    "gdpo": ("whiten_per_domain",),
+}
+"""Keys that are refused beside one of our estimators: it divides by no deviation of a group, or it
+whitens the batch itself."""
 STEP_KEYS = {
     "samples_per_prompt": "the size of all groups of a step",
     "prompts_per_domain": "domains.NAME.prompts_per_step is a domain's",
@@ -263,7 +272,8 @@ def own_algo(shared: AlgoConfig, own: Mapping[str, Any], key: str) -> AlgoConfig
     """`shared` with a domain's own keys over it.
 
     A domain with another loss has that loss's defaults of the keys that one loss alone reads, one
-    with another mask its bounds, and one that is to have no teacher none of the weights beside it.
+    with another mask its bounds, one with another advantage the defaults of the keys that cannot
+    stand beside it, and one that is to have no teacher none of the weights beside it.
 
     Args:
         key: where the own keys stand, for messages.
@@ -293,6 +303,9 @@ def own_algo(shared: AlgoConfig, own: Mapping[str, Any], key: str) -> AlgoConfig
     if "importance_mask" in own:
         bounds = ("importance_low", "importance_high")
         values |= {name: None for name in bounds if name not in own}
+    if own.get("advantage", shared.advantage) != shared.advantage:
+        unread = NOT_FOR.get(str(own["advantage"]), ())
+        values |= {name: getattr(AlgoConfig, name) for name in unread if name not in own}
     if "teacher" in own and not own["teacher"]:
         values |= {name: 1.0 for name in ("teacher_coef", "reward_coef") if name not in own}
     return read_config(AlgoConfig, values, key)

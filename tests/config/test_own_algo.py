@@ -1,10 +1,13 @@
 """What a domain has of `algo` for itself."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgsrl.config.algo import STEP_KEYS, AlgoConfig, own_algo
+from mgsrl.algo.advantages import check_advantages, estimator, says
+from mgsrl.config.algo import ADVANTAGES, NOT_FOR, STEP_KEYS, AlgoConfig, own_algo
 from mgsrl.config.compose import compose_config
 from mgsrl.errors import ConfigError
 
@@ -56,6 +59,26 @@ def test_the_whole_configuration_knows_every_domains_algorithm() -> None:
     }
     assert config.regularised
     assert not compose_config(["algo.kl_coef=0"]).regularised
+
+
+@pytest.mark.parametrize("name", ADVANTAGES.members)
+def test_another_advantage_is_not_refused_for_what_is_the_others(name: str) -> None:
+    """Dr. GRPO and whitening; an estimator that can do with them has them, too."""
+    part = estimator(name)
+    refused = {
+        "normalize_std": "config" not in part.takes,
+        "whiten_per_domain": says(part, "over_batch"),
+    }
+    assert [key for key, found in refused.items() if found] == [*NOT_FOR.get(name, ())]
+    shared = AlgoConfig(advantage="mine.py:mine", normalize_std=False, whiten_per_domain=True)
+    own = own_algo(shared, {"advantage": name}, KEY)
+    assert own.normalize_std is refused["normalize_std"]
+    assert own.whiten_per_domain is not refused["whiten_per_domain"]
+    check_advantages(own)
+    asked = {"advantage": name, "normalize_std": False, "whiten_per_domain": True}
+    whole = replace(shared, advantage=name)
+    assert own_algo(shared, asked, KEY) == whole, "what it asks for itself is not passed over"
+    assert own_algo(whole, {"advantage": name}, KEY) == whole, "nor what is asked of all"
 
 
 def test_rollouts_of_older_weights_need_the_importance_weight_in_every_domain() -> None:
