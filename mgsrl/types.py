@@ -145,7 +145,8 @@ class RolloutGroup:
     rewards: tuple[Reward, ...] = ()
     """[G] once scored."""
     advantages: tuple[float, ...] = ()
-    """[G] once computed; 0 where the reward abstained (such samples are not trained on)."""
+    """[G] once computed; 0 where the reward abstained (such samples are trained on only where a
+    teacher teaches alone)."""
 
     @property
     def is_live(self) -> bool:

@@ -154,6 +154,11 @@ class AlgoConfig:
     cost no forward pass of their own."""
 
     @property
+    def distils_alone(self) -> bool:
+        """Whether a teacher is all that teaches: the reward is measured and not trained on."""
+        return bool(self.teacher) and not self.reward_coef
+
+    @property
     def importance_on(self) -> bool:
         """Whether any token may have another importance weight than 1."""
         return self.importance_cap is not None or self.importance_mask != "none"

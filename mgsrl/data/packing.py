@@ -73,6 +73,8 @@ class Packing:
     """Domains whose responses with an advantage of 0 are left out of the backward pass."""
     mask_overlong: Collection[str] = ()
     """Domains whose responses that were cut at the token limit are left out."""
+    distilled: Collection[str] = ()
+    """Domains whose reward is not trained on: one that abstained leaves no response out."""
     dead_group_weights: Mapping[str, float] = field(default_factory=dict)
     """Of the groups whose advantages are all 0, by domain; 1 where there is none."""
     tokens_per_micro_batch: int | None = None
@@ -90,11 +92,12 @@ def pack(
 ) -> PackedBatch:
     """Distribute every trainable response over ranks and micro-batches; deterministic.
 
-    Responses whose reward abstained, responses without a token, with `mask_overlong` those that
-    were cut at the token limit, and those of dead groups of weight 0 are left out: they count in no
-    denominator, and those of other weights by them. A domain in which nothing is left is absent on
-    all ranks. Where dead groups are all that there is, they are packed with weight 1: it is what
-    the batch's means come to as their weight goes to 0, and the step has its KL.
+    Responses whose reward abstained, unless it is not trained on, responses without a token, with
+    `mask_overlong` those that were cut at the token limit, and those of dead groups of weight 0 are
+    left out: they count in no denominator, and those of other weights by them. A domain in which
+    nothing is left is absent on all ranks. Where dead groups are all that there is, they are packed
+    with weight 1: it is what the batch's means come to as their weight goes to 0, and the step has
+    its KL.
 
     Args:
         groups: scored groups with advantages, by domain.
@@ -156,7 +159,8 @@ def _trainable(domain: str, groups: Sequence[RolloutGroup], packing: Packing) ->
                     f"{len(rollout.logprobs)}",
                 )
             cut = mask_overlong and rollout.finish_reason == "length"
-            if not reward.abstained and rollout.token_ids and not cut and weight:
+            judged = not reward.abstained or domain in packing.distilled
+            if judged and rollout.token_ids and not cut and weight:
                 sequences.append(Sample(group.prompt, rollout, advantage, weight))
         if sequences:
             prompts.append(sequences)

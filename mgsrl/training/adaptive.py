@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mgsrl.config.algo import AlgoConfig
 from mgsrl.config.curriculum import CURRICULA, CurriculumConfig
 from mgsrl.data.apportion import Apportionment
 from mgsrl.data.curricula.protocol import Curriculum, Signals
@@ -32,14 +33,31 @@ def make_curriculum(config: CurriculumConfig, domains: Sequence[str]) -> Curricu
     return made
 
 
-def check_curriculum(config: CurriculumConfig, domains: Sequence[str]) -> None:
-    """Find the curriculum and try it; for use at start-up. Raises ConfigError."""
+def check_curriculum(config: CurriculumConfig, algos: Mapping[str, AlgoConfig]) -> None:
+    """Find the curriculum and try it; for use at start-up.
+
+    Args:
+        algos: of the domains that take part.
+
+    Raises:
+        ConfigError: there is none, it does not work, or it goes by what does not teach.
+    """
+    domains = list(algos)
     with tried(KEY, config.kind, "weights for the domains after a step, and a state as JSON"):
         curriculum, again = (make_curriculum(config, domains) for _ in range(2))
         for signals in ({}, {domain: Signals((0.5, 0.0), 0.25) for domain in domains}):
             curriculum.observe(signals)
             checked_weights(curriculum, domains)
         again.restore(json.loads(json.dumps(curriculum.state())))
+    alone = [domain for domain, algo in algos.items() if algo.distils_alone]
+    if curriculum.reads_advantages and alone:
+        raise ConfigError(
+            f"data.curriculum={config.kind} goes by advantages, and some are of a reward that is "
+            "not trained on.",
+            expected="algo.reward_coef above 0 beside every teacher",
+            found=f"algo.reward_coef=0 in {', '.join(alone)}",
+            todo="set data.curriculum=worst_task, which goes by rewards, or data.curriculum=steps",
+        )
 
 
 def checked_weights(curriculum: Curriculum, domains: Sequence[str]) -> dict[str, float]:

@@ -259,6 +259,7 @@ def _run(
             temperatures={name: s.temperature for name, s in plan.sampling.items()},
             only_advantages_teach=[n for n, a in config.algos.items() if only_advantages_teach(a)],
             mask_overlong=[name for name, algo in config.algos.items() if algo.mask_overlong],
+            distilled=[name for name, algo in config.algos.items() if algo.distils_alone],
             dead_group_weights={
                 name: algo.dead_group_weight
                 for name, algo in config.algos.items()

@@ -138,7 +138,6 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
     """
     schedule = schedule_of(config)
     check_staleness(schedule, config.rollout.staleness)
-    check_curriculum(config.data.curriculum, schedule.domains)
     check_method(config.surgery, len(config.domains))
     algos, tried = config.algos, list[AlgoConfig]()
     for algo in algos.values():
@@ -148,6 +147,7 @@ def check_parts(config: Config) -> tuple[str, ModelFacts]:
             check_advantages(algo, {name: config.domains[name].reward for name in alike})
             check_loss(algo)
     trained = {name: algos[name] for name in schedule.domains}
+    check_curriculum(config.data.curriculum, trained)
     check_refill(trained, {name: domain.reward for name, domain in config.domains.items()})
     check_trackers(config.trackers)
     model_path = resolve_policy(config.policy.path)

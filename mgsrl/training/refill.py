@@ -33,7 +33,7 @@ def check_refill(algos: Mapping[str, AlgoConfig], rewards: Mapping[str, RewardCo
     """
     found = {}
     for name, algo in algos.items():
-        if algo.refill and algo.teacher and not algo.reward_coef:
+        if algo.refill and algo.distils_alone:
             found[name] = "distils from its teacher alone, so no group is dead (algo.reward_coef=0)"
         elif algo.refill and says(estimator(algo.advantage), "across_groups"):
             found[name] = f"no scored group is dead to algo.advantage={algo.advantage}"

@@ -256,6 +256,14 @@ def test_dead_groups_count_by_their_weight(weight: float, both: bool) -> None:
     assert sum(mask.sum().item() for mask in masks) == pytest.approx(result.totals.num_tokens)
 
 
+def test_an_abstention_is_kept_where_the_reward_is_not_trained_on() -> None:
+    groups = {name: [group(name, 1, 2, [3, -5]), group(name, 2, 2, [-1, -2])] for name in DOMAINS}
+    options = Packing(2, 2, 8, dict.fromkeys(DOMAINS, 1.0), distilled={"chat"})
+    result = pack(groups, options)
+    assert Counter(domain for domain, *_ in sequences(result)) == {"math": 1, "chat": 4, "if": 1}
+    assert result.totals.num_tokens == 3 + 11 + 3
+
+
 @pytest.mark.parametrize("weights", [{"math": 0.0, "chat": 0.0}, {"math": 0.0, "chat": 0.25}])
 @pytest.mark.parametrize("halves", [False, True])
 def test_dead_groups_alone_are_packed_whole(weights: dict[str, float], halves: bool) -> None:

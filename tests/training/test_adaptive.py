@@ -332,6 +332,20 @@ def test_a_curriculum_without_anything_to_share_is_refused(kind: str, alone: lis
         compose_config([*alone, f"data.curriculum={kind}"])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_advantages_that_do_not_teach_move_no_shares(kind: str) -> None:
+    """Those of a domain that is distilled from its teacher alone."""
+    taught = ["strategy=mixed", f"data.curriculum={kind}", "domains.math.algo.teacher=pocket"]
+    check_parts(compose_config(taught))
+    alone = [*taught, "domains.math.algo.reward_coef=0"]
+    check_parts(compose_config([*alone, "domains.math.weight=0"]))
+    if kind == "worst_task":
+        check_parts(compose_config(alone))
+    else:
+        with pytest.raises(ConfigError, match=rf"curriculum={kind} goes by adv.*(?s:.*)0 in math"):
+            check_parts(compose_config(alone))
+
+
 @pytest.mark.parametrize("strategy", ["mixed", "mgs", "global_surgery", "normalized_advantage"])
 def test_all_go_with_strategies_that_train_domains_together(strategy: str) -> None:
     """Every surgery method has the Gramian that `transfer` reads, `none` too."""

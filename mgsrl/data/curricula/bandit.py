@@ -39,6 +39,7 @@ class BanditConfig:
 
 class Bandit(Curriculum):
     Config = BanditConfig
+    reads_advantages = True
 
     def __init__(self, config: BanditConfig, domains: Sequence[str]) -> None:
         super().__init__(config, domains)

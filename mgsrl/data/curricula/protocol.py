@@ -54,6 +54,9 @@ class Curriculum(ABC):
     Config: ClassVar[type] = NoKeys
     """The dataclass of its own keys; a method `validate(key)` checks their values. The names `kind`
     and `floor`, and those of our curricula, are taken."""
+    reads_advantages: ClassVar[bool] = False
+    """Whether it goes by `Signals.advantages`. Then it is refused where a domain distils from a
+    teacher alone: they are those of a reward that is not trained on."""
 
     def __init__(self, config: Any, domains: Sequence[str]) -> None:
         self.config, self.domains = config, tuple(domains)

@@ -43,6 +43,7 @@ class TransferConfig:
 
 class Transfer(Curriculum):
     Config = TransferConfig
+    reads_advantages = True
 
     def __init__(self, config: TransferConfig, domains: Sequence[str]) -> None:
         super().__init__(config, domains)
