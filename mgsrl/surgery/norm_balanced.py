@@ -1,12 +1,14 @@
 """`norm_balanced`: every domain pulls with the same strength, in Gramian space.
 
-GradNorm (arXiv 1711.02257) learns weights that bring the tasks' gradients to the norm
+GradNorm (arXiv 1711.02257) learns weights that bring the tasks' weighted gradients to the norm
 
-    |w_d g_d| = mean_e |g_e| * r_d^alpha
+    |w_d g_d| = mean_e |w_e g_e| * r_d^alpha        with  sum_e w_e = D
 
-With `alpha = 0` no training rate `r_d` is left in it, and inside one module the weights have a
-closed form, `w_d = mean_e |g_e| / |g_d|`. So the update is a sum of D directions of equal length,
-which is about as long as the plain sum: it needs no other learning rate.
+With `alpha = 0` no training rate `r_d` is left in it: all end equally long, at the harmonic mean of
+the `|g_e|`, which a domain without a gradient takes to 0. Equal lengths are the aim here too, in
+closed form inside one module; the length is ours, the plain mean: `w_d = mean_e |g_e| / |g_d|`. So
+the update is a sum of D directions of equal length, which is about as long as the plain sum: it
+needs no other learning rate.
 
 It does not ask what a gradient is made of: of a domain whose groups are all dead in a step the KL's
 and the entropy bonus's are left, and they are scaled up to full length (noise likewise).
