@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mgsrl.algo.advantages import with_advantages
+from mgsrl.config.algo import AlgoConfig
 from mgsrl.data.packing import PackedBatch, Packing, pack
 from mgsrl.errors import InvariantError
 from mgsrl.types import MicroBatch, Prompt, Reward, Rollout, RolloutGroup
@@ -254,6 +256,20 @@ def test_dead_groups_count_by_their_weight(weight: float, both: bool) -> None:
     assert result.totals.num_sequences == pytest.approx(5 + 3 * weight)
     masks = [m.response_mask_BL for rank in result.per_rank for of in rank.values() for m in of]
     assert sum(mask.sum().item() for mask in masks) == pytest.approx(result.totals.num_tokens)
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_without_a_group_baseline_a_whole_domain_is_dead_or_none_of_it(alike: bool) -> None:
+    """What `algo.dead_group_weight` does beside `reinforce_pp`."""
+    one, two = group("math", 1, 2, [3, 5]), group("math", 2, 2, [1, 2])
+    other = replace(one, rewards=(Reward(0.0), Reward(1.0)))
+    two = two if alike else replace(two, rewards=(Reward(0.0), Reward(0.0)))
+    scored = {"math": [one, two], "chat": [other]}
+    groups = with_advantages(scored, AlgoConfig(advantage="reinforce_pp"))
+    weights = {"math": 0.0, "chat": 0.0}
+    options = Packing(2, 2, 8, dict.fromkeys(weights, 1.0), dead_group_weights=weights)
+    assert pack(groups, options).domains == (("chat",) if alike else ("math", "chat"))
+    assert pack(groups, options).totals.num_sequences == (2 if alike else 6)
 
 
 def test_an_abstention_is_kept_where_the_reward_is_not_trained_on() -> None:
