@@ -20,8 +20,8 @@ from mgsrl.cluster.machines import ANSWER_LIMIT_S, Asked, machines_now
 from mgsrl.cluster.preflight import SHM_GIB, Check
 
 GPUS_BACK_S = 30.0
-"""Until Ray has back what actors that were killed a moment ago had: the driver takes its time to end
-a process that holds all of a GPU."""
+"""Until Ray has back what actors that were killed a moment ago had: the driver takes its time to
+end a process that holds all of a GPU."""
 MEMORY_GIB = 2.0
 """Free, below which a machine is worth a word."""
 GPU_USED_GIB = 2.0
