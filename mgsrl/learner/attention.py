@@ -10,14 +10,16 @@ of their prompt (Prefix Grouper, arXiv 2506.05433, does so for rows of one promp
 
 Three ways compute the same: a mask over the whole row (short rows, where calls cost more than
 arithmetic), one call per prompt and response (measured fastest on CPUs from a few hundred tokens
-on), and torch's attention on sequences of different lengths (half-precision types on a GPU;
-not run on one yet).
+on), and torch's attention on sequences of different lengths (half-precision types on a GPU, from
+torch 2.11 on; not run on one yet).
 
 Left out: soft caps, attention sinks and whatever else models add to attention, and layers that mix
 tokens otherwise (convolutions, recurrences); `packing_obstacle` says which models have them.
 """
 
-from functools import cached_property
+import inspect
+from collections.abc import Callable
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -143,8 +145,7 @@ def packed_attention(
         raise InvariantError(f"{type(module).__name__} does not say its sliding window")
     window = sliding_window or None
     _, heads, length, width = query.shape
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    if query.is_cuda and half and width == value.shape[3] <= 256:
+    if query.is_cuda and _fits_varlen(query, value):
         return _varlen(packed_row, query, key, value, scaling, window), None
     if length**2 * heads * width <= DENSE_ELEMENTS * len(packed_row.sizes):
         out = _attend(query, key, value, scaling, packed_row.dense_mask(window))
@@ -206,6 +207,25 @@ def _attend(
     )
 
 
+@cache
+def _torch_varlen() -> tuple[Callable[..., Any], frozenset[str]] | None:
+    """Torch's attention on sequences of different lengths, and what it can be told by name; None
+    where it takes neither windows nor scales (torch 2.10) or is not there (before)."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    names = frozenset(inspect.signature(varlen_attn).parameters)
+    return (varlen_attn, names) if {"scale", "window_size"} <= names else None
+
+
+def _fits_varlen(query: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether there are kernels for it on a GPU: those of Flash Attention."""
+    width, half = query.shape[3], query.dtype in (torch.float16, torch.bfloat16)
+    fits = half and width == value.shape[3] <= 256 and width % 8 == 0
+    return fits and _torch_varlen() is not None
+
+
 def _varlen(
     row: PackedRow,
     query: torch.Tensor,
@@ -214,20 +234,27 @@ def _varlen(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
+    known = _torch_varlen()
+    assert known is not None
+    attend, names = known
     query_ends, key_ends, places_K, most_queries, most_keys = row.varlen
-    out = varlen_attn(
+    keys, values = (each[0].transpose(0, 1).index_select(0, places_K) for each in (key, value))
+    groups, more = query.shape[1] // key.shape[1], dict[str, bool]()
+    if "enable_gqa" in names:
+        more["enable_gqa"] = groups > 1
+    elif groups > 1:  # torch 2.11
+        keys, values = (each.repeat_interleave(groups, dim=1) for each in (keys, values))
+    out = attend(
         query[0].transpose(0, 1),
-        key[0].transpose(0, 1).index_select(0, places_K),
-        value[0].transpose(0, 1).index_select(0, places_K),
+        keys,
+        values,
         query_ends,
         key_ends,
         most_queries,
         most_keys,
         scale=scaling,
         window_size=(window - 1 if window else -1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **more,
     )
     assert isinstance(out, torch.Tensor)  # without the numbers that were not asked for
     return out[None]

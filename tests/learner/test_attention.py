@@ -3,7 +3,10 @@
 In float64 (but for norms that compute in float32): what differs is a wrong mask, not rounding.
 """
 
+import contextlib
 import inspect
+import sys
+from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -176,15 +179,47 @@ def test_three_descriptions_of_one_mask(sequences: Sequences, window: int | None
     assert query_ends[-1] == len(row_T)
 
 
-TAKES = inspect.signature(varlen.varlen_attn)
+REQUIRED = ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
+GENERATIONS = {  # of torch
+    "2.10": {"is_causal": False, "return_aux": None},
+    "2.11": {"return_aux": None, "scale": None, "window_size": (-1, -1)},
+    "2.12": {"return_aux": None, "scale": None, "window_size": (-1, -1), "enable_gqa": False},
+}
 
 
-def reference_varlen(*arguments: Any, **named: Any) -> torch.Tensor:
+def signature(torch_version: str) -> inspect.Signature:
+    """Of that torch's attention over different lengths."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    required = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in REQUIRED]
+    by_name = GENERATIONS[torch_version].items()
+    return inspect.Signature(
+        [*required, *(inspect.Parameter(n, kind, default=default) for n, default in by_name)]
+    )
+
+
+@contextlib.contextmanager
+def torch_of(version: str) -> Iterator[None]:
+    """Its attention over different lengths, with a loop in the kernels' place."""
+    takes = signature(version)
+
+    def attend(*arguments: Any, **named: Any) -> torch.Tensor:
+        bound = takes.bind(*arguments, **named)
+        bound.apply_defaults()
+        return reference_varlen(bound.arguments)
+
+    attend.__signature__ = takes  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(varlen, "varlen_attn", attend)
+        attention._torch_varlen.cache_clear()
+        yield
+    attention._torch_varlen.cache_clear()
+
+
+def reference_varlen(given: Mapping[str, Any]) -> torch.Tensor:
     """Attention over sequences of different lengths as torch documents it, in a loop: the last
     query meets the last key, and so many keys before it."""
-    given = TAKES.bind(*arguments, **named).arguments
     query, key, value = (given[name] for name in ("query", "key", "value"))
-    assert given["enable_gqa"] or query.shape[1] == key.shape[1]
+    assert given.get("enable_gqa") or query.shape[1] == key.shape[1]
     before, after = given["window_size"]
     assert after == 0
     outputs = []
@@ -205,9 +240,10 @@ def reference_varlen(*arguments: Any, **named: Any) -> torch.Tensor:
     return torch.cat(outputs)
 
 
-@settings(max_examples=30, deadline=None)
+@pytest.mark.parametrize("version", ["2.11", "2.12"])
+@settings(max_examples=20, deadline=None)
 @given(sequences=rows, window=st.none() | st.integers(1, 8))
-def test_what_a_gpu_is_asked_for(sequences: Sequences, window: int | None) -> None:
+def test_what_a_gpu_is_asked_for(version: str, sequences: Sequences, window: int | None) -> None:
     """The arguments of torch's attention over different lengths, which has no kernel for CPUs:
     values and gradients of the others' with a loop in its place."""
     row_T, layout = lay_out(sequences)
@@ -217,8 +253,7 @@ def test_what_a_gpu_is_asked_for(sequences: Sequences, window: int | None) -> No
         torch.randn(1, heads, len(row_T), 8, dtype=torch.float64, requires_grad=True)
         for heads in (4, 2, 2)
     ]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(varlen, "varlen_attn", reference_varlen)
+    with torch_of(version):
         found = attention._varlen(row, *inputs, 0.3, window)
     wanted = attention._by_segment(row, *inputs, 0.3, window).transpose(1, 2)
     torch.testing.assert_close(found, wanted)
@@ -229,6 +264,42 @@ def test_what_a_gpu_is_asked_for(sequences: Sequences, window: int | None) -> No
         strict=True,
     ):
         torch.testing.assert_close(ours, same)
+
+
+def test_torch_here_is_asked_for_what_it_takes() -> None:
+    found = inspect.signature(varlen.varlen_attn).parameters
+    known = [signature(version).parameters.keys() <= found.keys() for version in GENERATIONS]
+    assert any(known), list(found)
+
+
+@pytest.mark.parametrize("version", GENERATIONS)
+@pytest.mark.parametrize(
+    ("dtype", "widths", "kernels"),
+    [
+        (torch.bfloat16, (128, 128), True),
+        (torch.float16, (256, 256), True),
+        (torch.float32, (128, 128), False),
+        (torch.bfloat16, (264, 264), False),
+        (torch.bfloat16, (84, 84), False),  # Flash Attention wants multiples of 8
+        (torch.bfloat16, (192, 128), False),
+    ],
+)
+def test_what_a_gpu_has_kernels_for(
+    version: str, dtype: torch.dtype, widths: tuple[int, int], kernels: bool
+) -> None:
+    query, value = (torch.empty(1, 2, 9, w, dtype=dtype, device="meta") for w in widths)
+    with torch_of(version):
+        assert attention._fits_varlen(query, value) is (kernels and version != "2.10")
+
+
+def test_before_torch_2_10_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = torch.empty(1, 2, 9, 64, dtype=torch.bfloat16, device="meta")
+    attention._torch_varlen.cache_clear()
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    try:
+        assert not attention._fits_varlen(half, half)
+    finally:
+        attention._torch_varlen.cache_clear()
 
 
 OTHERS = {
