@@ -110,9 +110,10 @@ def join(rank: Rank, address: str, limit_s: float, server: socket.socket | None 
     )
     import deepspeed
 
-    # On CPUs it would compile an op now (with g++, and a lock that a killed build leaves behind);
-    # only inference calls it.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if rank.device.type == "cpu":
+        # It would compile an op now (with g++, and a lock that a killed build leaves behind); only
+        # inference calls it. Not on a GPU, which has no such op: asking tries all of them.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=backend, dist_init_required=False, timeout=timeout)
 
 
