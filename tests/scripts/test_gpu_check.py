@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "gpu_check.py"
@@ -18,8 +19,9 @@ if not SCRIPT.is_file():
     pytest.skip("the scripts are not beside the tests", allow_module_level=True)
 sys.path.insert(0, str(SCRIPT.parent))
 
+from gpu_checks import record as records  # noqa: E402
 from gpu_checks import report  # noqa: E402
-from gpu_checks.record import Record  # noqa: E402
+from gpu_checks.record import Record, relative  # noqa: E402
 
 FORBIDDEN = """
 import importlib.abc, importlib.machinery, os, sys
@@ -57,6 +59,18 @@ def test_a_failed_check_is_recorded_and_hides_no_other(tmp_path: Path) -> None:
     assert [figure["name"] for figure in figures[:5]] == [figure["name"] for figure in found]
     assert figures[-1]["found"] == "killed after 0 s"
     assert not figures[-1]["passed"]
+
+
+def test_errors_of_long_rows_are_summed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    expected = torch.randn(5, 21)
+    found = expected + 1e-3 * torch.randn(5, 21)
+    whole = (found.double() - expected.double()).norm() / expected.double().norm()
+    for piece in (1 << 26, 16, 1):
+        monkeypatch.setattr(records, "PIECE", piece)
+        assert relative(found, expected) == pytest.approx(whole.item(), rel=1e-12)
+    assert math.isnan(relative(found * math.nan, expected))
+    assert math.isnan(relative(found, torch.zeros(5, 21)))
 
 
 def test_what_is_skipped_says_why() -> None:
