@@ -200,6 +200,10 @@ class _Rank:
         (host if self.rows_on_host else held).update(gradients)
         if config.offload_optimizer:
             host["gradient to step"] = 4 * own
+            if stage < 3:  # on the way: a gradient at both ends, stepped weights on the host
+                held["largest tensor's gradient"] = self.size * self.shape.largest
+                host["largest tensor's gradient"] = self.size * self.shape.largest
+                host["stepped weights"] = self.size * own
         if stage == 3:
             held["reduction bucket"] = 4 * min(MAX_BUCKET, self.shape.trained)
             if config.offload_optimizer:
@@ -225,6 +229,8 @@ class _Rank:
             "gradients": self._gradients(),
             "optimizer step": self._step(),
         }
+        if self._adds_up and (reduced := self._reduced()):  # from the first gradient on
+            phases["backward"] = self.activations() | self._head_gradient() | reduced
         if self.load.probes:
             phases["step probe"] = {"logits": 2 * self._logits()}
             if not self.config.offload_optimizer:
@@ -263,26 +269,39 @@ class _Rank:
 
     def _loss(self) -> dict[str, int]:
         copies = 4 if self.load.entropy else 3  # logits, probabilities, scaled ones, in `dtype`
-        terms = {"logits": copies * self._logits()}
-        if not self._adapters:
-            head = self.shape.vocab_size * self.shape.hidden_size
-            terms["LM head's gradient"] = self.size * head
-        return terms
+        return {"logits": copies * self._logits()} | self._head_gradient()
+
+    def _head_gradient(self) -> dict[str, int]:
+        head = self.shape.vocab_size * self.shape.hidden_size
+        return {} if self._adapters else {"LM head's gradient": self.size * head}
+
+    @property
+    def _adds_up(self) -> bool:
+        """Whether ZeRO 2 adds gradients up in fp32, on the device, while the backward runs."""
+        alone = self.config.world_size == 1 and not self.config.offload_optimizer
+        return self.config.zero_stage == 2 and (alone or self.size == 2)
+
+    def _reduced(self) -> dict[str, int]:
+        """Of ZeRO 1 and 2, where it is none of the rows."""
+        offload = self.config.offload_optimizer
+        in_rows = self._adds_up and self.rows_are_updates and not offload
+        if not self.config.zero_stage or in_rows or (offload and not self._adds_up):
+            return {}
+        return {"reduced gradient": 4 * self.own}
 
     def _gradients(self) -> dict[str, int]:
         """While they are reduced, at the end of the backward (ZeRO 3: of its first tensor)."""
-        trained, own, stage = self.shape.trained, self.own, self.config.zero_stage
+        config, stage = self.config, self.config.zero_stage
+        trained, largest = self.shape.trained, self.shape.largest
         if stage == 3:
-            reduced = (self.size + 2 * 4) * self.shape.largest
+            reduced = (self.size + 2 * 4) * largest
             return self.activations() | {"the largest tensor's gradient, reduced": reduced}
         terms = {"weights' gradient": self.size * trained}
-        alone = self.config.world_size == 1
-        adds_up = stage == 2 and (alone or self.size == 2)  # in the rows, where they are updates
-        if stage and not self.config.offload_optimizer and not (adds_up and self.rows_are_updates):
-            terms["reduced gradient"] = 4 * own
-        if stage and not alone:
+        if stage == 2 and config.offload_optimizer:  # frees each as it has reduced it, in fp32
+            terms = {"the largest tensor's gradient, reduced": (self.size + 4) * largest}
+        if stage and config.world_size > 1:
             terms["reduction bucket"] = 4 * min(MAX_BUCKET, trained)
-        return terms
+        return terms | self._reduced()
 
     def _step(self) -> dict[str, int]:
         config = self.config

@@ -2,6 +2,7 @@
 `tests/learner/test_memory.py`."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -57,6 +58,58 @@ def test_more_ranks_never_take_more_each(stage: int, domains: int, ranks: int, d
     config = LearnerConfig(world_size=ranks, zero_stage=stage, dtype=dtype)
     rows = [learner_memory(shape, config, SurgeryConfig(), each).held for each in (load, more)]
     assert rows[1]["domains' gradients"] * domains == rows[0]["domains' gradients"] * (domains + 1)
+
+
+@pytest.mark.parametrize(
+    ("stage", "dtype", "ranks", "keys", "surgery", "apart"),
+    [
+        (2, "bfloat16", 2, {"offload_optimizer": True}, {}, True),
+        (2, "bfloat16", 1, {"offload_optimizer": True}, {}, True),
+        (2, "float32", 2, {"offload_optimizer": True}, {}, False),
+        (2, "float32", 1, {"offload_optimizer": True}, {}, False),
+        (1, "bfloat16", 2, {"offload_optimizer": True}, {}, False),
+        (2, "bfloat16", 2, {}, {}, False),
+        (2, "bfloat16", 2, {}, {"buffer_device": "cpu"}, True),
+        (2, "bfloat16", 2, {}, {"buffer_dtype": "bfloat16"}, True),
+        (2, "float32", 1, {}, {"buffer_dtype": "bfloat16"}, True),
+        (2, "float32", 2, {}, {"buffer_dtype": "bfloat16"}, False),
+        (3, "bfloat16", 2, {}, {"buffer_dtype": "bfloat16"}, False),
+    ],
+)
+def test_what_zero_2_reduces_into_is_there_beside_activations(
+    stage: int,
+    dtype: str,
+    ranks: int,
+    keys: dict[str, Any],
+    surgery: dict[str, Any],
+    apart: bool,
+) -> None:
+    """It adds gradients of bfloat16 weights up in fp32, and those of a single rank, from the first
+    on; on the GPU whatever is offloaded. Where the rows are updates they are what it adds to."""
+    shape = model_shape("Qwen/Qwen2.5-0.5B")
+    config = LearnerConfig(zero_stage=stage, dtype=dtype, world_size=ranks, **keys)
+    load = Load(num_domains=3, reference=True, tokens=8192)
+    found = learner_memory(shape, config, SurgeryConfig(**surgery), load)
+    assert ("backward" in found.phases) == apart
+    if apart:
+        kept = {"layers' inputs", "one layer's activations", "activations"}
+        while_it_runs = found.phases["backward"]
+        assert kept & while_it_runs.keys() == kept & found.phases["forward and loss"].keys()
+        reduced = 4 * shape.trained / ranks
+        assert while_it_runs["reduced gradient"] == pytest.approx(reduced)
+        assert found.phases["gradients"]["reduced gradient"] == pytest.approx(reduced)
+        assert kept & while_it_runs.keys()
+
+
+def test_offload_leaves_one_tensors_gradient_on_the_gpu() -> None:
+    shape = model_shape("HuggingFaceTB/SmolLM2-135M")
+    load = Load(num_domains=3, reference=True, tokens=1024)
+    for stage in (1, 2, 3):
+        config = LearnerConfig(zero_stage=stage, dtype="bfloat16", offload_optimizer=True)
+        found = learner_memory(shape, config, SurgeryConfig(), load)
+        tensor = 2 * shape.largest if stage < 3 else None
+        assert found.held.get("largest tensor's gradient") == tensor
+        assert found.host.get("largest tensor's gradient") == tensor
 
 
 def test_an_engines_cache_is_what_its_weights_leave() -> None:

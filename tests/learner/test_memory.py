@@ -32,6 +32,8 @@ CASES = {
     "rows_bf16_2": Case(zero_stage=2, dtype="bfloat16", buffer_dtype="bfloat16"),
     "rows_bf16_3": Case(zero_stage=3, dtype="bfloat16", buffer_dtype="bfloat16"),
     "reference_rests_3": Case(zero_stage=3, dtype="bfloat16", offload_reference=True),
+    "offload1": Case(zero_stage=1, dtype="bfloat16", offload_optimizer=True),
+    "offload2": Case(zero_stage=2, dtype="bfloat16", offload_optimizer=True),
     "adapters": Case(zero_stage=2, dtype="bfloat16", lora=LoraConfig(rank=4)),
 }
 
