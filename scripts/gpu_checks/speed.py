@@ -103,32 +103,12 @@ def make_groups(load: Load, vocab: int) -> Mapping[str, Any]:
 
 
 def whole_step(setting: Setting, record: Record, load: Load) -> None:
-    from tests.learner.parts import Case
-
     device, name = setting.device, load.name
     config = model_config(load.shape)
     folder = save_model(setting.scratch / load.shape, config, torch.bfloat16, device)
     release()
-    begin = time.perf_counter()
-    case = Case(dtype="bfloat16", kl_coef=0.001, lr=1e-6, **load.options)
-    worker = start_worker(setting, folder, case, **load.learner)
-    record.measure(f"{name}: start", time.perf_counter() - begin, "s")
+    worker, batch, size = warmed_up(setting, record, load, folder, config.vocab_size)
     parameters = sum(p.numel() for p in worker.policy.parameters())
-    groups, size = make_groups(load, config.vocab_size), load.micro_batch_size
-    while True:
-        batch = packed(load, groups, size)
-        try:
-            if setting.on_gpu:
-                torch.cuda.reset_peak_memory_stats()
-            timed_step(setting, worker, batch, 0)  # warms up, and allocates AdamW's moments
-            break
-        except torch.OutOfMemoryError:
-            record.measure(f"{name}: no memory for micro-batches of", size, "sequences")
-            size //= 2
-            if not size:
-                raise
-            worker.grads.restart()
-            release()
     runs = [timed_step(setting, worker, batch, step) for step in (1, 2)]
     spent = {part: min(run[part] for run in runs) for part in runs[0]}
     total = sum(spent.values())
@@ -143,6 +123,39 @@ def whole_step(setting: Setting, record: Record, load: Load) -> None:
     record.measure(f"{name}: share of surgery", 100 * spent["resolve"] / total, "%")
     arithmetic(record, name, operations(config, load, parameters) / total, setting.on_gpu)
     memory(setting, record, load, worker, folder, max(rows))
+
+
+def warmed_up(
+    setting: Setting, record: Record, load: Load, folder: Path, vocab: int
+) -> tuple[Any, Any, int]:
+    """(worker, batch, sequences of a micro-batch) after a first step, which allocates AdamW's
+    moments, with the most sequences that fit: half as many as long as there is no memory.
+
+    Each try has a worker of its own: DeepSpeed takes no backward after one that broke off.
+    """
+    from tests.learner.parts import Case
+
+    groups, size = make_groups(load, vocab), load.micro_batch_size
+    case = Case(dtype="bfloat16", kl_coef=0.001, lr=1e-6, **load.options)
+    while True:
+        release()
+        begin = time.perf_counter()
+        worker = start_worker(setting, folder, case, **load.learner)
+        record.measure(f"{load.name}: start", time.perf_counter() - begin, "s")
+        batch = packed(load, groups, size)
+        try:
+            if setting.on_gpu:
+                torch.cuda.reset_peak_memory_stats()
+            timed_step(setting, worker, batch, 0)
+            return worker, batch, size
+        except torch.OutOfMemoryError:
+            record.measure(f"{load.name}: no memory for micro-batches of", size, "sequences")
+            size //= 2
+            if not size:
+                raise
+        # After the exception, whose frames hold all of it; by itself the engine would stay.
+        worker._engine.destroy()
+        del worker, batch
 
 
 def packed(load: Load, groups: Mapping[str, Any], size: int) -> Any:

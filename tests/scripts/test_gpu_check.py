@@ -20,8 +20,8 @@ if not SCRIPT.is_file():
 sys.path.insert(0, str(SCRIPT.parent))
 
 from gpu_checks import record as records  # noqa: E402
-from gpu_checks import report  # noqa: E402
-from gpu_checks.record import Record, relative  # noqa: E402
+from gpu_checks import report, speed  # noqa: E402
+from gpu_checks.record import GIB, Record, Setting, relative  # noqa: E402
 
 FORBIDDEN = """
 import importlib.abc, importlib.machinery, os, sys
@@ -71,6 +71,41 @@ def test_errors_of_long_rows_are_summed_in_pieces(monkeypatch: pytest.MonkeyPatc
         assert relative(found, expected) == pytest.approx(whole.item(), rel=1e-12)
     assert math.isnan(relative(found * math.nan, expected))
     assert math.isnan(relative(found, torch.zeros(5, 21)))
+
+
+def test_a_step_without_memory_is_tried_by_a_worker_that_did_not_break_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: set[object] = set()
+    tries: list[int] = []
+
+    def start(*_: object, **__: object) -> object:
+        assert not alive
+        worker = SimpleNamespace(name=f"worker {len(tries)}")
+        worker._engine = SimpleNamespace(destroy=lambda: alive.remove(worker.name))
+        alive.add(worker.name)
+        return worker
+
+    def step(_setting: object, _worker: object, size: int, _step: int) -> None:
+        tries.append(size)
+        if size > 2:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(speed, "start_worker", start)
+    monkeypatch.setattr(speed, "timed_step", step)
+    monkeypatch.setattr(speed, "packed", lambda _load, _groups, size: size)
+    setting = Setting(torch.device("cpu"), True, tmp_path)
+    record = Record("speed", tmp_path / "speed.json")
+    load = speed.Load("tiny", 8, prompts=1, samples=1, prompt_tokens=2, response_tokens=2)
+    worker, batch, size = speed.warmed_up(setting, record, load, tmp_path, 300)
+    assert (worker.name, batch, size) == ("worker 2", 2, 2)
+    assert tries == [8, 4, 2]
+    assert alive == {"worker 2"}
+
+
+def test_a_plan_may_be_off_by_what_libraries_take() -> None:
+    assert speed.room(20 * GIB) == GIB
+    assert speed.room(GIB // 2) == 0.1 * GIB
 
 
 def test_what_is_skipped_says_why() -> None:
