@@ -21,7 +21,8 @@ is not installed is skipped, and says so:
     python scripts/gpu_check.py --quick --out check.json
     python scripts/gpu_check.py --device cpu --quick # is the script right? A minute or two
 
-Part a needs neither Ray nor vLLM. Every check is caught alone; the exit code is 1 when one fails.
+Parts a and b need neither Ray nor vLLM nor Hydra (docs/cluster.md: what they need). Every check is
+caught alone; the exit code is 1 when one fails, and 2 where torch does not see the machine's GPU.
 Left out: several GPUs.
 """
 
@@ -33,6 +34,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # the package and the textbook, of this clone
 os.environ.setdefault("DS_BUILD_OPS", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+for name in ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "NVIDIA_TF32_OVERRIDE"):  # float32 is checked
+    os.environ.pop(name, None)
 
 from gpu_checks.report import main  # noqa: E402
 

@@ -67,6 +67,16 @@ def sections(device: str, quick: bool) -> dict[str, Section]:
     }
 
 
+LEARNER = {
+    "torch": "torch",
+    "transformers": "transformers",
+    "deepspeed": "deepspeed",
+    "peft": "peft",
+    "numba": "numba",
+    "psutil": "psutil",
+    "rich": "rich",
+}
+"""Modules without which neither part a nor b can be tried, and the packages that bring them."""
 NAMES = ("kernels", "forward", "updates", "engines", "vllm", "run", "speed")
 REFERENCE = "reference"
 """On the CPU, for `updates`."""
@@ -165,7 +175,8 @@ def run_sections(
 
 
 def run_one(options: argparse.Namespace) -> None:
-    """A section, in its process."""
+    """A section, in its process. Products of float32 are float32's, not TF32's."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     setting = Setting(torch.device(options.device), options.quick, options.scratch)
     record = Record(options.section, options.scratch / f"{options.section}.json")
     known = sections(options.device, options.quick)
@@ -200,12 +211,31 @@ def show(
             )
 
 
+def obstacle(device: str | None) -> str:
+    """Why there is nothing to run; empty where there is. `device`: as given, if it was."""
+    missing = [name for module, name in LEARNER.items() if not importlib.util.find_spec(module)]
+    if missing:
+        return f"missing: {' '.join(missing)} (docs/cluster.md says which and how)"
+    if torch.cuda.is_available() or device == "cpu":
+        return ""
+    if device == "cuda":
+        return "--device cuda: torch sees no GPU here"
+    from mgsrl.cluster.preflight import has_gpu_device
+
+    if not has_gpu_device():
+        return ""
+    build = torch.version.cuda or torch.version.hip or "a build for CPUs"
+    return (
+        f"THIS MACHINE HAS A GPU, AND TORCH {torch.__version__} ({build}) DOES NOT SEE IT: nothing "
+        "was checked. Install a build for it, or say --device cpu to check the processor"
+    )
+
+
 def main(about: str, script: Path) -> int:
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", choices=("cuda", "cpu"), default=default)
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="the GPU where there is one")
     parser.add_argument("--quick", action="store_true", help="fewer cases, one small shape")
     parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
     parser.add_argument("--only", nargs="+", choices=NAMES, help="these sections")
@@ -215,8 +245,9 @@ def main(about: str, script: Path) -> int:
     if options.section:
         run_one(options)
         return 0
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no GPU here")
+    if reason := obstacle(options.device):
+        parser.error(reason)
+    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     facts = versions(options.device)
     with tempfile.TemporaryDirectory() as scratch:
         figures = run_sections(options, Children(script, options, Path(scratch)))

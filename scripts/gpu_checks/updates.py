@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -172,8 +173,19 @@ def reference(setting: Setting, record: Record) -> None:
             on_cpu = {n: after[n].double() - before[n].double() for n in before}
             results[name] = {"textbook": change, "cpu": on_cpu, "norms": norms}
             record.at_most(f"{name}: CPU against the textbook", change_error(on_cpu, change), EXACT)
-    torch.save(results, setting.scratch / "reference.pt.part")
-    (setting.scratch / "reference.pt.part").rename(setting.scratch / "reference.pt")
+            keep(results, setting.scratch)
+
+
+def keep(results: Mapping[str, Any], scratch: Path) -> None:
+    """Whole, after each trial: what is there when the time is over is compared with."""
+    part = scratch / "reference.pt.part"
+    torch.save(results, part)
+    part.rename(scratch / "reference.pt")
+
+
+def kept(scratch: Path) -> dict[str, Any]:
+    path = scratch / "reference.pt"
+    return torch.load(path, weights_only=True) if path.exists() else {}
 
 
 def change_error(found: Weights, expected: Weights) -> float:
@@ -182,11 +194,11 @@ def change_error(found: Weights, expected: Weights) -> float:
 
 
 def updates(setting: Setting, record: Record) -> None:
-    known = torch.load(setting.scratch / "reference.pt", weights_only=True)
+    known = kept(setting.scratch)
     for name, trial in trials(setting.quick).items():
         with record.caught(f"update: {name}"):
             if name not in known:
-                raise RuntimeError("the CPU gave no result to compare with")
+                raise RuntimeError("not compared: the CPU had no result in time")
             update(setting, record, name, trial, known[name])
     with record.caught("poisoned and impure batches"):
         refused_batches(setting, record)

@@ -20,7 +20,7 @@ if not SCRIPT.is_file():
 sys.path.insert(0, str(SCRIPT.parent))
 
 from gpu_checks import record as records  # noqa: E402
-from gpu_checks import report, speed  # noqa: E402
+from gpu_checks import report, speed, updates  # noqa: E402
 from gpu_checks.record import GIB, Record, Setting, relative  # noqa: E402
 
 FORBIDDEN = """
@@ -106,6 +106,52 @@ def test_a_step_without_memory_is_tried_by_a_worker_that_did_not_break_off(
 def test_a_plan_may_be_off_by_what_libraries_take() -> None:
     assert speed.room(20 * GIB) == GIB
     assert speed.room(GIB // 2) == 0.1 * GIB
+
+
+def test_what_the_cpu_had_time_for_is_compared(tmp_path: Path) -> None:
+    assert updates.kept(tmp_path) == {}
+    for results in ({"stage 0": {"norms": [1.0]}}, {"stage 0": {"norms": [1.0]}, "stage 2": {}}):
+        updates.keep(results, tmp_path)
+        assert updates.kept(tmp_path) == results
+    assert [path.name for path in tmp_path.iterdir()] == ["reference.pt"]
+
+
+@pytest.mark.parametrize(
+    ("device", "sees", "there", "said"),
+    [
+        (None, True, True, ""),
+        (None, False, False, ""),
+        (None, False, True, "THIS MACHINE HAS A GPU, AND TORCH"),
+        ("cpu", False, True, ""),
+        ("cuda", False, True, "torch sees no GPU here"),
+        ("cuda", True, True, ""),
+    ],
+)
+def test_a_gpu_that_torch_does_not_see_is_no_success(
+    device: str | None, sees: bool, there: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: sees)
+    monkeypatch.setattr("mgsrl.cluster.preflight.has_gpu_device", lambda: there)
+    found = report.obstacle(device)
+    assert found.startswith(said) if said.isupper() else said in found
+    assert bool(found) == bool(said)
+
+
+def test_the_command_ends_with_2_where_torch_does_not_see_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("mgsrl.cluster.preflight.has_gpu_device", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--quick"])
+    with pytest.raises(SystemExit) as ended:
+        report.main("", SCRIPT)
+    assert ended.value.code == 2
+    assert "nothing was checked" in capsys.readouterr().err
+
+
+def test_packages_that_are_missing_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(report.LEARNER, "no_such_module", "its-package")
+    assert report.obstacle("cpu").startswith("missing: its-package")
 
 
 def test_what_is_skipped_says_why() -> None:
