@@ -62,6 +62,7 @@ def row_of(method: str, seed: int, run_dir: Path) -> Row | None:
     if not is_finished(run_dir) or not (after := heldout(run_dir, STEPS)):
         return None
     hardware = read_run_record(run_dir).get("hardware") or {}
+    cores = hardware.get("cores")
     seconds = [
         row["time/total"]
         for row in read_metrics(run_dir)
@@ -72,7 +73,7 @@ def row_of(method: str, seed: int, run_dir: Path) -> Row | None:
         "seed": seed,
         "after": after,
         "step_seconds": round(median(seconds), 3),
-        "machine": f"{hardware.get('cpu')}, {hardware.get('cores')} cores",
+        "machine": f"{hardware.get('cpu')}, {cores} core{'s' * (cores != 1)}",
     }
 
 
