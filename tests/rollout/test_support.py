@@ -58,6 +58,7 @@ def test_a_build_for_gpus_is_refused_on_a_cpu(build: str, monkeypatch: pytest.Mo
 
 
 def test_the_build_that_is_installed_here_runs_on_a_cpu() -> None:
+    assert preflight.vllm_for_gpus() is None
     support.check_libraries("cpu")
 
 
